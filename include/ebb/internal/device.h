@@ -1,0 +1,149 @@
+// Device: where blocks of the log go. FileDevice keeps them in segment files, MemoryDevice in
+// memory for a store without files.
+//
+// A block is 4 KiB and has a number; block n of the log is at a place that only the device knows.
+// Buffers are aligned to 4 KiB and hold whole blocks. A device moves bytes and reports errors; it
+// neither seals nor judges blocks (block.h does).
+//
+// Thread safety: Read and Write may run in any number of threads; two writes never overlap. Sync,
+// Truncate and Close are called by one thread while no Write runs. Progress: all may block.
+//
+// Errors: ResourceExhausted when there is no space (the same write may succeed later),
+// Unavailable for any other failed call, with file, offset and cause. Short transfers are
+// continued, EINTR and EAGAIN retried.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/file_system.h"
+#include "ebb/internal/mutex.h"
+
+namespace ebb::internal {
+
+inline constexpr std::size_t kBlockBytes = 4096;
+
+// Aligned memory for device transfers.
+struct AlignedFree {
+  void operator()(std::byte* bytes) const;
+};
+using AlignedBuffer = std::unique_ptr<std::byte[], AlignedFree>;
+AlignedBuffer AllocateAligned(std::size_t bytes);  // null when memory is out
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  // Reads blocks [block, block + bytes.size() / 4 KiB). OutOfRange when one was never written.
+  virtual absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) = 0;
+  virtual absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) = 0;
+  // Everything written before survives a power loss. A failure is never retried by the caller.
+  virtual absl::Status Sync() = 0;
+  // Removes every block at and after `block`, durably.
+  virtual absl::Status Truncate(std::uint64_t block) = 0;
+  // One more than the last block that the device may hold; blocks below may still be invalid.
+  virtual std::uint64_t EndBlock() const = 0;
+  // Where a block is, for error messages: "log-00000003.ebb at offset 8192".
+  virtual std::string Describe(std::uint64_t block) const = 0;
+  virtual absl::Status Close() = 0;
+  virtual bool direct() const = 0;
+};
+
+class MemoryDevice final : public Device {
+ public:
+  absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
+  absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
+  absl::Status Sync() override { return absl::OkStatus(); }
+  absl::Status Truncate(std::uint64_t block) override;
+  std::uint64_t EndBlock() const override;
+  std::string Describe(std::uint64_t block) const override;
+  absl::Status Close() override { return absl::OkStatus(); }
+  bool direct() const override { return false; }
+
+ private:
+  mutable Mutex mu_;
+  std::vector<AlignedBuffer> blocks_ ABSL_GUARDED_BY(mu_);
+};
+
+// Segment k holds blocks [k * segment_blocks, (k + 1) * segment_blocks) behind one header block.
+//
+//   log-00000000.ebb:  | header | block 0 | block 1 | ... | block segment_blocks - 1 |
+//
+// The header is written by the caller's image, so that this file knows no format: `header` is
+// asked for the bytes of segment k's header block when the segment is created.
+class FileDevice final : public Device {
+ public:
+  class HeaderSource {
+   public:
+    virtual ~HeaderSource() = default;
+    // Fills one block with the header of the segment whose first block is `first_block`.
+    virtual void WriteHeader(std::uint64_t first_block, std::span<std::byte> block) const = 0;
+  };
+  struct Config {
+    std::uint64_t segment_blocks = 0;
+    bool direct_io = true;
+  };
+
+  // `directory` and `headers` outlive the device. Opens the segments that exist, creates none.
+  static absl::StatusOr<std::unique_ptr<FileDevice>> Open(Directory& directory,
+                                                          const HeaderSource& headers,
+                                                          Config config);
+  // Names of the segment files, and the number of the segment that a name means.
+  static std::string SegmentName(std::uint64_t segment);
+  static bool ParseSegmentName(const std::string& name, std::uint64_t& segment);
+
+  absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
+  absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
+  absl::Status Sync() override;
+  absl::Status Truncate(std::uint64_t block) override;
+  std::uint64_t EndBlock() const override;
+  std::string Describe(std::uint64_t block) const override;
+  absl::Status Close() override;
+  bool direct() const override { return direct_; }
+
+ private:
+  struct Segment {
+    std::unique_ptr<File> file;
+    std::uint64_t block_count = 0;  // blocks that the file's size covers
+    bool unsynced = false;
+  };
+
+  FileDevice(Directory& directory, const HeaderSource& headers, Config config)
+      : directory_(directory), headers_(headers), config_(config) {}
+  absl::Status OpenSegment(std::uint64_t number);
+  absl::StatusOr<File*> SegmentForRead(std::uint64_t number, std::uint64_t block);
+  absl::StatusOr<File*> SegmentForWrite(std::uint64_t number);
+  absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number);
+  void NoteWritten(std::uint64_t number, std::uint64_t block_count);
+
+  Directory& directory_;
+  const HeaderSource& headers_;
+  const Config config_;
+  bool direct_ = false;
+
+  mutable Mutex mu_;
+  // By segment number; a null file where there is none.
+  std::vector<Segment> segments_ ABSL_GUARDED_BY(mu_);
+  bool directory_unsynced_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// Continues short transfers and retries EINTR and EAGAIN. 0 or an errno value; `moved` counts the
+// bytes that arrived (less than asked for only at the end of the file or with an error).
+struct FullTransfer {
+  std::size_t moved = 0;
+  int error = 0;
+};
+FullTransfer ReadFully(File& file, std::uint64_t offset, std::span<std::byte> bytes);
+FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::byte> bytes);
+
+// The Status of a failed call on a file: ResourceExhausted for lack of space or memory, else
+// Unavailable; the message names the call, the file, the offset and the cause.
+absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error);
+
+}  // namespace ebb::internal

@@ -1,0 +1,79 @@
+// FileSystem: the one narrow way in which the store touches files.
+//
+// Three small interfaces: a file system opens a directory, a directory opens files, a file moves
+// bytes. Results are those of the system calls: a count or an error number, with short transfers
+// and EINTR passed through, so that a simulation below this line can produce every one of them;
+// the loops that continue a transfer are above it, in device.cc.
+//
+// Thread safety: ReadAt and WriteAt of one File may run in several threads at once; everything
+// else is called by one thread at a time. Progress: every call may block in the kernel.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace ebb::internal {
+
+// What a transfer gives back: `count` bytes moved when `error` is 0, else an errno value.
+struct Transfer {
+  std::size_t count = 0;
+  int error = 0;
+};
+
+class File {
+ public:
+  virtual ~File() = default;  // closes without reporting; Close() reports
+  virtual Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) = 0;
+  virtual Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) = 0;
+  [[nodiscard]] virtual int Sync() = 0;                        // fdatasync
+  [[nodiscard]] virtual int Truncate(std::uint64_t size) = 0;  // cuts or extends with zeros
+  [[nodiscard]] virtual int Size(std::uint64_t& size) = 0;
+  [[nodiscard]] virtual int Close() = 0;  // at most once; no other call afterwards
+  virtual bool direct() const = 0;        // transfers bypass the page cache and must be aligned
+};
+
+struct OpenFlags {
+  bool create = false;  // create when absent, mode 0600; never truncates
+  bool direct = false;  // try to bypass the page cache; falls back to buffered by itself
+};
+
+struct OpenedFile {
+  std::unique_ptr<File> file;
+  int error = 0;  // errno when `file` is null; ENOENT when absent and not created
+};
+
+class Directory {
+ public:
+  virtual ~Directory() = default;
+  // Regular files only, no symbolic links.
+  virtual OpenedFile Open(const std::string& name, OpenFlags flags) = 0;
+  [[nodiscard]] virtual int List(std::vector<std::string>& names) = 0;
+  [[nodiscard]] virtual int Rename(const std::string& from, const std::string& to) = 0;
+  [[nodiscard]] virtual int Unlink(const std::string& name) = 0;
+  [[nodiscard]] virtual int Sync() = 0;  // makes creations, renames and unlinks durable
+  // An exclusive lock on `name` for the life of this object or until Unlock; EWOULDBLOCK when
+  // somebody else, in this process or another, holds it.
+  [[nodiscard]] virtual int Lock(const std::string& name) = 0;
+  virtual void Unlock() = 0;
+};
+
+struct OpenedDirectory {
+  std::unique_ptr<Directory> directory;
+  int error = 0;
+};
+
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+  // Creates the last component, mode 0700, when `create` and it is absent, and then also syncs
+  // its parent.
+  virtual OpenedDirectory OpenDirectory(const std::string& path, bool create) = 0;
+};
+
+// The real one; lives for the whole process.
+FileSystem& PosixFileSystem();
+
+}  // namespace ebb::internal

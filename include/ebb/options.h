@@ -1,0 +1,57 @@
+// Options: what a store is told when it is opened. Every option is honoured or refused by name.
+//
+// Thread safety: plain data. All sizes are bytes unless the name says otherwise.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+
+namespace ebb {
+
+struct Options {
+  // Memory for the part of the log that is kept in frames; the newest records live here.
+  // At least eight pages, from 1 MiB up to the machine's physical memory.
+  std::uint64_t log_memory_bytes = std::uint64_t{256} << 20;
+
+  // Size of a log page: a power of two from 64 KiB to 64 MiB. 0 chooses the largest power of two
+  // that is at most a sixteenth of log_memory_bytes. It is fixed when the store is created; a
+  // store that exists keeps its own and refuses another explicit size with FailedPrecondition.
+  // A record (key, value and at most 24 bytes) must fit in one page.
+  std::uint64_t page_bytes = 0;
+
+  // Size of one file of the log: a power of two, at least the page size and 1 MiB, at most 1 TiB.
+  // Fixed when the store is created; afterwards the store's own size is used.
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;
+
+  // Buckets of the hash index, 64 bytes each: a power of two from 1,024 to 2^31. Four to five keys
+  // a bucket are best; more still answer rightly, slower. The count at creation is the least for
+  // the life of the store, and at most 2^15 times it can be asked for later.
+  std::uint64_t index_bucket_count = std::uint64_t{1} << 16;
+
+  // Threads of the internal pool that flush and evict beside the callers: 1 to 32. Callers that
+  // must wait help, so one is enough for any number of sessions.
+  std::uint32_t background_threads = 1;
+
+  // Largest single write to the device: a multiple of 4 KiB from 4 KiB to 64 MiB.
+  std::uint64_t write_batch_bytes = std::uint64_t{1} << 20;
+
+  // Bypass the page cache where the file system can; else buffered. Stats() says which it became.
+  bool direct_io = true;
+
+  // Ask for huge pages for log frames and index. Stats() says how many bytes got them.
+  bool huge_pages = true;
+
+  // Largest key and value accepted, in encoded bytes. 0: whatever fits in a page with the other.
+  std::uint64_t max_key_bytes = 0;
+  std::uint64_t max_value_bytes = 0;
+};
+
+// Checks every field and combination; InvalidArgument naming the field, the value and the range.
+// Touches no file. Cost: microseconds.
+absl::Status Validate(const Options& options);
+
+// The page size that `options` leads to at creation: page_bytes, or the automatic choice for 0.
+std::uint64_t EffectivePageBytes(const Options& options);
+
+}  // namespace ebb
