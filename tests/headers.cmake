@@ -1,0 +1,36 @@
+# Every header compiles alone, as the first and only line of a file, and under the warnings that a
+# careful user may have turned on. Public headers also compile without exceptions and RTTI.
+#
+# The targets are built by tests, not by `all`: they prove something and produce nothing.
+file(GLOB_RECURSE ebb_headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}/include"
+  "${PROJECT_SOURCE_DIR}/include/*.h")
+set(ebb_header_files "")
+set(ebb_public_header_files "")
+foreach(header IN LISTS ebb_headers)
+  string(MAKE_C_IDENTIFIER "${header}" name)
+  set(file "${CMAKE_CURRENT_BINARY_DIR}/headers/${name}.cc")
+  file(CONFIGURE OUTPUT "${file}" CONTENT "#include \"${header}\"  // IWYU pragma: keep\n")
+  list(APPEND ebb_header_files "${file}")
+  if(NOT header MATCHES "/internal/")
+    list(APPEND ebb_public_header_files "${file}")
+  endif()
+endforeach()
+# Templates show their warnings only where they are used.
+list(APPEND ebb_public_header_files "${CMAKE_CURRENT_SOURCE_DIR}/every_call.cc")
+
+function(ebb_header_check name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS")
+  add_library(${name} OBJECT EXCLUDE_FROM_ALL ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ebb::ebb)
+  set_target_properties(${name} PROPERTIES CXX_EXTENSIONS OFF EXPORT_COMPILE_COMMANDS OFF)
+  target_compile_options(${name} PRIVATE
+    -O0 -g0 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror ${arg_OPTIONS})
+  add_test(NAME ${name}
+    COMMAND "${CMAKE_COMMAND}" --build "${PROJECT_BINARY_DIR}" --target ${name})
+  # Two builds in one folder at a time would disturb each other.
+  set_tests_properties(${name} PROPERTIES LABELS tree TIMEOUT 600 RESOURCE_LOCK build_folder)
+endfunction()
+
+ebb_header_check(headers_compile_alone SOURCES ${ebb_header_files})
+ebb_header_check(headers_compile_without_exceptions_and_rtti
+  SOURCES ${ebb_public_header_files} OPTIONS -fno-exceptions -fno-rtti)
