@@ -5,12 +5,13 @@
 // Buffers are aligned to 4 KiB and hold whole blocks. A device moves bytes and reports errors; it
 // neither seals nor judges blocks (block.h does).
 //
-// Thread safety: Read and Write may run in any number of threads; two writes never overlap. Sync,
-// Truncate and Close are called by one thread while no Write runs. Progress: all may block.
+// Thread safety: Read and Write may run in any number of threads; two writes never overlap. Sync
+// is called by one thread and covers the writes that had returned; Truncate and Close are called
+// by one thread while nothing else runs. Progress: all may block.
 //
 // Errors: ResourceExhausted when there is no space (the same write may succeed later),
-// Unavailable for any other failed call, with file, offset and cause. Short transfers are
-// continued, EINTR and EAGAIN retried.
+// Unavailable for any other failed call, and for every failed sync or close whatever its cause,
+// with file, offset and cause. Short transfers are continued, EINTR and EAGAIN retried.
 #pragma once
 
 #include <cstddef>
@@ -105,30 +106,40 @@ class FileDevice final : public Device {
   std::uint64_t EndBlock() const override;
   std::string Describe(std::uint64_t block) const override;
   absl::Status Close() override;
-  bool direct() const override { return direct_; }
+  // True when every segment is; false while there is none.
+  bool direct() const override;
 
  private:
   struct Segment {
+    std::uint64_t number = 0;
     std::unique_ptr<File> file;
-    std::uint64_t block_count = 0;  // blocks that the file's size covers
+    std::uint64_t block_count = 0;  // whole blocks that the file's size covers
     bool unsynced = false;
   };
 
   FileDevice(Directory& directory, const HeaderSource& headers, Config config)
       : directory_(directory), headers_(headers), config_(config) {}
   absl::Status OpenSegment(std::uint64_t number);
-  absl::StatusOr<File*> SegmentForRead(std::uint64_t number, std::uint64_t block);
-  absl::StatusOr<File*> SegmentForWrite(std::uint64_t number);
-  absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number);
+  // The segment's place in segments_, or the place where it belongs.
+  std::size_t PlaceOf(std::uint64_t number) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A file stays valid until Truncate or Close. Null when there is no such segment.
+  File* FindSegment(std::uint64_t number) const;
+  absl::StatusOr<File*> FindOrCreateSegment(std::uint64_t number);
+  absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number) const;
   void NoteWritten(std::uint64_t number, std::uint64_t block_count);
+  void NoteUnsynced(std::uint64_t number);
+  absl::Status CutSegment(std::uint64_t number, std::uint64_t block_count);
 
   Directory& directory_;
   const HeaderSource& headers_;
   const Config config_;
-  bool direct_ = false;
 
+  // One creation at a time; taken before mu_, so that nobody who only looks for a file waits for
+  // the creation of another.
+  Mutex create_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   mutable Mutex mu_;
-  // By segment number; a null file where there is none.
+  // Sorted by number, usually without gaps. Not indexed by number: a stray file name must not
+  // decide how much memory is used.
   std::vector<Segment> segments_ ABSL_GUARDED_BY(mu_);
   bool directory_unsynced_ ABSL_GUARDED_BY(mu_) = false;
 };
@@ -142,8 +153,8 @@ struct FullTransfer {
 FullTransfer ReadFully(File& file, std::uint64_t offset, std::span<std::byte> bytes);
 FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::byte> bytes);
 
-// The Status of a failed call on a file: ResourceExhausted for lack of space or memory, else
-// Unavailable; the message names the call, the file, the offset and the cause.
+// The Status of a failed call on a file: ResourceExhausted for lack of space, memory or
+// descriptors, else Unavailable; the message names the call, the file, the offset and the cause.
 absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error);
 
 }  // namespace ebb::internal

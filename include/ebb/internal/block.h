@@ -1,0 +1,97 @@
+// Blocks: the 4 KiB units that go to the device, each carrying its own proof.
+//
+//   bytes 0..4079      payload: bytes of the log
+//   bytes 4080..4087   incarnation: chosen at random at each opening for writing
+//   bytes 4088..4095   XXH3-64 of bytes 0..4087, seeded with the store's id and the block's number
+//
+// So a block that is flipped, torn, stale (of an earlier history) or at another place does not
+// verify. The random incarnation, rather than the number alone or a counter, keeps a crash after a
+// cut from mixing two histories.
+//
+// Commit records (control and open records) end exactly at the end of a block's payload, because
+// behind a damaged block there is no record start to step from, but there are block ends:
+//
+//   +0          record header: kind control or open, extent
+//   +8 ..       zeros
+//   end-80      version (64)
+//   end-72      begin address (64)
+//   end-64      durable address (64): all bytes below were synced before this was written
+//   end-56      index size exponent at creation (32) | now (32)
+//   end-48      previous incarnation (64)       open records only, else 0
+//   end-40      cut: first block of this history (64)   open records only, else 0
+//   end-32      clean: 1 in the mark that Close leaves (64)
+//   end-24      format version (32) | kind (32)
+//   end-16      length of the fields, 80 (64)
+//   end-8       magic (64)
+//
+// The segment header is one block in front of each file's blocks, with the same checksum rule
+// (number: all ones):
+//
+//   0 magic (64) | 8 format version (32), feature bits (32) | 16 store id (64)
+//   24 first block (64) | 32 segment blocks (64) | 40 page shift (32), block bytes (32)
+//   48 key bytes (32), value bytes (32): all ones for strings | 56 hash version (32), codec (32)
+//   64 index exponent at creation (32), zero (32) | 72.. zeros | 4080 zero (64) | 4088 checksum
+//
+// Little-endian throughout. Thread safety: pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/address.h"
+#include "ebb/internal/record.h"
+
+namespace ebb::internal {
+
+inline constexpr std::uint32_t kFormatVersion = 1;
+
+// Writes the trailer of a block whose payload is in place.
+void SealBlock(std::span<std::byte> block, std::uint64_t store_id, std::uint64_t number,
+               std::uint64_t incarnation);
+// The incarnation of a block that verifies, or nothing.
+std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::uint64_t store_id,
+                                         std::uint64_t number);
+
+struct CommitRecord {
+  RecordKind kind = RecordKind::kControl;
+  std::uint64_t version = 0;
+  Address begin;
+  Address durable;
+  std::uint32_t creation_exponent = 0;
+  std::uint32_t index_exponent = 0;
+  std::uint64_t previous_incarnation = 0;
+  std::uint64_t cut_block = 0;
+  bool clean = false;
+
+  static constexpr std::uint64_t kFieldBytes = 80;
+  static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
+};
+// Fills `extent`, which ends at the end of a block's payload, with the record.
+void EncodeCommitRecord(const CommitRecord& record, std::span<std::byte> extent);
+// Reads a record from the end of a block's payload; nothing when there is none.
+std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload);
+
+struct SegmentHeader {
+  std::uint32_t format_version = kFormatVersion;
+  std::uint32_t feature_bits = 0;
+  std::uint64_t store_id = 0;
+  std::uint64_t first_block = 0;
+  std::uint64_t segment_blocks = 0;
+  int page_shift = 0;
+  RecordShape shape;
+  std::uint32_t hash_version = 0;
+  std::uint32_t codec_version = 0;
+  std::uint32_t creation_exponent = 0;
+};
+void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block);
+// DataLoss when the block does not verify, Unimplemented for a format or feature this version
+// does not know; `name` is the file, for the message.
+absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> block,
+                                                  const std::string& name);
+
+}  // namespace ebb::internal

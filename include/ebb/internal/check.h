@@ -1,0 +1,29 @@
+// EBB_CHECK: our own bugs stop the program before they reach anybody's data.
+//
+// EBB_CHECK is always on and stands on cold paths; EBB_DCHECK is for hot ones and is on in
+// sanitizer and debug builds. Neither is ever used to handle an error of the environment.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace ebb::internal {
+[[noreturn]] inline void CheckFailed(const char* file, int line, const char* what) {
+  std::fprintf(stderr, "ebb: internal error: %s:%d: %s does not hold\n", file, line, what);
+  std::abort();
+}
+}  // namespace ebb::internal
+
+#define EBB_CHECK(condition)       \
+  (__builtin_expect(!!(condition), 1) \
+       ? static_cast<void>(0)      \
+       : ::ebb::internal::CheckFailed(__FILE__, __LINE__, #condition))
+
+#if defined(EBB_CHECKED) || !defined(NDEBUG)
+#define EBB_DCHECK(condition) EBB_CHECK(condition)
+#else
+#define EBB_DCHECK(condition) static_cast<void>(0)
+#endif
+
+#define EBB_NOINLINE __attribute__((noinline, cold))
+#define EBB_INLINE inline __attribute__((always_inline))

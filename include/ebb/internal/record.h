@@ -1,0 +1,259 @@
+// Record: what lies at an address. RecordShape: where its parts are, for one pair of types.
+//
+//   +0   header word                                  always
+//   +8   key length (32) | value capacity (32)        only if key or value is a string
+//   +..  sequence (32)   | value length (32)          only if the value is locked
+//   +..  key bytes, padded to 8
+//   +..  value bytes (their capacity), padded to 8
+//
+// A fixed value of 1, 2, 4 or 8 bytes is unlocked: one atomic word. Every other value is locked: a
+// sequence lock lies in its record. Key bytes never change after publication. A record's extent
+// never changes: it is fixed by its shape, its key length and its capacity.
+//
+// The header word:
+//
+//   bit 0        tombstone   final: nothing changes a record after its tombstone
+//   bit 1        sealed      frozen for a successor that copies it
+//   bit 2        (zero)
+//   bits 3..47   previous address of the chain (8-byte aligned, so its low bits are free);
+//                in fillers, control and open records: the extent in bytes
+//   bits 48..49  version, its low two bits
+//   bit 50       valid       set just before publication, cleared again when that failed
+//   bits 51..53  kind        0 never; 1 record, 2 filler, 3 control, 4 open
+//   bits 54..63  (zero)
+//
+// Legal changes of a published header: none -> tombstone, none -> sealed, sealed -> none (the
+// sealer's successor was not published). Tombstone and seal are set by CAS from a header without
+// either, so never both.
+//
+// The sequence lock (after H.-J. Boehm, "Can seqlocks get along with programming language memory
+// models?", MSPC 2012): a writer makes the sequence odd by CAS, rechecks the header, writes, and
+// stores the next even sequence. A reader takes the word, copies, and takes the word again; the
+// same even word twice means that no writer has been in between. 32 bits of sequence: a reader
+// would have to sleep through 2^31 writes to be fooled.
+//
+// Edges
+//   [locked]  Lock: CAS, acquire -> Unlock: store, release. Writers see each other's bytes.
+//   [copied]  reader's second load of the lock word, ordered after its copy by making every load
+//             of the copy part of an acquire-ordered sequence: the copy's loads are relaxed and
+//             are followed by an acquire fence, or, where ThreadSanitizer must follow, by a
+//             read-modify-write of the word. -> Lock: the writer's CAS before its stores.
+//   [header]  header CAS, acq_rel -> header load, acquire: a seal is seen before what relies on it.
+//
+// Thread safety: as stated; records lie in log memory and are touched under a guard only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+#include "ebb/internal/address.h"
+#include "ebb/internal/atomic.h"
+#include "ebb/internal/check.h"
+
+namespace ebb::internal {
+
+enum class RecordKind : std::uint8_t { kNone = 0, kRecord = 1, kFiller = 2, kControl = 3, kOpen = 4 };
+
+class RecordHeader {
+ public:
+  static constexpr std::uint64_t kTombstone = 1;
+  static constexpr std::uint64_t kSealed = 2;
+  static constexpr std::uint64_t kFlags = 7;
+  static constexpr std::uint64_t kPrevMask = Address::kMask & ~kFlags;
+  static constexpr int kVersionShift = 48;
+  static constexpr std::uint64_t kValid = std::uint64_t{1} << 50;
+  static constexpr int kKindShift = 51;
+
+  constexpr RecordHeader() = default;
+  constexpr explicit RecordHeader(std::uint64_t word) : word_(word) {}
+  static constexpr RecordHeader Make(RecordKind kind, Address prev, unsigned version_bits) {
+    return RecordHeader(prev.value() | std::uint64_t{version_bits & 3} << kVersionShift |
+                        std::uint64_t{static_cast<unsigned>(kind)} << kKindShift);
+  }
+  // A record that only fills space: the extent stands where others have the previous address.
+  static constexpr RecordHeader MakeExtent(RecordKind kind, std::uint64_t extent_bytes) {
+    return Make(kind, Address(extent_bytes), 0);
+  }
+
+  constexpr std::uint64_t word() const { return word_; }
+  constexpr Address prev() const { return Address(word_ & kPrevMask); }
+  constexpr std::uint64_t extent_bytes() const { return word_ & kPrevMask; }
+  constexpr unsigned version_bits() const { return (word_ >> kVersionShift) & 3; }
+  constexpr bool valid() const { return (word_ & kValid) != 0; }
+  constexpr RecordKind kind() const {
+    return static_cast<RecordKind>((word_ >> kKindShift) & 7);
+  }
+  constexpr bool tombstone() const { return (word_ & kTombstone) != 0; }
+  constexpr bool sealed() const { return (word_ & kSealed) != 0; }
+  constexpr bool has_flags() const { return (word_ & kFlags) != 0; }
+  constexpr RecordHeader With(std::uint64_t bits) const { return RecordHeader(word_ | bits); }
+  constexpr RecordHeader Without(std::uint64_t bits) const { return RecordHeader(word_ & ~bits); }
+
+ private:
+  std::uint64_t word_ = 0;
+};
+static_assert(sizeof(RecordHeader) == 8);
+static_assert((RecordHeader::kPrevMask & RecordHeader::kFlags) == 0,
+              "flags live in the bits that an aligned address leaves free");
+
+// The header in place.
+class AtomicRecordHeader {
+ public:
+  explicit AtomicRecordHeader(std::byte* at) : word_(WordAt(at)) {}
+  RecordHeader LoadAcquire() const {
+    return RecordHeader(word_.load(std::memory_order_acquire));  // [header]
+  }
+  // Before publication, by the record's maker; publication orders it.
+  void StoreRelaxed(RecordHeader header) {
+    word_.store(header.word(), std::memory_order_relaxed);
+  }
+  bool CasAcqRel(RecordHeader expected, RecordHeader desired) {
+    std::uint64_t word = expected.word();
+    return word_.compare_exchange_strong(word, desired.word(), std::memory_order_acq_rel,
+                                         std::memory_order_relaxed);  // [header]
+  }
+
+ private:
+  AtomicWord& word_;
+};
+
+// sequence (high 32) | value length (low 32).
+class LockWord {
+ public:
+  constexpr LockWord() = default;
+  constexpr explicit LockWord(std::uint64_t word) : word_(word) {}
+  static constexpr LockWord Initial(std::uint32_t value_bytes) { return LockWord(value_bytes); }
+  constexpr std::uint64_t word() const { return word_; }
+  constexpr std::uint32_t value_bytes() const { return static_cast<std::uint32_t>(word_); }
+  constexpr bool locked() const { return (word_ >> 32 & 1) != 0; }
+  constexpr LockWord Locked() const { return LockWord(word_ + (std::uint64_t{1} << 32)); }
+  // The word after a write that left `value_bytes`; the receiver is the word before the lock.
+  constexpr LockWord Written(std::uint32_t value_bytes) const {
+    return LockWord(((word_ >> 32) + 2) << 32 | value_bytes);
+  }
+
+ private:
+  std::uint64_t word_ = 0;
+};
+
+class AtomicLockWord {
+ public:
+  explicit AtomicLockWord(std::byte* at) : word_(WordAt(at)) {}
+  LockWord LoadAcquire() const {
+    return LockWord(word_.load(std::memory_order_acquire));  // [locked]
+  }
+  void StoreRelaxed(LockWord value) { word_.store(value.word(), std::memory_order_relaxed); }
+  // False when the word is no longer `seen`, which must be unlocked.
+  bool TryLock(LockWord seen) {
+    EBB_DCHECK(!seen.locked());
+    std::uint64_t word = seen.word();
+    if (!word_.compare_exchange_strong(word, seen.Locked().word(), std::memory_order_acquire,
+                                       std::memory_order_relaxed)) {  // [locked]
+      return false;
+    }
+#ifndef EBB_TSAN
+    // The bytes written next must not become visible before the odd sequence. (The value's stores
+    // are atomic, so ThreadSanitizer has nothing to say about them without this.)
+    std::atomic_thread_fence(std::memory_order_release);  // [copied]
+#endif
+    return true;
+  }
+  void Unlock(LockWord next) { word_.store(next.word(), std::memory_order_release); }  // [locked]
+  // After a copy: was `seen` the word all the time?
+  bool StillHolds(LockWord seen) const {
+#ifdef EBB_TSAN
+    return const_cast<AtomicWord&>(word_).fetch_add(0, std::memory_order_acq_rel) ==  // [copied]
+           seen.word();
+#else
+    std::atomic_thread_fence(std::memory_order_acquire);  // [copied]
+    return word_.load(std::memory_order_relaxed) == seen.word();  // ordered by the fence above
+#endif
+  }
+
+ private:
+  AtomicWord& word_;
+};
+
+// Where the parts of a record are. Constant for a pair of types; templates use it as a constant
+// expression, recovery and tools read it from the segment header.
+struct RecordShape {
+  static constexpr std::uint32_t kVariable = 0xffffffff;
+  std::uint32_t key_bytes = 8;    // or kVariable
+  std::uint32_t value_bytes = 8;  // or kVariable
+
+  constexpr bool operator==(const RecordShape&) const = default;
+  constexpr bool key_variable() const { return key_bytes == kVariable; }
+  constexpr bool value_variable() const { return value_bytes == kVariable; }
+  constexpr bool has_lengths() const { return key_variable() || value_variable(); }
+  constexpr bool locked() const {
+    return value_bytes != 1 && value_bytes != 2 && value_bytes != 4 && value_bytes != 8;
+  }
+  constexpr std::uint32_t lock_offset() const { return has_lengths() ? 16 : 8; }
+  constexpr std::uint32_t key_offset() const { return lock_offset() + (locked() ? 8 : 0); }
+  constexpr std::uint64_t ValueOffset(std::uint64_t key_length) const {
+    return key_offset() + RoundUp8(key_length);
+  }
+  // The bytes that a record of this key length and value capacity occupies.
+  constexpr std::uint64_t ExtentFor(std::uint64_t key_length, std::uint64_t capacity) const {
+    return ValueOffset(key_length) + RoundUp8(capacity);
+  }
+  // The least count of leading bytes from which ExtentOf can be told.
+  constexpr std::uint64_t prefix_bytes() const { return has_lengths() ? 16 : 8; }
+};
+
+// A view of record bytes in a frame or in a buffer; the shape says where to look.
+class Record {
+ public:
+  Record(std::byte* bytes, RecordShape shape) : bytes_(bytes), shape_(shape) {}
+
+  AtomicRecordHeader header() const { return AtomicRecordHeader(bytes_); }
+  AtomicLockWord lock() const { return AtomicLockWord(bytes_ + shape_.lock_offset()); }
+  std::uint32_t key_length() const {
+    return shape_.key_variable() ? Load32(8) : shape_.key_bytes;
+  }
+  std::uint32_t capacity() const {
+    return shape_.value_variable() ? Load32(12) : shape_.value_bytes;
+  }
+  const std::byte* key() const { return bytes_ + shape_.key_offset(); }
+  std::byte* value() const { return bytes_ + shape_.ValueOffset(key_length()); }
+  std::byte* bytes() const { return bytes_; }
+
+  // The bytes from this header to the next one, for every kind.
+  std::uint64_t ExtentOf() const {
+    const RecordHeader header(Load64(0));
+    return header.kind() == RecordKind::kRecord ? shape_.ExtentFor(key_length(), capacity())
+                                                : header.extent_bytes();
+  }
+  // Makes the record: born invalid, all lengths set, key in place; the value follows.
+  void Init(RecordHeader header, const void* key, std::uint32_t key_length,
+            std::uint32_t capacity, std::uint32_t value_length) const {
+    this->header().StoreRelaxed(header);
+    if (shape_.has_lengths()) {
+      const std::uint32_t lengths[2] = {key_length, capacity};
+      std::memcpy(bytes_ + 8, lengths, 8);
+    }
+    if (shape_.locked()) lock().StoreRelaxed(LockWord::Initial(value_length));
+    // The last word first, so that padding is zero and not what the frame held before.
+    if (key_length % 8 != 0) {
+      std::memset(bytes_ + shape_.ValueOffset(key_length) - 8, 0, 8);
+    }
+    std::memcpy(bytes_ + shape_.key_offset(), key, key_length);
+  }
+
+ private:
+  std::uint32_t Load32(std::size_t offset) const {
+    std::uint32_t word;
+    std::memcpy(&word, bytes_ + offset, 4);
+    return word;
+  }
+  std::uint64_t Load64(std::size_t offset) const {
+    return WordAt(bytes_ + offset).load(std::memory_order_relaxed);  // alone here; bytes are frozen
+  }
+
+  std::byte* bytes_;
+  RecordShape shape_;
+};
+
+}  // namespace ebb::internal

@@ -1,0 +1,44 @@
+// ThreadPool: the few threads that work beside the callers.
+//
+// Nobody waits for it: whoever needs a job's effect does the same step itself. A pool of 0
+// threads runs nothing until RunOne is called, which is how tests script it.
+//
+// Thread safety: all methods, any thread; Stop is idempotent. Progress: Post takes a mutex for a
+// moment; Stop waits for the job that runs and drops the ones that wait.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "ebb/internal/mutex.h"
+
+namespace ebb::internal {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(unsigned thread_count);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  void Post(std::function<void()> job);
+  // Runs the oldest waiting job in the calling thread; false when there is none.
+  bool RunOne();
+  void Stop();
+  // In a forked child, where the threads do not exist: forgets them.
+  void Abandon();
+
+ private:
+  void Work();
+
+  Mutex mu_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> jobs_ ABSL_GUARDED_BY(mu_);
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace ebb::internal

@@ -1,0 +1,154 @@
+#include "ebb/internal/block.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "ebb/internal/hash.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+namespace ebb::internal {
+namespace {
+
+constexpr std::size_t kBytes = 4096;
+constexpr std::size_t kIncarnationOffset = kBlockPayloadBytes;
+constexpr std::size_t kChecksumOffset = kBytes - 8;
+static_assert(kIncarnationOffset + 16 == kBytes, "the trailer is 16 bytes");
+
+constexpr std::uint64_t kCommitMagic = 0x54494d4d4f434245;   // "EBCOMMIT"
+constexpr std::uint64_t kSegmentMagic = 0x544d474553424245;  // "EBBSEGMT"
+constexpr std::uint64_t kHeaderNumber = ~std::uint64_t{0};
+
+template <typename T>
+void Put(std::span<std::byte> bytes, std::size_t offset, T value) {
+  std::memcpy(bytes.data() + offset, &value, sizeof(T));
+}
+template <typename T>
+T Get(std::span<const std::byte> bytes, std::size_t offset) {
+  T value;
+  std::memcpy(&value, bytes.data() + offset, sizeof(T));
+  return value;
+}
+
+std::uint64_t Checksum(std::span<const std::byte> block, std::uint64_t store_id,
+                       std::uint64_t number) {
+  return XXH3_64bits_withSeed(block.data(), kChecksumOffset, HashInteger(store_id ^ HashInteger(number)));
+}
+
+}  // namespace
+
+void SealBlock(std::span<std::byte> block, std::uint64_t store_id, std::uint64_t number,
+               std::uint64_t incarnation) {
+  Put(block, kIncarnationOffset, incarnation);
+  Put(block, kChecksumOffset, Checksum(block, store_id, number));
+}
+
+std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::uint64_t store_id,
+                                         std::uint64_t number) {
+  if (Get<std::uint64_t>(block, kChecksumOffset) != Checksum(block, store_id, number)) {
+    return std::nullopt;
+  }
+  return Get<std::uint64_t>(block, kIncarnationOffset);
+}
+
+void EncodeCommitRecord(const CommitRecord& record, std::span<std::byte> extent) {
+  EBB_CHECK(extent.size() >= CommitRecord::kLeastExtentBytes);
+  std::fill(extent.begin(), extent.end(), std::byte{0});
+  Put(extent, 0, RecordHeader::MakeExtent(record.kind, extent.size()).With(RecordHeader::kValid).word());
+  const std::span<std::byte> fields = extent.last(CommitRecord::kFieldBytes);
+  Put(fields, 0, record.version);
+  Put(fields, 8, record.begin.value());
+  Put(fields, 16, record.durable.value());
+  Put(fields, 24, record.creation_exponent);
+  Put(fields, 28, record.index_exponent);
+  Put(fields, 32, record.previous_incarnation);
+  Put(fields, 40, record.cut_block);
+  Put(fields, 48, std::uint64_t{record.clean});
+  Put(fields, 56, kFormatVersion);
+  Put(fields, 60, static_cast<std::uint32_t>(record.kind));
+  Put(fields, 64, CommitRecord::kFieldBytes);
+  Put(fields, 72, kCommitMagic);
+}
+
+std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload) {
+  if (payload.size() < CommitRecord::kFieldBytes) return std::nullopt;
+  const std::span<const std::byte> fields = payload.last(CommitRecord::kFieldBytes);
+  if (Get<std::uint64_t>(fields, 72) != kCommitMagic) return std::nullopt;
+  if (Get<std::uint64_t>(fields, 64) != CommitRecord::kFieldBytes) return std::nullopt;
+  CommitRecord record;
+  record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 60) & 7);
+  if (record.kind != RecordKind::kControl && record.kind != RecordKind::kOpen) return std::nullopt;
+  record.version = Get<std::uint64_t>(fields, 0);
+  record.begin = Address(Get<std::uint64_t>(fields, 8));
+  record.durable = Address(Get<std::uint64_t>(fields, 16));
+  record.creation_exponent = Get<std::uint32_t>(fields, 24);
+  record.index_exponent = Get<std::uint32_t>(fields, 28);
+  record.previous_incarnation = Get<std::uint64_t>(fields, 32);
+  record.cut_block = Get<std::uint64_t>(fields, 40);
+  record.clean = Get<std::uint64_t>(fields, 48) != 0;
+  return record;
+}
+
+void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block) {
+  std::fill(block.begin(), block.end(), std::byte{0});
+  Put(block, 0, kSegmentMagic);
+  Put(block, 8, header.format_version);
+  Put(block, 12, header.feature_bits);
+  Put(block, 16, header.store_id);
+  Put(block, 24, header.first_block);
+  Put(block, 32, header.segment_blocks);
+  Put(block, 40, static_cast<std::uint32_t>(header.page_shift));
+  Put(block, 44, static_cast<std::uint32_t>(kBytes));
+  Put(block, 48, header.shape.key_bytes);
+  Put(block, 52, header.shape.value_bytes);
+  Put(block, 56, header.hash_version);
+  Put(block, 60, header.codec_version);
+  Put(block, 64, header.creation_exponent);
+  SealBlock(block, header.store_id, kHeaderNumber, 0);
+}
+
+absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> block,
+                                                  const std::string& name) {
+  if (Get<std::uint64_t>(block, 0) != kSegmentMagic) {
+    return absl::DataLossError(
+        fmt::format("{} at offset 0: not the header of a log segment", name));
+  }
+  SegmentHeader header;
+  header.store_id = Get<std::uint64_t>(block, 16);
+  // The version is judged before the checksum only if the checksum holds for this version's rule:
+  // every version keeps magic, version and checksum in their places.
+  if (!VerifyBlock(block, header.store_id, kHeaderNumber).has_value()) {
+    return absl::DataLossError(fmt::format("{} at offset 0: header fails its checksum", name));
+  }
+  header.format_version = Get<std::uint32_t>(block, 8);
+  header.feature_bits = Get<std::uint32_t>(block, 12);
+  if (header.format_version != kFormatVersion || header.feature_bits != 0) {
+    return absl::UnimplementedError(
+        fmt::format("{}: format version {} with features {:#x}; this library reads version {} "
+                    "without features",
+                    name, header.format_version, header.feature_bits, kFormatVersion));
+  }
+  header.first_block = Get<std::uint64_t>(block, 24);
+  header.segment_blocks = Get<std::uint64_t>(block, 32);
+  header.page_shift = static_cast<int>(Get<std::uint32_t>(block, 40));
+  header.shape.key_bytes = Get<std::uint32_t>(block, 48);
+  header.shape.value_bytes = Get<std::uint32_t>(block, 52);
+  header.hash_version = Get<std::uint32_t>(block, 56);
+  header.codec_version = Get<std::uint32_t>(block, 60);
+  header.creation_exponent = Get<std::uint32_t>(block, 64);
+  const bool sane = header.page_shift >= kBlockShift && header.page_shift <= 26 &&
+                    header.segment_blocks != 0 &&
+                    header.segment_blocks % (std::uint64_t{1} << (header.page_shift - kBlockShift)) == 0 &&
+                    header.segment_blocks <= (std::uint64_t{1} << 36) &&
+                    header.creation_exponent <= 33 && header.shape.key_bytes != 0 &&
+                    header.shape.value_bytes != 0;
+  if (!sane) {
+    return absl::DataLossError(fmt::format("{} at offset 0: header fields are out of range", name));
+  }
+  return header;
+}
+
+}  // namespace ebb::internal

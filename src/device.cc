@@ -1,0 +1,451 @@
+// Devices: blocks in segment files, or in memory. See device.h for the contract.
+//
+// Where a block is: block n is in segment n / segment_blocks, at file offset
+// (1 + n % segment_blocks) * 4 KiB, behind the segment's header block.
+//
+// What is synced: a segment is marked when it was written since the last Sync, the directory when
+// a segment was created. A mark is taken away before the sync is asked for and put back when that
+// fails, so that a write which ends meanwhile is never lost from the account.
+#include "ebb/internal/device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "ebb/internal/check.h"
+#include "fmt/format.h"
+
+namespace ebb::internal {
+namespace {
+
+std::string DescribePlace(const std::string& file, std::uint64_t offset) {
+  return fmt::format("{} at offset {}", file, offset);
+}
+
+// A sync that failed for lack of space has lost data all the same: the kernel may have dropped the
+// pages. So it never looks like something that can be tried again.
+absl::Status SyncError(const char* call, const std::string& file, int error) {
+  return absl::UnavailableError(FileError(call, file, 0, error).message());
+}
+
+absl::Status NotWritten(const std::string& place) {
+  return absl::OutOfRangeError(place + " was never written");
+}
+
+std::uint64_t BlocksIn(std::size_t bytes) { return bytes / kBlockBytes; }
+
+// Drives one transfer to its end. `move(done)` tries to move what lies behind `done` bytes.
+//
+// A direct file takes only whole blocks, so after a ragged count the transfer goes on from the last
+// whole block and moves part of it again. What counts as progress is how far it ever got; attempts
+// without progress are limited, so that no answer of a device can keep us here for ever.
+template <typename Move>
+FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end, Move move) {
+  constexpr int kIdleAttemptLimit = 1000;
+  std::size_t done = 0;
+  std::size_t farthest = 0;
+  int idle_attempts = 0;
+  while (done < byte_count) {
+    const Transfer step = move(done);
+    const bool interrupted = step.error == EINTR || step.error == EAGAIN;
+    if (step.error != 0 && !interrupted) return {farthest, step.error};
+    if (step.error == 0) done += std::min(step.count, byte_count - done);
+    if (done > farthest) {
+      farthest = done;
+      idle_attempts = 0;
+    } else {
+      if (zero_is_end && step.error == 0) return {farthest, 0};
+      if (++idle_attempts == kIdleAttemptLimit) return {farthest, interrupted ? step.error : EIO};
+      if (step.error == EAGAIN) std::this_thread::yield();
+    }
+    if (direct && done < byte_count) done -= done % kBlockBytes;
+  }
+  return {farthest, 0};
+}
+
+}  // namespace
+
+void AlignedFree::operator()(std::byte* bytes) const { std::free(bytes); }
+
+AlignedBuffer AllocateAligned(std::size_t bytes) {
+  if (bytes > std::numeric_limits<std::size_t>::max() - kBlockBytes) return nullptr;
+  const std::size_t block_count = std::max<std::size_t>(1, (bytes + kBlockBytes - 1) / kBlockBytes);
+  return AlignedBuffer(
+      static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, block_count * kBlockBytes)));
+}
+
+FullTransfer ReadFully(File& file, std::uint64_t offset, std::span<std::byte> bytes) {
+  return TransferFully(bytes.size(), file.direct(), /*zero_is_end=*/true, [&](std::size_t done) {
+    return file.ReadAt(offset + done, bytes.data() + done, bytes.size() - done);
+  });
+}
+
+FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::byte> bytes) {
+  return TransferFully(bytes.size(), file.direct(), /*zero_is_end=*/false, [&](std::size_t done) {
+    return file.WriteAt(offset + done, bytes.data() + done, bytes.size() - done);
+  });
+}
+
+absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error) {
+  const std::string message =
+      fmt::format("{} of {} failed: {} (errno {})", call, DescribePlace(file, offset),
+                  std::generic_category().message(error), error);
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:  // the process's limit on file sizes
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+      return absl::ResourceExhaustedError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
+
+// ---- MemoryDevice ----
+
+absl::Status MemoryDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  MutexLock lock(mu_);
+  for (; !bytes.empty(); ++block, bytes = bytes.subspan(kBlockBytes)) {
+    if (block >= blocks_.size() || blocks_[block] == nullptr) return NotWritten(Describe(block));
+    std::memcpy(bytes.data(), blocks_[block].get(), kBlockBytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryDevice::Write(std::uint64_t block, std::span<const std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  MutexLock lock(mu_);
+  const std::uint64_t end = block + BlocksIn(bytes.size());
+  try {
+    if (end > blocks_.size()) blocks_.resize(end);
+  } catch (const std::bad_alloc&) {
+    return FileError("write", "memory", block * kBlockBytes, ENOMEM);
+  }
+  for (; !bytes.empty(); ++block, bytes = bytes.subspan(kBlockBytes)) {
+    if (blocks_[block] == nullptr) blocks_[block] = AllocateAligned(kBlockBytes);
+    if (blocks_[block] == nullptr) {
+      return FileError("write", "memory", block * kBlockBytes, ENOMEM);
+    }
+    std::memcpy(blocks_[block].get(), bytes.data(), kBlockBytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryDevice::Truncate(std::uint64_t block) {
+  MutexLock lock(mu_);
+  if (block < blocks_.size()) blocks_.resize(block);
+  return absl::OkStatus();
+}
+
+std::uint64_t MemoryDevice::EndBlock() const {
+  MutexLock lock(mu_);
+  return blocks_.size();
+}
+
+std::string MemoryDevice::Describe(std::uint64_t block) const {
+  return DescribePlace("memory", block * kBlockBytes);
+}
+
+// ---- FileDevice: names ----
+
+std::string FileDevice::SegmentName(std::uint64_t segment) {
+  return fmt::format("log-{:08}.ebb", segment);
+}
+
+bool FileDevice::ParseSegmentName(const std::string& name, std::uint64_t& segment) {
+  constexpr std::size_t kPrefixBytes = 4;
+  constexpr std::size_t kDigitsMost = 10;
+  std::uint64_t number = 0;
+  std::size_t at = kPrefixBytes;
+  for (; at < name.size() && at < kPrefixBytes + kDigitsMost; ++at) {
+    if (name[at] < '0' || name[at] > '9') break;
+    number = number * 10 + static_cast<std::uint64_t>(name[at] - '0');
+  }
+  // One spelling per number, so that two files can never claim the same blocks.
+  if (number > std::numeric_limits<std::uint32_t>::max() || name != SegmentName(number)) {
+    return false;
+  }
+  segment = number;
+  return true;
+}
+
+std::string FileDevice::Describe(std::uint64_t block) const {
+  return DescribePlace(SegmentName(block / config_.segment_blocks),
+                       (1 + block % config_.segment_blocks) * kBlockBytes);
+}
+
+// ---- FileDevice: opening ----
+
+absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& directory,
+                                                             const HeaderSource& headers,
+                                                             Config config) {
+  EBB_CHECK(config.segment_blocks > 0);
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  std::vector<std::uint64_t> numbers;
+  for (const std::string& name : names) {
+    std::uint64_t number;
+    if (ParseSegmentName(name, number)) numbers.push_back(number);
+  }
+  std::sort(numbers.begin(), numbers.end());
+
+  std::unique_ptr<FileDevice> device(new FileDevice(directory, headers, config));
+  for (const std::uint64_t number : numbers) {
+    if (absl::Status status = device->OpenSegment(number); !status.ok()) return status;
+  }
+  return device;
+}
+
+absl::Status FileDevice::OpenSegment(std::uint64_t number) {
+  const std::string name = SegmentName(number);
+  OpenedFile opened = directory_.Open(name, {.create = false, .direct = config_.direct_io});
+  if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
+  std::uint64_t size = 0;
+  if (const int error = opened.file->Size(size); error != 0) {
+    return FileError("size", name, 0, error);
+  }
+  const std::uint64_t whole_blocks = size / kBlockBytes;
+  const std::uint64_t block_count =
+      whole_blocks == 0 ? 0 : std::min(whole_blocks - 1, config_.segment_blocks);
+  MutexLock lock(mu_);
+  segments_.push_back({.number = number,
+                       .file = std::move(opened.file),
+                       .block_count = block_count,
+                       .unsynced = false});
+  return absl::OkStatus();
+}
+
+// ---- FileDevice: finding and creating segments ----
+
+std::size_t FileDevice::PlaceOf(std::uint64_t number) const {
+  if (segments_.empty() || number < segments_.front().number) return 0;
+  // Without gaps below it, the place is the distance to the first; with gaps, it is before that.
+  const std::uint64_t distance = number - segments_.front().number;
+  if (distance < segments_.size() && segments_[distance].number == number) return distance;
+  const auto place =
+      std::lower_bound(segments_.begin(), segments_.end(), number,
+                       [](const Segment& segment, std::uint64_t n) { return segment.number < n; });
+  return static_cast<std::size_t>(place - segments_.begin());
+}
+
+File* FileDevice::FindSegment(std::uint64_t number) const {
+  MutexLock lock(mu_);
+  const std::size_t place = PlaceOf(number);
+  if (place == segments_.size() || segments_[place].number != number) return nullptr;
+  return segments_[place].file.get();
+}
+
+absl::StatusOr<File*> FileDevice::FindOrCreateSegment(std::uint64_t number) {
+  if (File* const file = FindSegment(number); file != nullptr) return file;
+  MutexLock create_lock(create_mu_);
+  if (File* const file = FindSegment(number); file != nullptr) return file;
+  absl::StatusOr<std::unique_ptr<File>> created = CreateSegment(number);
+  if (!created.ok()) return created.status();
+  MutexLock lock(mu_);
+  directory_unsynced_ = true;
+  const auto place = segments_.begin() + static_cast<std::ptrdiff_t>(PlaceOf(number));
+  const auto segment = segments_.insert(
+      place,
+      {.number = number, .file = *std::move(created), .block_count = 0, .unsynced = true});
+  return segment->file.get();
+}
+
+// The header is in its place before the segment is known to anybody, so before any of its blocks.
+// A segment whose header could not be written is taken away again: it holds nothing, and the next
+// write to it starts over.
+absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t number) const {
+  const std::string name = SegmentName(number);
+  const AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("create", name, 0, ENOMEM);
+  const std::span<std::byte> header(buffer.get(), kBlockBytes);
+  std::memset(header.data(), 0, header.size());
+  headers_.WriteHeader(number * config_.segment_blocks, header);
+
+  OpenedFile opened = directory_.Open(name, {.create = true, .direct = config_.direct_io});
+  if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
+  // Empty unless an earlier attempt failed and its file could not be removed either.
+  int error = opened.file->Truncate(0);
+  if (error == 0) error = WriteFully(*opened.file, 0, header).error;
+  if (error != 0) {
+    static_cast<void>(directory_.Unlink(name));  // best effort: the next attempt empties it
+    return FileError("create", name, 0, error);
+  }
+  return std::move(opened.file);
+}
+
+// ---- FileDevice: transfers ----
+
+absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  while (!bytes.empty()) {
+    const std::uint64_t number = block / config_.segment_blocks;
+    const std::uint64_t index = block % config_.segment_blocks;
+    const std::uint64_t count =
+        std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
+    const std::span<std::byte> piece = bytes.first(count * kBlockBytes);
+    File* const file = FindSegment(number);
+    if (file == nullptr) return NotWritten(Describe(block));
+    const FullTransfer transfer = ReadFully(*file, (1 + index) * kBlockBytes, piece);
+    if (transfer.error != 0) {
+      return FileError("read", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
+                       transfer.error);
+    }
+    if (transfer.moved < piece.size()) return NotWritten(Describe(block + BlocksIn(transfer.moved)));
+    block += count;
+    bytes = bytes.subspan(piece.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  while (!bytes.empty()) {
+    const std::uint64_t number = block / config_.segment_blocks;
+    const std::uint64_t index = block % config_.segment_blocks;
+    const std::uint64_t count =
+        std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
+    const std::span<const std::byte> piece = bytes.first(count * kBlockBytes);
+    absl::StatusOr<File*> file = FindOrCreateSegment(number);
+    if (!file.ok()) return file.status();
+    const FullTransfer transfer = WriteFully(**file, (1 + index) * kBlockBytes, piece);
+    NoteWritten(number, index + BlocksIn(transfer.moved));
+    if (transfer.error != 0) {
+      return FileError("write", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
+                       transfer.error);
+    }
+    block += count;
+    bytes = bytes.subspan(piece.size());
+  }
+  return absl::OkStatus();
+}
+
+void FileDevice::NoteWritten(std::uint64_t number, std::uint64_t block_count) {
+  MutexLock lock(mu_);
+  Segment& segment = segments_[PlaceOf(number)];
+  segment.block_count = std::max(segment.block_count, block_count);
+  segment.unsynced = true;
+}
+
+// ---- FileDevice: durability ----
+
+void FileDevice::NoteUnsynced(std::uint64_t number) {
+  MutexLock lock(mu_);
+  segments_[PlaceOf(number)].unsynced = true;
+}
+
+absl::Status FileDevice::Sync() {
+  std::vector<std::pair<std::uint64_t, File*>> files;
+  bool sync_directory;
+  {
+    MutexLock lock(mu_);
+    for (Segment& segment : segments_) {
+      if (segment.unsynced) files.emplace_back(segment.number, segment.file.get());
+      segment.unsynced = false;
+    }
+    sync_directory = std::exchange(directory_unsynced_, false);
+  }
+  // Every file is tried, so that the marks are right also for a caller who does not poison.
+  absl::Status first_failure;
+  for (const auto& [number, file] : files) {
+    const int error = file->Sync();
+    if (error == 0) continue;
+    first_failure.Update(SyncError("sync", SegmentName(number), error));
+    NoteUnsynced(number);
+  }
+  if (sync_directory) {
+    const int error = first_failure.ok() ? directory_.Sync() : 0;
+    if (error != 0) first_failure.Update(SyncError("sync", "the store's directory", error));
+    if (!first_failure.ok()) {
+      MutexLock lock(mu_);
+      directory_unsynced_ = true;
+    }
+  }
+  return first_failure;
+}
+
+// Cuts the segment that holds the new end. A file that is shorter already keeps its size: it is
+// never extended by zeros that nobody wrote.
+absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_count) {
+  File* const file = FindSegment(number);
+  if (file == nullptr) return absl::OkStatus();
+  const std::uint64_t cut_size = (1 + block_count) * kBlockBytes;
+  std::uint64_t size = 0;
+  if (const int error = file->Size(size); error != 0) {
+    return FileError("size", SegmentName(number), 0, error);
+  }
+  if (size <= cut_size) return absl::OkStatus();
+  NoteUnsynced(number);
+  if (const int error = file->Truncate(cut_size); error != 0) {
+    return FileError("truncate", SegmentName(number), cut_size, error);
+  }
+  MutexLock lock(mu_);
+  Segment& segment = segments_[PlaceOf(number)];
+  segment.block_count = std::min(segment.block_count, block_count);
+  return absl::OkStatus();
+}
+
+// A segment that keeps no block is deleted, header and all. From the last one down, so that an
+// interrupted truncation leaves a shorter log and not one with a gap.
+absl::Status FileDevice::Truncate(std::uint64_t block) {
+  const std::uint64_t kept_blocks = block % config_.segment_blocks;
+  const std::uint64_t cut_number = block / config_.segment_blocks;
+  const std::uint64_t first_deleted = kept_blocks == 0 ? cut_number : cut_number + 1;
+  for (;;) {  // ends: each round takes one segment away
+    std::string name;
+    {
+      MutexLock lock(mu_);
+      if (segments_.empty() || segments_.back().number < first_deleted) break;
+      name = SegmentName(segments_.back().number);
+    }
+    if (const int error = directory_.Unlink(name); error != 0 && error != ENOENT) {
+      return FileError("unlink", name, 0, error);
+    }
+    MutexLock lock(mu_);
+    segments_.pop_back();
+    directory_unsynced_ = true;
+  }
+  if (kept_blocks != 0) {
+    if (absl::Status status = CutSegment(cut_number, kept_blocks); !status.ok()) return status;
+  }
+  return Sync();
+}
+
+std::uint64_t FileDevice::EndBlock() const {
+  MutexLock lock(mu_);
+  if (segments_.empty()) return 0;
+  return segments_.back().number * config_.segment_blocks + segments_.back().block_count;
+}
+
+bool FileDevice::direct() const {
+  MutexLock lock(mu_);
+  return !segments_.empty() &&
+         std::all_of(segments_.begin(), segments_.end(),
+                     [](const Segment& segment) { return segment.file->direct(); });
+}
+
+absl::Status FileDevice::Close() {
+  MutexLock lock(mu_);
+  absl::Status first_failure;
+  for (Segment& segment : segments_) {
+    const int error = segment.file->Close();
+    // Interrupted: the descriptor is gone all the same, and what must last was synced before.
+    if (error != 0 && error != EINTR) {
+      first_failure.Update(SyncError("close", SegmentName(segment.number), error));
+    }
+  }
+  segments_.clear();
+  return first_failure;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,142 @@
+#include "ebb/internal/epoch.h"
+
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <mutex>
+
+namespace ebb::internal {
+namespace {
+
+[[maybe_unused]] int Membarrier(int command) {
+  return static_cast<int>(syscall(SYS_membarrier, command, 0, 0));
+}
+
+// Registers the process and tries the call once; the answer holds for the life of the process.
+[[maybe_unused]] bool MembarrierWorks() {
+  static const bool works = Membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 &&
+                            Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
+  return works;
+}
+
+// Once registered the call can fail only for want of memory in the kernel, which passes.
+[[maybe_unused]] void HeavyBarrier() {
+  for (int tries = 0; Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0; ++tries) {
+    EBB_CHECK(errno == ENOMEM && tries < 100000);
+    usleep(100);
+  }
+}
+
+bool g_force_fallback = false;
+
+// Every live manager, for the fork handler. The lock is held across fork, so that the child finds
+// the list whole.
+struct ForkRegistry {
+  std::mutex mu;
+  std::vector<EpochManager*> managers;
+};
+ForkRegistry& Registry() {
+  static ForkRegistry* const registry = [] {
+    auto* made = new ForkRegistry;
+    pthread_atfork([] { Registry().mu.lock(); }, [] { Registry().mu.unlock(); },
+                   [] {
+                     EpochManager::PoisonAllAfterFork();
+                     Registry().mu.unlock();
+                   });
+    return made;
+  }();
+  return *registry;
+}
+
+}  // namespace
+
+EpochManager::EpochManager(unsigned version_bits, bool force_fallback)
+    : state_(EpochState::kOneEpoch | (version_bits & EpochState::kVersionMask))
+#ifndef EBB_TSAN
+      ,
+      use_membarrier_(!force_fallback && !g_force_fallback && MembarrierWorks())
+#endif
+{
+  static_cast<void>(force_fallback);
+  ForkRegistry& registry = Registry();
+  std::lock_guard lock(registry.mu);
+  registry.managers.push_back(this);
+}
+
+EpochManager::~EpochManager() {
+  ForkRegistry& registry = Registry();
+  std::lock_guard lock(registry.mu);
+  std::erase(registry.managers, this);
+}
+
+EpochSlot* EpochManager::AcquireSlot() {
+  MutexLock lock(mu_);  // [slots]
+  for (auto& slot : slots_) {
+    if (!slot->claimed) {
+      slot->claimed = true;
+      return slot.get();
+    }
+  }
+  slots_.push_back(std::make_unique<EpochSlot>());
+  slots_.back()->claimed = true;
+  return slots_.back().get();
+}
+
+void EpochManager::ReleaseSlot(EpochSlot* slot) {
+  MutexLock lock(mu_);
+  EBB_CHECK(slot->word.load(std::memory_order_relaxed) == 0);  // our own slot
+  slot->claimed = false;
+}
+
+std::uint64_t EpochManager::Publish(std::uint64_t clear_bits, std::uint64_t set_bits) {
+  std::uint64_t seen = state_.load(std::memory_order_relaxed);  // the CAS below rechecks
+  std::uint64_t next;
+  do {
+    next = ((seen & ~clear_bits) | set_bits) + EpochState::kOneEpoch;
+  } while (!state_.compare_exchange_weak(seen, next, std::memory_order_seq_cst,  // [bump] [busy]
+                                         std::memory_order_relaxed));
+#ifndef EBB_TSAN
+  if (use_membarrier_) HeavyBarrier();  // [announce] heavy half
+#endif
+  return EpochState::Epoch(next);
+}
+
+std::uint64_t EpochManager::Bump() { return Publish(0, 0); }
+
+std::uint64_t EpochManager::BumpVersion(unsigned next_version_bits) {
+  return Publish(EpochState::kVersionMask, next_version_bits & EpochState::kVersionMask);
+}
+
+std::uint64_t EpochManager::BumpClosed() { return Publish(0, EpochState::kClosed); }
+
+bool EpochManager::Drained(std::uint64_t epoch) {
+  MutexLock lock(mu_);  // [slots]
+  return std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
+    const std::uint64_t word =
+        use_membarrier_ ? slot->word.load(std::memory_order_acquire)          // [leave]
+                        : slot->word.fetch_add(0, std::memory_order_acq_rel);  // [announce] [leave]
+    return word == 0 || EpochState::Epoch(word) >= epoch;
+  });
+}
+
+bool EpochManager::NoSlowCalls() {
+  MutexLock lock(mu_);
+  return std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) {
+    return slot->busy.load(std::memory_order_seq_cst) == 0;  // [busy]
+  });
+}
+
+void EpochManager::PoisonAllAfterFork() {
+  for (EpochManager* manager : Registry().managers) {
+    manager->state_.fetch_or(EpochState::kClosed, std::memory_order_seq_cst);  // [busy]
+  }
+}
+
+void EpochManager::ForceFallbackForTesting(bool force) { g_force_fallback = force; }
+
+}  // namespace ebb::internal

@@ -1,0 +1,287 @@
+// The file system of the operating system, by POSIX calls.
+//
+// Every name is opened below one directory descriptor, never through a symbolic link, and only a
+// regular file is accepted, so that nobody who can write to the directory can make the store read,
+// change or wait for something elsewhere. Files are created with mode 0600, a directory with 0700.
+//
+// Direct transfers are switched on after the open (the flag may be changed on an open file), so
+// that a file system without them costs no second open and cannot leave a half-made file. Memory,
+// offsets and lengths of 4 KiB satisfy every device with blocks up to that size; where the kernel
+// says that a file needs more, it is used buffered.
+#include "ebb/internal/file_system.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+namespace ebb::internal {
+namespace {
+
+constexpr mode_t kFileMode = 0600;
+constexpr mode_t kDirectoryMode = 0700;
+constexpr unsigned kDirectAlignmentBytes = 4096;
+
+// The result of a call that answers -1 for failure, as the error number of the interface.
+int ErrorOf(int result) { return result == -1 ? errno : 0; }
+
+// A descriptor that is closed when it is left behind.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Descriptor() { static_cast<void>(Close()); }
+
+  int get() const { return fd_; }
+  bool open() const { return fd_ >= 0; }
+  void Release() { fd_ = -1; }
+  int Close() { return open() ? ErrorOf(::close(std::exchange(fd_, -1))) : 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+struct OpenedDescriptor {
+  Descriptor fd;
+  int error = 0;
+};
+
+OpenedDescriptor OpenRetrying(int directory, const char* name, int flags, mode_t mode) {
+  for (;;) {  // ends: a signal interrupts each call at most once
+    const int fd = ::openat(directory, name, flags | O_CLOEXEC, mode);
+    if (fd >= 0) return {Descriptor(fd), 0};
+    if (errno != EINTR) return {Descriptor(), errno};
+  }
+}
+
+// One component, and not a way out of the directory.
+bool IsPlainName(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+         name.find('\0') == std::string::npos;
+}
+
+OpenedDescriptor OpenRegularFile(int directory, const std::string& name, bool create) {
+  if (!IsPlainName(name)) return {Descriptor(), EINVAL};
+  // O_NONBLOCK: a pipe or device planted under this name must not make the open wait.
+  const int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | (create ? O_CREAT : 0);
+  OpenedDescriptor opened = OpenRetrying(directory, name.c_str(), flags, kFileMode);
+  if (opened.error != 0) return opened;
+  struct stat status;
+  if (::fstat(opened.fd.get(), &status) != 0) return {Descriptor(), errno};
+  if (!S_ISREG(status.st_mode)) return {Descriptor(), EINVAL};
+  return opened;
+}
+
+// Whether direct transfers aligned to 4 KiB will do. "Unknown" counts as yes: then the flag itself
+// is refused where direct transfers do not exist.
+bool AllowsDirect([[maybe_unused]] int fd) {
+#if defined(STATX_DIOALIGN)
+  struct statx status;
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
+      (status.stx_mask & STATX_DIOALIGN) != 0) {
+    return status.stx_dio_offset_align != 0 &&
+           status.stx_dio_offset_align <= kDirectAlignmentBytes &&
+           status.stx_dio_mem_align <= kDirectAlignmentBytes;
+  }
+#endif
+  return true;
+}
+
+// Sets the flags that an open file keeps; true when its transfers are now direct.
+bool SetTransferMode(int fd, [[maybe_unused]] bool want_direct) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags == -1) return false;
+  const int plain_flags = flags & ~O_NONBLOCK;
+#if defined(O_DIRECT)
+  if (want_direct && AllowsDirect(fd) && ::fcntl(fd, F_SETFL, plain_flags | O_DIRECT) == 0) {
+    return true;
+  }
+#endif
+  static_cast<void>(::fcntl(fd, F_SETFL, plain_flags));  // the flag means nothing to a file
+  return false;
+}
+
+class PosixFile final : public File {
+ public:
+  PosixFile(Descriptor fd, bool direct) : fd_(std::move(fd)), direct_(direct) {}
+
+  Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) override {
+    const ssize_t moved = ::pread(fd_.get(), bytes, count, static_cast<off_t>(offset));
+    return moved < 0 ? Transfer{0, errno} : Transfer{static_cast<std::size_t>(moved), 0};
+  }
+  Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) override {
+    const ssize_t moved = ::pwrite(fd_.get(), bytes, count, static_cast<off_t>(offset));
+    return moved < 0 ? Transfer{0, errno} : Transfer{static_cast<std::size_t>(moved), 0};
+  }
+  int Sync() override { return ErrorOf(::fdatasync(fd_.get())); }
+  int Truncate(std::uint64_t size) override {
+    return ErrorOf(::ftruncate(fd_.get(), static_cast<off_t>(size)));
+  }
+  int Size(std::uint64_t& size) override {
+    struct stat status;
+    if (::fstat(fd_.get(), &status) != 0) return errno;
+    size = static_cast<std::uint64_t>(status.st_size);
+    return 0;
+  }
+  int Close() override { return fd_.Close(); }
+  bool direct() const override { return direct_; }
+
+ private:
+  Descriptor fd_;
+  const bool direct_;
+};
+
+class PosixDirectory final : public Directory {
+ public:
+  explicit PosixDirectory(Descriptor fd) : fd_(std::move(fd)) {}
+  ~PosixDirectory() override { Unlock(); }
+
+  OpenedFile Open(const std::string& name, OpenFlags flags) override {
+    OpenedDescriptor opened = OpenRegularFile(fd_.get(), name, flags.create);
+    if (opened.error != 0) return {nullptr, opened.error};
+    const bool direct = SetTransferMode(opened.fd.get(), flags.direct);
+    return {std::make_unique<PosixFile>(std::move(opened.fd), direct), 0};
+  }
+
+  int List(std::vector<std::string>& names) override;
+
+  int Rename(const std::string& from, const std::string& to) override {
+    if (!IsPlainName(from) || !IsPlainName(to)) return EINVAL;
+    return ErrorOf(::renameat(fd_.get(), from.c_str(), fd_.get(), to.c_str()));
+  }
+
+  int Unlink(const std::string& name) override {
+    if (!IsPlainName(name)) return EINVAL;
+    return ErrorOf(::unlinkat(fd_.get(), name.c_str(), 0));
+  }
+
+  int Sync() override { return ErrorOf(::fsync(fd_.get())); }
+
+  int Lock(const std::string& name) override;
+  void Unlock() override;
+
+ private:
+  bool IsStillNamed(const Descriptor& file, const std::string& name) const;
+
+  Descriptor fd_;
+  Descriptor lock_;
+  pid_t lock_owner_ = 0;
+};
+
+int PosixDirectory::List(std::vector<std::string>& names) {
+  names.clear();
+  // A second descriptor, because a copy of the first would share its reading position.
+  OpenedDescriptor opened = OpenRetrying(fd_.get(), ".", O_RDONLY | O_DIRECTORY, 0);
+  if (opened.error != 0) return opened.error;
+  const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(opened.fd.get()), ::closedir);
+  if (stream == nullptr) return errno;
+  opened.fd.Release();  // the stream closes it
+  errno = 0;
+  while (const dirent* const entry = ::readdir(stream.get())) {
+    std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(std::move(name));
+    errno = 0;  // the end and an error both answer null; only an error sets it
+  }
+  return errno;
+}
+
+bool PosixDirectory::IsStillNamed(const Descriptor& file, const std::string& name) const {
+  struct stat locked;
+  struct stat named;
+  return ::fstat(file.get(), &locked) == 0 &&
+         ::fstatat(fd_.get(), name.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+         locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
+}
+
+// flock, because an fcntl lock does not keep out a second opener in the same process and is lost
+// when any descriptor of the file is closed. A lock file that was unlinked between our open and our
+// lock excludes nobody, so the name is compared afterwards.
+int PosixDirectory::Lock(const std::string& name) {
+  if (lock_.open()) return EWOULDBLOCK;
+  constexpr int kAttemptLimit = 100;
+  for (int attempt = 0; attempt < kAttemptLimit; ++attempt) {
+    OpenedDescriptor opened = OpenRegularFile(fd_.get(), name, /*create=*/true);
+    if (opened.error != 0) return opened.error;
+    if (::flock(opened.fd.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      return errno;
+    }
+    if (IsStillNamed(opened.fd, name)) {
+      lock_ = std::move(opened.fd);
+      lock_owner_ = ::getpid();
+      return 0;
+    }
+  }
+  return EWOULDBLOCK;  // somebody creates and removes the file all the time
+}
+
+// The lock belongs to the open file, which a forked child shares. So closing is not enough to give
+// it up while a child lives; and a child that destroys its copy must not take it from its parent.
+void PosixDirectory::Unlock() {
+  if (!lock_.open()) return;
+  if (lock_owner_ == ::getpid()) static_cast<void>(::flock(lock_.get(), LOCK_UN));
+  static_cast<void>(lock_.Close());
+}
+
+// "a/b/" -> "a", "b" -> ".", "/b" -> "/"
+std::string ParentOf(const std::string& path) {
+  const std::size_t last = path.find_last_not_of('/');
+  if (last == std::string::npos) return path.empty() ? "." : "/";
+  const std::size_t slash = path.find_last_of('/', last);
+  if (slash == std::string::npos) return ".";
+  const std::size_t parent_last = path.find_last_not_of('/', slash);
+  return parent_last == std::string::npos ? "/" : path.substr(0, parent_last + 1);
+}
+
+int SyncDirectory(const std::string& path) {
+  OpenedDescriptor opened = OpenRetrying(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY, 0);
+  if (opened.error != 0) return opened.error;
+  return ErrorOf(::fsync(opened.fd.get()));
+}
+
+// A parent that we may not open, or that lies on another kind of file system, need not be synced
+// for a directory that was there before us.
+bool MayBeIgnored(int error) {
+  return error == EACCES || error == EPERM || error == EINVAL || error == EROFS;
+}
+
+class PosixFiles final : public FileSystem {
+ public:
+  OpenedDirectory OpenDirectory(const std::string& path, bool create) override {
+    bool created = false;
+    OpenedDescriptor opened = OpenRetrying(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY, 0);
+    if (opened.error == ENOENT && create) {
+      if (::mkdir(path.c_str(), kDirectoryMode) == 0) {
+        created = true;
+      } else if (errno != EEXIST) {
+        return {nullptr, errno};
+      }
+      opened = OpenRetrying(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY, 0);
+    }
+    if (opened.error != 0) return {nullptr, opened.error};
+    if (create) {
+      // Also when it was there: whoever created it may have been killed before this sync.
+      const int error = SyncDirectory(ParentOf(path));
+      if (error != 0 && (created || !MayBeIgnored(error))) return {nullptr, error};
+    }
+    return {std::make_unique<PosixDirectory>(std::move(opened.fd)), 0};
+  }
+};
+
+}  // namespace
+
+FileSystem& PosixFileSystem() {
+  static PosixFiles* const files = new PosixFiles;  // never destroyed: stores may outlive statics
+  return *files;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,66 @@
+#include "ebb/internal/mapped_region.h"
+
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <utility>
+
+namespace ebb::internal {
+namespace {
+constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+}
+
+MappedRegion::MappedRegion(std::size_t bytes, bool huge_pages) {
+  const std::size_t slack = bytes >= kHugePageBytes ? kHugePageBytes : 0;
+  void* mapping = mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return;
+  mapping_ = static_cast<std::byte*>(mapping);
+  mapping_bytes_ = bytes + slack;
+  const auto address = reinterpret_cast<std::uintptr_t>(mapping_);
+  const std::uintptr_t aligned =
+      slack == 0 ? address : (address + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
+  data_ = mapping_ + (aligned - address);
+  bytes_ = bytes;
+  // Advice only: a kernel that does not know it changes nothing.
+  static_cast<void>(madvise(data_, bytes_, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+}
+
+MappedRegion::~MappedRegion() {
+  if (mapping_ != nullptr) munmap(mapping_, mapping_bytes_);
+}
+
+MappedRegion& MappedRegion::operator=(MappedRegion&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(mapping_, other.mapping_);
+  std::swap(mapping_bytes_, other.mapping_bytes_);
+  return *this;
+}
+
+void MappedRegion::Release(std::size_t offset, std::size_t count) const {
+  static_cast<void>(madvise(data_ + offset, count, MADV_DONTNEED));
+}
+
+std::uint64_t MappedRegion::huge_page_bytes() const {
+  std::FILE* maps = std::fopen("/proc/self/smaps", "re");
+  if (maps == nullptr) return 0;
+  const auto first = reinterpret_cast<std::uintptr_t>(data_);
+  std::uint64_t total = 0;
+  bool inside = false;
+  char line[512];
+  while (std::fgets(line, sizeof(line), maps) != nullptr) {
+    unsigned long begin = 0;
+    unsigned long end = 0;
+    unsigned long kib = 0;
+    if (std::sscanf(line, "%lx-%lx ", &begin, &end) == 2) {
+      inside = begin < first + bytes_ && end > first;
+    } else if (inside && std::sscanf(line, "AnonHugePages: %lu kB", &kib) == 1) {
+      total += std::uint64_t{kib} * 1024;
+    }
+  }
+  std::fclose(maps);
+  return total < bytes_ ? total : bytes_;  // neighbours with the same flags share a mapping
+}
+
+}  // namespace ebb::internal
