@@ -5,7 +5,9 @@
 //
 // What is synced: a segment is marked when it was written since the last Sync, the directory when
 // a segment was created. A mark is taken away before the sync is asked for and put back when that
-// fails, so that a write which ends meanwhile is never lost from the account.
+// fails, so that a write which ends meanwhile is never lost from the account. Everything that Open
+// finds is marked: a process that was killed may have left it in the page cache only, and what is
+// read from there must not be built upon before it is durable.
 #include "ebb/internal/device.h"
 
 #include <algorithm>
@@ -60,8 +62,9 @@ FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end
       farthest = done;
       idle_attempts = 0;
     } else {
-      if (zero_is_end && step.error == 0) return {farthest, 0};
-      if (++idle_attempts == kIdleAttemptLimit) return {farthest, interrupted ? step.error : EIO};
+      const int idle_error = interrupted ? step.error : (zero_is_end ? 0 : EIO);
+      if (idle_error == 0 && step.count == 0) return {farthest, 0};
+      if (++idle_attempts == kIdleAttemptLimit) return {farthest, idle_error};
       if (step.error == EAGAIN) std::this_thread::yield();
     }
     if (direct && done < byte_count) done -= done % kBlockBytes;
@@ -222,7 +225,8 @@ absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   segments_.push_back({.number = number,
                        .file = std::move(opened.file),
                        .block_count = block_count,
-                       .unsynced = false});
+                       .unsynced = true});
+  directory_unsynced_ = true;
   return absl::OkStatus();
 }
 
@@ -256,8 +260,7 @@ absl::StatusOr<File*> FileDevice::FindOrCreateSegment(std::uint64_t number) {
   directory_unsynced_ = true;
   const auto place = segments_.begin() + static_cast<std::ptrdiff_t>(PlaceOf(number));
   const auto segment = segments_.insert(
-      place,
-      {.number = number, .file = *std::move(created), .block_count = 0, .unsynced = true});
+      place, {.number = number, .file = *std::move(created), .block_count = 0, .unsynced = true});
   return segment->file.get();
 }
 
@@ -291,8 +294,7 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
   while (!bytes.empty()) {
     const std::uint64_t number = block / config_.segment_blocks;
     const std::uint64_t index = block % config_.segment_blocks;
-    const std::uint64_t count =
-        std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
+    const std::uint64_t count = std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
     const std::span<std::byte> piece = bytes.first(count * kBlockBytes);
     File* const file = FindSegment(number);
     if (file == nullptr) return NotWritten(Describe(block));
@@ -301,7 +303,8 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
       return FileError("read", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
                        transfer.error);
     }
-    if (transfer.moved < piece.size()) return NotWritten(Describe(block + BlocksIn(transfer.moved)));
+    if (transfer.moved < piece.size())
+      return NotWritten(Describe(block + BlocksIn(transfer.moved)));
     block += count;
     bytes = bytes.subspan(piece.size());
   }
@@ -313,8 +316,7 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
   while (!bytes.empty()) {
     const std::uint64_t number = block / config_.segment_blocks;
     const std::uint64_t index = block % config_.segment_blocks;
-    const std::uint64_t count =
-        std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
+    const std::uint64_t count = std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
     const std::span<const std::byte> piece = bytes.first(count * kBlockBytes);
     absl::StatusOr<File*> file = FindOrCreateSegment(number);
     if (!file.ok()) return file.status();
@@ -355,7 +357,7 @@ absl::Status FileDevice::Sync() {
     }
     sync_directory = std::exchange(directory_unsynced_, false);
   }
-  // Every file is tried, so that the marks are right also for a caller who does not poison.
+  // After a failure the rest is tried all the same: its marks are off already.
   absl::Status first_failure;
   for (const auto& [number, file] : files) {
     const int error = file->Sync();
