@@ -25,8 +25,14 @@ function(ebb_header_check name)
   set_target_properties(${name} PROPERTIES CXX_EXTENSIONS OFF EXPORT_COMPILE_COMMANDS OFF)
   target_compile_options(${name} PRIVATE
     -O0 -g0 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror ${arg_OPTIONS})
+  if(CMAKE_GENERATOR MATCHES "Ninja")
+    set(keep_going -k 0)  # show every header that is wrong
+  else()
+    set(keep_going -k)
+  endif()
   add_test(NAME ${name}
-    COMMAND "${CMAKE_COMMAND}" --build "${PROJECT_BINARY_DIR}" --target ${name})
+    COMMAND "${CMAKE_COMMAND}" --build "${PROJECT_BINARY_DIR}" --target ${name}
+      -- ${keep_going})
   # Two builds in one folder at a time would disturb each other.
   set_tests_properties(${name} PROPERTIES LABELS tree TIMEOUT 600 RESOURCE_LOCK build_folder)
 endfunction()
