@@ -1,0 +1,30 @@
+#!/bin/sh
+# Counts instructions per single operation on 8-byte keys and values, hit path, in memory.
+#
+#   instructions.sh path/to/ebb_instructions
+#
+# Prints lines "read 61.2". Callgrind counts inside the measured loop only; the same loop without a
+# store is subtracted, so a figure is what the operation itself costs. Counts repeat to the
+# instruction on one machine and compiler, whatever else the machine does.
+set -eu
+program=${1:?usage: instructions.sh path/to/ebb_instructions}
+keys=80000 # 4.9 keys a bucket, as in the store of ten million
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT INT TERM
+
+count() { # count store|empty VERB
+  valgrind --tool=callgrind --callgrind-out-file="$folder/out" --collect-atstart=no \
+    --toggle-collect='*CountedLoop*' "$program" "$1" "$2" "$keys" 2>"$folder/log" >&2 || {
+    cat "$folder/log" >&2
+    exit 1
+  }
+  sed -n 's/^summary: \([0-9]*\).*/\1/p; s/^totals: \([0-9]*\).*/\1/p' "$folder/out" | tail -n 1
+}
+
+for verb in read upsert rmw; do
+  whole=$(count store "$verb")
+  loop=$(count empty "$verb")
+  awk -v verb="$verb" -v whole="$whole" -v loop="$loop" -v keys="$keys" \
+    'BEGIN { printf "%s %.1f\n", verb, (whole - loop) / keys }'
+done

@@ -1,0 +1,70 @@
+#include "ebb/store.h"
+#include "subjects.h"
+#include "team.h"
+
+namespace ebb::bench {
+namespace {
+
+using IntegerStore = Store<std::uint64_t, std::uint64_t>;
+
+IntegerStore OpenStore(const StoreShape& shape) {
+  const Options options{.log_memory_bytes = shape.log_memory_bytes,
+                        .index_bucket_count = BucketCountFor(shape.key_count)};
+  return Must(shape.directory.empty() ? IntegerStore::OpenInMemory(options)
+                                      : IntegerStore::Open(shape.directory, options));
+}
+
+}  // namespace
+
+struct IntegerSubject::State {
+  StoreShape shape;
+  IntegerStore store;
+  std::vector<IntegerStore::Session> sessions;
+};
+
+IntegerSubject::IntegerSubject(const StoreShape& shape)
+    : state_(new State{shape, OpenStore(shape), {}}) {
+  for (int thread = 0; thread < shape.thread_count; ++thread) {
+    state_->sessions.push_back(state_->store.NewSession());
+  }
+}
+
+IntegerSubject::~IntegerSubject() = default;
+
+double IntegerSubject::Load() {
+  const auto thread_count = static_cast<std::uint64_t>(state_->shape.thread_count);
+  const std::uint64_t key_count = state_->shape.key_count;
+  std::vector<std::uint64_t> keys(key_count);
+  for (std::uint64_t id = 0; id < key_count; ++id) keys[id] = KeyOf(id);
+  return RunTeam(state_->shape.thread_count, [&](int thread) {
+    const std::uint64_t first = key_count * static_cast<std::uint64_t>(thread) / thread_count;
+    const std::uint64_t end = key_count * static_cast<std::uint64_t>(thread + 1) / thread_count;
+    const auto share = std::span<const std::uint64_t>(keys).subspan(first, end - first);
+    RequireAll(Run(Verb::kUpsert, thread, share), share.size(), "load");
+  });
+}
+
+Tally IntegerSubject::Run(Verb verb, int thread, std::span<const std::uint64_t> keys) {
+  IntegerStore::Session& session = state_->sessions[static_cast<std::size_t>(thread)];
+  switch (verb) {
+    case Verb::kRead:
+      return ReadLoop(session, keys);
+    case Verb::kUpsert:
+      return UpsertLoop(session, keys);
+    case Verb::kRmw:
+      return RmwLoop(session, keys);
+  }
+  return {};
+}
+
+Tally IntegerSubject::ReadStatusOr(int thread, std::span<const std::uint64_t> keys) {
+  return ReadStatusOrLoop(state_->sessions[static_cast<std::size_t>(thread)], keys);
+}
+
+StoreStats IntegerSubject::Stats() const { return state_->store.Stats(); }
+
+std::uint64_t RoomyLogBytes(std::uint64_t key_count, std::uint64_t record_bytes) {
+  return key_count * record_bytes * 2 + (std::uint64_t{64} << 20);
+}
+
+}  // namespace ebb::bench

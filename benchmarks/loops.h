@@ -1,0 +1,140 @@
+// The loops that are measured: one call per key, every result checked.
+//
+// Loops are templates over the session so that this file needs no store, and never inlined, so
+// that benchmark, report and instruction count run the same code.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "keys.h"
+
+namespace ebb::bench {
+
+// What a loop did: calls that succeeded, and those of them whose value was not the key's.
+struct Tally {
+  std::uint64_t ok_count = 0;
+  std::uint64_t wrong_count = 0;
+};
+
+// A miss is never counted as a read: anything but one right result per key ends the program.
+inline void RequireAll(const Tally& tally, std::size_t key_count, const char* what) {
+  if (tally.ok_count == key_count && tally.wrong_count == 0) return;
+  std::fprintf(stderr, "%s: %zu keys, %llu succeeded, %llu wrong values\n", what, key_count,
+               static_cast<unsigned long long>(tally.ok_count),
+               static_cast<unsigned long long>(tally.wrong_count));
+  std::abort();
+}
+
+template <typename Session>
+[[gnu::noinline]] Tally ReadLoop(Session& session, std::span<const std::uint64_t> keys) {
+  Tally tally;
+  for (const std::uint64_t key : keys) {
+    std::uint64_t value = 0;
+    if (session.Read(key, value).ok()) ++tally.ok_count;
+    if (!IsValueOf(key, value)) ++tally.wrong_count;
+  }
+  return tally;
+}
+
+template <typename Session>
+[[gnu::noinline]] Tally ReadStatusOrLoop(Session& session, std::span<const std::uint64_t> keys) {
+  Tally tally;
+  for (const std::uint64_t key : keys) {
+    const auto value = session.Read(key);
+    if (!value.ok()) continue;
+    ++tally.ok_count;
+    if (!IsValueOf(key, *value)) ++tally.wrong_count;
+  }
+  return tally;
+}
+
+template <typename Session>
+[[gnu::noinline]] Tally UpsertLoop(Session& session, std::span<const std::uint64_t> keys) {
+  Tally tally;
+  for (const std::uint64_t key : keys) {
+    if (session.Upsert(key, ValueOf(key)).ok()) ++tally.ok_count;
+  }
+  return tally;
+}
+
+template <typename Session>
+[[gnu::noinline]] Tally RmwLoop(Session& session, std::span<const std::uint64_t> keys) {
+  Tally tally;
+  for (const std::uint64_t key : keys) {
+    const auto add = [](std::uint64_t& value) { value += kCountOne; };
+    if (session.Rmw(key, add).ok()) ++tally.ok_count;
+  }
+  return tally;
+}
+
+// What the loops above cost without a store: subtracted from counts of instructions. Values are as
+// unknown to the compiler as a store's.
+struct NoSession {
+  struct Ok {
+    bool ok() const { return true; }
+  };
+  Ok Read(std::uint64_t key, std::uint64_t& value) {
+    value = key;
+    asm volatile("" : "+r"(value));
+    return {};
+  }
+  Ok Upsert(std::uint64_t key, std::uint64_t value) {
+    asm volatile("" ::"r"(key), "r"(value));
+    return {};
+  }
+  template <typename F>
+  Ok Rmw(std::uint64_t key, F&& fn) {
+    asm volatile("" : "+r"(key));
+    fn(key);
+    asm volatile("" ::"r"(key));
+    return {};
+  }
+};
+
+// The visitor sees the bytes where they are; the others copy them out.
+enum class StringRead { kStatusOr, kReused, kVisitor };
+inline constexpr StringRead kStringReads[] = {StringRead::kStatusOr, StringRead::kReused,
+                                              StringRead::kVisitor};
+inline const char* NameOf(StringRead way) {
+  return way == StringRead::kStatusOr ? "status_or"
+         : way == StringRead::kReused ? "reused"
+                                      : "visitor";
+}
+
+template <StringRead way, typename Session>
+[[gnu::noinline]] Tally StringReadLoop(Session& session, std::span<const StringKey> keys) {
+  Tally tally;
+  std::string reused;
+  const auto check = [&tally](const StringKey& key, std::string_view value) {
+    ++tally.ok_count;
+    if (!IsStringValueOf(key, value)) ++tally.wrong_count;
+  };
+  for (const StringKey& key : keys) {
+    if constexpr (way == StringRead::kStatusOr) {
+      const auto value = session.Read(key.view());
+      if (value.ok()) check(key, *value);
+    } else if constexpr (way == StringRead::kReused) {
+      if (session.Read(key.view(), reused).ok()) check(key, reused);
+    } else {
+      (void)session.Read(key.view(), [&](std::string_view value) { check(key, value); });
+    }
+  }
+  return tally;
+}
+
+template <typename Session>
+[[gnu::noinline]] Tally StringUpsertLoop(Session& session, std::span<const StringKey> keys) {
+  Tally tally;
+  for (const StringKey& key : keys) {
+    const StringValue value = StringValueOf(key);
+    if (session.Upsert(key.view(), value.view()).ok()) ++tally.ok_count;
+  }
+  return tally;
+}
+
+}  // namespace ebb::bench

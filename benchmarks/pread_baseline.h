@@ -1,0 +1,49 @@
+// PreadBaseline: what the device gives one synchronous reader, without any store.
+//
+// Random aligned 4 KiB reads, one at a time, of the store's own log files with O_DIRECT: the same
+// bytes at the same places on the same device. Falls back to buffered reads where the file system
+// refuses O_DIRECT, and says so.
+//
+// Thread safety: one thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "keys.h"
+
+namespace ebb::bench {
+
+class PreadBaseline {
+ public:
+  static constexpr std::uint64_t kReadBytes = 4096;
+
+  // Takes all files "log-*" of the folder; aborts when there are none.
+  explicit PreadBaseline(const std::string& directory);
+  ~PreadBaseline();
+  PreadBaseline(const PreadBaseline&) = delete;
+  PreadBaseline& operator=(const PreadBaseline&) = delete;
+
+  // Reads `read_count` random blocks; aborts when a read fails. Returns a sum of their bytes.
+  std::uint64_t Run(std::uint64_t read_count);
+
+  bool direct() const { return direct_; }
+  std::uint64_t block_count() const { return block_count_; }
+
+ private:
+  struct LogFile {
+    int descriptor;
+    std::uint64_t first_block;  // counted over all files
+    std::uint64_t block_count;
+  };
+  void OpenFile(const std::string& path);
+
+  std::vector<LogFile> files_;
+  std::uint64_t block_count_ = 0;
+  bool direct_ = true;
+  Random random_{42};
+  char* buffer_ = nullptr;
+};
+
+}  // namespace ebb::bench

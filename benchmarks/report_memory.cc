@@ -1,0 +1,162 @@
+// Single operations on 8-byte keys and values in memory. See report.h.
+#include <fmt/core.h>
+
+#include "report.h"
+#include "sharded_map.h"
+#include "subjects.h"
+#include "team.h"
+
+namespace ebb::bench {
+namespace {
+
+using Streams = std::vector<std::vector<std::uint64_t>>;
+
+// Everything that is measured, loaded with the same keys.
+struct Field {
+  IntegerSubject store;
+  Ceiling ceiling;
+  ShardedMap map;
+};
+
+// What a slice reads: another part of the stream in every round.
+std::span<const std::uint64_t> Slice(const Streams& streams, int thread, int round) {
+  constexpr std::size_t kSlices = 4;
+  const std::span<const std::uint64_t> stream = streams[static_cast<std::size_t>(thread)];
+  const std::size_t length = stream.size() / kSlices;
+  return stream.subspan(static_cast<std::size_t>(round) % kSlices * length, length);
+}
+
+// Operations per second of all threads together.
+template <typename Body>
+double Rate(const Streams& streams, int thread_count, int round, const Body& body) {
+  const double seconds =
+      RunTeam(thread_count, [&](int thread) { body(thread, Slice(streams, thread, round)); });
+  return static_cast<double>(Slice(streams, 0, round).size()) * thread_count / seconds;
+}
+
+Tally RunMap(ShardedMap& map, Verb verb, std::span<const std::uint64_t> keys) {
+  if (verb == Verb::kRead) return ReadLoop(map, keys);
+  return verb == Verb::kUpsert ? UpsertLoop(map, keys) : RmwLoop(map, keys);
+}
+
+// In the order in which the results are read below.
+std::vector<Contender> ContendersFor(Field& field, const Streams& streams, Verb verb,
+                                     int thread_count) {
+  std::vector<Contender> contenders;
+  contenders.push_back({"ebb", [&field, &streams, verb, thread_count](int round) {
+                          return Rate(streams, thread_count, round, [&](int thread, auto keys) {
+                            RequireAll(field.store.Run(verb, thread, keys), keys.size(), "ebb");
+                          });
+                        }});
+  contenders.push_back({"sharded map", [&field, &streams, verb, thread_count](int round) {
+                          return Rate(streams, thread_count, round, [&](int, auto keys) {
+                            RequireAll(RunMap(field.map, verb, keys), keys.size(), "map");
+                          });
+                        }});
+  for (const Ceiling::Way& way : Ceiling::Ways()) {
+    contenders.push_back({way.name, [&field, &streams, &way, verb, thread_count](int round) {
+                            return Rate(streams, thread_count, round, [&](int, auto keys) {
+                              asm volatile("" ::"r"(field.ceiling.Run(way, verb, keys)));
+                            });
+                          }});
+  }
+  return contenders;
+}
+
+// What one thread count gave.
+struct Outcome {
+  Samples store;
+  Samples map;
+  Samples ceiling;  // of the best way
+  std::string best_way;
+  double plain;  // median of the way without prefetch
+};
+
+Outcome OutcomeOf(std::span<const Samples> series, std::span<const Contender> contenders) {
+  constexpr std::size_t kFirstWay = 2;
+  std::size_t best = kFirstWay;
+  for (std::size_t way = kFirstWay; way < series.size(); ++way) {
+    if (Median(series[way]) > Median(series[best])) best = way;
+  }
+  return {series[0], series[1], series[best], contenders[best].name, Median(series[kFirstWay])};
+}
+
+double TargetFor(Verb verb, Distribution distribution) {
+  if (verb == Verb::kRmw) return 0.28;
+  return distribution == Distribution::kUniform ? 0.35 : 0.28;
+}
+
+void AddOneThreadRow(const std::string& name, const Outcome& one, double target, Table& table) {
+  table.Add({.name = name + ", 1 thread",
+             .figure = Millions(Median(one.store)),
+             .reference = fmt::format("ceiling, {}: {} (no prefetch: {})", one.best_way,
+                                      Millions(Median(one.ceiling)), Millions(one.plain)),
+             .judged = PairedRatios(one.store, one.ceiling),
+             .unit = "",
+             .aim = Row::Aim::kAtLeast,
+             .target = target});
+  table.Add({.name = name + ", 1 thread",
+             .figure = Millions(Median(one.store)),
+             .reference = "sharded absl map: " + Millions(Median(one.map)),
+             .judged = PairedRatios(one.store, one.map)});
+}
+
+void AddTwoThreadsRow(const std::string& name, const Outcome& one, const Outcome& two,
+                      Table& table) {
+  const Samples store_factor = PairedRatios(two.store, one.store);
+  const Samples ceiling_factor = PairedRatios(two.ceiling, one.ceiling);
+  table.Add(
+      {.name = name + ", 2 threads over 1",
+       .figure = fmt::format("{} = {:.3g}x", Millions(Median(two.store)), Median(store_factor)),
+       .reference = fmt::format("ceiling, {}: {} = {:.3g}x", two.best_way,
+                                Millions(Median(two.ceiling)), Median(ceiling_factor)),
+       .judged = PairedRatios(store_factor, ceiling_factor),
+       .unit = "",
+       .aim = Row::Aim::kAtLeast,
+       .target = 0.9});
+}
+
+void AddRowsFor(const Settings& settings, Field& field, const Streams& streams, Verb verb,
+                Distribution distribution, Table& table) {
+  const std::string name = fmt::format("{} {}", NameOf(verb), NameOf(distribution));
+  std::vector<Contender> contenders = ContendersFor(field, streams, verb, 1);
+  const std::size_t per_thread_count = contenders.size();
+  for (Contender& contender : ContendersFor(field, streams, verb, 2)) {
+    contenders.push_back(std::move(contender));
+  }
+  const std::vector<Samples> series = RunInTurn("memory, " + name, settings.rounds, contenders);
+  const std::span all(series);
+  const std::span named(contenders);
+  const Outcome one = OutcomeOf(all.first(per_thread_count), named.first(per_thread_count));
+  const Outcome two = OutcomeOf(all.subspan(per_thread_count), named.subspan(per_thread_count));
+  AddOneThreadRow(name, one, TargetFor(verb, distribution), table);
+  AddTwoThreadsRow(name, one, two, table);
+}
+
+}  // namespace
+
+void AddMemoryRows(const Settings& settings, Table& table) {
+  fmt::print(stderr, "ebb_report: memory: loading {} keys\n", settings.key_count);
+  Field field{
+      IntegerSubject({.key_count = settings.key_count,
+                      .log_memory_bytes = RoomyLogBytes(settings.key_count, kIntegerRecordBytes),
+                      .thread_count = 2}),
+      Ceiling(
+          {.bucket_count = BucketCountFor(settings.key_count), .record_count = settings.key_count}),
+      {}};
+  field.store.Load();
+  for (std::uint64_t id = 0; id < settings.key_count; ++id) {
+    (void)field.map.Upsert(KeyOf(id), ValueOf(KeyOf(id)));
+  }
+  for (const Distribution distribution : {Distribution::kUniform, Distribution::kZipfian}) {
+    const Streams streams = MakeKeyStreams({.key_count = settings.key_count,
+                                            .length = settings.stream_length(),
+                                            .distribution = distribution,
+                                            .stream_count = 2});
+    for (const Verb verb : kVerbs) {
+      AddRowsFor(settings, field, streams, verb, distribution, table);
+    }
+  }
+}
+
+}  // namespace ebb::bench

@@ -1,0 +1,71 @@
+#include "ebb/internal/epoch.h"
+#include "ebb/store.h"
+#include "subjects.h"
+#include "team.h"
+
+namespace ebb::bench {
+namespace {
+
+using StringStore = Store<std::string, std::string>;
+
+StringStore OpenStore(const StoreShape& shape) {
+  const Options options{.log_memory_bytes = shape.log_memory_bytes,
+                        .index_bucket_count = BucketCountFor(shape.key_count)};
+  return Must(shape.directory.empty() ? StringStore::OpenInMemory(options)
+                                      : StringStore::Open(shape.directory, options));
+}
+
+}  // namespace
+
+struct StringSubject::State {
+  StoreShape shape;
+  StringStore store;
+  std::vector<StringStore::Session> sessions;
+};
+
+StringSubject::StringSubject(const StoreShape& shape)
+    : state_(new State{shape, OpenStore(shape), {}}) {
+  for (int thread = 0; thread < shape.thread_count; ++thread) {
+    state_->sessions.push_back(state_->store.NewSession());
+  }
+}
+
+StringSubject::~StringSubject() = default;
+
+// One thread, so that records lie in the order of their ids.
+double StringSubject::Load() {
+  std::vector<StringKey> keys;
+  keys.reserve(state_->shape.key_count);
+  for (std::uint64_t id = 0; id < state_->shape.key_count; ++id) keys.push_back(StringKeyOf(id));
+  return TimeOf([&] { RequireAll(Upsert(0, keys), keys.size(), "load of strings"); });
+}
+
+Tally StringSubject::Read(StringRead way, int thread, std::span<const StringKey> keys) {
+  StringStore::Session& session = state_->sessions[static_cast<std::size_t>(thread)];
+  switch (way) {
+    case StringRead::kStatusOr:
+      return StringReadLoop<StringRead::kStatusOr>(session, keys);
+    case StringRead::kReused:
+      return StringReadLoop<StringRead::kReused>(session, keys);
+    case StringRead::kVisitor:
+      return StringReadLoop<StringRead::kVisitor>(session, keys);
+  }
+  return {};
+}
+
+Tally StringSubject::Upsert(int thread, std::span<const StringKey> keys) {
+  return StringUpsertLoop(state_->sessions[static_cast<std::size_t>(thread)], keys);
+}
+
+StoreStats StringSubject::Stats() const { return state_->store.Stats(); }
+
+void GuardLoop(std::uint64_t count) {
+  static internal::EpochManager epochs(0);
+  internal::EpochSlot* const slot = epochs.AcquireSlot();
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const internal::EpochGuard guard(epochs, *slot);
+  }
+  epochs.ReleaseSlot(slot);
+}
+
+}  // namespace ebb::bench

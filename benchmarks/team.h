@@ -1,0 +1,33 @@
+// Pinned threads that start together, and the clock around them.
+#pragma once
+
+#include <sched.h>
+
+#include <functional>
+
+namespace ebb::bench {
+
+// Processors that this process may use.
+int ProcessorCount();
+
+// Binds the calling thread to the n-th processor (round robin) for the life of the object, then
+// restores what was. Threads started meanwhile inherit the binding: open stores outside.
+class PinnedScope {
+ public:
+  explicit PinnedScope(int index);
+  ~PinnedScope();
+  PinnedScope(const PinnedScope&) = delete;
+  PinnedScope& operator=(const PinnedScope&) = delete;
+
+ private:
+  cpu_set_t before_;
+};
+
+// Runs body(0) to body(thread_count - 1), each in a thread of its own on a processor of its own,
+// and returns the seconds from the first start to the last end.
+double RunTeam(int thread_count, const std::function<void(int)>& body);
+
+// Seconds that the body takes in the calling thread.
+double TimeOf(const std::function<void()>& body);
+
+}  // namespace ebb::bench
