@@ -30,6 +30,9 @@ inline void RequireAll(const Tally& tally, std::size_t key_count, const char* wh
   std::abort();
 }
 
+// Makes the compiler believe that the value is used.
+inline void Keep(std::uint64_t value) { asm volatile("" ::"r"(value)); }
+
 template <typename Session>
 [[gnu::noinline]] Tally ReadLoop(Session& session, std::span<const std::uint64_t> keys) {
   Tally tally;

@@ -52,8 +52,8 @@ void AddDeviceRows(const Settings& settings, Table& table) {
   fmt::print(stderr, "ebb_report: device: loading {} keys\n", settings.string_key_count());
   PastMemory past_memory(settings);
   const auto pread_slice = [&past_memory](int) {
-    const double seconds = RunTeam(
-        1, [&](int) { asm volatile("" ::"r"(past_memory.baseline().Run(kReadsPerSlice))); });
+    const double seconds =
+        RunTeam(1, [&](int) { Keep(past_memory.baseline().Run(kReadsPerSlice)); });
     return static_cast<double>(kReadsPerSlice) / seconds;
   };
   for (const Distribution distribution : {Distribution::kUniform, Distribution::kZipfian}) {
