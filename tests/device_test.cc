@@ -1,0 +1,718 @@
+#include "ebb/internal/device.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "ebb/internal/file_system.h"
+#include "tests/support/fault_file_system.h"
+#include "tests/support/sim_file_system.h"
+#include "tests/support/temp_dir.h"
+
+namespace ebb::test {
+namespace {
+
+using internal::AlignedBuffer;
+using internal::AllocateAligned;
+using internal::Device;
+using internal::Directory;
+using internal::File;
+using internal::FileDevice;
+using internal::FileError;
+using internal::FullTransfer;
+using internal::kBlockBytes;
+using internal::MemoryDevice;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kSegmentBlocks = 4;
+
+std::string MessageOf(const absl::Status& status) { return status.ToString(); }
+
+// Blocks of memory whose content tells where they belong and who wrote them.
+class Blocks {
+ public:
+  explicit Blocks(std::size_t count) : bytes_(AllocateAligned(count * kBlockBytes)), count_(count) {
+    std::memset(bytes_.get(), 0xcd, count * kBlockBytes);
+  }
+  Blocks(std::uint64_t first, std::size_t count, unsigned generation = 1) : Blocks(count) {
+    for (std::size_t i = 0; i < count; ++i) {
+      for (std::size_t at = 0; at < kBlockBytes; at += 8) {
+        const std::uint64_t word = ((first + i) << 32) | (at << 8) | generation;
+        std::memcpy(bytes_.get() + i * kBlockBytes + at, &word, 8);
+      }
+    }
+  }
+  std::span<std::byte> span() const { return {bytes_.get(), count_ * kBlockBytes}; }
+  bool operator==(const Blocks& other) const {
+    return count_ == other.count_ &&
+           std::memcmp(bytes_.get(), other.bytes_.get(), count_ * kBlockBytes) == 0;
+  }
+
+ private:
+  AlignedBuffer bytes_;
+  std::size_t count_;
+};
+
+// Every byte of segment k's header is k + 1, and the first block is remembered.
+class Headers final : public FileDevice::HeaderSource {
+ public:
+  void WriteHeader(std::uint64_t first_block, std::span<std::byte> block) const override {
+    std::memset(block.data(), static_cast<int>(1 + first_block / kSegmentBlocks), block.size());
+    std::lock_guard lock(mu_);
+    asked_.push_back(first_block);
+  }
+  std::vector<std::uint64_t> asked() const {
+    std::lock_guard lock(mu_);
+    return asked_;
+  }
+
+ private:
+  mutable std::mutex mu_;
+  mutable std::vector<std::uint64_t> asked_;
+};
+
+// A file device in directory "store" of some file system, with faults in between.
+class Rig {
+ public:
+  explicit Rig(internal::FileSystem& base, const std::string& path = "store") : faults_(base) {
+    internal::OpenedDirectory opened = faults_.OpenDirectory(path, /*create=*/true);
+    EXPECT_EQ(opened.error, 0);
+    directory_ = std::move(opened.directory);
+    Reopen();
+  }
+
+  void Reopen() {
+    device_.reset();
+    auto device = TryOpen();
+    ASSERT_TRUE(device.ok()) << device.status();
+    device_ = *std::move(device);
+  }
+  absl::StatusOr<std::unique_ptr<FileDevice>> TryOpen() {
+    return FileDevice::Open(*directory_, headers_,
+                            {.segment_blocks = kSegmentBlocks, .direct_io = true});
+  }
+
+  absl::Status Write(std::uint64_t block, std::size_t count, unsigned generation = 1) {
+    return device_->Write(block, Blocks(block, count, generation).span());
+  }
+  // OK when the blocks hold what Write put there.
+  absl::Status Check(std::uint64_t block, std::size_t count, unsigned generation = 1) {
+    const Blocks read(count);
+    if (absl::Status status = device_->Read(block, read.span()); !status.ok()) return status;
+    if (read == Blocks(block, count, generation)) return absl::OkStatus();
+    return absl::DataLossError("other bytes");
+  }
+  std::vector<std::string> Names() {
+    std::vector<std::string> names;
+    EXPECT_EQ(directory_->List(names), 0);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+  std::uint64_t SizeOf(const std::string& name) {
+    std::uint64_t size = 0;
+    EXPECT_EQ(directory_->Open(name, {}).file->Size(size), 0);
+    return size;
+  }
+
+  FaultFileSystem& faults() { return faults_; }
+  FileDevice& device() { return *device_; }
+  Directory& directory() { return *directory_; }
+  const Headers& headers() const { return headers_; }
+
+ private:
+  FaultFileSystem faults_;
+  std::unique_ptr<Directory> directory_;
+  Headers headers_;
+  std::unique_ptr<FileDevice> device_;
+};
+
+class DeviceTest : public ::testing::Test {
+ protected:
+  SimFileSystem files_;
+  Rig rig_{files_};
+};
+
+// ---- Both devices ----
+
+void ExpectDeviceKeepsBlocks(Device& device) {
+  const Blocks read(3);
+  EXPECT_EQ(device.EndBlock(), 0U);
+  EXPECT_EQ(device.Read(0, read.span().first(kBlockBytes)).code(), absl::StatusCode::kOutOfRange);
+  ASSERT_TRUE(device.Write(0, Blocks(0, 7).span()).ok());
+  ASSERT_TRUE(device.Write(8, Blocks(8, 2).span()).ok());
+  ASSERT_TRUE(device.Write(5, Blocks(5, 1, 2).span()).ok());
+  EXPECT_EQ(device.EndBlock(), 10U);
+
+  ASSERT_TRUE(device.Read(2, read.span()).ok());
+  EXPECT_TRUE(read == Blocks(2, 3));
+  ASSERT_TRUE(device.Read(5, read.span().first(kBlockBytes)).ok());
+  EXPECT_EQ(std::memcmp(read.span().data(), Blocks(5, 1, 2).span().data(), kBlockBytes), 0);
+  EXPECT_EQ(device.Read(8, read.span()).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(device.Read(99, read.span()).code(), absl::StatusCode::kOutOfRange);
+
+  ASSERT_TRUE(device.Sync().ok());
+  ASSERT_TRUE(device.Truncate(6).ok());
+  EXPECT_EQ(device.EndBlock(), 6U);
+  ASSERT_TRUE(device.Read(3, read.span()).ok());
+  EXPECT_EQ(device.Read(4, read.span()).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(device.Read(8, read.span().first(kBlockBytes)).code(), absl::StatusCode::kOutOfRange);
+  ASSERT_TRUE(device.Truncate(99).ok());
+  EXPECT_EQ(device.EndBlock(), 6U);
+  ASSERT_TRUE(device.Truncate(0).ok());
+  EXPECT_EQ(device.EndBlock(), 0U);
+  ASSERT_TRUE(device.Write(0, Blocks(0, 1, 3).span()).ok());
+  EXPECT_EQ(device.EndBlock(), 1U);
+  EXPECT_TRUE(device.Close().ok());
+}
+
+TEST_F(DeviceTest, MemoryKeepsBlocks) {
+  MemoryDevice device;
+  ExpectDeviceKeepsBlocks(device);
+  EXPECT_FALSE(device.direct());
+  EXPECT_EQ(device.Describe(2), "memory at offset 8192");
+}
+
+TEST_F(DeviceTest, SimulatedFilesKeepBlocks) { ExpectDeviceKeepsBlocks(rig_.device()); }
+
+TEST_F(DeviceTest, RealFilesKeepBlocks) {
+  const TempDir temp;
+  Rig rig(internal::PosixFileSystem(), temp / "store");
+  ExpectDeviceKeepsBlocks(rig.device());
+}
+
+TEST_F(DeviceTest, BufferedFilesKeepBlocks) {
+  const TempDir temp;
+  const Headers headers;
+  const auto opened = internal::PosixFileSystem().OpenDirectory(temp / "store", true);
+  ASSERT_EQ(opened.error, 0);
+  auto device = FileDevice::Open(*opened.directory, headers,
+                                 {.segment_blocks = kSegmentBlocks, .direct_io = false});
+  ASSERT_TRUE(device.ok());
+  ExpectDeviceKeepsBlocks(**device);
+  EXPECT_FALSE((*device)->direct());
+}
+
+TEST_F(DeviceTest, HolesInMemoryWereNeverWritten) {
+  MemoryDevice device;
+  ASSERT_TRUE(device.Write(3, Blocks(3, 1).span()).ok());
+  const Blocks read(1);
+  EXPECT_EQ(device.Read(2, read.span()).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(device.Read(3, read.span()).ok());
+}
+
+// ---- Names and places ----
+
+TEST_F(DeviceTest, SegmentNamesAreReadBack) {
+  for (const std::uint64_t number : {0ULL, 7ULL, 99999999ULL, 100000000ULL, 4294967295ULL}) {
+    std::uint64_t parsed = 1;
+    EXPECT_TRUE(FileDevice::ParseSegmentName(FileDevice::SegmentName(number), parsed));
+    EXPECT_EQ(parsed, number);
+  }
+  EXPECT_EQ(FileDevice::SegmentName(42), "log-00000042.ebb");
+}
+
+TEST_F(DeviceTest, OtherSpellingsAreNoSegments) {
+  for (const std::string name :
+       {"", "log-", "log-.ebb", "log-1.ebb", "log-0000001.ebb", "log-000000001.ebb", "log-00000001",
+        "log-00000001.ebb~", "log-0000000a.ebb", "Log-00000001.ebb", "xlog-00000001.ebb",
+        "log--0000001.ebb", "log-+0000001.ebb", "log- 0000001.ebb", "log-4294967296.ebb",
+        "log-99999999999999999999.ebb", "log-18446744073709551616.ebb"}) {
+    std::uint64_t parsed = 77;
+    EXPECT_FALSE(FileDevice::ParseSegmentName(name, parsed)) << name;
+    EXPECT_EQ(parsed, 77U) << name;
+  }
+}
+
+TEST_F(DeviceTest, BlocksStandBehindTheHeaderOfTheirSegment) {
+  ASSERT_TRUE(rig_.Write(2, 5).ok());
+  EXPECT_THAT(rig_.Names(), ElementsAre("log-00000000.ebb", "log-00000001.ebb"));
+  EXPECT_EQ(rig_.device().Describe(2), "log-00000000.ebb at offset 12288");
+  EXPECT_EQ(rig_.device().Describe(4), "log-00000001.ebb at offset 4096");
+  const SimBytes first = files_.Contents("store", "log-00000000.ebb");
+  const SimBytes second = files_.Contents("store", "log-00000001.ebb");
+  ASSERT_EQ(first.size(), 5 * kBlockBytes);
+  ASSERT_EQ(second.size(), 4 * kBlockBytes);
+  EXPECT_EQ(first[0], std::byte{1});
+  EXPECT_EQ(second[kBlockBytes - 1], std::byte{2});
+  const auto holds = [](const SimBytes& bytes, std::size_t at, std::uint64_t block) {
+    return std::memcmp(bytes.data() + at, Blocks(block, 1).span().data(), kBlockBytes) == 0;
+  };
+  EXPECT_TRUE(holds(first, 12288, 2));
+  EXPECT_TRUE(holds(first, 16384, 3));
+  EXPECT_TRUE(holds(second, 4096, 4));
+  EXPECT_TRUE(holds(second, 12288, 6));
+}
+
+TEST_F(DeviceTest, TransfersAreSplitAtSegmentsHoweverTheyAreCut) {
+  ASSERT_TRUE(rig_.Write(0, 3).ok());
+  ASSERT_TRUE(rig_.Write(3, 10).ok());
+  for (std::uint64_t first = 0; first < 13; ++first) {
+    for (std::size_t count = 1; first + count <= 13; ++count) {
+      EXPECT_TRUE(rig_.Check(first, count).ok()) << first << " " << count;
+    }
+  }
+  EXPECT_EQ(rig_.device().EndBlock(), 13U);
+}
+
+TEST_F(DeviceTest, HeaderIsAskedForOnceAndWrittenBeforeAnyBlock) {
+  ASSERT_TRUE(rig_.Write(4, 1).ok());
+  ASSERT_TRUE(rig_.Write(5, 1).ok());
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  EXPECT_THAT(rig_.headers().asked(), ElementsAre(4U, 0U));
+  std::set<std::uint64_t> seen;
+  for (std::size_t i = 0; i < files_.CallCount(); ++i) {
+    const SimCall call = files_.Call(i);
+    if (call.kind != SimCall::Kind::kWrite) continue;
+    if (seen.insert(call.file).second) {
+      EXPECT_EQ(call.offset, 0U);
+      EXPECT_EQ(call.bytes.size(), kBlockBytes);
+    } else {
+      EXPECT_GE(call.offset, kBlockBytes);
+    }
+  }
+  EXPECT_EQ(seen.size(), 2U);
+}
+
+TEST_F(DeviceTest, MissingSegmentIsAbsentAndTheOthersAreFound) {
+  ASSERT_TRUE(rig_.Write(0, 4).ok());
+  ASSERT_TRUE(rig_.Write(8, 1).ok());
+  ASSERT_TRUE(rig_.Write(20, 2).ok());
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_TRUE(rig_.Check(0, 4).ok());
+    EXPECT_TRUE(rig_.Check(8, 1).ok());
+    EXPECT_TRUE(rig_.Check(20, 2).ok());
+    for (const std::uint64_t block : {4, 7, 9, 12, 19, 22, 24}) {
+      EXPECT_EQ(rig_.Check(block, 1).code(), absl::StatusCode::kOutOfRange) << block;
+    }
+    const absl::Status status = rig_.Check(2, 4);
+    EXPECT_THAT(MessageOf(status), HasSubstr("log-00000001.ebb at offset 4096"));
+    EXPECT_EQ(rig_.device().EndBlock(), 22U);
+    rig_.Reopen();
+  }
+  ASSERT_TRUE(rig_.Write(12, 1).ok());
+  EXPECT_TRUE(rig_.Check(12, 1).ok());
+  EXPECT_TRUE(rig_.Check(20, 2).ok());
+}
+
+TEST_F(DeviceTest, StrayNamesAreLeftAlone) {
+  for (const std::string name : {"notes.txt", "log-1.ebb", "log-00000001.ebb.bak"}) {
+    EXPECT_EQ(rig_.directory().Open(name, {.create = true}).error, 0);
+  }
+  rig_.Reopen();
+  EXPECT_EQ(rig_.device().EndBlock(), 0U);
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  ASSERT_TRUE(rig_.device().Truncate(0).ok());
+  EXPECT_THAT(rig_.Names(), ElementsAre("log-00000001.ebb.bak", "log-1.ebb", "notes.txt"));
+}
+
+TEST_F(DeviceTest, StrayNumberCostsNoMemoryAndNoTime) {
+  EXPECT_EQ(rig_.directory().Open("log-4294967295.ebb", {.create = true}).error, 0);
+  rig_.Reopen();
+  EXPECT_EQ(rig_.device().EndBlock(), 4294967295U * kSegmentBlocks);
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  EXPECT_TRUE(rig_.Check(0, 1).ok());
+}
+
+TEST_F(DeviceTest, FilesOfOddSizesHoldTheirWholeBlocks) {
+  const auto set_size = [&](std::uint64_t size) {
+    ASSERT_EQ(rig_.directory().Open("log-00000000.ebb", {.create = true}).file->Truncate(size), 0);
+    rig_.Reopen();
+  };
+  set_size(0);
+  EXPECT_EQ(rig_.device().EndBlock(), 0U);
+  set_size(4095);
+  EXPECT_EQ(rig_.device().EndBlock(), 0U);
+  set_size(3 * kBlockBytes - 1);
+  EXPECT_EQ(rig_.device().EndBlock(), 1U);
+  EXPECT_TRUE(rig_.device().Read(0, Blocks(1).span()).ok());
+  EXPECT_EQ(rig_.device().Read(1, Blocks(1).span()).code(), absl::StatusCode::kOutOfRange);
+  set_size(100 * kBlockBytes);  // more than a segment holds
+  EXPECT_EQ(rig_.device().EndBlock(), kSegmentBlocks);
+}
+
+// ---- Truncation ----
+
+TEST_F(DeviceTest, TruncationDeletesLaterSegmentsAndCutsTheLast) {
+  ASSERT_TRUE(rig_.Write(0, 14).ok());
+  ASSERT_TRUE(rig_.device().Truncate(6).ok());
+  EXPECT_THAT(rig_.Names(), ElementsAre("log-00000000.ebb", "log-00000001.ebb"));
+  EXPECT_EQ(rig_.SizeOf("log-00000001.ebb"), 3 * kBlockBytes);
+  EXPECT_TRUE(rig_.Check(0, 6).ok());
+  ASSERT_TRUE(rig_.device().Truncate(4).ok());
+  EXPECT_THAT(rig_.Names(), ElementsAre("log-00000000.ebb"));
+  EXPECT_EQ(rig_.device().EndBlock(), 4U);
+  ASSERT_TRUE(rig_.Write(4, 8, 2).ok());
+  EXPECT_TRUE(rig_.Check(4, 8, 2).ok());
+}
+
+TEST_F(DeviceTest, TruncationNeverExtendsAFile) {
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  ASSERT_TRUE(rig_.device().Truncate(3).ok());
+  EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), 2 * kBlockBytes);
+  EXPECT_EQ(rig_.device().EndBlock(), 1U);
+}
+
+TEST_F(DeviceTest, TruncationCutsAPieceOfABlock) {
+  ASSERT_TRUE(rig_.Write(0, 3).ok());
+  const auto file = rig_.directory().Open("log-00000000.ebb", {}).file;
+  ASSERT_EQ(file->Truncate(4 * kBlockBytes - 100), 0);
+  rig_.Reopen();
+  EXPECT_EQ(rig_.device().EndBlock(), 2U);
+  ASSERT_TRUE(rig_.device().Truncate(2).ok());
+  EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), 3 * kBlockBytes);
+}
+
+TEST_F(DeviceTest, TruncationIsDurableWhenItReturns) {
+  ASSERT_TRUE(rig_.Write(0, 14).ok());
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  ASSERT_TRUE(rig_.device().Truncate(6).ok());
+  Rig after(*files_.Crash(kNothingSurvives));
+  EXPECT_EQ(after.device().EndBlock(), 6U);
+  EXPECT_TRUE(after.Check(0, 6).ok());
+}
+
+TEST_F(DeviceTest, InterruptedTruncationCanBeRepeatedAfterAnyCrash) {
+  ASSERT_TRUE(rig_.Write(0, 14).ok());
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  const std::size_t before = files_.CallCount();
+  ASSERT_TRUE(rig_.device().Truncate(6).ok());
+  for (std::size_t calls = before; calls <= files_.CallCount(); ++calls) {
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      const auto crashed = files_.CrashAt(calls, seed);
+      Rig after(*crashed);
+      ASSERT_TRUE(after.device().Truncate(6).ok());
+      EXPECT_EQ(after.device().EndBlock(), 6U);
+      EXPECT_TRUE(after.Check(0, 6).ok()) << calls << " seed " << seed;
+    }
+  }
+}
+
+// ---- Syncs ----
+
+TEST_F(DeviceTest, SyncCoversEachWrittenSegmentAndTheDirectoryOfANewOneOnce) {
+  FaultFileSystem& calls = rig_.faults();
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  calls.ResetCounts();
+  ASSERT_TRUE(rig_.Write(0, 12).ok());
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  EXPECT_EQ(calls.Count(CallKind::kSync), 3U);
+  EXPECT_EQ(calls.Count(CallKind::kSyncDirectory), 1U);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  EXPECT_EQ(calls.Count(CallKind::kSync), 3U);
+  ASSERT_TRUE(rig_.Write(5, 1).ok());
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  EXPECT_EQ(calls.Count(CallKind::kSync), 4U);
+  EXPECT_EQ(calls.Count(CallKind::kSyncDirectory), 1U);
+}
+
+TEST_F(DeviceTest, SyncedBlocksSurviveEveryCrashAndUnsyncedOnesMayNot) {
+  int lost = 0;
+  ASSERT_TRUE(rig_.Write(0, 6).ok());
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  ASSERT_TRUE(rig_.Write(6, 6).ok());
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    const auto crashed = files_.Crash(seed);
+    Rig after(*crashed);
+    EXPECT_TRUE(after.Check(0, 6).ok()) << "seed " << seed;
+    lost += after.Check(6, 6).ok() ? 0 : 1;
+  }
+  EXPECT_GT(lost, 50);
+  EXPECT_LT(lost, 100);
+}
+
+// A killed process leaves blocks in the page cache. The next one reads them from there and builds
+// on them; so its first sync must cover them, although it has not written them.
+TEST_F(DeviceTest, FirstSyncCoversWhatAKilledProcessLeft) {
+  ASSERT_TRUE(rig_.Write(0, 6).ok());
+  const auto killed = files_.Kill();
+  {
+    Rig next(*killed);
+    ASSERT_TRUE(next.Check(0, 6).ok());
+    ASSERT_TRUE(next.device().Sync().ok());
+  }
+  const auto crashed = killed->Crash(kNothingSurvives);
+  Rig after(*crashed);
+  EXPECT_TRUE(after.Check(0, 6).ok());
+}
+
+TEST_F(DeviceTest, FailedSyncIsReportedAndNeverLooksLikeLackOfSpace) {
+  for (const int error : {EIO, ENOSPC, EDQUOT}) {
+    ASSERT_TRUE(rig_.Write(0, 1).ok());
+    rig_.faults().Arm({.kind = CallKind::kSync, .error = error});
+    const absl::Status status = rig_.device().Sync();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(MessageOf(status), AllOf(HasSubstr("sync"), HasSubstr("log-00000000.ebb")));
+  }
+  EXPECT_EQ(rig_.faults().FiredCount(), 3U);
+  ASSERT_TRUE(rig_.Write(4, 1).ok());
+  rig_.faults().Arm({.kind = CallKind::kSyncDirectory});
+  EXPECT_EQ(rig_.device().Sync().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(rig_.faults().FiredCount(), 4U);
+}
+
+TEST_F(DeviceTest, FailedSyncForgetsNothing) {
+  ASSERT_TRUE(rig_.Write(0, 12).ok());
+  rig_.faults().Arm({.kind = CallKind::kSync, .skip = 1});
+  EXPECT_FALSE(rig_.device().Sync().ok());
+  rig_.faults().ResetCounts();
+  EXPECT_TRUE(rig_.device().Sync().ok());
+  EXPECT_EQ(rig_.faults().Count(CallKind::kSync), 1U);
+  EXPECT_EQ(rig_.faults().Count(CallKind::kSyncDirectory), 1U);
+}
+
+TEST_F(DeviceTest, WriteDuringASyncIsCoveredByTheNext) {
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  rig_.faults().Hold(CallKind::kSync);
+  std::thread syncer([&] { EXPECT_TRUE(rig_.device().Sync().ok()); });
+  ASSERT_TRUE(rig_.faults().WaitUntilHeld(CallKind::kSync, 1));
+  ASSERT_TRUE(rig_.Write(1, 1).ok());
+  EXPECT_TRUE(rig_.Check(0, 2).ok());  // nor do reads wait for a sync
+  rig_.faults().Release(CallKind::kSync);
+  syncer.join();
+  rig_.faults().ResetCounts();
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  EXPECT_EQ(rig_.faults().Count(CallKind::kSync), 1U);
+}
+
+TEST_F(DeviceTest, FailedCloseIsReportedAndAnInterruptedOneIsNot) {
+  ASSERT_TRUE(rig_.Write(0, 12).ok());
+  rig_.faults().Arm({.kind = CallKind::kClose, .skip = 1, .error = ENOSPC});
+  const absl::Status status = rig_.device().Close();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(MessageOf(status), HasSubstr("log-00000001.ebb"));
+  EXPECT_EQ(rig_.faults().Count(CallKind::kClose), 3U);
+  rig_.Reopen();
+  rig_.faults().Arm({.kind = CallKind::kClose, .error = EINTR});
+  EXPECT_TRUE(rig_.device().Close().ok());
+  EXPECT_EQ(rig_.faults().FiredCount(), 2U);
+}
+
+// ---- Transfers that go wrong ----
+
+// Every way in which a single transfer may stumble and go on, on direct and on buffered files.
+TEST_F(DeviceTest, StumblingTransfersAreContinued) {
+  const Fault stumbles[] = {
+      {.effect = Effect::kError, .error = EINTR},
+      {.effect = Effect::kError, .error = EAGAIN},
+      {.effect = Effect::kShort, .short_by_bytes = 512},
+      {.effect = Effect::kShort, .short_by_bytes = 1},
+      {.effect = Effect::kShort, .short_by_bytes = 4096},
+      {.effect = Effect::kShort, .short_by_bytes = 5000},
+  };
+  for (const bool direct : {true, false}) {
+    for (const Fault& stumble : stumbles) {
+      for (std::uint64_t skip = 0; skip < 3; ++skip) {
+        SimFileSystem files(direct);
+        Rig rig(files);
+        ASSERT_TRUE(rig.Write(0, 1).ok());
+        EXPECT_EQ(rig.device().direct(), direct);
+        Fault fault = stumble;
+        fault.skip = skip;
+        fault.kind = CallKind::kWrite;
+        rig.faults().Arm(fault);
+        fault.kind = CallKind::kRead;
+        rig.faults().Arm(fault);
+        EXPECT_TRUE(rig.Write(1, 7).ok());
+        EXPECT_TRUE(rig.Check(0, 12).code() == absl::StatusCode::kOutOfRange);
+        EXPECT_TRUE(rig.Check(0, 8).ok());
+        EXPECT_EQ(rig.faults().FiredCount(), 2U)
+            << direct << " " << fault.error << " " << fault.short_by_bytes << " " << skip;
+      }
+    }
+  }
+}
+
+TEST_F(DeviceTest, WriteThatMovesNothingOnceIsContinued) {
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  rig_.faults().Arm(
+      {.kind = CallKind::kWrite, .effect = Effect::kShort, .short_by_bytes = kAllBytes});
+  EXPECT_TRUE(rig_.Write(1, 2).ok());
+  EXPECT_TRUE(rig_.Check(0, 3).ok());
+  EXPECT_EQ(rig_.faults().FiredCount(), 1U);
+}
+
+TEST_F(DeviceTest, TransfersThatNeverGetAnywhereEndWithAnError) {
+  const Fault blocks[] = {
+      {.sticky = true, .effect = Effect::kError, .error = EINTR},
+      {.sticky = true, .effect = Effect::kError, .error = EAGAIN},
+      {.sticky = true, .effect = Effect::kError, .error = EIO},
+      {.sticky = true, .effect = Effect::kShort, .short_by_bytes = kAllBytes},
+      {.sticky = true, .effect = Effect::kShort, .short_by_bytes = 512},
+  };
+  for (const bool direct : {true, false}) {
+    for (const Fault& block : blocks) {
+      SimFileSystem files(direct);
+      Rig rig(files);
+      ASSERT_TRUE(rig.Write(0, 2).ok());
+      Fault fault = block;
+      fault.kind = CallKind::kWrite;
+      rig.faults().Arm(fault);
+      fault.kind = CallKind::kRead;
+      rig.faults().Arm(fault);
+      EXPECT_EQ(rig.Write(2, 1).code(), absl::StatusCode::kUnavailable);
+      EXPECT_FALSE(rig.Check(0, 2).ok()) << fault.error << " " << fault.short_by_bytes;
+      rig.faults().Disarm();
+      EXPECT_TRUE(rig.Write(2, 1).ok());
+      EXPECT_TRUE(rig.Check(0, 3).ok());
+    }
+  }
+}
+
+TEST_F(DeviceTest, FailedTransferNamesCallFileOffsetAndCause) {
+  ASSERT_TRUE(rig_.Write(0, 8).ok());
+  rig_.faults().Arm({.kind = CallKind::kRead, .skip = 1});
+  EXPECT_THAT(MessageOf(rig_.Check(3, 3)),
+              AllOf(HasSubstr("UNAVAILABLE: read of log-00000001.ebb at offset 4096 failed"),
+                    HasSubstr("Input/output error"), HasSubstr("errno 5")));
+  EXPECT_TRUE(rig_.Check(3, 3).ok());
+  rig_.faults().Arm({.kind = CallKind::kWrite});
+  EXPECT_THAT(MessageOf(rig_.Write(6, 1)),
+              HasSubstr("UNAVAILABLE: write of log-00000001.ebb at offset 12288 failed"));
+  EXPECT_EQ(rig_.faults().FiredCount(), 2U);
+}
+
+TEST_F(DeviceTest, FullDiskIsReportedAsSuchAndWritingGoesOnWhenThereIsSpace) {
+  ASSERT_TRUE(rig_.Write(0, 2).ok());
+  files_.SetCapacityBytes(4 * kBlockBytes + 1000);
+  EXPECT_EQ(rig_.Write(2, 2).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(rig_.Check(0, 3).ok());  // one of the two found room
+  EXPECT_EQ(rig_.device().EndBlock(), 3U);
+  EXPECT_EQ(rig_.Write(4, 1).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(rig_.Names(), ElementsAre("log-00000000.ebb"));
+  files_.SetCapacityBytes(100 * kBlockBytes);
+  EXPECT_TRUE(rig_.Write(2, 3).ok());
+  EXPECT_TRUE(rig_.Check(0, 5).ok());
+}
+
+TEST_F(DeviceTest, SegmentWithoutAHeaderIsTakenAwayAndMadeAnew) {
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  rig_.faults().Arm({.kind = CallKind::kWrite, .error = ENOSPC});
+  EXPECT_EQ(rig_.Write(4, 1).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(rig_.Names(), ElementsAre("log-00000000.ebb"));
+
+  // And when it cannot be taken away, nothing of it remains in the next attempt.
+  rig_.faults().Arm({.kind = CallKind::kWrite, .effect = Effect::kErrorAfter});
+  rig_.faults().Arm({.kind = CallKind::kUnlink});
+  EXPECT_EQ(rig_.Write(4, 1).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(rig_.SizeOf("log-00000001.ebb"), kBlockBytes);
+  ASSERT_EQ(rig_.directory().Open("log-00000001.ebb", {}).file->Truncate(5 * kBlockBytes), 0);
+  EXPECT_TRUE(rig_.Write(4, 1).ok());
+  EXPECT_EQ(rig_.SizeOf("log-00000001.ebb"), 2 * kBlockBytes);
+  EXPECT_TRUE(rig_.Check(4, 1).ok());
+  EXPECT_EQ(rig_.faults().FiredCount(), 3U);
+}
+
+TEST_F(DeviceTest, FailuresToOpenAreReported) {
+  ASSERT_TRUE(rig_.Write(0, 8).ok());
+  rig_.faults().Arm({.kind = CallKind::kList});
+  EXPECT_EQ(rig_.TryOpen().status().code(), absl::StatusCode::kUnavailable);
+  rig_.faults().Arm({.kind = CallKind::kOpen, .skip = 1, .error = EMFILE});
+  EXPECT_EQ(rig_.TryOpen().status().code(), absl::StatusCode::kResourceExhausted);
+  rig_.faults().Arm({.kind = CallKind::kSize, .skip = 1});
+  EXPECT_THAT(MessageOf(rig_.TryOpen().status()), HasSubstr("size of log-00000001.ebb"));
+  EXPECT_EQ(rig_.faults().FiredCount(), 3U);
+}
+
+TEST_F(DeviceTest, FailuresToTruncateAreReportedAndTruncationCanBeRepeated) {
+  ASSERT_TRUE(rig_.Write(0, 12).ok());
+  for (const CallKind kind : {CallKind::kUnlink, CallKind::kSize, CallKind::kTruncate,
+                              CallKind::kSync, CallKind::kSyncDirectory}) {
+    rig_.faults().Arm({.kind = kind});
+    EXPECT_EQ(rig_.device().Truncate(6).code(), absl::StatusCode::kUnavailable) << NameOf(kind);
+  }
+  EXPECT_EQ(rig_.faults().FiredCount(), 5U);
+  EXPECT_TRUE(rig_.device().Truncate(6).ok());
+  EXPECT_EQ(rig_.device().EndBlock(), 6U);
+  EXPECT_TRUE(rig_.Check(0, 6).ok());
+}
+
+// ---- Threads ----
+
+TEST_F(DeviceTest, WritersThatMeetAtANewSegmentCreateItOnce) {
+  rig_.faults().Hold(CallKind::kOpen);
+  std::vector<std::thread> writers;
+  for (std::uint64_t block = 0; block < kSegmentBlocks; ++block) {
+    writers.emplace_back([this, block] { EXPECT_TRUE(rig_.Write(block, 1).ok()); });
+  }
+  EXPECT_TRUE(rig_.faults().WaitUntilHeld(CallKind::kOpen, 1));
+  rig_.faults().Release(CallKind::kOpen);
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_THAT(rig_.headers().asked(), ElementsAre(0U));
+  EXPECT_TRUE(rig_.Check(0, kSegmentBlocks).ok());
+}
+
+TEST_F(DeviceTest, ReadersDoNotWaitForTheCreationOfASegment) {
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  rig_.faults().Hold(CallKind::kOpen);
+  std::thread writer([&] { EXPECT_TRUE(rig_.Write(4, 1).ok()); });
+  ASSERT_TRUE(rig_.faults().WaitUntilHeld(CallKind::kOpen, 1));
+  EXPECT_TRUE(rig_.Check(0, 1).ok());
+  EXPECT_EQ(rig_.Check(4, 1).code(), absl::StatusCode::kOutOfRange);
+  rig_.faults().Release(CallKind::kOpen);
+  writer.join();
+  EXPECT_TRUE(rig_.Check(4, 1).ok());
+}
+
+TEST_F(DeviceTest, ReadersAndWritersOfDifferentBlocksDoNotDisturbEachOther) {
+  constexpr std::uint64_t kBlockCount = 64;
+  std::thread writer([&] {
+    for (std::uint64_t block = 0; block < kBlockCount; ++block) {
+      EXPECT_TRUE(rig_.Write(block, 1).ok());
+    }
+  });
+  std::uint64_t found = 0;
+  while (found < kBlockCount) {
+    const absl::Status status = rig_.Check(found, 1);
+    ASSERT_TRUE(status.ok() || status.code() == absl::StatusCode::kOutOfRange) << status;
+    if (status.ok()) ++found;
+  }
+  writer.join();
+}
+
+// ---- Helpers ----
+
+TEST_F(DeviceTest, BuffersAreAlignedAndAbsurdOnesAreRefused) {
+  for (const std::size_t bytes : {0UL, 1UL, 4096UL, 12289UL}) {
+    const AlignedBuffer buffer = AllocateAligned(bytes);
+    ASSERT_NE(buffer, nullptr);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.get()) % kBlockBytes, 0U);
+    std::memset(buffer.get(), 1, bytes);
+  }
+  EXPECT_EQ(AllocateAligned(~std::size_t{0}), nullptr);
+}
+
+TEST_F(DeviceTest, ErrorsOfLackAreToldFromTheRest) {
+  for (const int error : {ENOSPC, EDQUOT, EFBIG, ENOMEM, EMFILE, ENFILE}) {
+    EXPECT_EQ(FileError("write", "f", 0, error).code(), absl::StatusCode::kResourceExhausted);
+  }
+  for (const int error : {EIO, EINTR, EAGAIN, EROFS, EACCES, EBADF}) {
+    EXPECT_EQ(FileError("write", "f", 0, error).code(), absl::StatusCode::kUnavailable);
+  }
+}
+
+TEST_F(DeviceTest, ReadStopsAtTheEndOfTheFileAlsoInsideABlock) {
+  for (const bool direct : {true, false}) {
+    SimFileSystem files(direct);
+    const auto directory = files.OpenDirectory("store", true).directory;
+    const auto file = directory->Open("file", {.create = true, .direct = true}).file;
+    ASSERT_EQ(file->direct(), direct);
+    ASSERT_EQ(file->Truncate(6000), 0);
+    const Blocks read(3);
+    const FullTransfer transfer = internal::ReadFully(*file, 0, read.span());
+    EXPECT_EQ(transfer.error, 0);
+    EXPECT_EQ(transfer.moved, 6000U);
+  }
+}
+
+}  // namespace
+}  // namespace ebb::test

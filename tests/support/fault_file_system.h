@@ -1,0 +1,124 @@
+// FaultFileSystem: any file system, with calls that go wrong when a test says so.
+//
+//   FaultFileSystem files(PosixFileSystem());
+//   files.Arm({.kind = CallKind::kWrite, .skip = 2, .error = ENOSPC});   // the third write fails
+//   files.Arm({.kind = CallKind::kRead, .effect = Effect::kShort, .short_by_bytes = 512});
+//   ...
+//   EXPECT_EQ(files.FiredCount(), 1);   // else the test has tested nothing
+//
+// Faults are looked at in the order in which they were armed; the first that fits a call decides
+// it. Calls can also be held until they are released, to script a slow device:
+//
+//   files.Hold(CallKind::kWrite);
+//   ... some other thread writes ...
+//   files.WaitUntilHeld(CallKind::kWrite, 1);
+//   files.Release(CallKind::kWrite);
+//
+// Thread safety: all methods, any thread. The wrapped file system and this object outlive the
+// directories and files that they open. The destructor releases what is held.
+#pragma once
+
+#include <array>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ebb/internal/file_system.h"
+
+namespace ebb::test {
+
+enum class CallKind {
+  kOpenDirectory,
+  kOpen,
+  kRead,
+  kWrite,
+  kSync,
+  kTruncate,
+  kSize,
+  kClose,
+  kList,
+  kRename,
+  kUnlink,
+  kSyncDirectory,
+  kLock,
+};
+inline constexpr std::size_t kCallKindCount = 13;
+const char* NameOf(CallKind kind);
+
+enum class Effect {
+  kError,       // fails with `error` and does nothing
+  kErrorAfter,  // does its work and then reports `error`
+  kShort,       // a transfer of `short_by_bytes` less than asked for, down to none at all
+  kFlipBit,     // a read that gives one wrong bit: bit `flip_bit` of what it transfers
+};
+
+struct Fault {
+  std::optional<CallKind> kind = std::nullopt;  // nothing: any
+  std::string name_part = {};                   // only files and names that contain this
+  std::uint64_t skip = 0;                       // calls that fit and are let through first
+  bool sticky = false;                          // every call that fits from then on, or just one
+  Effect effect = Effect::kError;
+  int error = 5;  // EIO
+  std::size_t short_by_bytes = 0;
+  std::uint64_t flip_bit = 0;
+};
+// For kShort: no byte at all.
+inline constexpr std::size_t kAllBytes = ~std::size_t{0};
+
+class FaultFileSystem final : public internal::FileSystem {
+ public:
+  explicit FaultFileSystem(internal::FileSystem& base) : base_(base) {}
+  ~FaultFileSystem() override;
+
+  internal::OpenedDirectory OpenDirectory(const std::string& path, bool create) override;
+
+  void Arm(Fault fault);
+  void Disarm();  // forgets all faults; counts stay
+  // How often any fault has struck.
+  std::uint64_t FiredCount() const;
+
+  // Calls so far, failed ones included.
+  std::uint64_t Count(CallKind kind) const;
+  std::uint64_t Count() const;
+  void ResetCounts();
+
+  // Calls of `kind` wait before they do anything.
+  void Hold(CallKind kind);
+  void Release(CallKind kind);
+  // Returns once `count` calls of `kind` are waiting; false when that takes more than ten seconds.
+  bool WaitUntilHeld(CallKind kind, std::size_t count) const;
+
+ private:
+  class FaultDirectory;
+  class FaultFile;
+  struct Armed {
+    Fault fault;
+    std::uint64_t seen = 0;
+    bool spent = false;
+  };
+  struct Gate {
+    bool closed = false;
+    std::size_t waiting = 0;
+  };
+
+  // Counts a call, holds it if it must wait, and says what is to go wrong with it.
+  std::optional<Fault> Begin(CallKind kind, const std::string& name);
+  // A call that gives 0 or an errno, with the fault applied.
+  template <typename Call>
+  int Run(CallKind kind, const std::string& name, Call call);
+
+  internal::FileSystem& base_;
+  mutable std::mutex mu_;  // everything below
+  mutable std::condition_variable gates_changed_;
+  std::vector<Armed> faults_;
+  std::uint64_t fired_count_ = 0;
+  std::array<std::uint64_t, kCallKindCount> counts_{};
+  std::array<Gate, kCallKindCount> gates_;
+};
+
+}  // namespace ebb::test

@@ -1,0 +1,437 @@
+#include "tests/support/sim_file_system.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "ebb/internal/check.h"
+
+namespace ebb::test {
+
+using internal::MutexLock;
+using internal::Transfer;
+
+namespace {
+constexpr std::uint64_t kBlockBytes = 4096;  // of the simulated file system, and for alignment
+}  // namespace
+
+// Picks among what may survive. Seeds 0 and 1 are the two extremes; every other seed first draws
+// how likely an unsynced change is to survive, then draws for each.
+class SimDisk::Chooser {
+ public:
+  explicit Chooser(std::uint64_t seed) : seed_(seed), state_(seed) {
+    survival_percent_ = Next() % 101;
+  }
+
+  // 0: the state of the last sync; i: the state after the i-th change since.
+  std::size_t Pick(std::size_t change_count) {
+    if (seed_ == kNothingSurvives || change_count == 0) return 0;
+    if (seed_ == kEverythingSurvives) return change_count;
+    if (Next() % 100 >= survival_percent_) return 0;
+    return 1 + Next() % change_count;
+  }
+
+ private:
+  std::uint64_t Next() {  // splitmix64
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  }
+
+  const std::uint64_t seed_;
+  std::uint64_t state_;
+  std::uint64_t survival_percent_;
+};
+
+// ---- SimDisk: changes ----
+
+SimDisk::Sector SimDisk::SectorOf(const SimBytes& bytes, std::uint64_t sector) {
+  Sector content(kSectorBytes, std::byte{0});
+  const std::uint64_t begin = sector * kSectorBytes;
+  if (begin < bytes.size()) {
+    std::memcpy(content.data(), bytes.data() + begin,
+                std::min<std::uint64_t>(kSectorBytes, bytes.size() - begin));
+  }
+  return content;
+}
+
+void SimDisk::PutSector(SimBytes& bytes, std::uint64_t sector, const Sector& content) {
+  const std::uint64_t begin = sector * kSectorBytes;
+  if (begin >= bytes.size()) return;
+  std::memcpy(bytes.data() + begin, content.data(),
+              std::min<std::uint64_t>(kSectorBytes, bytes.size() - begin));
+}
+
+void SimDisk::NoteSectors(File& file, std::uint64_t begin, std::uint64_t end) {
+  for (std::uint64_t sector = begin / kSectorBytes; sector * kSectorBytes < end; ++sector) {
+    file.changed_sectors[sector].push_back(SectorOf(file.cached, sector));
+  }
+}
+
+void SimDisk::Resize(File& file, std::uint64_t size) {
+  const std::uint64_t old_size = file.cached.size();
+  if (size == old_size) return;
+  file.cached.resize(size, std::byte{0});
+  file.changed_sizes.push_back(size);
+  // What was cut off is zeros from now on, should the file grow again.
+  if (size < old_size) NoteSectors(file, size, old_size);
+}
+
+void SimDisk::Write(File& file, std::uint64_t offset, const SimBytes& bytes) {
+  if (bytes.empty()) return;
+  if (offset + bytes.size() > file.cached.size()) Resize(file, offset + bytes.size());
+  std::memcpy(file.cached.data() + offset, bytes.data(), bytes.size());
+  NoteSectors(file, offset, offset + bytes.size());
+}
+
+void SimDisk::MarkClean(File& file) {
+  file.changed_sectors.clear();
+  file.changed_sizes.clear();
+}
+
+void SimDisk::SetName(Folder& folder, const std::string& name, Entry entry) {
+  if (entry.has_value()) {
+    folder.cached[name] = *entry;
+  } else {
+    folder.cached.erase(name);
+  }
+  folder.changed_names[name].push_back(entry);
+}
+
+void SimDisk::Apply(const SimCall& call) {
+  switch (call.kind) {
+    case SimCall::Kind::kMakeDirectory:
+      folders_[call.directory];
+      return;
+    case SimCall::Kind::kCreate:
+      files_[call.file];
+      next_file_ = std::max(next_file_, call.file + 1);
+      SetName(folders_.at(call.directory), call.name, call.file);
+      return;
+    case SimCall::Kind::kWrite:
+      Write(files_.at(call.file), call.offset, call.bytes);
+      return;
+    case SimCall::Kind::kTruncate:
+      Resize(files_.at(call.file), call.offset);
+      return;
+    case SimCall::Kind::kSync: {
+      // Only what is dirty goes out: what a failed sync has dropped stays lost.
+      File& file = files_.at(call.file);
+      Chooser choose(kEverythingSurvives);
+      file.durable = Survivor(file, choose);
+      MarkClean(file);
+      return;
+    }
+    case SimCall::Kind::kFailedSync: {
+      File& file = files_.at(call.file);
+      Chooser choose(call.offset);
+      file.durable = Survivor(file, choose);
+      MarkClean(file);
+      return;
+    }
+    case SimCall::Kind::kRename: {
+      Folder& folder = folders_.at(call.directory);
+      const std::uint64_t file = folder.cached.at(call.name);
+      SetName(folder, call.name, std::nullopt);
+      SetName(folder, call.new_name, file);
+      return;
+    }
+    case SimCall::Kind::kUnlink:
+      SetName(folders_.at(call.directory), call.name, std::nullopt);
+      return;
+    case SimCall::Kind::kSyncDirectory: {
+      Folder& folder = folders_.at(call.directory);
+      folder.durable = folder.cached;
+      folder.changed_names.clear();
+      return;
+    }
+  }
+}
+
+// ---- SimDisk: crashes ----
+
+SimBytes SimDisk::Survivor(const File& file, Chooser& choose) {
+  SimBytes bytes = file.durable;
+  const std::size_t size_choice = choose.Pick(file.changed_sizes.size());
+  if (size_choice > 0) bytes.resize(file.changed_sizes[size_choice - 1], std::byte{0});
+  for (const auto& [sector, contents] : file.changed_sectors) {
+    const std::size_t choice = choose.Pick(contents.size());
+    if (choice > 0) PutSector(bytes, sector, contents[choice - 1]);
+  }
+  return bytes;
+}
+
+SimDisk SimDisk::Crash(std::uint64_t seed) const {
+  Chooser choose(seed);
+  SimDisk after;
+  after.next_file_ = next_file_;
+  for (const auto& [path, folder] : folders_) {
+    Folder& survivor = after.folders_[path];
+    survivor.durable = folder.durable;
+    for (const auto& [name, entries] : folder.changed_names) {
+      const std::size_t choice = choose.Pick(entries.size());
+      if (choice == 0) continue;
+      const Entry& entry = entries[choice - 1];
+      if (entry.has_value()) {
+        survivor.durable[name] = *entry;
+      } else {
+        survivor.durable.erase(name);
+      }
+    }
+    survivor.cached = survivor.durable;
+  }
+  for (const auto& [id, file] : files_) {
+    File& survivor = after.files_[id];
+    survivor.durable = Survivor(file, choose);
+    survivor.cached = survivor.durable;
+  }
+  return after;
+}
+
+// ---- SimDisk: questions ----
+
+bool SimDisk::HasDirectory(const std::string& directory) const {
+  return folders_.count(directory) != 0;
+}
+
+std::optional<std::uint64_t> SimDisk::Find(const std::string& directory,
+                                           const std::string& name) const {
+  const auto folder = folders_.find(directory);
+  if (folder == folders_.end()) return std::nullopt;
+  const auto entry = folder->second.cached.find(name);
+  if (entry == folder->second.cached.end()) return std::nullopt;
+  return entry->second;
+}
+
+std::vector<std::string> SimDisk::List(const std::string& directory) const {
+  std::vector<std::string> names;
+  for (const auto& [name, file] : folders_.at(directory).cached) names.push_back(name);
+  return names;
+}
+
+const SimBytes& SimDisk::Contents(std::uint64_t file) const { return files_.at(file).cached; }
+
+std::uint64_t SimDisk::UsedBytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& [path, folder] : folders_) {
+    for (const auto& [name, file] : folder.cached) bytes += files_.at(file).cached.size();
+  }
+  return bytes;
+}
+
+// ---- Handles ----
+
+class SimFileSystem::SimFile final : public internal::File {
+ public:
+  SimFile(SimFileSystem& owner, std::uint64_t file, bool direct)
+      : owner_(owner), file_(file), direct_(direct) {}
+
+  Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) override {
+    if (!Aligned(offset, bytes, count)) return {0, EINVAL};
+    MutexLock lock(owner_.mu_);
+    const SimBytes& contents = owner_.now_.Contents(file_);
+    if (offset >= contents.size()) return {0, 0};
+    const std::size_t moved = std::min<std::size_t>(count, contents.size() - offset);
+    std::memcpy(bytes, contents.data() + offset, moved);
+    return {moved, 0};
+  }
+  Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) override {
+    if (!Aligned(offset, bytes, count)) return {0, EINVAL};
+    return owner_.Write(file_, offset, bytes, count);
+  }
+  int Sync() override { return owner_.Sync(file_); }
+  int Truncate(std::uint64_t size) override {
+    MutexLock lock(owner_.mu_);
+    owner_.Record({.kind = SimCall::Kind::kTruncate, .file = file_, .offset = size});
+    return 0;
+  }
+  int Size(std::uint64_t& size) override {
+    MutexLock lock(owner_.mu_);
+    size = owner_.now_.Contents(file_).size();
+    return 0;
+  }
+  int Close() override { return 0; }
+  bool direct() const override { return direct_; }
+
+ private:
+  bool Aligned(std::uint64_t offset, const std::byte* bytes, std::size_t count) const {
+    return !direct_ ||
+           (offset | count | reinterpret_cast<std::uintptr_t>(bytes)) % kBlockBytes == 0;
+  }
+
+  SimFileSystem& owner_;
+  const std::uint64_t file_;
+  const bool direct_;
+};
+
+class SimFileSystem::SimDirectory final : public internal::Directory {
+ public:
+  SimDirectory(SimFileSystem& owner, std::string path) : owner_(owner), path_(std::move(path)) {}
+  ~SimDirectory() override { Unlock(); }
+
+  internal::OpenedFile Open(const std::string& name, internal::OpenFlags flags) override {
+    MutexLock lock(owner_.mu_);
+    std::optional<std::uint64_t> file = owner_.now_.Find(path_, name);
+    if (!file.has_value()) {
+      if (!flags.create) return {nullptr, ENOENT};
+      file = owner_.now_.next_file();
+      owner_.Record(
+          {.kind = SimCall::Kind::kCreate, .directory = path_, .name = name, .file = *file});
+    }
+    return {std::make_unique<SimFile>(owner_, *file, flags.direct && owner_.direct_), 0};
+  }
+
+  int List(std::vector<std::string>& names) override {
+    MutexLock lock(owner_.mu_);
+    names = owner_.now_.List(path_);
+    return 0;
+  }
+
+  int Rename(const std::string& from, const std::string& to) override {
+    MutexLock lock(owner_.mu_);
+    if (!owner_.now_.Find(path_, from).has_value()) return ENOENT;
+    if (from == to) return 0;
+    owner_.Record(
+        {.kind = SimCall::Kind::kRename, .directory = path_, .name = from, .new_name = to});
+    return 0;
+  }
+
+  int Unlink(const std::string& name) override {
+    MutexLock lock(owner_.mu_);
+    if (!owner_.now_.Find(path_, name).has_value()) return ENOENT;
+    owner_.Record({.kind = SimCall::Kind::kUnlink, .directory = path_, .name = name});
+    return 0;
+  }
+
+  int Sync() override {
+    MutexLock lock(owner_.mu_);
+    owner_.Record({.kind = SimCall::Kind::kSyncDirectory, .directory = path_});
+    return 0;
+  }
+
+  int Lock(const std::string& name) override {
+    const internal::OpenedFile opened = Open(name, {.create = true});
+    if (opened.error != 0) return opened.error;
+    MutexLock lock(owner_.mu_);
+    if (!lock_.empty()) return EWOULDBLOCK;
+    const std::string key = path_ + "/" + name;
+    if (!owner_.locks_.insert(key).second) return EWOULDBLOCK;
+    lock_ = key;
+    return 0;
+  }
+
+  void Unlock() override {
+    MutexLock lock(owner_.mu_);
+    if (!lock_.empty()) owner_.locks_.erase(lock_);
+    lock_.clear();
+  }
+
+ private:
+  SimFileSystem& owner_;
+  const std::string path_;
+  std::string lock_;
+};
+
+// ---- SimFileSystem ----
+
+SimFileSystem::SimFileSystem(bool direct) : SimFileSystem(SimDisk(), direct) {}
+SimFileSystem::SimFileSystem(SimDisk disk, bool direct)
+    : direct_(direct), first_(disk), now_(std::move(disk)) {}
+SimFileSystem::~SimFileSystem() = default;
+
+internal::OpenedDirectory SimFileSystem::OpenDirectory(const std::string& path, bool create) {
+  MutexLock lock(mu_);
+  if (!now_.HasDirectory(path)) {
+    if (!create) return {nullptr, ENOENT};
+    Record({.kind = SimCall::Kind::kMakeDirectory, .directory = path});
+  }
+  return {std::make_unique<SimDirectory>(*this, path), 0};
+}
+
+void SimFileSystem::Record(SimCall call) {
+  now_.Apply(call);
+  calls_.push_back(std::move(call));
+}
+
+Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const std::byte* bytes,
+                              std::size_t count) {
+  MutexLock lock(mu_);
+  const std::uint64_t size = now_.Contents(file).size();
+  const std::uint64_t used_bytes = now_.UsedBytes();
+  const std::uint64_t free_bytes = capacity_bytes_ - std::min(capacity_bytes_, used_bytes);
+  const std::uint64_t end_limit = size + free_bytes;
+  if (offset + count > size && end_limit >= size && offset + count > end_limit) {
+    count = offset < end_limit ? end_limit - offset : 0;
+    count -= count % kBlockBytes;
+    if (count == 0) return {0, ENOSPC};
+  }
+  Record({.kind = SimCall::Kind::kWrite,
+          .file = file,
+          .offset = offset,
+          .bytes = SimBytes(bytes, bytes + count)});
+  return {count, 0};
+}
+
+int SimFileSystem::Sync(std::uint64_t file) {
+  MutexLock lock(mu_);
+  const int error = std::exchange(next_sync_error_, 0);
+  Record({.kind = error == 0 ? SimCall::Kind::kSync : SimCall::Kind::kFailedSync,
+          .file = file,
+          .offset = next_sync_seed_});
+  return error;
+}
+
+std::size_t SimFileSystem::CallCount() const {
+  MutexLock lock(mu_);
+  return calls_.size();
+}
+
+SimCall SimFileSystem::Call(std::size_t index) const {
+  MutexLock lock(mu_);
+  return calls_.at(index);
+}
+
+std::unique_ptr<SimFileSystem> SimFileSystem::Crash(std::uint64_t seed) const {
+  MutexLock lock(mu_);
+  return std::unique_ptr<SimFileSystem>(new SimFileSystem(now_.Crash(seed), direct_));
+}
+
+std::unique_ptr<SimFileSystem> SimFileSystem::CrashAt(std::size_t call_count,
+                                                      std::uint64_t seed) const {
+  MutexLock lock(mu_);
+  EBB_CHECK(call_count <= calls_.size());
+  SimDisk disk = first_;
+  for (std::size_t i = 0; i < call_count; ++i) disk.Apply(calls_[i]);
+  return std::unique_ptr<SimFileSystem>(new SimFileSystem(disk.Crash(seed), direct_));
+}
+
+std::unique_ptr<SimFileSystem> SimFileSystem::Kill() const {
+  MutexLock lock(mu_);
+  return std::unique_ptr<SimFileSystem>(new SimFileSystem(now_, direct_));
+}
+
+void SimFileSystem::FailNextSync(int error, std::uint64_t seed) {
+  MutexLock lock(mu_);
+  next_sync_error_ = error;
+  next_sync_seed_ = seed;
+}
+
+void SimFileSystem::SetCapacityBytes(std::uint64_t bytes) {
+  MutexLock lock(mu_);
+  capacity_bytes_ = bytes;
+}
+
+bool SimFileSystem::Exists(const std::string& directory, const std::string& name) const {
+  MutexLock lock(mu_);
+  return now_.Find(directory, name).has_value();
+}
+
+SimBytes SimFileSystem::Contents(const std::string& directory, const std::string& name) const {
+  MutexLock lock(mu_);
+  const std::optional<std::uint64_t> file = now_.Find(directory, name);
+  return file.has_value() ? now_.Contents(*file) : SimBytes();
+}
+
+}  // namespace ebb::test
