@@ -291,7 +291,7 @@ TEST_F(DeviceTest, MissingSegmentIsAbsentAndTheOthersAreFound) {
     EXPECT_TRUE(rig_.Check(0, 4).ok());
     EXPECT_TRUE(rig_.Check(8, 1).ok());
     EXPECT_TRUE(rig_.Check(20, 2).ok());
-    for (const std::uint64_t block : {4, 7, 9, 12, 19, 22, 24}) {
+    for (const std::uint64_t block : {4U, 7U, 9U, 12U, 19U, 22U, 24U}) {
       EXPECT_EQ(rig_.Check(block, 1).code(), absl::StatusCode::kOutOfRange) << block;
     }
     const absl::Status status = rig_.Check(2, 4);
@@ -376,7 +376,8 @@ TEST_F(DeviceTest, TruncationIsDurableWhenItReturns) {
   ASSERT_TRUE(rig_.Write(0, 14).ok());
   ASSERT_TRUE(rig_.device().Sync().ok());
   ASSERT_TRUE(rig_.device().Truncate(6).ok());
-  Rig after(*files_.Crash(kNothingSurvives));
+  const auto crashed = files_.Crash(kNothingSurvives);
+  Rig after(*crashed);
   EXPECT_EQ(after.device().EndBlock(), 6U);
   EXPECT_TRUE(after.Check(0, 6).ok());
 }

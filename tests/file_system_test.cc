@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -70,6 +71,7 @@ void WriteText(File& file, std::uint64_t offset, const std::string& text) {
 // Runs `body` in a forked child and gives back what it returns.
 template <typename Body>
 int InChild(Body body) {
+  std::fflush(nullptr);  // else the child may print our buffer once more
   const pid_t child = ::fork();
   if (child == 0) ::_exit(body());
   int status = 0;
@@ -360,6 +362,7 @@ TEST(FileSystemTest, ForkedChildKeepsNoLockAliveAndTakesNoneAway) {
 
   int ready[2];
   ASSERT_EQ(::pipe(ready), 0);
+  std::fflush(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
     ::close(ready[1]);
