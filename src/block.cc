@@ -35,7 +35,8 @@ T Get(std::span<const std::byte> bytes, std::size_t offset) {
 
 std::uint64_t Checksum(std::span<const std::byte> block, std::uint64_t store_id,
                        std::uint64_t number) {
-  return XXH3_64bits_withSeed(block.data(), kChecksumOffset, HashInteger(store_id ^ HashInteger(number)));
+  return XXH3_64bits_withSeed(block.data(), kChecksumOffset,
+                              HashInteger(store_id ^ HashInteger(number)));
 }
 
 }  // namespace
@@ -54,10 +55,12 @@ std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::
   return Get<std::uint64_t>(block, kIncarnationOffset);
 }
 
-void EncodeCommitRecord(const CommitRecord& record, std::span<std::byte> extent) {
+void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id,
+                        std::span<std::byte> extent) {
   EBB_CHECK(extent.size() >= CommitRecord::kLeastExtentBytes);
   std::fill(extent.begin(), extent.end(), std::byte{0});
-  Put(extent, 0, RecordHeader::MakeExtent(record.kind, extent.size()).With(RecordHeader::kValid).word());
+  Put(extent, 0,
+      RecordHeader::MakeExtent(record.kind, extent.size()).With(RecordHeader::kValid).word());
   const std::span<std::byte> fields = extent.last(CommitRecord::kFieldBytes);
   Put(fields, 0, record.version);
   Put(fields, 8, record.begin.value());
@@ -70,13 +73,14 @@ void EncodeCommitRecord(const CommitRecord& record, std::span<std::byte> extent)
   Put(fields, 56, kFormatVersion);
   Put(fields, 60, static_cast<std::uint32_t>(record.kind));
   Put(fields, 64, CommitRecord::kFieldBytes);
-  Put(fields, 72, kCommitMagic);
+  Put(fields, 72, kCommitMagic ^ HashInteger(store_id));
 }
 
-std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload) {
+std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
+                                               std::uint64_t store_id) {
   if (payload.size() < CommitRecord::kFieldBytes) return std::nullopt;
   const std::span<const std::byte> fields = payload.last(CommitRecord::kFieldBytes);
-  if (Get<std::uint64_t>(fields, 72) != kCommitMagic) return std::nullopt;
+  if (Get<std::uint64_t>(fields, 72) != (kCommitMagic ^ HashInteger(store_id))) return std::nullopt;
   if (Get<std::uint64_t>(fields, 64) != CommitRecord::kFieldBytes) return std::nullopt;
   CommitRecord record;
   record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 60) & 7);
@@ -139,12 +143,11 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
   header.hash_version = Get<std::uint32_t>(block, 56);
   header.codec_version = Get<std::uint32_t>(block, 60);
   header.creation_exponent = Get<std::uint32_t>(block, 64);
-  const bool sane = header.page_shift >= kBlockShift && header.page_shift <= 26 &&
-                    header.segment_blocks != 0 &&
-                    header.segment_blocks % (std::uint64_t{1} << (header.page_shift - kBlockShift)) == 0 &&
-                    header.segment_blocks <= (std::uint64_t{1} << 36) &&
-                    header.creation_exponent <= 33 && header.shape.key_bytes != 0 &&
-                    header.shape.value_bytes != 0;
+  const bool sane =
+      header.page_shift >= kBlockShift && header.page_shift <= 26 && header.segment_blocks != 0 &&
+      header.segment_blocks % (std::uint64_t{1} << (header.page_shift - kBlockShift)) == 0 &&
+      header.segment_blocks <= (std::uint64_t{1} << 36) && header.creation_exponent <= 33 &&
+      header.shape.key_bytes != 0 && header.shape.value_bytes != 0;
   if (!sane) {
     return absl::DataLossError(fmt::format("{} at offset 0: header fields are out of range", name));
   }

@@ -118,7 +118,7 @@ bool EpochManager::Drained(std::uint64_t epoch) {
   MutexLock lock(mu_);  // [slots]
   return std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
     const std::uint64_t word =
-        use_membarrier_ ? slot->word.load(std::memory_order_acquire)          // [leave]
+        use_membarrier_ ? slot->word.load(std::memory_order_acquire)           // [leave]
                         : slot->word.fetch_add(0, std::memory_order_acq_rel);  // [announce] [leave]
     return word == 0 || EpochState::Epoch(word) >= epoch;
   });

@@ -5,8 +5,6 @@
 
 namespace ebb::internal {
 
-std::uint64_t HashBytes(const void* bytes, std::size_t count) {
-  return XXH3_64bits(bytes, count);
-}
+std::uint64_t HashBytes(const void* bytes, std::size_t count) { return XXH3_64bits(bytes, count); }
 
 }  // namespace ebb::internal

@@ -17,6 +17,15 @@ HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages)
 
 HashIndex::~HashIndex() = default;
 
+void HashIndex::Clear() {
+  region_.Release(0, region_.bytes());
+  MutexLock lock(mu_);
+  overflow_chunks_.clear();
+  overflow_free_.clear();
+  overflow_used_ = 0;
+  overflow_count_.store(0, std::memory_order_relaxed);  // alone here
+}
+
 HashIndex::Slot HashIndex::FindSlow(IndexBucket* bucket, std::uint32_t tag) const {
   for (; bucket != nullptr; bucket = Next(*bucket)) {
     for (AtomicWord& word : bucket->entries) {
@@ -60,7 +69,8 @@ HashIndex::CreateResult HashIndex::FindOrCreate(std::uint64_t hash, Slot& slot) 
       continue;
     }
     std::uint64_t none = 0;
-    if (!empty->compare_exchange_strong(none, claim.word(), std::memory_order_seq_cst)) {  // [claim]
+    if (!empty->compare_exchange_strong(none, claim.word(),
+                                        std::memory_order_seq_cst)) {  // [claim]
       continue;
     }
     if (OtherEntryHasTag(first, tag, empty)) {

@@ -8,8 +8,7 @@ void Health::Poison(const absl::Status& cause) {
   MutexLock lock(mu_);
   if (!cause_.ok()) return;
   cause_ = absl::UnavailableError(
-      fmt::format("the store is poisoned until it is reopened; first cause: {}",
-                  cause.ToString()));
+      fmt::format("the store is poisoned until it is reopened; first cause: {}", cause.ToString()));
   poisoned_.store(true, std::memory_order_release);  // [poison]
 }
 

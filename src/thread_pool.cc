@@ -44,20 +44,14 @@ void ThreadPool::Stop() {
   }
 }
 
-void ThreadPool::Abandon() {
-  for (std::thread& thread : threads_) thread.detach();
-  threads_.clear();
-}
-
 // The analysis does not follow std::unique_lock.
 void ThreadPool::Work() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   for (;;) {
     std::function<void()> job;
     {
       std::unique_lock lock(mu_.native());
-      wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-        return stopping_ || !jobs_.empty();
-      });
+      wake_.wait(lock,
+                 [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !jobs_.empty(); });
       if (stopping_) return;
       job = std::move(jobs_.front());
       jobs_.pop_front();

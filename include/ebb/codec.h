@@ -24,8 +24,7 @@ struct Codec;
 
 // Plain types: `View` is what calls take, `kFixedBytes` the stored size.
 template <typename T>
-  requires(std::is_trivially_copyable_v<T> && std::is_default_constructible_v<T>)
-struct Codec<T> {
+requires(std::is_trivially_copyable_v<T>&& std::is_default_constructible_v<T>) struct Codec<T> {
   using View = const T&;
   static constexpr bool kFixed = true;
   static constexpr std::size_t kFixedBytes = sizeof(T);
@@ -41,12 +40,15 @@ struct Codec<std::string> {
 
 // What a key may be: a built-in codec, and equal keys have equal bytes.
 template <typename T>
-concept KeyType =
-    requires { Codec<T>::kFixed; } &&
-    (!Codec<T>::kFixed || std::has_unique_object_representations_v<T>);
+concept KeyType = requires {
+  Codec<T>::kFixed;
+}
+&&(!Codec<T>::kFixed || std::has_unique_object_representations_v<T>);
 
 // What a value may be: a built-in codec.
 template <typename T>
-concept ValueType = requires { Codec<T>::kFixed; };
+concept ValueType = requires {
+  Codec<T>::kFixed;
+};
 
 }  // namespace ebb

@@ -73,8 +73,7 @@ struct Geometry {
     return PageOf(address) * blocks_per_page() + OffsetOf(address) / kBlockPayloadBytes;
   }
   constexpr Address BlockStart(std::uint64_t block) const {
-    return PageStart(block / blocks_per_page()) +
-           (block % blocks_per_page()) * kBlockPayloadBytes;
+    return PageStart(block / blocks_per_page()) + (block % blocks_per_page()) * kBlockPayloadBytes;
   }
   // Where the next record may lie after a record that ends at `end`: `end` itself, or the next
   // page when `end` has reached the payload's end.

@@ -22,7 +22,7 @@
 //   end-32      clean: 1 in the mark that Close leaves (64)
 //   end-24      format version (32) | kind (32)
 //   end-16      length of the fields, 80 (64)
-//   end-8       magic (64)
+//   end-8       magic (64), mixed with the store's id so that no value can pass for one by chance
 //
 // The segment header is one block in front of each file's blocks, with the same checksum rule
 // (number: all ones):
@@ -72,9 +72,11 @@ struct CommitRecord {
   static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
 };
 // Fills `extent`, which ends at the end of a block's payload, with the record.
-void EncodeCommitRecord(const CommitRecord& record, std::span<std::byte> extent);
+void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id,
+                        std::span<std::byte> extent);
 // Reads a record from the end of a block's payload; nothing when there is none.
-std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload);
+std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
+                                               std::uint64_t store_id);
 
 struct SegmentHeader {
   std::uint32_t format_version = kFormatVersion;

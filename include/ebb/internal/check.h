@@ -14,9 +14,9 @@ namespace ebb::internal {
 }
 }  // namespace ebb::internal
 
-#define EBB_CHECK(condition)       \
+#define EBB_CHECK(condition)          \
   (__builtin_expect(!!(condition), 1) \
-       ? static_cast<void>(0)      \
+       ? static_cast<void>(0)         \
        : ::ebb::internal::CheckFailed(__FILE__, __LINE__, #condition))
 
 #if defined(EBB_CHECKED) || !defined(NDEBUG)

@@ -70,8 +70,8 @@ namespace ebb::internal {
 
 // One session's announcement; a cache line of its own. Recycled, never freed before the manager.
 struct alignas(64) EpochSlot {
-  AtomicWord word{0};  // 0, or the state word that its guard entered with
-  AtomicWord busy{0};  // 1 while a call of the session is on its slow path, guard or not
+  AtomicWord word{0};    // 0, or the state word that its guard entered with
+  AtomicWord busy{0};    // 1 while a call of the session is on its slow path, guard or not
   bool claimed = false;  // guarded by the manager's mu_
 };
 
@@ -141,7 +141,8 @@ class EpochManager {
 // Announces a session for the length of a scope. Never held across a wait or a device call.
 class EpochGuard {
  public:
-  EBB_INLINE EpochGuard(const EpochManager& epochs, EpochSlot& slot) : epochs_(epochs), slot_(slot) {
+  EBB_INLINE EpochGuard(const EpochManager& epochs, EpochSlot& slot)
+      : epochs_(epochs), slot_(slot) {
     EBB_DCHECK(slot.word.load(std::memory_order_relaxed) == 0);  // our own slot
     // A stale state only makes drainers wait for us without need; see the argument above.
     state_ = epochs.state_.load(std::memory_order_relaxed) & ~EpochState::kClosed;

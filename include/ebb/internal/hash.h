@@ -19,10 +19,12 @@ inline constexpr std::uint32_t kHashVersion = 1;
 // XXH3-64 of any bytes.
 std::uint64_t HashBytes(const void* bytes, std::size_t count);
 
+__extension__ using Uint128 = unsigned __int128;
+
 // Good low and middle bits for consecutive integers too.
 inline std::uint64_t HashInteger(std::uint64_t key) {
-  const auto product = static_cast<unsigned __int128>(key ^ 0x9e3779b97f4a7c15u) *
-                       static_cast<unsigned __int128>(0xd6e8feb86659fd93u);
+  const auto product =
+      static_cast<Uint128>(key ^ 0x9e3779b97f4a7c15u) * static_cast<Uint128>(0xd6e8feb86659fd93u);
   return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
 }
 

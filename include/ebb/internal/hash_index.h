@@ -26,7 +26,8 @@
 // Edges
 //   [publish]  Publish: entry CAS, acq_rel -> Find: entry load, acquire. Record bytes before the
 //              address; and, through acquire, everything older in the chain.
-//   [claim]    two-phase insert: claim CAS, link CAS and second scan, all seq_cst, among themselves.
+//   [claim]    two-phase insert: claim CAS, link CAS and second scan, all seq_cst, among
+//   themselves.
 //
 // Thread safety: all methods, any thread. Progress: Find is wait-free but for the length of the
 // overflow chain; Publish is wait-free; FindOrCreate is lock-free but for a mutex held for a moment
@@ -101,6 +102,8 @@ class HashIndex {
   HashIndex(int exponent, int creation_exponent, bool huge_pages);
   ~HashIndex();
   bool ok() const { return buckets_ != nullptr; }
+  // Empties the index. Alone: before any other thread knows it.
+  void Clear();
 
   // The entry of the hash's tag; an empty entry when there is none.
   EBB_INLINE Slot Find(std::uint64_t hash) const {
@@ -156,7 +159,8 @@ class HashIndex {
            ((1u << IndexEntry::kTagBits) - 1);
   }
   static IndexBucket* Next(const IndexBucket& bucket) {
-    return reinterpret_cast<IndexBucket*>(bucket.overflow.load(std::memory_order_seq_cst));  // [claim]
+    return reinterpret_cast<IndexBucket*>(
+        bucket.overflow.load(std::memory_order_seq_cst));  // [claim]
   }
 #if defined(__SSE2__) && !defined(EBB_TSAN)
   // Two bits for each of the seven entries whose top 16 bits are `tag`. The loads are plain vector

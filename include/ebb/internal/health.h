@@ -7,7 +7,8 @@
 // Thread safety: all methods, any thread. Progress: poisoned() wait-free, the others take mu_.
 //
 // Edges
-//   [poison]  Poison: flag store, release -> poisoned(): load, acquire. The cause is read under mu_.
+//   [poison]  Poison: flag store, release -> poisoned(): load, acquire. The cause is read under
+//   mu_.
 #pragma once
 
 #include "absl/status/status.h"

@@ -54,7 +54,13 @@
 
 namespace ebb::internal {
 
-enum class RecordKind : std::uint8_t { kNone = 0, kRecord = 1, kFiller = 2, kControl = 3, kOpen = 4 };
+enum class RecordKind : std::uint8_t {
+  kNone = 0,
+  kRecord = 1,
+  kFiller = 2,
+  kControl = 3,
+  kOpen = 4
+};
 
 class RecordHeader {
  public:
@@ -82,9 +88,7 @@ class RecordHeader {
   constexpr std::uint64_t extent_bytes() const { return word_ & kPrevMask; }
   constexpr unsigned version_bits() const { return (word_ >> kVersionShift) & 3; }
   constexpr bool valid() const { return (word_ & kValid) != 0; }
-  constexpr RecordKind kind() const {
-    return static_cast<RecordKind>((word_ >> kKindShift) & 7);
-  }
+  constexpr RecordKind kind() const { return static_cast<RecordKind>((word_ >> kKindShift) & 7); }
   constexpr bool tombstone() const { return (word_ & kTombstone) != 0; }
   constexpr bool sealed() const { return (word_ & kSealed) != 0; }
   constexpr bool has_flags() const { return (word_ & kFlags) != 0; }
@@ -106,9 +110,7 @@ class AtomicRecordHeader {
     return RecordHeader(word_.load(std::memory_order_acquire));  // [header]
   }
   // Before publication, by the record's maker; publication orders it.
-  void StoreRelaxed(RecordHeader header) {
-    word_.store(header.word(), std::memory_order_relaxed);
-  }
+  void StoreRelaxed(RecordHeader header) { word_.store(header.word(), std::memory_order_relaxed); }
   bool CasAcqRel(RecordHeader expected, RecordHeader desired) {
     std::uint64_t word = expected.word();
     return word_.compare_exchange_strong(word, desired.word(), std::memory_order_acq_rel,
@@ -167,7 +169,7 @@ class AtomicLockWord {
     return const_cast<AtomicWord&>(word_).fetch_add(0, std::memory_order_acq_rel) ==  // [copied]
            seen.word();
 #else
-    std::atomic_thread_fence(std::memory_order_acquire);  // [copied]
+    std::atomic_thread_fence(std::memory_order_acquire);          // [copied]
     return word_.load(std::memory_order_relaxed) == seen.word();  // ordered by the fence above
 #endif
   }
@@ -210,9 +212,7 @@ class Record {
 
   AtomicRecordHeader header() const { return AtomicRecordHeader(bytes_); }
   AtomicLockWord lock() const { return AtomicLockWord(bytes_ + shape_.lock_offset()); }
-  std::uint32_t key_length() const {
-    return shape_.key_variable() ? Load32(8) : shape_.key_bytes;
-  }
+  std::uint32_t key_length() const { return shape_.key_variable() ? Load32(8) : shape_.key_bytes; }
   std::uint32_t capacity() const {
     return shape_.value_variable() ? Load32(12) : shape_.value_bytes;
   }
@@ -226,9 +226,24 @@ class Record {
     return header.kind() == RecordKind::kRecord ? shape_.ExtentFor(key_length(), capacity())
                                                 : header.extent_bytes();
   }
+  // Bytes that came from a file and verify may still be nonsense, made by somebody who can compute
+  // checksums: false unless this is a whole record (or filler) within `room` bytes whose lengths
+  // agree and whose lock is free. Reads at most ExtentOf bytes that lie within `room`.
+  bool WellFormed(std::uint64_t room) const {
+    const RecordHeader header(Load64(0));
+    if (header.kind() != RecordKind::kRecord) {
+      return header.kind() != RecordKind::kNone && header.extent_bytes() >= 8 &&
+             header.extent_bytes() <= room;
+    }
+    if (room < shape_.key_offset() || ExtentOf() > room) return false;
+    if (!shape_.locked()) return true;
+    const LockWord lock_word(Load64(shape_.lock_offset()));
+    return !lock_word.locked() && lock_word.value_bytes() <= capacity() &&
+           (shape_.value_variable() || lock_word.value_bytes() == shape_.value_bytes);
+  }
   // Makes the record: born invalid, all lengths set, key in place; the value follows.
-  void Init(RecordHeader header, const void* key, std::uint32_t key_length,
-            std::uint32_t capacity, std::uint32_t value_length) const {
+  void Init(RecordHeader header, const void* key, std::uint32_t key_length, std::uint32_t capacity,
+            std::uint32_t value_length) const {
     this->header().StoreRelaxed(header);
     if (shape_.has_lengths()) {
       const std::uint32_t lengths[2] = {key_length, capacity};

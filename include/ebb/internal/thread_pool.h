@@ -28,8 +28,6 @@ class ThreadPool {
   // Runs the oldest waiting job in the calling thread; false when there is none.
   bool RunOne();
   void Stop();
-  // In a forked child, where the threads do not exist: forgets them.
-  void Abandon();
 
  private:
   void Work();

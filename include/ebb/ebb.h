@@ -1,0 +1,13 @@
+// Everything of ebb in one include, and its version.
+#pragma once
+
+#include "ebb/codec.h"
+#include "ebb/options.h"
+#include "ebb/session.h"
+#include "ebb/stats.h"
+#include "ebb/status.h"
+#include "ebb/store.h"
+
+#define EBB_VERSION_MAJOR 0
+#define EBB_VERSION_MINOR 1
+#define EBB_VERSION_PATCH 0

@@ -1,0 +1,75 @@
+// Coordinator: the jobs that concern a whole store: commit and close.
+//
+// Commit makes everything that took effect so far durable; the log is its own write-ahead log:
+//   1. note the tail; set update_from to infinity; bump the version v -> v+1; wait for the drain
+//   2. reserve from the tail to a block's end and write a control record of version v
+//   3. lift update_from to its end; make everything below read-only; flush; sync
+//
+// Argument. Every operation that acted in v ended before the drain did (epoch.h), so its record is
+//   below the control record, or was changed in place below it before read_only passed; the flush
+//   copies it after safe_read_only has passed, and the sync covers the flush. An operation of v+1
+//   never changes a record of v in place: between bump and drain update_from is infinite and the
+//   cold path compares versions; after the drain update_from is at or above the control record's
+//   end. An operation of v never links to a record of v+1: meeting one means that the bump was
+//   published, so its second look fails. So the records of version <= v below the control record
+//   are one state, whose chains contain nothing of v+1.
+//   Nothing blocks: operations of v+1 go on while v drains, except those that must change a record
+//   which an operation of v may still be changing.
+//
+// Close ends with a second control record, marked clean, that states that the first one is
+// durable. So damage anywhere below the first is told apart from the end of the log.
+//
+// A failed write leaves the store as it is: the commit fails and can be tried again. A failed sync
+// poisons it (health.h).
+//
+// Thread safety: all methods, any thread. Progress: Commit and Close wait for guards to end and
+// for the device.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/block.h"
+#include "ebb/internal/core.h"
+#include "ebb/internal/mutex.h"
+
+namespace ebb::internal {
+
+class Coordinator {
+ public:
+  // What opening found out.
+  struct Start {
+    std::uint64_t version = 1;  // the version that operations begin in
+    Address durable;            // everything below has been synced
+  };
+  Coordinator(Core& core, Start start);
+  ~Coordinator();
+  Coordinator(const Coordinator&) = delete;
+  Coordinator& operator=(const Coordinator&) = delete;
+
+  // Makes every operation that returned before this call durable.
+  absl::Status Commit();
+  // Refuses new operations, waits for those that run, commits, and closes the files. After an error
+  // that may pass (no space) nothing is lost: it can be called again, and the store stays closed
+  // to operations meanwhile. Once it has closed it answers the same status for ever.
+  absl::Status Close();
+
+ private:
+  absl::Status CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Appends the record, makes it durable, and returns the address after it.
+  absl::Status MakeDurable(CommitRecord record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<Address> AppendCommitRecord(const CommitRecord& record);
+
+  Core& core_;
+  EpochSlot* const slot_;
+  Mutex mu_;
+  std::uint64_t version_ ABSL_GUARDED_BY(mu_);
+  Address durable_ ABSL_GUARDED_BY(mu_);  // the end of the last durable commit or open record
+  bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status close_status_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace ebb::internal

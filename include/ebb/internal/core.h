@@ -1,0 +1,136 @@
+// Core: everything that one open store consists of, and what operations and jobs are given.
+// SessionState: what one session owns.
+//
+// Members are in the order of their layers; destruction runs backwards through them. Core does
+// nothing by itself: operations are in operation.h, jobs in coordinator.h and recovery.h.
+//
+// Versions. Records are made in the version of the state word that their operation entered with;
+// a commit moves the store to the next one. Of the version itself only the coordinator knows all
+// 64 bits. Operations know two, and compare them only at or above version_floor: the tail noted
+// before the newest bump (or the one before it; both are right, since records above it belong to
+// at most three consecutive versions). Everything below is of an older version.
+//
+// Edges
+//   [drained]  coordinator: drained_version store, release, after the drain of the version before
+//              -> operation: load, acquire, in its guard. Equal to its own version: no guard of an
+//              older version is left, so records of older versions no longer change.
+//
+// Thread safety: as of the members.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/address.h"
+#include "ebb/internal/atomic.h"
+#include "ebb/internal/device.h"
+#include "ebb/internal/epoch.h"
+#include "ebb/internal/file_system.h"
+#include "ebb/internal/hash_index.h"
+#include "ebb/internal/health.h"
+#include "ebb/internal/hybrid_log.h"
+#include "ebb/internal/record.h"
+#include "ebb/internal/thread_pool.h"
+#include "ebb/options.h"
+#include "ebb/stats.h"
+
+namespace ebb::internal {
+
+// The files of a store; none for a store in memory.
+struct StoreFiles {
+  std::unique_ptr<Directory> directory;  // holds the lock
+  std::unique_ptr<FileDevice::HeaderSource> headers;
+  std::unique_ptr<Device> device;
+};
+
+struct CoreConfig {
+  HybridLog::Config log;
+  int index_exponent = 16;
+  int creation_exponent = 16;
+  unsigned pool_threads = 1;
+  bool force_fallback = false;
+  std::uint64_t max_key_bytes = 0;    // resolved: never 0
+  std::uint64_t max_value_bytes = 0;  // resolved
+};
+
+class Core {
+ public:
+  Core(const CoreConfig& config, StoreFiles files);
+  Core(const Core&) = delete;
+  Core& operator=(const Core&) = delete;
+  bool has_memory() const { return log.ok() && index.ok(); }
+
+  StoreStats Stats() const;
+  // The process that opened the store is this one, not a forked child.
+  bool in_opening_process() const;
+
+  // What a call answers when it may not run: closed, forked or re-entered.
+  absl::Status ClosedError() const;
+  absl::Status ReenteredError() const;
+  // InvalidArgument naming the field when a key or a value is longer than the store takes.
+  absl::Status CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const;
+
+  // Version words, see above.
+  bool DrainedFor(unsigned version_bits) const {
+    return (drained_version.load(std::memory_order_acquire) & 3) == version_bits;  // [drained]
+  }
+  Address VersionFloor() const {
+    return Address(version_floor.load(std::memory_order_acquire));  // [drained]
+  }
+
+  // Immutable after opening.
+  const CoreConfig config;
+  const std::int64_t opening_process;
+  StoreFiles files;
+
+  // Ground.
+  EpochManager epochs;
+  Health health;
+  ThreadPool pool;
+  // Structures.
+  HybridLog log;
+  HashIndex index;
+
+  AtomicWord drained_version{0};
+  AtomicWord version_floor{0};
+
+  struct Counters {
+    alignas(64) AtomicWord fuzzy_waits{0};
+    AtomicWord failed_cas{0};
+  };
+  Counters counters;
+};
+
+// What one session owns. Used by one thread at a time.
+struct SessionState {
+  explicit SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {}
+  ~SessionState() {
+    if (core->in_opening_process()) core->epochs.ReleaseSlot(slot);
+  }
+  SessionState(const SessionState&) = delete;
+  SessionState& operator=(const SessionState&) = delete;
+
+  // False inside a callback of this session, and while another of its calls waits.
+  bool idle() const {
+    return slot->word.load(std::memory_order_relaxed) == 0;  // our own slot
+  }
+
+  Core* core;
+  EpochSlot* slot;
+  DeviceBuffer device_buffer;
+  std::string scratch;  // copies of string values
+  absl::Status error;   // why the last call was refused
+};
+
+// The newest record of `key` in the part of a chain that is on the device, from `from` down;
+// nothing when the chain ends without one. The record is in the session's device buffer, and may
+// be a tombstone. Call without a guard.
+absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Address from,
+                                                   const void* key, std::size_t key_bytes);
+
+}  // namespace ebb::internal

@@ -1,0 +1,273 @@
+// HybridLog: pages, boundaries, allocation, flush, eviction. Knows bytes and records' extents, not
+// keys.
+//
+//    on device only      read-only, in memory            fuzzy           mutable
+//   |-------------|-----------------------------|--------------------|------------|
+//   begin  safe_head  head  flushed_until  safe_read_only         read_only      tail
+//
+//   begin <= safe_head <= head <= flushed_until <= safe_read_only <= read_only <= tail
+//
+// Each boundary only grows and is moved by one function:
+//   tail            Allocate, ReserveToBlockEnd (within a page); TryTurnPage (to the next page)
+//   read_only, head Stage, under boundary_mu_, which also raises update_from
+//   safe_read_only, safe_head
+//                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
+//   flushed_until   FlushChunk, under flush_mu_
+//
+// Argument: below safe_read_only no byte changes any more. Stage stores update_from and read_only
+//   and then bumps; Settle moves safe_read_only only after every guard that could have loaded the
+//   old values has ended (epoch.h). A later guard loads update_from and read_only after its slot
+//   store, sees the new values, and does not update in place below them; and it cannot have
+//   allocated there, since its address would have been above. So flush copies in peace. The
+//   exceptions are seals that a failed sealer takes back and the lock words that readers touch
+//   when they give up on optimism: neither is looked at below safe_read_only, and the copy is made
+//   of atomic words, so it carries them as they happen to be.
+// Argument: a frame is reused only when its page is below safe_head: every guard that loaded an
+//   older head has ended, and a later one does not touch addresses below head.
+// Argument: no hole. A slot is allocated, and its header with its extent written, in one guard;
+//   the rest of a page is made a filler by the allocation that crossed its end, in its guard.
+//   Both are over before safe_read_only can pass.
+//
+// update_from is the one boundary that updates load: an unflagged record at or above it may be
+// updated in place. It is a floor and a high bit, kInfinity, under which nothing is (Session
+// operations then decide on their cold path). Rules, each found by the protocol's model:
+//   the bit is set before a version's bump is published, and lifted only after its drain and the
+//   reservation of its control record, with floor = max(floor, end of the control record);
+//   a page turn raises the floor, and leaves the bit, before its own bump.
+// All three happen under boundary_mu_, so each is one plain store of a consistent word.
+//
+// Nobody waits for the pool: whoever must wait leaves its guard and calls Help, which takes one
+// step of moving boundaries, flushing and evicting. So one background thread is enough, none
+// works too, and no order of waiting can deadlock: Help takes its mutexes without a guard, and
+// nobody who holds a guard waits for anything.
+//
+// Edges
+//   [tail]      TryTurnPage: tail CAS, acq_rel -> Allocate: tail fetch_add, acq_rel. What the
+//               frame's last users did happens before its new ones.
+//   [boundary]  boundary store, release -> boundary load, acquire: everything that was true before
+//               the boundary moved. With the epoch's edges it gives the arguments above.
+//   [scheduled] ScheduleMaintenance: exchange, acq_rel -> Maintain: exchange, acq_rel.
+//
+// Thread safety: all public methods, any thread, but Restore. Progress: Allocate, At and the
+// boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, Help and FlushTo may wait
+// for the device and for guards to end.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/address.h"
+#include "ebb/internal/atomic.h"
+#include "ebb/internal/check.h"
+#include "ebb/internal/device.h"
+#include "ebb/internal/epoch.h"
+#include "ebb/internal/health.h"
+#include "ebb/internal/mapped_region.h"
+#include "ebb/internal/mutex.h"
+#include "ebb/internal/record.h"
+#include "ebb/internal/thread_pool.h"
+
+namespace ebb::internal {
+
+// A session's memory for records that come from the device; grows to what was needed.
+class DeviceBuffer {
+ public:
+  // At least `blocks` blocks, keeping the first `keep`; null when memory is out.
+  std::byte* Reserve(std::size_t blocks, std::size_t keep);
+
+ private:
+  AlignedBuffer bytes_;
+  std::size_t blocks_ = 0;
+};
+
+// Which incarnation wrote the blocks from `first_block` on.
+struct IncarnationSpan {
+  std::uint64_t first_block = 0;
+  std::uint64_t incarnation = 0;
+};
+
+class HybridLog {
+ public:
+  static constexpr std::uint64_t kInfinity = std::uint64_t{1} << 63;
+
+  struct Config {
+    Geometry geometry;
+    RecordShape shape;
+    std::uint64_t store_id = 0;
+    std::uint64_t write_batch_bytes = std::uint64_t{1} << 20;
+    bool huge_pages = true;
+  };
+  // Where a log stands after creation or recovery.
+  struct Position {
+    Address begin;
+    Address head;  // frames from here to `tail` hold their bytes already
+    Address tail;  // the start of a block
+    std::vector<IncarnationSpan> incarnations;  // ascending; the last one is written now
+  };
+
+  // The arguments outlive the log. Check ok() for memory.
+  HybridLog(const Config& config, EpochManager& epochs, Health& health, Device& device,
+            ThreadPool& pool);
+  bool ok() const { return frames_ != nullptr; }
+  // Before any other thread knows the log.
+  void Restore(Position position);
+  // Maintenance jobs that still run end soon; no new ones start.
+  void StopMaintenance();
+
+  // ---- hot path, under a guard ----
+
+  // Reads start from memory at or above this.
+  EBB_INLINE Address head() const {
+    return Address(head_.load(std::memory_order_relaxed));  // ordered by [announce], see epoch.h
+  }
+  // An unflagged record whose address is at or above this word may be updated in place.
+  EBB_INLINE std::uint64_t update_from() const {
+    return update_from_.load(std::memory_order_relaxed);  // ordered by [announce], see epoch.h
+  }
+  EBB_INLINE std::byte* At(Address address, const EpochGuard&) const {
+    return frames_ + (address.value() & frame_mask_);
+  }
+  // `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Null: the page is
+  // full; leave the guard, WaitForPage, and start again.
+  Address Allocate(std::uint64_t extent_bytes, const EpochGuard& guard);
+  // From the tail to the end of a block's payload, at least `least_bytes`: for commit records.
+  struct Extent {
+    Address start;
+    std::uint64_t bytes = 0;  // 0: the page is full, as above
+  };
+  Extent ReserveToBlockEnd(std::uint64_t least_bytes, const EpochGuard& guard);
+
+  // ---- waiting, outside any guard ----
+
+  // Returns once the tail's page has room, or the error that keeps it from getting any:
+  // ResourceExhausted (device or address space), Unavailable (device, poison).
+  absl::Status WaitForPage();
+  // One step of maintenance; true when it moved something.
+  absl::StatusOr<bool> Help();
+  // Makes everything below `end`, the start of a block, read-only and writes it to the device.
+  absl::Status FlushTo(Address end);
+
+  // ---- versions ----
+
+  void BeginVersionShift();
+  void EndVersionShift(Address control_end);
+  // No update in place ever again; for a poisoned store.
+  void BlockUpdates();
+
+  // ---- the device side ----
+
+  // The record at `address`, all of its blocks fetched and verified. DataLoss with file and offset
+  // when they are not what was written there. The record lies in `buffer`.
+  absl::StatusOr<Record> ReadFromDevice(Address address, DeviceBuffer& buffer);
+  // The bytes of a page's frame, for recovery, before Restore.
+  std::span<std::byte> FrameForRecovery(std::uint64_t page) const;
+  void ReleaseFrame(std::uint64_t page) const;
+  // Gives the memory of all frames back; the log is not used afterwards.
+  void ReleaseMemory() const { region_.Release(0, region_.bytes()); }
+
+  // ---- what it is like now ----
+
+  const Geometry& geometry() const { return config_.geometry; }
+  RecordShape shape() const { return config_.shape; }
+  Address begin() const { return LoadAcquire(begin_); }
+  Address safe_head() const { return LoadAcquire(safe_head_); }
+  Address head_acquire() const { return LoadAcquire(head_); }
+  Address flushed_until() const { return LoadAcquire(flushed_until_); }
+  Address safe_read_only() const { return LoadAcquire(safe_read_only_); }
+  Address read_only() const { return LoadAcquire(read_only_); }
+  Address tail() const;
+  std::uint64_t incarnation() const { return incarnations_.back().incarnation; }
+  std::uint64_t huge_page_bytes() const { return region_.huge_page_bytes(); }
+  void CheckBoundaries() const;
+
+  struct Counters {
+    AtomicWord page_turns{0};
+    AtomicWord page_waits{0};
+    AtomicWord flushed_bytes{0};
+    AtomicWord device_reads{0};
+    AtomicWord device_read_bytes{0};
+  };
+  const Counters& counters() const { return counters_; }
+
+ private:
+  // The tail word: the page in the high bits, an offset with 16 bits of room above a page's size,
+  // so that 65,535 allocations can overshoot before the offset would run into the page.
+  int tail_shift() const { return config_.geometry.page_shift + 16; }
+  std::uint64_t TailPage(std::uint64_t word) const { return word >> tail_shift(); }
+  std::uint64_t TailOffset(std::uint64_t word) const {
+    return word & ((std::uint64_t{1} << tail_shift()) - 1);
+  }
+  static Address LoadAcquire(const AtomicWord& word) {
+    return Address(word.load(std::memory_order_acquire));  // [boundary]
+  }
+
+  bool TryTurnPage();
+  bool AddressSpaceIsUsedUp() const;
+  void FillPageEnd(Address from, const EpochGuard& guard);
+  bool ShiftBoundaries();
+  bool Stage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
+  bool Settle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
+  void RaiseUpdateFrom(Address floor, std::uint64_t infinity)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
+  absl::StatusOr<bool> FlushChunk();
+  bool NothingToDo();
+  void ScheduleMaintenance();
+  void Maintain();
+  absl::Status FetchBlocks(std::uint64_t block, std::span<std::byte> bytes);
+  absl::Status Damaged(std::uint64_t block, const char* what) const;
+  std::uint64_t ExpectedIncarnation(std::uint64_t block) const;
+
+  // Immutable after construction and Restore.
+  std::byte* frames_ = nullptr;
+  std::uint64_t frame_mask_ = 0;
+  std::uint64_t payload_bytes_ = 0;
+  Config config_;
+  std::uint64_t mutable_pages_ = 0;  // pages above read_only, the tail's included
+  EpochManager& epochs_;
+  Health& health_;
+  Device& device_;
+  ThreadPool& pool_;
+  MappedRegion region_;
+  std::vector<IncarnationSpan> incarnations_;
+
+  // Read by every operation, written once a page or less.
+  alignas(64) AtomicWord head_{0};
+  AtomicWord update_from_{0};
+  AtomicWord begin_{0};
+  AtomicWord read_only_{0};
+  AtomicWord safe_read_only_{0};
+  AtomicWord safe_head_{0};
+  AtomicWord flushed_until_{0};
+
+  // Written by every append.
+  alignas(64) AtomicWord tail_{0};
+
+  alignas(64) Mutex boundary_mu_;
+  bool staged_ ABSL_GUARDED_BY(boundary_mu_) = false;  // a bump waits for its drain
+  std::uint64_t staged_epoch_ ABSL_GUARDED_BY(boundary_mu_) = 0;
+  Address requested_read_only_ ABSL_GUARDED_BY(boundary_mu_);
+
+  Mutex flush_mu_;
+  AlignedBuffer flush_buffer_ ABSL_GUARDED_BY(flush_mu_);
+
+  Atomic<bool> maintenance_scheduled_{false};
+  Atomic<bool> maintenance_stopped_{false};
+  Counters counters_;
+};
+
+// Between two looks at a condition that somebody else will make true: first yields, then sleeps
+// for some tens of microseconds, so that a preempted guard holder can run.
+class Backoff {
+ public:
+  void Wait();
+
+ private:
+  int count_ = 0;
+};
+
+}  // namespace ebb::internal

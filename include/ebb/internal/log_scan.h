@@ -1,0 +1,80 @@
+// LogScan: reads a store's log from its first block and fills the index with what is committed.
+//
+// Records are put into the index as they are met. Nearly always the log turns out to be committed
+// to its end. If not (a crash left records without a control record), the ranges that are void are
+// known after the first pass, and a second pass fills a fresh index without them. So the memory a
+// scan needs does not depend on the number of records.
+//
+// What is void, in the terms of coordinator.h: everything after the last control or open record
+// before an open record or the log's end; and before that last control record, of version v, back
+// to the one before it, the records of version v + 1 (they ran beside the commit of v, and the
+// commit of v + 1 never came).
+//
+// Thread safety: one thread, before the store has others. Changes nothing on the device.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/block.h"
+#include "ebb/internal/core.h"
+
+namespace ebb::internal {
+
+class LogScan {
+ public:
+  explicit LogScan(Core& core);
+  // DataLoss for damage, ResourceExhausted, Unavailable. Nothing is lost by an error.
+  absl::Status Run();
+
+  // After Run: the first block that is not part of the committed log.
+  std::uint64_t cut_block() const { return cut_block_; }
+  // Larger than any version met.
+  std::uint64_t next_version() const { return last_version_ + 2; }
+  const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
+
+ private:
+  // Addresses whose records do not count.
+  struct VoidRange {
+    Address stragglers_from;  // from here, records of `straggler_bits`
+    unsigned straggler_bits = 0;
+    Address all_from;  // from here, all
+    Address end;
+  };
+
+  absl::Status Pass();
+  absl::StatusOr<std::uint64_t> LoadPage(std::uint64_t page);
+  absl::StatusOr<std::uint64_t> ReadBlocks(std::uint64_t block, std::uint64_t count);
+  bool Accept(std::uint64_t block, std::span<const std::byte> bytes);
+  absl::Status ReadRecords(std::uint64_t page, std::uint64_t end_block);
+  absl::Status Index(const Record& record, Address address);
+  absl::Status TakeCommit(const Record& record, Address address);
+  void CloseUncommitted(Address end);
+  bool IsVoid(Address address, RecordHeader header) const;
+  absl::Status LookForLaterCommits();
+  absl::Status Malformed(Address address, const char* what) const;
+
+  Core& core_;
+  HybridLog& log_;
+  const Geometry& geometry_;
+  AlignedBuffer buffer_;
+  bool second_pass_ = false;
+
+  // What a pass knows.
+  std::vector<IncarnationSpan> incarnations_;
+  Address cursor_;               // the next record
+  std::uint64_t bad_block_ = 0;  // the first block that was not accepted
+  std::uint64_t last_version_ = 0;
+  Address last_commit_end_;
+  Address commit_before_end_;                   // of the commit record before the last
+  std::array<std::uint64_t, 4> uncommitted_{};  // records met, by version bits
+  std::uint64_t cut_block_ = 0;
+
+  std::vector<VoidRange> voids_;  // found by the first pass, in order
+};
+
+}  // namespace ebb::internal

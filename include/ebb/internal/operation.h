@@ -1,0 +1,772 @@
+// Operations: one key, one session, one user thread. What Read, Upsert, Rmw, Delete and
+// InsertIfAbsent do between the facade and the log.
+//
+// Every operation has two forms. The hit is inline: enter the guard, load one boundary, find the
+// entry, walk to the record, look a second time, act. Anything else leaves it without effect for
+// the general form, Attempt, which starts again and decides with care:
+//
+//   absent    the chain holds no record of the key, or a tombstone is the newest
+//   mutable   at or above read_only, of the operation's own version, no flags: update in place
+//   frozen    below safe_read_only, or of an older version that has drained, or on the device:
+//             may be copied or superseded by something that depends on it
+//   unsettled anything else: only a blind Upsert may append above it; all others leave the guard,
+//             help, and start again
+//
+// Argument (why no effect is lost or doubled).
+//   The state word, then boundaries, then entry, then header are loaded in this order under the
+//   guard, and then the state word is looked at again. Agreement says that nothing was bumped in
+//   between; so the boundaries are still those that decide, no record of a newer version is in
+//   the chain, and a drain that begins later waits for this guard. Nothing is changed, answered or
+//   appended before the look has agreed; after a failed CAS the entry is loaded and the look taken
+//   again.
+//   A record is published by one CAS of the entry, from the value that the decision was made on.
+//   So between decision and publication the chain has not grown; and a frozen record does not
+//   change. Hence what depends on the old record (Rmw, Delete, InsertIfAbsent) replaces exactly
+//   what it has read. A blind Upsert may append above a record that somebody still updates in
+//   place: that update began before the append was published, and takes its place before it.
+//   A value that outgrows its record is sealed for its successor, under the record's lock, after
+//   the successor's slot has been allocated; writers recheck the seal under the lock and readers
+//   need not care. If publication fails the seal is taken back.
+//   A tombstone is set by CAS from a header without flags, or appended above a frozen record. An
+//   update in place that had seen the header without it comes before it.
+//   On the way to the device the guard is left. What lies on the device does not change, so the
+//   answer of the walk below an address holds for ever, and holds for the key while the walk in
+//   memory still arrives at that address.
+//
+// After a failed publication the slot is used again only if the chain's new head is still below
+// it, because previous addresses must fall; else it stays behind as a record that is not valid.
+//
+// Edges
+//   [value]  store or CAS of an unlocked value, release -> load, acquire. What a thread did before
+//            its write is visible to who reads the value.
+//
+// Thread safety: a session is used by one thread at a time; sessions work in parallel. Progress:
+// hits are wait-free (reads of unlocked values), lock-free (updates) or wait for a record's lock
+// (locked values); the general form may wait for the device, for a page, or for a record to freeze.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "ebb/codec.h"
+#include "ebb/internal/core.h"
+#include "ebb/internal/hash.h"
+
+namespace ebb::internal {
+
+// How an operation ended. kRefused: the session's `error` says why.
+enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists, kRefused};
+
+// How one attempt under one guard ended.
+enum class Step : std::uint8_t {
+  kDone,       // with an OpStatus
+  kRestart,    // the look did not agree
+  kContended,  // another thread inserts the same tag, or holds a seal
+  kUnsettled,  // the record is not frozen yet
+  kPageFull,
+  kOnDevice,  // the chain goes on there
+  kNoMemory,
+  kTooLarge,
+};
+
+// Where the device part of a chain begins, and what it holds for the key.
+struct DeviceAnswer {
+  Address from;  // null: not asked yet
+  std::optional<Record> record;
+};
+
+inline OpStatus Refuse(SessionState& session, absl::Status why) {
+  session.error = std::move(why);
+  return OpStatus::kRefused;
+}
+
+// A key as the untyped parts see it.
+template <KeyType Key>
+struct KeyOf {
+  using View = typename Codec<Key>::View;
+  static constexpr bool kFixed = Codec<Key>::kFixed;
+  static const void* Data(View key) {
+    if constexpr (kFixed) {
+      return &key;
+    } else {
+      return key.data();
+    }
+  }
+  static constexpr std::size_t Bytes(View key) {
+    if constexpr (kFixed) {
+      return sizeof(Key);
+    } else {
+      return key.size();
+    }
+  }
+  static EBB_INLINE std::uint64_t Hash(View key) { return HashKey(Data(key), Bytes(key), kFixed); }
+  static EBB_INLINE bool Equals(const Record& record, View key) {
+    if constexpr (!kFixed) {
+      if (record.key_length() != key.size()) return false;
+    }
+    return std::memcmp(record.key(), Data(key), Bytes(key)) == 0;
+  }
+};
+
+// A value in a record: unlocked (one atomic word) or locked (sequence and bytes).
+template <ValueType Value>
+struct ValueOf {
+  using View = typename Codec<Value>::View;
+  static constexpr bool kFixed = Codec<Value>::kFixed;
+  static const void* Data(View value) {
+    if constexpr (kFixed) {
+      return &value;
+    } else {
+      return value.data();
+    }
+  }
+  static constexpr std::size_t Bytes(View value) {
+    if constexpr (kFixed) {
+      return sizeof(Value);
+    } else {
+      return value.size();
+    }
+  }
+  // One word, zero-extended; only for unlocked values.
+  static EBB_INLINE std::uint64_t ToWord(View value) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, &value, sizeof(Value) < 8 ? sizeof(Value) : 8);
+    return word;
+  }
+  static EBB_INLINE Value FromWord(std::uint64_t word) {
+    Value value;
+    std::memcpy(&value, &word, sizeof(Value) < 8 ? sizeof(Value) : 8);
+    return value;
+  }
+  // Copies `bytes` of record memory, which somebody may be writing; the caller rechecks.
+  static void CopyOut(const std::byte* from, std::uint32_t bytes, Value& out) {
+    if constexpr (kFixed) {
+      CopyFromLog(from, sizeof(Value), &out);
+    } else {
+      out.resize(bytes);
+      CopyFromLog(from, bytes, out.data());
+    }
+  }
+};
+
+// After this many torn copies a reader takes the record's lock.
+inline constexpr int kOptimisticReads = 64;
+// Tells the processor that this is a spin.
+inline void SpinPause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// A consistent copy of the locked value of a record in memory; returns the lock word that it was
+// copied under. After some torn copies it takes the lock, but only of a record at or above
+// read_only: what is loaded under our guard cannot become safe_read_only before the guard ends, so
+// no flush copies a lock that is held. Below read_only the writers are those that were already
+// there, and come to an end.
+template <ValueType Value>
+LockWord CopyLocked(const HybridLog& log, Address address, const Record& record, Value& out) {
+  AtomicLockWord lock = record.lock();
+  for (int tries = 0;; ++tries) {
+    const LockWord seen = lock.LoadAcquire();
+    if (seen.locked()) {
+      SpinPause();  // the holder copies bytes and nothing else
+      continue;
+    }
+    if (tries >= kOptimisticReads && address >= log.read_only()) {
+      if (!lock.TryLock(seen)) continue;
+      ValueOf<Value>::CopyOut(record.value(), seen.value_bytes(), out);
+      lock.Unlock(seen);
+      return seen;
+    }
+    ValueOf<Value>::CopyOut(record.value(), seen.value_bytes(), out);
+    if (lock.StillHolds(seen)) return seen;
+  }
+}
+
+enum class WriteResult : std::uint8_t { kWritten, kChanged, kTooSmall, kFlagged };
+
+// Writes a locked value in place if the lock word is still `seen` and no flag has been set.
+inline WriteResult WriteLocked(const Record& record, LockWord seen, const void* bytes,
+                               std::size_t count) {
+  if (count > record.capacity()) return WriteResult::kTooSmall;
+  AtomicLockWord lock = record.lock();
+  if (seen.locked() || !lock.TryLock(seen)) return WriteResult::kChanged;
+  if (record.header().LoadAcquire().has_flags()) {
+    lock.Unlock(seen);
+    return WriteResult::kFlagged;
+  }
+  CopyToLog(bytes, count, record.value());
+  lock.Unlock(seen.Written(static_cast<std::uint32_t>(count)));
+  return WriteResult::kWritten;
+}
+
+// The operations of one pair of types. Static members only: a session is the first argument.
+template <KeyType Key, ValueType Value>
+class Operations {
+  using K = KeyOf<Key>;
+  using V = ValueOf<Value>;
+
+ public:
+  using KeyView = typename K::View;
+  using ValueView = typename V::View;
+  static constexpr RecordShape kShape{
+      K::kFixed ? static_cast<std::uint32_t>(Codec<Key>::kFixedBytes) : RecordShape::kVariable,
+      V::kFixed ? static_cast<std::uint32_t>(Codec<Value>::kFixedBytes) : RecordShape::kVariable};
+
+  // What a read has found. Frozen: no byte of it changes any more.
+  struct Found {
+    const HybridLog& log;
+    Address address;
+    Record record;
+    bool frozen;
+  };
+
+  // ---- the hits ----
+
+  // `consume(found)` gets the newest record of the key, under a guard, exactly once.
+  template <typename Consume>
+  static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, Consume&& consume) {
+    Core& core = *session.core;
+    const std::uint64_t hash = K::Hash(key);
+    if (session.idle()) [[likely]] {
+      EpochGuard guard(core.epochs, *session.slot);
+      const Address head = core.log.head();
+      Address address = core.index.Find(hash).entry.address();
+      while (address >= head) {
+        const Record record(core.log.At(address, guard), kShape);
+        const RecordHeader header = record.header().LoadAcquire();
+        if (K::Equals(record, key)) [[likely]] {
+          if (header.tombstone() || !guard.Look()) [[unlikely]]
+            break;
+          consume(Found{core.log, address, record, false});
+          return OpStatus::kOk;
+        }
+        address = header.prev();
+      }
+      if (address <= kNoRecord && guard.Look()) return OpStatus::kNotFound;
+    }
+    return ReadSlow(session, key, hash, consume);
+  }
+
+  static EBB_INLINE OpStatus Upsert(SessionState& session, KeyView key, ValueView value) {
+    Core& core = *session.core;
+    const std::uint64_t hash = K::Hash(key);
+    if (!Fits(core, key, value)) [[unlikely]]
+      return RefuseSizes(session, key, value);
+    if (session.idle()) [[likely]] {
+      EpochGuard guard(core.epochs, *session.slot);
+      if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
+        if (UpsertInPlace(*record, value) == WriteResult::kWritten) return OpStatus::kOk;
+      }
+    }
+    UpsertOp op{value};
+    return Update(session, key, hash, op);
+  }
+
+  template <typename Fn>
+  static EBB_INLINE OpStatus Rmw(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
+    const std::uint64_t hash = K::Hash(key);
+    if constexpr (!kShape.locked()) {
+      Core& core = *session.core;
+      if (session.idle()) [[likely]] {
+        EpochGuard guard(core.epochs, *session.slot);
+        if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
+          RmwUnlocked(*record, fn);
+          return OpStatus::kOk;
+        }
+      }
+    }
+    RmwOp<Fn> op{session, fn, initial};
+    return Update(session, key, hash, op);
+  }
+
+  static OpStatus Delete(SessionState& session, KeyView key) {
+    DeleteOp op;
+    return Update(session, key, K::Hash(key), op);
+  }
+
+  static OpStatus InsertIfAbsent(SessionState& session, KeyView key, ValueView value) {
+    if (!Fits(*session.core, key, value)) return RefuseSizes(session, key, value);
+    InsertOp op{value};
+    return Update(session, key, K::Hash(key), op);
+  }
+
+  // Copies the value of a record that Read gave to its consumer.
+  static EBB_INLINE void CopyValue(const Found& found, Value& out) {
+    if constexpr (!kShape.locked()) {
+      out = LoadUnlocked(found.record);
+    } else if (found.frozen) {
+      CopyFrozen(found.record, out);
+    } else {
+      CopyLocked(found.log, found.address, found.record, out);
+    }
+  }
+  // The bytes of a frozen record's string value, in place.
+  static std::string_view FrozenView(const Record& record) {
+    return {reinterpret_cast<const char*>(record.value()),
+            record.lock().LoadAcquire().value_bytes()};
+  }
+
+ private:
+  // What an operation wants done with the record it was shown.
+  enum class Wish : std::uint8_t { kDone, kAppend, kWait, kAgain };
+  enum class Where : std::uint8_t { kAbsent, kMutable, kFrozen, kUnsettled };
+
+  // The four updates. Each has: kCreates, whether it inserts when absent; kBlind, whether it needs
+  // no record below; Decide, called under the guard after an agreed look; and what Append writes.
+  struct UpsertOp {
+    static constexpr bool kCreates = true;
+    static constexpr bool kBlind = true;
+    static constexpr bool kTombstone = false;
+    ValueView value;
+    OpStatus status = OpStatus::kOk;
+
+    Wish Decide(Where where, Address, const Record* record) {
+      if (where == Where::kMutable && UpsertInPlace(*record, value) == WriteResult::kWritten) {
+        return Wish::kDone;
+      }
+      return Wish::kAppend;
+    }
+    ValueView NewValue() const { return value; }
+    bool Seal(const Record*) const { return true; }
+    void Unseal(const Record*) const {}
+  };
+
+  struct InsertOp {
+    static constexpr bool kCreates = true;
+    static constexpr bool kBlind = false;
+    static constexpr bool kTombstone = false;
+    ValueView value;
+    OpStatus status = OpStatus::kOk;
+
+    Wish Decide(Where where, Address, const Record*) {
+      if (where == Where::kAbsent) return Wish::kAppend;
+      status = OpStatus::kAlreadyExists;
+      return Wish::kDone;
+    }
+    ValueView NewValue() const { return value; }
+    bool Seal(const Record*) const { return true; }
+    void Unseal(const Record*) const {}
+  };
+
+  struct DeleteOp {
+    static constexpr bool kCreates = false;
+    static constexpr bool kBlind = false;
+    static constexpr bool kTombstone = true;
+    OpStatus status = OpStatus::kOk;
+
+    Wish Decide(Where where, Address, const Record* record) {
+      switch (where) {
+        case Where::kAbsent:
+          status = OpStatus::kNotFound;
+          return Wish::kDone;
+        case Where::kMutable: {
+          const RecordHeader header = record->header().LoadAcquire();
+          if (header.has_flags() ||
+              !record->header().CasAcqRel(header, header.With(RecordHeader::kTombstone))) {
+            return Wish::kAgain;
+          }
+          return Wish::kDone;
+        }
+        case Where::kFrozen:
+          return Wish::kAppend;
+        case Where::kUnsettled:
+          return Wish::kWait;
+      }
+      return Wish::kWait;
+    }
+    bool Seal(const Record*) const { return true; }
+    void Unseal(const Record*) const {}
+  };
+
+  template <typename Fn>
+  struct RmwOp {
+    static constexpr bool kCreates = true;
+    static constexpr bool kBlind = false;
+    static constexpr bool kTombstone = false;
+    SessionState& session;
+    Fn& fn;
+    ValueView initial;
+    OpStatus status = OpStatus::kOk;
+    std::conditional_t<V::kFixed, Value, char> fixed{};
+    LockWord seen{};        // what the copy of a mutable value was made under
+    bool outgrown = false;  // a mutable record is to be sealed for its successor
+
+    Value& Copy() {
+      if constexpr (V::kFixed) {
+        return fixed;
+      } else {
+        return session.scratch;
+      }
+    }
+    Wish Decide(Where where, Address address, const Record* record) {
+      outgrown = false;
+      switch (where) {
+        case Where::kAbsent:
+          Copy() = Value(initial);
+          fn(Copy());
+          return Wish::kAppend;
+        case Where::kFrozen:
+          CopyFrozen(*record, Copy());
+          fn(Copy());
+          return Wish::kAppend;
+        case Where::kMutable:
+          return DecideMutable(address, *record);
+        case Where::kUnsettled:
+          return Wish::kWait;
+      }
+      return Wish::kWait;
+    }
+    Wish DecideMutable(Address address, const Record& record) {
+      if constexpr (kShape.locked()) {
+        for (;;) {  // lock-free: each turn means that another update took effect
+          seen = CopyLocked(session.core->log, address, record, Copy());
+          fn(Copy());
+          outgrown = V::Bytes(Copy()) > record.capacity() ||
+                     V::Bytes(Copy()) > session.core->config.max_value_bytes;
+          if (outgrown) return Wish::kAppend;
+          switch (WriteLocked(record, seen, V::Data(Copy()), V::Bytes(Copy()))) {
+            case WriteResult::kWritten:
+              return Wish::kDone;
+            case WriteResult::kChanged:
+              break;
+            case WriteResult::kTooSmall:
+            case WriteResult::kFlagged:
+              return Wish::kAgain;
+          }
+        }
+      } else {
+        RmwUnlocked(record, fn);
+        return Wish::kDone;
+      }
+    }
+    ValueView NewValue() { return Copy(); }
+
+    // Freezes the mutable record for the successor that is about to be published, if its value is
+    // still the one that was copied.
+    bool Seal(const Record* record) {
+      if (!outgrown) return true;
+      AtomicLockWord lock = record->lock();
+      if (!lock.TryLock(seen)) return false;
+      const RecordHeader header = record->header().LoadAcquire();
+      const bool sealed = !header.has_flags() &&
+                          record->header().CasAcqRel(header, header.With(RecordHeader::kSealed));
+      lock.Unlock(seen);
+      return sealed;
+    }
+    void Unseal(const Record* record) {
+      if (!outgrown) return;
+      const RecordHeader header = record->header().LoadAcquire();
+      EBB_CHECK(record->header().CasAcqRel(header, header.Without(RecordHeader::kSealed)));
+    }
+  };
+
+  static EBB_INLINE bool Fits(const Core& core, KeyView key, ValueView value) {
+    if constexpr (K::kFixed && V::kFixed) {
+      return true;  // checked once, when the store was opened
+    } else {
+      return K::Bytes(key) <= core.config.max_key_bytes &&
+             V::Bytes(value) <= core.config.max_value_bytes;
+    }
+  }
+
+  static EBB_NOINLINE OpStatus RefuseSizes(SessionState& session, KeyView key, ValueView value) {
+    return Refuse(session, session.core->CheckSizes(K::Bytes(key), V::Bytes(value)));
+  }
+
+  // The key's record if it may be updated in place, after an agreed look.
+  static EBB_INLINE std::optional<Record> FindMutable(Core& core, const EpochGuard& guard,
+                                                      KeyView key, std::uint64_t hash) {
+    const std::uint64_t update_from = core.log.update_from();
+    Address address = core.index.Find(hash).entry.address();
+    while (address.value() >= update_from) {
+      const Record record(core.log.At(address, guard), kShape);
+      const RecordHeader header = record.header().LoadAcquire();
+      if (K::Equals(record, key)) [[likely]] {
+        if (header.has_flags() || !guard.Look()) [[unlikely]]
+          break;
+        return record;
+      }
+      address = header.prev();
+    }
+    return std::nullopt;
+  }
+
+  static EBB_INLINE Value LoadUnlocked(const Record& record) {
+    return V::FromWord(WordAt(record.value()).load(std::memory_order_acquire));  // [value]
+  }
+  // The value of a record that nobody changes any more; locks and seals do not count.
+  static void CopyFrozen(const Record& record, Value& out) {
+    if constexpr (kShape.locked()) {
+      V::CopyOut(record.value(), record.lock().LoadAcquire().value_bytes(), out);
+    } else {
+      out = LoadUnlocked(record);
+    }
+  }
+
+  static EBB_INLINE WriteResult UpsertInPlace(const Record& record, ValueView value) {
+    if constexpr (kShape.locked()) {
+      for (;;) {  // ends: each turn means that another writer has written
+        const WriteResult result =
+            WriteLocked(record, record.lock().LoadAcquire(), V::Data(value), V::Bytes(value));
+        if (result != WriteResult::kChanged) return result;
+        SpinPause();
+      }
+    } else {
+      WordAt(record.value()).store(V::ToWord(value), std::memory_order_release);  // [value]
+      return WriteResult::kWritten;
+    }
+  }
+
+  template <typename Fn>
+  static EBB_INLINE void RmwUnlocked(const Record& record, Fn& fn) {
+    AtomicWord& word = WordAt(record.value());
+    std::uint64_t seen = word.load(std::memory_order_acquire);  // [value]
+    for (;;) {  // lock-free: a failure means that another update took effect
+      Value value = V::FromWord(seen);
+      fn(value);
+      if (word.compare_exchange_weak(seen, V::ToWord(value), std::memory_order_acq_rel,  // [value]
+                                     std::memory_order_acquire)) [[likely]] {
+        return;
+      }
+    }
+  }
+
+  // ---- the general forms ----
+
+  template <typename Consume>
+  static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
+                                        Consume& consume) {
+    Core& core = *session.core;
+    if (!session.idle()) return Refuse(session, core.ReenteredError());
+    SlowScope scope(*session.slot);
+    // Each turn means that something was bumped meanwhile.
+    for (;;) {
+      if (core.epochs.closed()) return Refuse(session, core.ClosedError());
+      Address on_device;
+      {
+        EpochGuard guard(core.epochs, *session.slot);
+        const Address head = core.log.head_acquire();
+        const Address safe_read_only = core.log.safe_read_only();
+        const Address first = core.index.Find(hash).entry.address();
+        const Address address = Walk(core, guard, first, head, key);
+        if (!guard.Look()) continue;
+        if (address >= head) {
+          const Record record(core.log.At(address, guard), kShape);
+          if (record.header().LoadAcquire().tombstone()) return OpStatus::kNotFound;
+          consume(Found{core.log, address, record, address < safe_read_only});
+          return OpStatus::kOk;
+        }
+        if (address < core.log.begin()) return OpStatus::kNotFound;
+        on_device = address;
+      }
+      auto found = FindOnDevice(session, on_device, K::Data(key), K::Bytes(key));
+      if (!found.ok()) return Refuse(session, found.status());
+      if (!found->has_value()) return OpStatus::kNotFound;
+      const Record record((*found)->bytes(), kShape);
+      if (record.header().LoadAcquire().tombstone()) return OpStatus::kNotFound;
+      EpochGuard guard(core.epochs, *session.slot);  // callbacks always run under one
+      consume(Found{core.log, on_device, record, true});
+      return OpStatus::kOk;
+    }
+  }
+
+  // The first address at or below `from` that is below `floor` or holds a record of the key.
+  static Address Walk(Core& core, const EpochGuard& guard, Address from, Address floor,
+                      KeyView key) {
+    Address address = from;
+    while (address >= floor) {  // ends: previous addresses fall
+      const Record record(core.log.At(address, guard), kShape);
+      const RecordHeader header = record.header().LoadAcquire();
+      if (K::Equals(record, key)) break;
+      address = header.prev();
+    }
+    return address;
+  }
+
+  template <typename Op>
+  static EBB_NOINLINE OpStatus Update(SessionState& session, KeyView key, std::uint64_t hash,
+                                      Op& op) {
+    Core& core = *session.core;
+    if (!session.idle()) return Refuse(session, core.ReenteredError());
+    SlowScope scope(*session.slot);
+    DeviceAnswer device;
+    Backoff backoff;
+    // Each turn means that another thread made progress, or waits for one that will.
+    for (;;) {
+      if (core.epochs.closed()) return Refuse(session, core.ClosedError());
+      if (core.health.poisoned()) return Refuse(session, core.health.status());
+      switch (Attempt(session, key, hash, op, device)) {
+        case Step::kDone:
+          return op.status;
+        case Step::kRestart:
+          break;
+        case Step::kContended:
+          backoff.Wait();
+          break;
+        case Step::kUnsettled: {
+          core.counters.fuzzy_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
+          // An error of the device does not concern this wait: only a drain does.
+          const absl::StatusOr<bool> moved = core.log.Help();
+          if (!moved.ok() || !*moved) backoff.Wait();
+          break;
+        }
+        case Step::kPageFull:
+          if (absl::Status room = core.log.WaitForPage(); !room.ok()) {
+            return Refuse(session, std::move(room));
+          }
+          break;
+        case Step::kOnDevice: {
+          auto found = FindOnDevice(session, device.from, K::Data(key), K::Bytes(key));
+          if (!found.ok()) return Refuse(session, found.status());
+          device.record = *found;
+          break;
+        }
+        case Step::kNoMemory:
+          return Refuse(session, absl::ResourceExhaustedError("no memory for the hash index"));
+        case Step::kTooLarge:
+          return Refuse(session, core.CheckSizes(K::Bytes(key), NewValueBytes(op)));
+      }
+    }
+  }
+
+  template <typename Op>
+  static std::uint64_t NewValueBytes(Op& op) {
+    if constexpr (Op::kTombstone) {
+      return V::kFixed ? sizeof(Value) : 0;
+    } else {
+      return V::Bytes(op.NewValue());
+    }
+  }
+
+  // One try, under one guard, without waiting.
+  template <typename Op>
+  static Step Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                      DeviceAnswer& device) {
+    Core& core = *session.core;
+    EpochGuard guard(core.epochs, *session.slot);
+    const Address head = core.log.head_acquire();
+    const Address read_only = core.log.read_only();
+    const Address safe_read_only = core.log.safe_read_only();
+    const Address version_floor = core.VersionFloor();
+    const bool drained = core.DrainedFor(guard.version_bits());
+
+    HashIndex::Slot slot;
+    if constexpr (Op::kCreates) {
+      switch (core.index.FindOrCreate(hash, slot)) {
+        case HashIndex::CreateResult::kFound:
+          break;
+        case HashIndex::CreateResult::kContended:
+          return Step::kContended;
+        case HashIndex::CreateResult::kNoMemory:
+          return Step::kNoMemory;
+      }
+    } else {
+      slot = core.index.Find(hash);
+    }
+
+    Address own;  // our slot in the log, when an earlier turn has left us one
+    std::uint64_t own_extent = 0;
+    // Each turn after the first means that another record of the chain was published.
+    for (;; slot.entry = HashIndex::Reload(slot)) {
+      const Address address = Walk(core, guard, slot.entry.address(), head, key);
+      std::optional<Record> record;
+      Where where = Where::kAbsent;
+      if (address >= head) {
+        record.emplace(core.log.At(address, guard), kShape);
+        const RecordHeader header = record->header().LoadAcquire();
+        const bool own_version =
+            address >= version_floor && header.version_bits() == guard.version_bits();
+        if (header.tombstone()) {
+          where = Where::kAbsent;
+        } else if (address < safe_read_only || (!own_version && drained)) {
+          where = Where::kFrozen;
+        } else if (address >= read_only && own_version && !header.sealed()) {
+          where = Where::kMutable;
+        } else {
+          where = Where::kUnsettled;
+        }
+      } else if (!Op::kBlind && address >= core.log.begin()) {
+        if (device.from != address) {
+          device.from = address;
+          return Step::kOnDevice;
+        }
+        if (device.record.has_value() && !device.record->header().LoadAcquire().tombstone()) {
+          record.emplace(device.record->bytes(), kShape);
+          where = Where::kFrozen;
+        }
+      }
+      if (!guard.Look()) return Step::kRestart;
+
+      switch (op.Decide(where, address, record.has_value() ? &*record : nullptr)) {
+        case Wish::kDone:
+          return Step::kDone;
+        case Wish::kWait:
+          return Step::kUnsettled;
+        case Wish::kAgain:
+          return Step::kContended;
+        case Wish::kAppend:
+          break;
+      }
+      const std::uint64_t value_bytes = NewValueBytes(op);
+      const std::uint64_t extent = kShape.ExtentFor(K::Bytes(key), value_bytes);
+      if (K::Bytes(key) > core.config.max_key_bytes || value_bytes > core.config.max_value_bytes ||
+          extent > core.log.geometry().payload_bytes()) {
+        return Step::kTooLarge;
+      }
+      if (own <= slot.entry.address() || own_extent != extent) {
+        own = core.log.Allocate(extent, guard);
+        own_extent = extent;
+        if (own.is_null()) return Step::kPageFull;
+      }
+      if (Append({core, guard, slot, own}, key, op, record.has_value() ? &*record : nullptr)) {
+        return Step::kDone;
+      }
+    }
+  }
+
+  struct Place {
+    Core& core;
+    const EpochGuard& guard;
+    const HashIndex::Slot& slot;
+    Address address;
+  };
+  // Writes the successor at `place` and publishes it. False when the chain has grown meanwhile, or
+  // the old record could not be sealed; then the new one is left well-formed and not valid.
+  template <typename Op>
+  static bool Append(const Place& place, KeyView key, Op& op, const Record* old) {
+    const Record record(place.core.log.At(place.address, place.guard), kShape);
+    RecordHeader header = RecordHeader::Make(RecordKind::kRecord, place.slot.entry.address(),
+                                             place.guard.version_bits());
+    const auto value_bytes = static_cast<std::uint32_t>(NewValueBytes(op));
+    record.Init(header, K::Data(key), static_cast<std::uint32_t>(K::Bytes(key)), value_bytes,
+                value_bytes);
+    if constexpr (Op::kTombstone) {
+      header = header.With(RecordHeader::kTombstone);
+    } else if constexpr (kShape.locked()) {
+      const ValueView value = op.NewValue();
+      CopyToLog(V::Data(value), V::Bytes(value), record.value());
+    } else {
+      WordAt(record.value())
+          .store(V::ToWord(op.NewValue()), std::memory_order_relaxed);  // published below
+    }
+    if (!op.Seal(old)) return false;
+    record.header().StoreRelaxed(header.With(RecordHeader::kValid));
+    if (HashIndex::Publish(place.slot, place.address)) [[likely]]
+      return true;
+    record.header().StoreRelaxed(header);
+    op.Unseal(old);
+    place.core.counters.failed_cas.fetch_add(1, std::memory_order_relaxed);  // statistics
+    return false;
+  }
+};
+
+}  // namespace ebb::internal

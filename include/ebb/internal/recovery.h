@@ -1,0 +1,61 @@
+// Recovery: finds or creates a store's files and gets back what they hold.
+//
+// The log describes itself. Opening scans it from its first block: every block is verified, and
+// records are kept pending until a control record of their version commits them. The scan ends at
+// the first block that does not verify or belongs to another history. Then it tells two cases
+// apart: if some later block holds a commit record that states an address above the bad block to
+// be durable, the block has been damaged, and opening answers DataLoss with file and offset;
+// otherwise the block was never written whole, and the log ends after its last commit record.
+//
+// A history is named by its incarnation (block.h). It ends where an open record begins that names
+// it as its predecessor and this block as its cut; anything else of another incarnation is what a
+// crash left behind.
+//
+// Only when the scan has succeeded is anything changed: what lies behind the last commit record is
+// cut off, and an open record with a new incarnation is written and synced. An interrupted opening
+// leaves the same log to be opened again.
+//
+// The pages scanned last stay in memory, as many as the budget holds.
+//
+// Thread safety: one opening at a time for a directory; the lock file sees to it. Progress: reads
+// the whole log; its speed is that of a sequential read in one thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "ebb/internal/coordinator.h"
+#include "ebb/internal/core.h"
+#include "ebb/options.h"
+
+namespace ebb::internal {
+
+// What tests put in the place of the machine. Production code uses the default.
+struct Environment {
+  FileSystem* file_system = nullptr;  // null: the real one
+  bool in_memory = false;             // no files at all
+  bool force_fallback = false;        // guards without membarrier
+  // Sizes below what options allow; 0: by the options.
+  int page_shift = 0;
+  std::uint64_t frame_count = 0;
+  std::uint64_t segment_blocks = 0;
+  int index_exponent = -1;
+  int address_bits = 0;
+  int pool_threads = -1;
+};
+
+struct OpenedStore {
+  std::shared_ptr<Core> core;
+  std::unique_ptr<Coordinator> coordinator;
+};
+
+// Opens the store at `path` for records of `shape`, or creates it. Errors: InvalidArgument
+// (options), FailedPrecondition (opened elsewhere, other types or page size), Unimplemented (newer
+// format), DataLoss, ResourceExhausted, Unavailable. After an error the directory is as it was, but
+// that a directory and a lock file that did not exist may have been made.
+absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
+                                      RecordShape shape, const Environment& environment);
+
+}  // namespace ebb::internal

@@ -1,0 +1,28 @@
+// Thread sessions: the sessions behind calls on the store itself, one for each thread and store.
+//
+// The last one used is found by comparing a thread-local pointer; others by a short list. When a
+// thread ends its sessions end with it, and those of closed stores are dropped whenever one is
+// added, so nothing is leaked and a closed store's memory is not held for long.
+//
+// Thread safety: everything here belongs to the calling thread.
+#pragma once
+
+#include <memory>
+
+#include "ebb/internal/core.h"
+
+namespace ebb::internal {
+
+// Trivial, so that access needs no initialisation check.
+struct LastThreadSession {
+  const Core* core = nullptr;
+  void* session = nullptr;
+};
+inline constinit thread_local LastThreadSession t_last_session;
+
+// The calling thread's session of `core`, or null; remembers it as the last one.
+void* FindThreadSession(const Core& core);
+// Keeps `session` (whose type only the store knows) for the calling thread.
+void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session);
+
+}  // namespace ebb::internal

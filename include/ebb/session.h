@@ -1,0 +1,144 @@
+// Session<Key, Value>: one user's handle to a store, and the fast path of every operation.
+//
+// A session costs a cache line and a small buffer, and nothing while idle: it holds no lock, pins
+// no page and delays nobody. There is no limit on their number that a program would meet. It may
+// be moved between threads and is used by one at a time.
+//
+// All operations on one key, from all sessions of a store, are linearizable: they take effect one
+// after the other, each between its call and its return. Nothing is promised across keys.
+//
+// Status codes are listed in ebb/status.h. Any operation can answer FailedPrecondition (the store
+// is closed, the call comes from a callback of the same session, or the process is a forked
+// child); reads can answer DataLoss and Unavailable when the record is on the device; updates
+// ResourceExhausted and Unavailable when no log page can be freed, which may pass.
+//
+// Callbacks (of Read and Rmw) run while the session is announced: they hold up the eviction of
+// pages and Close, so they should be short, must not block, and must not call the store.
+// A callback that throws leaves no lock behind and the record unchanged.
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/codec.h"
+#include "ebb/internal/core.h"
+#include "ebb/internal/operation.h"
+
+namespace ebb {
+
+template <KeyType Key, ValueType Value>
+class Store;
+
+template <KeyType Key, ValueType Value>
+class Session {
+ public:
+  using KeyView = typename Codec<Key>::View;      // std::string_view for strings, else const Key&
+  using ValueView = typename Codec<Value>::View;  // likewise
+
+  Session(Session&&) noexcept = default;
+  Session& operator=(Session&&) noexcept = default;
+  ~Session() = default;  // costs a mutex for a moment
+
+  // The key's newest value. NotFound, without message or allocation, when it is absent.
+  // Progress: wait-free for values of 1 to 8 bytes in memory; others wait for a writer that is
+  // copying into the same record; a value on the device costs a read for each record of the chain.
+  absl::StatusOr<Value> Read(KeyView key) {
+    absl::StatusOr<Value> result(Value{});
+    const internal::OpStatus status =
+        Ops::Read(*state_, key, [&](const auto& found) { Ops::CopyValue(found, *result); });
+    if (status == internal::OpStatus::kOk) [[likely]]
+      return result;
+    return ToStatus(status);
+  }
+
+  // The same into `value`, whose memory is reused; unspecified unless OK.
+  absl::Status Read(KeyView key, Value& value) {
+    return ToStatus(
+        Ops::Read(*state_, key, [&](const auto& found) { Ops::CopyValue(found, value); }));
+  }
+
+  // Calls `visitor` with the value, exactly once if OK and never else. A string on the device or
+  // in the read-only part of the log is shown in place, without a copy; the view ends with the
+  // call.
+  template <std::invocable<ValueView> F>
+  requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
+      Read(KeyView key, F&& visitor) {
+    return ToStatus(Ops::Read(*state_, key, [&](const auto& found) {
+      if constexpr (Codec<Value>::kFixed) {
+        Value value;
+        Ops::CopyValue(found, value);
+        visitor(value);
+      } else if (found.frozen) {
+        visitor(Ops::FrozenView(found.record));
+      } else {
+        Ops::CopyValue(found, state_->scratch);
+        visitor(ValueView(state_->scratch));
+      }
+    }));
+  }
+
+  // Whether the key is present; copies no value. Cost and progress as of Read.
+  absl::StatusOr<bool> Contains(KeyView key) {
+    const internal::OpStatus status = Ops::Read(*state_, key, [](const auto&) {});
+    if (status == internal::OpStatus::kRefused) return state_->error;
+    return status == internal::OpStatus::kOk;
+  }
+
+  // Sets the key's value. InvalidArgument when key or value is longer than the store takes.
+  // Progress: in place when the record is in the mutable part of the log and the value fits (one
+  // store, or a short lock); else appended, which can wait for a page to be flushed. Never reads
+  // the device.
+  absl::Status Upsert(KeyView key, ValueView value) {
+    return ToStatus(Ops::Upsert(*state_, key, value));
+  }
+
+  // Changes the key's value atomically: `fn(Value&)` edits a copy, which then takes the old
+  // value's place. An absent key starts from `initial` (and `fn` edits that). `fn` may run more
+  // than once, each time on a fresh copy; it takes effect exactly once. InvalidArgument, without
+  // effect, when the result is too long.
+  // Progress: as Upsert, and may wait for a record that is becoming read-only and read the device.
+  template <std::invocable<Value&> F>
+  absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
+    return ToStatus(Ops::Rmw(*state_, key, fn, initial));
+  }
+
+  // Removes the key; NotFound, and nothing written, when it is absent. Progress: as Rmw.
+  absl::Status Delete(KeyView key) { return ToStatus(Ops::Delete(*state_, key)); }
+
+  // Sets the value of an absent key; AlreadyExists, and nothing written, when it is present.
+  // Progress: as Rmw.
+  absl::Status InsertIfAbsent(KeyView key, ValueView value) {
+    return ToStatus(Ops::InsertIfAbsent(*state_, key, value));
+  }
+
+ private:
+  friend class Store<Key, Value>;
+  using Ops = internal::Operations<Key, Value>;
+
+  explicit Session(std::shared_ptr<internal::Core> core)
+      : core_(std::move(core)), state_(std::make_unique<internal::SessionState>(*core_)) {}
+
+  absl::Status ToStatus(internal::OpStatus status) {
+    switch (status) {
+      case internal::OpStatus::kOk:
+        return absl::OkStatus();
+      case internal::OpStatus::kNotFound:
+        return absl::Status(absl::StatusCode::kNotFound, {});
+      case internal::OpStatus::kAlreadyExists:
+        return absl::Status(absl::StatusCode::kAlreadyExists, {});
+      case internal::OpStatus::kRefused:
+        return state_->error;
+    }
+    return absl::OkStatus();
+  }
+
+  std::shared_ptr<internal::Core> core_;  // outlives state_
+  std::unique_ptr<internal::SessionState> state_;
+};
+
+}  // namespace ebb

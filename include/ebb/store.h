@@ -1,0 +1,169 @@
+// Store<Key, Value>: an embeddable key-value store for data that may be larger than memory.
+//
+//   auto db = ebb::Must(ebb::Store<std::string, std::uint64_t>::Open("clicks.ebb"));
+//   ebb::Must(db.Upsert("home", 1));
+//   ebb::Must(db.Rmw("home", [](std::uint64_t& n) { n += 41; }));
+//   if (auto n = db.Read("home"); n.ok()) fmt::print("{}\n", *n);
+//   ebb::Must(db.Close());
+//
+// Key and Value are trivially copyable types or std::string (ebb/codec.h). What operations mean,
+// cost and answer is said once, in ebb/session.h; the same calls on the store itself use a session
+// of the calling thread, made at its first call and given back when the thread ends.
+//
+// Durability, as built: Close makes every operation durable that returned before it. A store that
+// was not closed comes back as its last Close left it.
+//
+// Thread safety: all operations, NewSession and Stats, any thread; Open, Close, moving and
+// destruction, one thread at a time, and no operation may run while the store is moved or
+// destroyed. The destructor closes, and prints what went wrong to stderr.
+#pragma once
+
+#include <concepts>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/codec.h"
+#include "ebb/internal/coordinator.h"
+#include "ebb/internal/recovery.h"
+#include "ebb/internal/thread_session.h"
+#include "ebb/options.h"
+#include "ebb/session.h"
+#include "ebb/stats.h"
+#include "ebb/status.h"
+
+namespace ebb {
+
+namespace internal {
+struct StoreAccess;
+}
+
+template <KeyType Key = std::string, ValueType Value = std::string>
+class Store {
+ public:
+  using Session = ebb::Session<Key, Value>;
+  using KeyView = typename Session::KeyView;
+  using ValueView = typename Session::ValueView;
+
+  // Opens the store in the directory `path`, or creates it (the directory too, but not its
+  // parents). Checks everything first; takes an exclusive lock; reads back what the store holds,
+  // which takes as long as reading its log once. Errors: InvalidArgument naming the option,
+  // FailedPrecondition (open elsewhere; other types or page size), DataLoss, Unimplemented (written
+  // by a newer version), ResourceExhausted, Unavailable.
+  static absl::StatusOr<Store> Open(const std::string& path, const Options& options = {}) {
+    return OpenIn(path, options, {});
+  }
+  // A store without files: what does not fit log_memory_bytes goes to other memory. Everything is
+  // gone when it is closed.
+  static absl::StatusOr<Store> OpenInMemory(const Options& options = {}) {
+    internal::Environment environment;
+    environment.in_memory = true;
+    return OpenIn("", options, environment);
+  }
+
+  Store(Store&&) noexcept = default;
+  Store& operator=(Store&& other) noexcept {
+    std::swap(core_, other.core_);
+    std::swap(coordinator_, other.coordinator_);
+    return *this;
+  }
+  ~Store() {
+    if (core_ == nullptr) return;
+    if (!core_->in_opening_process()) {
+      // A forked child has none of the threads and must not touch the files: it forgets the store.
+      static_cast<void>(coordinator_.release());
+      static_cast<void>(new std::shared_ptr<internal::Core>(std::move(core_)));
+      return;
+    }
+    if (const absl::Status status = Close(); !status.ok()) {
+      std::fprintf(stderr, "ebb: closing a store failed: %s\n", status.ToString().c_str());
+    }
+  }
+
+  // A handle of one's own, the fast path. After Close its calls answer FailedPrecondition.
+  // Progress: takes a mutex for a moment.
+  Session NewSession() { return Session(core_); }
+
+  // As the session's calls of the same names.
+  absl::StatusOr<Value> Read(KeyView key) { return Local().Read(key); }
+  absl::Status Read(KeyView key, Value& value) { return Local().Read(key, value); }
+  template <std::invocable<ValueView> F>
+  requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
+      Read(KeyView key, F&& visitor) {
+    return Local().Read(key, std::forward<F>(visitor));
+  }
+  absl::StatusOr<bool> Contains(KeyView key) { return Local().Contains(key); }
+  absl::Status Upsert(KeyView key, ValueView value) { return Local().Upsert(key, value); }
+  template <std::invocable<Value&> F>
+  absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
+    return Local().Rmw(key, std::forward<F>(fn), initial);
+  }
+  absl::Status Delete(KeyView key) { return Local().Delete(key); }
+  absl::Status InsertIfAbsent(KeyView key, ValueView value) {
+    return Local().InsertIfAbsent(key, value);
+  }
+
+  // Refuses further operations, waits for those that run, makes everything durable and lets go of
+  // the files. An error that may pass (ResourceExhausted) leaves everything in memory: make room
+  // and call again. Further calls answer what the last one did. Progress: waits for callbacks that
+  // are running and for the device.
+  absl::Status Close() { return coordinator_->Close(); }
+
+  // What the store is like now. Cost: reads the kernel's account of memory, about a millisecond.
+  StoreStats Stats() const { return core_->Stats(); }
+
+ private:
+  friend struct internal::StoreAccess;
+
+  explicit Store(internal::OpenedStore opened)
+      : core_(std::move(opened.core)), coordinator_(std::move(opened.coordinator)) {}
+
+  static absl::StatusOr<Store> OpenIn(const std::string& path, const Options& options,
+                                      const internal::Environment& environment) {
+    auto opened =
+        internal::OpenStore(path, options, internal::Operations<Key, Value>::kShape, environment);
+    if (!opened.ok()) return opened.status();
+    return Store(*std::move(opened));
+  }
+
+  // The calling thread's session.
+  Session& Local() {
+    const internal::LastThreadSession last = internal::t_last_session;
+    if (last.core == core_.get()) [[likely]]
+      return *static_cast<Session*>(last.session);
+    return LocalSlow();
+  }
+  EBB_NOINLINE Session& LocalSlow() {
+    if (void* known = internal::FindThreadSession(*core_)) return *static_cast<Session*>(known);
+    auto made = std::make_shared<Session>(NewSession());
+    internal::KeepThreadSession(core_, made);
+    return *made;
+  }
+
+  std::shared_ptr<internal::Core> core_;
+  std::unique_ptr<internal::Coordinator> coordinator_;  // uses core_
+};
+
+namespace internal {
+// What tests reach of a store.
+struct StoreAccess {
+  template <typename StoreType>
+  static absl::StatusOr<StoreType> Open(const std::string& path, const Options& options,
+                                        const Environment& environment) {
+    return StoreType::OpenIn(path, options, environment);
+  }
+  template <typename StoreType>
+  static Core& GetCore(StoreType& store) {
+    return *store.core_;
+  }
+  template <typename StoreType>
+  static Coordinator& GetCoordinator(StoreType& store) {
+    return *store.coordinator_;
+  }
+};
+}  // namespace internal
+
+}  // namespace ebb

@@ -1,0 +1,104 @@
+#include "ebb/internal/core.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <utility>
+
+namespace ebb::internal {
+
+Core::Core(const CoreConfig& core_config, StoreFiles store_files)
+    : config(core_config),
+      opening_process(getpid()),
+      files(std::move(store_files)),
+      epochs(0, core_config.force_fallback),
+      pool(core_config.pool_threads),
+      log(core_config.log, epochs, health, *files.device, pool),
+      index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages) {
+}
+
+bool Core::in_opening_process() const { return opening_process == getpid(); }
+
+absl::Status Core::ClosedError() const {
+  if (!in_opening_process()) {
+    return absl::FailedPreconditionError(
+        "the store was opened by the parent process; a forked child cannot use it");
+  }
+  return absl::FailedPreconditionError("the store is closed");
+}
+
+absl::Status Core::ReenteredError() const {
+  return absl::FailedPreconditionError(
+      "a session was called from inside one of its own callbacks; use the values that the "
+      "callback was given, or call after it has returned");
+}
+
+absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const {
+  if (key_bytes > config.max_key_bytes) {
+    return absl::InvalidArgumentError(fmt::format("key of {} bytes: at most {} (max_key_bytes)",
+                                                  key_bytes, config.max_key_bytes));
+  }
+  if (value_bytes > config.max_value_bytes) {
+    return absl::InvalidArgumentError(fmt::format("value of {} bytes: at most {} (max_value_bytes)",
+                                                  value_bytes, config.max_value_bytes));
+  }
+  const std::uint64_t extent = config.log.shape.ExtentFor(key_bytes, value_bytes);
+  const std::uint64_t room = config.log.geometry.payload_bytes();
+  if (extent > room) {
+    return absl::InvalidArgumentError(fmt::format(
+        "key of {} and value of {} bytes make a record of {}: a page (page_bytes {}) holds {}",
+        key_bytes, value_bytes, extent, config.log.geometry.page_bytes(), room));
+  }
+  return absl::OkStatus();
+}
+
+StoreStats Core::Stats() const {
+  StoreStats stats;
+  // From the lowest boundary up: each only grows, so the order of the results holds.
+  stats.begin_address = log.begin().value();
+  stats.head_address = log.head_acquire().value();
+  stats.flushed_until_address = log.flushed_until().value();
+  stats.safe_read_only_address = log.safe_read_only().value();
+  stats.read_only_address = log.read_only().value();
+  stats.tail_address = log.tail().value();
+
+  const Geometry& geometry = log.geometry();
+  stats.page_bytes = geometry.page_bytes();
+  stats.log_memory_bytes = geometry.frame_count * geometry.page_bytes();
+  stats.index_memory_bytes = index.memory_bytes();
+  stats.huge_page_bytes = log.huge_page_bytes() + index.huge_page_bytes();
+  stats.index_bucket_count = index.bucket_count();
+  stats.index_overflow_count = index.overflow_count();
+
+  const auto count = [](const AtomicWord& word) {
+    return word.load(std::memory_order_relaxed);  // statistics
+  };
+  stats.flushed_bytes = count(log.counters().flushed_bytes);
+  stats.device_read_count = count(log.counters().device_reads);
+  stats.device_read_bytes = count(log.counters().device_read_bytes);
+  stats.page_turn_count = count(log.counters().page_turns);
+  stats.page_wait_count = count(log.counters().page_waits);
+  stats.fuzzy_wait_count = count(counters.fuzzy_waits);
+  stats.failed_cas_count = count(counters.failed_cas);
+  stats.direct_io = files.device->direct();
+  stats.membarrier = epochs.uses_membarrier();
+  return stats;
+}
+
+absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Address from,
+                                                   const void* key, std::size_t key_bytes) {
+  HybridLog& log = session.core->log;
+  // Ends: every previous address is smaller (ReadFromDevice refuses others).
+  for (Address address = from; address >= log.begin();) {
+    absl::StatusOr<Record> record = log.ReadFromDevice(address, session.device_buffer);
+    if (!record.ok()) return record.status();
+    if (record->key_length() == key_bytes && std::memcmp(record->key(), key, key_bytes) == 0) {
+      return *record;
+    }
+    address = record->header().LoadAcquire().prev();
+  }
+  return std::nullopt;
+}
+
+}  // namespace ebb::internal

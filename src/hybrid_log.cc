@@ -1,0 +1,422 @@
+#include "ebb/internal/hybrid_log.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "ebb/internal/block.h"
+
+namespace ebb::internal {
+
+void Backoff::Wait() {
+  if (++count_ <= 32) {
+    std::this_thread::yield();
+  } else {
+    usleep(50);
+  }
+}
+
+std::byte* DeviceBuffer::Reserve(std::size_t blocks, std::size_t keep) {
+  if (blocks <= blocks_) return bytes_.get();
+  AlignedBuffer grown = AllocateAligned(blocks * kBlockBytes);
+  if (grown == nullptr) return nullptr;
+  if (keep != 0) std::memcpy(grown.get(), bytes_.get(), keep * kBlockBytes);
+  bytes_ = std::move(grown);
+  blocks_ = blocks;
+  return bytes_.get();
+}
+
+HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health, Device& device,
+                     ThreadPool& pool)
+    : frame_mask_(config.geometry.frame_mask()),
+      payload_bytes_(config.geometry.payload_bytes()),
+      config_(config),
+      epochs_(epochs),
+      health_(health),
+      device_(device),
+      pool_(pool),
+      region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages),
+      flush_buffer_(AllocateAligned(config.write_batch_bytes)) {
+  // About an eighth of the frames, at least three, are for pages on their way out: being flushed,
+  // waiting for the drain of their eviction, and the next one to be written.
+  const std::uint64_t frames = config.geometry.frame_count;
+  mutable_pages_ = frames - std::max<std::uint64_t>(3, frames / 8);
+  if (flush_buffer_ != nullptr) frames_ = region_.data();
+}
+
+void HybridLog::Restore(Position position) {
+  const Geometry& geometry = config_.geometry;
+  const Address tail = position.tail;
+  tail_.store(geometry.PageOf(tail) << tail_shift() | geometry.OffsetOf(tail),
+              std::memory_order_release);                           // [tail]
+  begin_.store(position.begin.value(), std::memory_order_release);  // [boundary]
+  for (AtomicWord* word : {&safe_head_, &head_}) {
+    word->store(position.head.value(), std::memory_order_release);  // [boundary]
+  }
+  for (AtomicWord* word : {&flushed_until_, &safe_read_only_, &read_only_, &update_from_}) {
+    word->store(tail.value(), std::memory_order_release);  // [boundary]
+  }
+  incarnations_ = std::move(position.incarnations);
+  MutexLock lock(boundary_mu_);
+  requested_read_only_ = tail;
+}
+
+// ---- allocation ----
+
+Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard) {
+  EBB_DCHECK(extent_bytes % 8 == 0 && extent_bytes <= payload_bytes_);
+  const std::uint64_t word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);  // [tail]
+  const std::uint64_t offset = TailOffset(word);
+  const Address start = config_.geometry.PageStart(TailPage(word)) + offset;
+  if (offset + extent_bytes <= payload_bytes_) [[likely]]
+    return start;
+  // Exactly one allocation of a page crosses its end; what it leaves becomes a filler.
+  if (offset < payload_bytes_) FillPageEnd(start, guard);
+  return Address();
+}
+
+void HybridLog::FillPageEnd(Address from, const EpochGuard& guard) {
+  const std::uint64_t rest = payload_bytes_ - config_.geometry.OffsetOf(from);
+  AtomicRecordHeader(At(from, guard))
+      .StoreRelaxed(RecordHeader::MakeExtent(RecordKind::kFiller, rest));
+}
+
+HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const EpochGuard& guard) {
+  std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
+  for (;;) {
+    const std::uint64_t offset = TailOffset(word);
+    if (offset > payload_bytes_) return {};
+    const Address start = config_.geometry.PageStart(TailPage(word)) + offset;
+    const std::uint64_t end =
+        (offset + least_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
+    // Too little left: take all of it as a filler, and overshoot so that the page turns.
+    const bool fits = end <= payload_bytes_;
+    const std::uint64_t next_offset = fits ? end : payload_bytes_ + 8;
+    if (!tail_.compare_exchange_weak(word, word - offset + next_offset,
+                                     std::memory_order_acq_rel,  // [tail]
+                                     std::memory_order_acquire)) {
+      continue;
+    }
+    if (fits) return {start, end - offset};
+    if (offset < payload_bytes_) FillPageEnd(start, guard);
+    return {};
+  }
+}
+
+Address HybridLog::tail() const {
+  const std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
+  const Geometry& geometry = config_.geometry;
+  const std::uint64_t offset = TailOffset(word);
+  return offset >= payload_bytes_ ? geometry.PageStart(TailPage(word) + 1)
+                                  : geometry.PageStart(TailPage(word)) + offset;
+}
+
+bool HybridLog::AddressSpaceIsUsedUp() const {
+  const std::uint64_t page =
+      TailPage(tail_.load(std::memory_order_relaxed));  // the page number only grows
+  return page + 1 >= std::uint64_t{1}
+                         << (config_.geometry.address_bits - config_.geometry.page_shift);
+}
+
+// True when the tail's page has room, because it had or because it was turned here.
+bool HybridLog::TryTurnPage() {
+  std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
+  // Each failure of the CAS is one overshooting allocation; its thread then waits for the turn.
+  for (;;) {
+    if (TailOffset(word) <= payload_bytes_) return true;
+    const std::uint64_t next_page = TailPage(word) + 1;
+    const std::uint64_t oldest_page = config_.geometry.PageOf(safe_head());
+    if (next_page - oldest_page >= config_.geometry.frame_count || AddressSpaceIsUsedUp()) {
+      return false;
+    }
+    if (tail_.compare_exchange_weak(word, next_page << tail_shift(),
+                                    std::memory_order_acq_rel,  // [tail]
+                                    std::memory_order_acquire)) {
+      counters_.page_turns.fetch_add(1, std::memory_order_relaxed);  // statistics
+      ScheduleMaintenance();
+      return true;
+    }
+  }
+}
+
+absl::Status HybridLog::WaitForPage() {
+  counters_.page_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
+  Backoff backoff;
+  while (!TryTurnPage()) {
+    if (health_.poisoned()) return health_.status();
+    if (AddressSpaceIsUsedUp()) {
+      return absl::ResourceExhaustedError(fmt::format(
+          "the log's address space of 2^{} bytes is used up", config_.geometry.address_bits));
+    }
+    absl::StatusOr<bool> moved = Help();
+    if (!moved.ok()) return moved.status();
+    if (!*moved) backoff.Wait();
+  }
+  return absl::OkStatus();
+}
+
+// ---- maintenance ----
+
+absl::StatusOr<bool> HybridLog::Help() {
+  const bool shifted = ShiftBoundaries();
+  absl::StatusOr<bool> flushed = FlushChunk();
+  if (!flushed.ok()) return flushed;
+  return shifted || *flushed;
+}
+
+bool HybridLog::ShiftBoundaries() {
+  MutexLock lock(boundary_mu_);
+  const bool settled = Settle();
+  return Stage() || settled;
+}
+
+bool HybridLog::Stage() {
+  if (staged_) return false;
+  const Geometry& geometry = config_.geometry;
+  const std::uint64_t tail_page = geometry.PageOf(tail());
+
+  Address read_only_target = requested_read_only_;
+  if (tail_page >= mutable_pages_) {
+    read_only_target =
+        std::max(read_only_target, geometry.PageStart(tail_page - mutable_pages_ + 1));
+  }
+  // Keep one frame free, so that the next page turn need not wait.
+  Address head_target = head_acquire();
+  if (tail_page + 2 > geometry.frame_count) {
+    const std::uint64_t page =
+        std::min(tail_page + 2 - geometry.frame_count, geometry.PageOf(flushed_until()));
+    head_target = std::max(head_target, geometry.PageStart(page));
+  }
+  const bool moves_read_only = read_only_target > read_only();
+  const bool moves_head = head_target > head_acquire();
+  if (!moves_read_only && !moves_head) return false;
+
+  if (moves_read_only) {
+    RaiseUpdateFrom(read_only_target,
+                    update_from_.load(std::memory_order_relaxed) & kInfinity);  // boundary_mu_ held
+    read_only_.store(read_only_target.value(), std::memory_order_release);      // [boundary]
+  }
+  if (moves_head) head_.store(head_target.value(), std::memory_order_release);  // [boundary]
+  staged_epoch_ = epochs_.Bump();
+  staged_ = true;
+  return true;
+}
+
+bool HybridLog::Settle() {
+  if (!staged_ || !epochs_.Drained(staged_epoch_)) return false;
+  staged_ = false;
+  safe_read_only_.store(read_only().value(), std::memory_order_release);  // [boundary]
+  const Geometry& geometry = config_.geometry;
+  if (geometry.frame_slots() > geometry.frame_count) {
+    const std::uint64_t end = geometry.PageOf(head_acquire());
+    for (std::uint64_t page = geometry.PageOf(safe_head()); page < end; ++page) ReleaseFrame(page);
+  }
+  safe_head_.store(head_acquire().value(), std::memory_order_release);  // [boundary]
+  CheckBoundaries();
+  return true;
+}
+
+void HybridLog::RaiseUpdateFrom(Address floor, std::uint64_t infinity) {
+  const std::uint64_t word = update_from_.load(std::memory_order_relaxed);  // boundary_mu_ held
+  update_from_.store(std::max(word & ~kInfinity, floor.value()) | infinity,
+                     std::memory_order_release);  // [boundary]
+}
+
+void HybridLog::BeginVersionShift() {
+  MutexLock lock(boundary_mu_);
+  RaiseUpdateFrom(Address(), kInfinity);
+}
+
+void HybridLog::EndVersionShift(Address control_end) {
+  MutexLock lock(boundary_mu_);
+  RaiseUpdateFrom(control_end, 0);
+  requested_read_only_ = std::max(requested_read_only_, control_end);
+}
+
+void HybridLog::BlockUpdates() { BeginVersionShift(); }
+
+absl::StatusOr<bool> HybridLog::FlushChunk() {
+  MutexLock lock(flush_mu_);
+  const Geometry& geometry = config_.geometry;
+  const Address from = flushed_until();
+  const Address end = safe_read_only();
+  if (from >= end) return false;
+
+  // Whole blocks of one page, as many as a batch holds.
+  const std::uint64_t first_block = geometry.BlockOf(from);
+  const std::uint64_t end_block =
+      std::min(geometry.PageOf(end) > geometry.PageOf(from)
+                   ? (geometry.PageOf(from) + 1) * geometry.blocks_per_page()
+                   : geometry.BlockOf(end),
+               first_block + config_.write_batch_bytes / kBlockBytes);
+  const std::span<std::byte> batch(flush_buffer_.get(), (end_block - first_block) * kBlockBytes);
+  for (std::uint64_t block = first_block; block < end_block; ++block) {
+    const auto bytes = batch.subspan((block - first_block) * kBlockBytes, kBlockBytes);
+    const std::byte* payload = frames_ + (geometry.BlockStart(block).value() & frame_mask_);
+    CopyFromLog(payload, kBlockPayloadBytes, bytes.data());
+    SealBlock(bytes, config_.store_id, block, incarnation());
+  }
+  if (absl::Status status = device_.Write(first_block, batch); !status.ok()) return status;
+  counters_.flushed_bytes.fetch_add(batch.size(), std::memory_order_relaxed);  // statistics
+  flushed_until_.store(geometry.BlockStart(end_block).value(),
+                       std::memory_order_release);  // [boundary]
+  return true;
+}
+
+absl::Status HybridLog::FlushTo(Address end) {
+  {
+    MutexLock lock(boundary_mu_);
+    requested_read_only_ = std::max(requested_read_only_, end);
+  }
+  Backoff backoff;
+  while (flushed_until() < end) {
+    absl::StatusOr<bool> moved = Help();
+    if (!moved.ok()) return moved.status();
+    if (!*moved) backoff.Wait();
+  }
+  return absl::OkStatus();
+}
+
+void HybridLog::ScheduleMaintenance() {
+  if (!maintenance_scheduled_.exchange(true, std::memory_order_acq_rel)) {  // [scheduled]
+    pool_.Post([this] { Maintain(); });
+  }
+}
+
+bool HybridLog::NothingToDo() {
+  MutexLock lock(boundary_mu_);
+  return !staged_ && flushed_until() >= safe_read_only() && requested_read_only_ <= read_only();
+}
+
+// A failed write ends the job: a caller that needs the space meets the error itself and tries
+// again, and so does the job of the next page turn.
+void HybridLog::Maintain() {
+  maintenance_scheduled_.exchange(false, std::memory_order_acq_rel);  // [scheduled]
+  Backoff backoff;
+  while (!maintenance_stopped_.load(std::memory_order_relaxed)) {  // seen by the next turn at most
+    absl::StatusOr<bool> moved = Help();
+    if (!moved.ok()) return;
+    if (*moved) continue;
+    if (NothingToDo()) return;
+    backoff.Wait();
+  }
+}
+
+void HybridLog::StopMaintenance() {
+  maintenance_stopped_.store(true, std::memory_order_relaxed);  // the pool's Stop joins
+}
+
+void HybridLog::CheckBoundaries() const {
+  // Loaded from the lowest up, so that growth in between cannot break the order.
+  const Address begin_now = begin();
+  const Address safe_head_now = safe_head();
+  const Address head_now = head_acquire();
+  const Address flushed_now = flushed_until();
+  const Address safe_read_only_now = safe_read_only();
+  const Address read_only_now = read_only();
+  EBB_CHECK(begin_now <= safe_head_now && safe_head_now <= head_now);
+  EBB_CHECK(head_now <= flushed_now && flushed_now <= safe_read_only_now);
+  EBB_CHECK(safe_read_only_now <= read_only_now && read_only_now <= tail());
+}
+
+// ---- the device side ----
+
+std::span<std::byte> HybridLog::FrameForRecovery(std::uint64_t page) const {
+  const Geometry& geometry = config_.geometry;
+  return {frames_ + (geometry.PageStart(page).value() & frame_mask_), geometry.page_bytes()};
+}
+
+void HybridLog::ReleaseFrame(std::uint64_t page) const {
+  const Geometry& geometry = config_.geometry;
+  region_.Release(geometry.PageStart(page).value() & frame_mask_, geometry.page_bytes());
+}
+
+std::uint64_t HybridLog::ExpectedIncarnation(std::uint64_t block) const {
+  const auto after = std::upper_bound(
+      incarnations_.begin(), incarnations_.end(), block,
+      [](std::uint64_t number, const IncarnationSpan& span) { return number < span.first_block; });
+  return after == incarnations_.begin() ? 0 : std::prev(after)->incarnation;
+}
+
+absl::Status HybridLog::Damaged(std::uint64_t block, const char* what) const {
+  return absl::DataLossError(fmt::format("{}: block {} {}", device_.Describe(block), block, what));
+}
+
+absl::Status HybridLog::FetchBlocks(std::uint64_t block, std::span<std::byte> bytes) {
+  if (absl::Status status = device_.Read(block, bytes); !status.ok()) {
+    if (absl::IsOutOfRange(status)) return Damaged(block, "is missing");
+    return status;
+  }
+  counters_.device_reads.fetch_add(1, std::memory_order_relaxed);                  // statistics
+  counters_.device_read_bytes.fetch_add(bytes.size(), std::memory_order_relaxed);  // statistics
+  for (std::size_t at = 0; at < bytes.size(); at += kBlockBytes, ++block) {
+    const auto incarnation = VerifyBlock(bytes.subspan(at, kBlockBytes), config_.store_id, block);
+    if (!incarnation.has_value()) return Damaged(block, "fails its checksum");
+    if (*incarnation != ExpectedIncarnation(block)) return Damaged(block, "is of another history");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& buffer) {
+  const Geometry& geometry = config_.geometry;
+  const RecordShape shape = config_.shape;
+  const std::uint64_t block = geometry.BlockOf(address);
+  const std::uint64_t in_block = geometry.OffsetOf(address) % kBlockPayloadBytes;
+  const std::uint64_t room = payload_bytes_ - geometry.OffsetOf(address);
+  const auto blocks_for = [&](std::uint64_t bytes) {
+    return (in_block + bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes;
+  };
+  const auto fetch = [&](std::uint64_t have, std::uint64_t want) -> absl::Status {
+    std::byte* const bytes = buffer.Reserve(want, have);
+    if (bytes == nullptr) {
+      return absl::ResourceExhaustedError(
+          fmt::format("no memory to read a record of {} blocks", want));
+    }
+    return FetchBlocks(block + have, {bytes + have * kBlockBytes, (want - have) * kBlockBytes});
+  };
+
+  // The lengths of a string record are in its first words; a fixed record is fetched at once.
+  const std::uint64_t least = shape.has_lengths()
+                                  ? shape.prefix_bytes()
+                                  : shape.ExtentFor(shape.key_bytes, shape.value_bytes);
+  if (least > room) return Damaged(block, "ends inside a record");
+  const std::uint64_t first = blocks_for(least);
+  if (absl::Status status = fetch(0, first); !status.ok()) return status;
+  std::byte* bytes = buffer.Reserve(first, first);
+  // Moves payloads together, over the trailers, so that a record that crosses blocks is in one
+  // piece; `from` is the first block not yet moved.
+  const auto join = [&](std::uint64_t from, std::uint64_t end) {
+    for (std::uint64_t i = std::max<std::uint64_t>(from, 1); i < end; ++i) {
+      std::memmove(bytes + i * kBlockPayloadBytes, bytes + i * kBlockBytes, kBlockPayloadBytes);
+    }
+  };
+  std::uint64_t extent = least;
+  if (shape.has_lengths()) {
+    std::byte prefix[16];
+    const std::uint64_t in_first = std::min<std::uint64_t>(16, kBlockPayloadBytes - in_block);
+    std::memcpy(prefix, bytes + in_block, in_first);
+    if (in_first < 16) std::memcpy(prefix + in_first, bytes + kBlockBytes, 16 - in_first);
+    std::uint32_t lengths[2];
+    std::memcpy(lengths, prefix + 8, 8);
+    extent = shape.ExtentFor(shape.key_variable() ? lengths[0] : shape.key_bytes,
+                             shape.value_variable() ? lengths[1] : shape.value_bytes);
+    if (extent > room) return Damaged(block, "holds a record longer than its page");
+    if (blocks_for(extent) > first) {
+      if (absl::Status status = fetch(first, blocks_for(extent)); !status.ok()) return status;
+      bytes = buffer.Reserve(first, first);
+    }
+  }
+  join(1, blocks_for(extent));
+  Record record(bytes + in_block, shape);
+  const RecordHeader header = record.header().LoadAcquire();
+  if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= address ||
+      !record.WellFormed(room)) {
+    return Damaged(block, "holds no record where a chain leads");
+  }
+  return record;
+}
+
+}  // namespace ebb::internal

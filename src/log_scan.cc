@@ -1,0 +1,239 @@
+#include "ebb/internal/log_scan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "ebb/internal/hash.h"
+
+namespace ebb::internal {
+namespace {
+constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
+}
+
+LogScan::LogScan(Core& core)
+    : core_(core),
+      log_(core.log),
+      geometry_(core.log.geometry()),
+      buffer_(AllocateAligned(kReadBlocks * kBlockBytes)) {}
+
+absl::Status LogScan::Run() {
+  if (buffer_ == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
+  if (absl::Status status = Pass(); !status.ok()) return status;
+  if (absl::Status status = LookForLaterCommits(); !status.ok()) return status;
+  if (voids_.empty() && geometry_.BlockOf(cursor_) == cut_block_) return absl::OkStatus();
+  second_pass_ = true;
+  core_.index.Clear();
+  return Pass();
+}
+
+absl::Status LogScan::Pass() {
+  incarnations_.clear();
+  cursor_ = last_commit_end_ = commit_before_end_ = Address();
+  uncommitted_ = {};
+  for (std::uint64_t page = 0;; ++page) {
+    // Frames are the buffer of the scan; more than the budget's are never resident.
+    if (page >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
+      log_.ReleaseFrame(page - geometry_.frame_count);
+    }
+    absl::StatusOr<std::uint64_t> end_block = LoadPage(page);
+    if (!end_block.ok()) return end_block.status();
+    if (absl::Status status = ReadRecords(page, *end_block); !status.ok()) return status;
+    if (*end_block < (page + 1) * geometry_.blocks_per_page()) {
+      if (!second_pass_) bad_block_ = *end_block;
+      break;
+    }
+  }
+  CloseUncommitted(geometry_.BlockStart(bad_block_));
+  cut_block_ = geometry_.BlockOf(last_commit_end_);
+  return absl::OkStatus();
+}
+
+// Fills the page's frame; returns the first block that is not part of the log, at most the next
+// page's first.
+absl::StatusOr<std::uint64_t> LogScan::LoadPage(std::uint64_t page) {
+  const std::uint64_t first = page * geometry_.blocks_per_page();
+  std::uint64_t end = first + geometry_.blocks_per_page();
+  end = std::min(end, second_pass_ ? cut_block_ : core_.files.device->EndBlock());
+  const std::span<std::byte> frame = log_.FrameForRecovery(page);
+  for (std::uint64_t block = first; block < end;) {
+    absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
+    if (!count.ok()) return count.status();
+    if (*count == 0) return block;
+    for (std::uint64_t i = 0; i < *count; ++i, ++block) {
+      const std::span<const std::byte> bytes(buffer_.get() + i * kBlockBytes, kBlockBytes);
+      if (!Accept(block, bytes)) return block;
+      std::memcpy(frame.data() + (block - first) * kBlockPayloadBytes, bytes.data(),
+                  kBlockPayloadBytes);
+    }
+  }
+  return std::max(first, end);
+}
+
+// How many of `count` blocks there are; a file can end early.
+absl::StatusOr<std::uint64_t> LogScan::ReadBlocks(std::uint64_t block, std::uint64_t count) {
+  Device& device = *core_.files.device;
+  absl::Status status = device.Read(block, {buffer_.get(), count * kBlockBytes});
+  if (status.ok()) return count;
+  if (!absl::IsOutOfRange(status)) return status;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    status = device.Read(block + i, {buffer_.get() + i * kBlockBytes, kBlockBytes});
+    if (absl::IsOutOfRange(status)) return i;
+    if (!status.ok()) return status;
+  }
+  return count;
+}
+
+// A block belongs to the log if it verifies and is of the history that is being read, or begins
+// the next one.
+bool LogScan::Accept(std::uint64_t block, std::span<const std::byte> bytes) {
+  const std::uint64_t store_id = core_.config.log.store_id;
+  const auto incarnation = VerifyBlock(bytes, store_id, block);
+  if (!incarnation.has_value()) return false;
+  const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
+  if (!incarnations_.empty() && *incarnation == current) return true;
+  const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id);
+  if (!commit.has_value() || commit->kind != RecordKind::kOpen ||
+      commit->previous_incarnation != current || commit->cut_block != block) {
+    return false;
+  }
+  incarnations_.push_back({block, *incarnation});
+  return true;
+}
+
+absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block) {
+  const std::uint64_t first_block = page * geometry_.blocks_per_page();
+  const std::uint64_t end_offset = (end_block - first_block) * kBlockPayloadBytes;
+  const std::span<std::byte> frame = log_.FrameForRecovery(page);
+  while (geometry_.PageOf(cursor_) == page) {
+    const std::uint64_t offset = geometry_.OffsetOf(cursor_);
+    const RecordShape shape = core_.config.log.shape;
+    const Record record(frame.data() + offset, shape);
+    if (offset + 8 > end_offset) break;
+    const RecordHeader header = record.header().LoadAcquire();
+    const bool is_record = header.kind() == RecordKind::kRecord;
+    if (is_record && offset + shape.prefix_bytes() > end_offset) break;
+    const std::uint64_t room = geometry_.payload_bytes() - offset;
+    const std::uint64_t extent = record.ExtentOf();
+    if (extent < 8 || extent % 8 != 0 || extent > room) {
+      return Malformed(cursor_, "a record that does not fit its page");
+    }
+    if (offset + extent > end_offset) break;  // its rest was never written
+    if (!record.WellFormed(room)) return Malformed(cursor_, "a malformed record");
+
+    absl::Status status;
+    switch (header.kind()) {
+      case RecordKind::kRecord:
+        status = Index(record, cursor_);
+        break;
+      case RecordKind::kControl:
+      case RecordKind::kOpen:
+        status = TakeCommit(record, cursor_);
+        break;
+      case RecordKind::kFiller:
+      case RecordKind::kNone:
+        break;
+    }
+    if (!status.ok()) return status;
+    cursor_ = geometry_.Normalize(cursor_ + extent);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LogScan::Index(const Record& record, Address address) {
+  const RecordHeader header = record.header().LoadAcquire();
+  if (!header.valid()) return absl::OkStatus();
+  if (header.prev() >= address) return Malformed(address, "a record that links upwards");
+  ++uncommitted_[header.version_bits()];
+  if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
+  const RecordShape shape = core_.config.log.shape;
+  const std::uint64_t hash = HashKey(record.key(), record.key_length(), !shape.key_variable());
+  HashIndex::Slot slot;
+  // Alone here, so never contended.
+  if (core_.index.FindOrCreate(hash, slot) != HashIndex::CreateResult::kFound ||
+      !HashIndex::Publish(slot, address)) {
+    return absl::ResourceExhaustedError("no memory for the hash index");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LogScan::TakeCommit(const Record& record, Address address) {
+  const std::uint64_t extent = record.ExtentOf();
+  const auto commit =
+      DecodeCommitRecord(std::span(record.bytes(), extent), core_.config.log.store_id);
+  const RecordHeader header = record.header().LoadAcquire();
+  const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
+  if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
+      commit->durable > address ||
+      commit->creation_exponent != static_cast<std::uint32_t>(core_.index.creation_exponent())) {
+    return Malformed(address, "a malformed commit record");
+  }
+  if (commit->kind == RecordKind::kOpen) {
+    CloseUncommitted(address);
+    uncommitted_ = {};
+  } else {
+    // Records of the version after this one stay uncommitted; all others are settled.
+    const unsigned next = static_cast<unsigned>((commit->version + 1) & 3);
+    const std::uint64_t stragglers = uncommitted_[next];
+    uncommitted_ = {};
+    uncommitted_[next] = stragglers;
+  }
+  last_version_ = std::max(last_version_, commit->version);
+  commit_before_end_ = last_commit_end_;
+  last_commit_end_ = geometry_.Normalize(address + extent);
+  return absl::OkStatus();
+}
+
+// A history ends at `end`: what no control record has committed is void.
+void LogScan::CloseUncommitted(Address end) {
+  if (second_pass_) return;
+  const bool any = std::any_of(uncommitted_.begin(), uncommitted_.end(),
+                               [](std::uint64_t count) { return count != 0; });
+  if (!any) return;
+  voids_.push_back({.stragglers_from = commit_before_end_,
+                    .straggler_bits = static_cast<unsigned>((last_version_ + 1) & 3),
+                    .all_from = last_commit_end_,
+                    .end = end});
+}
+
+bool LogScan::IsVoid(Address address, RecordHeader header) const {
+  const auto range =
+      std::upper_bound(voids_.begin(), voids_.end(), address,
+                       [](Address a, const VoidRange& candidate) { return a < candidate.end; });
+  if (range == voids_.end()) return false;
+  if (address >= range->all_from) return true;
+  return address >= range->stragglers_from && header.version_bits() == range->straggler_bits;
+}
+
+// Damage or the end? A block behind the bad one that states that more was durable tells.
+absl::Status LogScan::LookForLaterCommits() {
+  const std::uint64_t end = core_.files.device->EndBlock();
+  const Address bad = geometry_.BlockStart(bad_block_);
+  for (std::uint64_t block = bad_block_ + 1; block < end;) {
+    absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
+    if (!count.ok()) return count.status();
+    for (std::uint64_t i = 0; i < *count; ++i) {
+      const std::span<const std::byte> bytes(buffer_.get() + i * kBlockBytes, kBlockBytes);
+      if (!VerifyBlock(bytes, core_.config.log.store_id, block + i).has_value()) continue;
+      const auto commit =
+          DecodeCommitRecord(bytes.first(kBlockPayloadBytes), core_.config.log.store_id);
+      if (commit.has_value() && commit->durable > bad) {
+        return absl::DataLossError(
+            fmt::format("{}: block {} is damaged: {} states that it was durable",
+                        core_.files.device->Describe(bad_block_), bad_block_,
+                        core_.files.device->Describe(block + i)));
+      }
+    }
+    block += std::max<std::uint64_t>(*count, 1);  // past a block that is missing
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LogScan::Malformed(Address address, const char* what) const {
+  const std::uint64_t block = geometry_.BlockOf(address);
+  return absl::DataLossError(
+      fmt::format("{}: block {} holds {}", core_.files.device->Describe(block), block, what));
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,83 @@
+#include "ebb/options.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+
+namespace ebb {
+namespace {
+
+constexpr std::uint64_t kKiB = 1024;
+constexpr std::uint64_t kMiB = 1024 * kKiB;
+constexpr std::uint64_t kTiB = 1024 * 1024 * kMiB;
+constexpr std::uint64_t kLeastFrames = 8;
+constexpr std::uint64_t kLeastPageBytes = 64 * kKiB;
+constexpr std::uint64_t kMostPageBytes = 64 * kMiB;
+
+struct Range {
+  const char* field;
+  std::uint64_t value;
+  std::uint64_t least;
+  std::uint64_t most;
+};
+
+absl::Status CheckRange(const Range& range) {
+  if (range.value >= range.least && range.value <= range.most) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("{} is {}: must be from {} to {}", range.field,
+                                                range.value, range.least, range.most));
+}
+
+absl::Status CheckPowerOfTwo(const Range& range) {
+  if (absl::Status status = CheckRange(range); !status.ok()) return status;
+  if (std::has_single_bit(range.value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("{} is {}: must be a power of two", range.field, range.value));
+}
+
+std::uint64_t PhysicalMemoryBytes() {
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long bytes = sysconf(_SC_PAGESIZE);
+  if (pages <= 0 || bytes <= 0) return std::uint64_t{1} << 46;  // unknown: let mapping decide
+  return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(bytes);
+}
+
+}  // namespace
+
+std::uint64_t EffectivePageBytes(const Options& options) {
+  if (options.page_bytes != 0) return options.page_bytes;
+  return std::clamp(std::bit_floor(options.log_memory_bytes / 16), kLeastPageBytes, kMostPageBytes);
+}
+
+absl::Status Validate(const Options& options) {
+  const std::uint64_t page_bytes = EffectivePageBytes(options);
+  absl::Status status =
+      CheckRange({"log_memory_bytes", options.log_memory_bytes, kMiB, PhysicalMemoryBytes()});
+  status.Update(CheckPowerOfTwo({"page_bytes", page_bytes, kLeastPageBytes, kMostPageBytes}));
+  if (status.ok() && options.log_memory_bytes / page_bytes < kLeastFrames) {
+    status = absl::InvalidArgumentError(
+        fmt::format("log_memory_bytes is {}: must be at least {} for {} pages of page_bytes {}",
+                    options.log_memory_bytes, kLeastFrames * page_bytes, kLeastFrames, page_bytes));
+  }
+  status.Update(CheckPowerOfTwo({"segment_bytes", options.segment_bytes, kMiB, kTiB}));
+  if (status.ok() && options.segment_bytes < page_bytes) {
+    status = absl::InvalidArgumentError(fmt::format(
+        "segment_bytes is {}: must be at least page_bytes, {}", options.segment_bytes, page_bytes));
+  }
+  status.Update(CheckPowerOfTwo(
+      {"index_bucket_count", options.index_bucket_count, 1024, std::uint64_t{1} << 31}));
+  status.Update(CheckRange({"background_threads", options.background_threads, 1, 32}));
+  status.Update(CheckRange({"write_batch_bytes", options.write_batch_bytes, 4 * kKiB, 64 * kMiB}));
+  if (status.ok() && options.write_batch_bytes % (4 * kKiB) != 0) {
+    status = absl::InvalidArgumentError(fmt::format(
+        "write_batch_bytes is {}: must be a multiple of 4096", options.write_batch_bytes));
+  }
+  // A record of the longest key alone, or value alone, must fit in a page.
+  const std::uint64_t payload_bytes = page_bytes / 4096 * 4080;
+  status.Update(CheckRange({"max_key_bytes", options.max_key_bytes, 0, payload_bytes - 24}));
+  status.Update(CheckRange({"max_value_bytes", options.max_value_bytes, 0, payload_bytes - 24}));
+  return status;
+}
+
+}  // namespace ebb

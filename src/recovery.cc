@@ -1,0 +1,384 @@
+#include "ebb/internal/recovery.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <random>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "ebb/internal/block.h"
+#include "ebb/internal/hash.h"
+#include "ebb/internal/log_scan.h"
+
+namespace ebb::internal {
+namespace {
+
+constexpr const char* kLockName = "LOCK";
+
+std::uint64_t RandomWord() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+class SegmentHeaders final : public FileDevice::HeaderSource {
+ public:
+  explicit SegmentHeaders(const SegmentHeader& header) : header_(header) {}
+  void WriteHeader(std::uint64_t first_block, std::span<std::byte> block) const override {
+    SegmentHeader header = header_;
+    header.first_block = first_block;
+    EncodeSegmentHeader(header, block);
+  }
+
+ private:
+  const SegmentHeader header_;
+};
+
+std::string DescribeShape(RecordShape shape) {
+  const auto part = [](std::uint32_t bytes) {
+    return bytes == RecordShape::kVariable ? std::string("string") : fmt::format("{} bytes", bytes);
+  };
+  return fmt::format("keys: {}, values: {}", part(shape.key_bytes), part(shape.value_bytes));
+}
+
+// What the directory holds.
+struct FoundSegments {
+  std::vector<std::uint64_t> numbers;   // ascending
+  std::optional<SegmentHeader> header;  // of segment 0; nothing: there is no store yet
+};
+
+absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint64_t number,
+                                                bool& blank) {
+  const std::string name = FileDevice::SegmentName(number);
+  OpenedFile opened = directory.Open(name, {});
+  if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("read", name, 0, ENOMEM);
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  std::memset(block.data(), 0, block.size());
+  const FullTransfer read = ReadFully(*opened.file, 0, block);
+  if (read.error != 0) return FileError("read", name, 0, read.error);
+  blank = std::all_of(block.begin(), block.end(), [](std::byte b) { return b == std::byte{0}; });
+  return DecodeSegmentHeader(block, name);
+}
+
+absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  FoundSegments found;
+  for (const std::string& name : names) {
+    std::uint64_t number;
+    if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
+  }
+  std::sort(found.numbers.begin(), found.numbers.end());
+  if (found.numbers.empty()) return found;
+  if (found.numbers.front() != 0) {
+    return absl::DataLossError(fmt::format("{} is missing, but later files of the log are there",
+                                           FileDevice::SegmentName(0)));
+  }
+  bool blank = false;
+  absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, 0, blank);
+  if (header.ok()) {
+    found.header = *header;
+    return found;
+  }
+  // A crash while the store was created: the file has its name but not its first bytes.
+  if (blank && found.numbers.size() == 1) return found;
+  return header.status();
+}
+
+absl::Status CheckHeader(const SegmentHeader& header, RecordShape shape, const Options& options) {
+  if (header.shape != shape) {
+    return absl::FailedPreconditionError(
+        fmt::format("the store was created with {}, and is opened with {}",
+                    DescribeShape(header.shape), DescribeShape(shape)));
+  }
+  if (header.hash_version != kHashVersion) {
+    return absl::UnimplementedError(
+        fmt::format("the store uses version {} of the key hash; this library knows version {}",
+                    header.hash_version, kHashVersion));
+  }
+  const std::uint64_t page_bytes = std::uint64_t{1} << header.page_shift;
+  if (options.page_bytes != 0 && options.page_bytes != page_bytes) {
+    return absl::FailedPreconditionError(fmt::format(
+        "page_bytes is {}: the store was created with {}", options.page_bytes, page_bytes));
+  }
+  return absl::OkStatus();
+}
+
+// What a new store's segments say about it.
+SegmentHeader NewHeader(const Options& options, const Environment& environment, RecordShape shape) {
+  SegmentHeader header;
+  header.store_id = RandomWord();
+  header.shape = shape;
+  header.hash_version = kHashVersion;
+  header.page_shift = environment.page_shift != 0 ? environment.page_shift
+                                                  : std::countr_zero(EffectivePageBytes(options));
+  header.segment_blocks = environment.segment_blocks != 0 ? environment.segment_blocks
+                                                          : options.segment_bytes / kBlockBytes;
+  header.creation_exponent = static_cast<std::uint32_t>(
+      environment.index_exponent >= 0 ? environment.index_exponent
+                                      : std::countr_zero(options.index_bucket_count));
+  return header;
+}
+
+absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options& options,
+                                      const Environment& environment) {
+  CoreConfig config;
+  config.log.shape = header.shape;
+  config.log.store_id = header.store_id;
+  config.log.write_batch_bytes = options.write_batch_bytes;
+  config.log.huge_pages = options.huge_pages;
+  Geometry& geometry = config.log.geometry;
+  geometry.page_shift = header.page_shift;
+  geometry.segment_blocks = header.segment_blocks;
+  geometry.frame_count = environment.frame_count != 0
+                             ? environment.frame_count
+                             : options.log_memory_bytes >> header.page_shift;
+  if (environment.address_bits != 0) geometry.address_bits = environment.address_bits;
+  if (geometry.frame_count < 8) {
+    return absl::InvalidArgumentError(
+        fmt::format("log_memory_bytes is {}: this store's pages of {} need at least {}",
+                    options.log_memory_bytes, geometry.page_bytes(), 8 * geometry.page_bytes()));
+  }
+  const int creation_exponent = static_cast<int>(header.creation_exponent);
+  const int asked = environment.index_exponent >= 0 ? environment.index_exponent
+                                                    : std::countr_zero(options.index_bucket_count);
+  config.creation_exponent = creation_exponent;
+  config.index_exponent = std::max(asked, creation_exponent);
+  if (config.index_exponent > creation_exponent + IndexEntry::kTagBits) {
+    return absl::InvalidArgumentError(
+        fmt::format("index_bucket_count is {}: a store created with {} buckets takes at most {}",
+                    std::uint64_t{1} << asked, std::uint64_t{1} << creation_exponent,
+                    std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
+  }
+  config.pool_threads = environment.pool_threads >= 0
+                            ? static_cast<unsigned>(environment.pool_threads)
+                            : options.background_threads;
+  config.force_fallback = environment.force_fallback;
+
+  const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
+  config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;
+  config.max_value_bytes = options.max_value_bytes != 0 ? options.max_value_bytes : room;
+  const auto least = [](std::uint32_t bytes) {
+    return bytes == RecordShape::kVariable ? 0 : bytes;
+  };
+  const std::uint64_t fixed =
+      header.shape.ExtentFor(least(header.shape.key_bytes), least(header.shape.value_bytes));
+  if (fixed > geometry.payload_bytes()) {
+    return absl::InvalidArgumentError(fmt::format(
+        "page_bytes is {}: a record of these types ({}) takes {}, a page holds {}",
+        geometry.page_bytes(), DescribeShape(header.shape), fixed, geometry.payload_bytes()));
+  }
+  if (least(header.shape.key_bytes) > config.max_key_bytes) {
+    return absl::InvalidArgumentError(fmt::format("max_key_bytes is {}: the key type has {}",
+                                                  config.max_key_bytes, header.shape.key_bytes));
+  }
+  if (least(header.shape.value_bytes) > config.max_value_bytes) {
+    return absl::InvalidArgumentError(fmt::format("max_value_bytes is {}: the value type has {}",
+                                                  config.max_value_bytes,
+                                                  header.shape.value_bytes));
+  }
+  return config;
+}
+
+absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFiles files) {
+  std::shared_ptr<Core> core;
+  try {
+    core = std::make_shared<Core>(config, std::move(files));
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(
+        fmt::format("cannot start {} background_threads: {}", config.pool_threads, error.what()));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for the store");
+  }
+  if (core->has_memory()) return core;
+  return absl::ResourceExhaustedError(
+      fmt::format("no memory for {} pages of {} (log_memory_bytes) and an index of {} buckets "
+                  "(index_bucket_count)",
+                  config.log.geometry.frame_count, config.log.geometry.page_bytes(),
+                  std::uint64_t{1} << config.index_exponent));
+}
+
+// Every file below the cut must be one of this store's.
+absl::Status CheckSegmentHeaders(Core& core, const FoundSegments& found, std::uint64_t cut_block) {
+  for (const std::uint64_t number : found.numbers) {
+    const std::uint64_t first_block = number * core.log.geometry().segment_blocks;
+    if (number == 0 || first_block >= cut_block) continue;
+    bool blank = false;
+    absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(*core.files.directory, number, blank);
+    if (!header.ok()) return header.status();
+    if (header->store_id != core.config.log.store_id || header->first_block != first_block) {
+      return absl::DataLossError(
+          fmt::format("{} at offset 0: header of another file", FileDevice::SegmentName(number)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Begins a new history at `cut_block`; durable when it returns.
+absl::Status WriteOpenRecord(Core& core, std::uint64_t cut_block, std::uint64_t version,
+                             const std::vector<IncarnationSpan>& histories) {
+  const HybridLog::Config& config = core.config.log;
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to open the log");
+  CommitRecord record;
+  record.kind = RecordKind::kOpen;
+  record.version = version;
+  record.begin = config.geometry.BlockStart(1);
+  record.durable = config.geometry.BlockStart(cut_block);
+  record.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
+  record.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
+  record.previous_incarnation =
+      histories.size() > 1 ? histories[histories.size() - 2].incarnation : 0;
+  record.cut_block = cut_block;
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  EncodeCommitRecord(record, config.store_id, block.first(kBlockPayloadBytes));
+  SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
+
+  Device& device = *core.files.device;
+  // What was read may so far have been in the page cache only; from here on it counts as durable.
+  absl::Status status = device.Sync();
+  if (status.ok() && device.EndBlock() > cut_block) status = device.Truncate(cut_block);
+  status.Update(status.ok() ? device.Write(cut_block, block) : absl::OkStatus());
+  status.Update(status.ok() ? device.Sync() : absl::OkStatus());
+  return status;
+}
+
+// Puts the log behind the open record at `cut_block`, with the newest pages in memory.
+void StartLog(Core& core, std::uint64_t cut_block, std::vector<IncarnationSpan> histories) {
+  const Geometry& geometry = core.log.geometry();
+  HybridLog::Position position;
+  position.begin = geometry.BlockStart(1);
+  position.tail = geometry.BlockStart(cut_block + 1);
+  position.incarnations = std::move(histories);
+  const std::uint64_t tail_page = geometry.PageOf(position.tail);
+  const std::uint64_t head_page =
+      tail_page + 2 > geometry.frame_count ? tail_page + 2 - geometry.frame_count : 0;
+  position.head = std::max(position.begin, geometry.PageStart(head_page));
+  if (geometry.frame_slots() > geometry.frame_count) {
+    for (std::uint64_t page = tail_page + 1; page < head_page + geometry.frame_slots(); ++page) {
+      core.log.ReleaseFrame(page);
+    }
+  }
+  core.log.Restore(std::move(position));
+}
+
+absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found) {
+  std::uint64_t cut_block = 0;
+  std::uint64_t version = 1;
+  std::vector<IncarnationSpan> histories;
+  if (found != nullptr) {
+    LogScan scan(*core);
+    if (absl::Status status = scan.Run(); !status.ok()) return status;
+    if (absl::Status status = CheckSegmentHeaders(*core, *found, scan.cut_block()); !status.ok()) {
+      return status;
+    }
+    cut_block = scan.cut_block();
+    version = scan.next_version();
+    histories = scan.incarnations();
+  }
+  // A history of which nothing was committed leaves no trace.
+  while (!histories.empty() && histories.back().first_block >= cut_block) histories.pop_back();
+  histories.push_back({cut_block, RandomWord() | 1});
+  if (absl::Status status = WriteOpenRecord(*core, cut_block, version, histories); !status.ok()) {
+    return status;
+  }
+  StartLog(*core, cut_block, std::move(histories));
+
+  const Address tail = core->log.tail();
+  core->epochs.BumpVersion(static_cast<unsigned>(version & 3));
+  core->drained_version.store(version, std::memory_order_release);     // [drained]
+  core->version_floor.store(tail.value(), std::memory_order_release);  // [drained]
+  OpenedStore opened;
+  opened.coordinator =
+      std::make_unique<Coordinator>(*core, Coordinator::Start{.version = version, .durable = tail});
+  opened.core = std::move(core);
+  return opened;
+}
+
+absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, RecordShape shape,
+                                         const Environment& environment) {
+  absl::StatusOr<CoreConfig> config =
+      MakeConfig(NewHeader(options, environment, shape), options, environment);
+  if (!config.ok()) return config.status();
+  StoreFiles files;
+  files.device = std::make_unique<MemoryDevice>();
+  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
+  if (!core.ok()) return core.status();
+  return Start(*std::move(core), nullptr);
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
+                                                      const std::string& path) {
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError("path is empty or holds a zero byte");
+  }
+  OpenedDirectory opened = file_system.OpenDirectory(path, /*create=*/true);
+  if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
+      opened.error == ENAMETOOLONG) {
+    return absl::InvalidArgumentError(
+        fmt::format("path {}: {}", path, std::generic_category().message(opened.error)));
+  }
+  if (opened.directory == nullptr) return FileError("open", path, 0, opened.error);
+  const int error = opened.directory->Lock(kLockName);
+  if (error == EWOULDBLOCK) {
+    return absl::FailedPreconditionError(
+        fmt::format("{} is open already, here or in another process", path));
+  }
+  if (error != 0) return FileError("lock", path + "/" + kLockName, 0, error);
+  return std::move(opened.directory);
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
+                                      RecordShape shape, const Environment& environment) {
+  if (absl::Status status = Validate(options); !status.ok()) return status;
+  if (environment.in_memory) return OpenInMemory(options, shape, environment);
+  // What does not fit these types or limits is refused before anything is created.
+  const SegmentHeader fresh = NewHeader(options, environment, shape);
+  if (absl::StatusOr<CoreConfig> config = MakeConfig(fresh, options, environment); !config.ok()) {
+    return config.status();
+  }
+
+  FileSystem& file_system =
+      environment.file_system != nullptr ? *environment.file_system : PosixFileSystem();
+  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenLocked(file_system, path);
+  if (!directory.ok()) return directory.status();
+  absl::StatusOr<FoundSegments> found = FindSegments(**directory);
+  if (!found.ok()) return found.status();
+  if (found->header.has_value()) {
+    absl::Status status = CheckHeader(*found->header, shape, options);
+    if (!status.ok()) return status;
+  } else if (!found->numbers.empty()) {
+    const std::string name = FileDevice::SegmentName(0);
+    if (const int error = (*directory)->Unlink(name); error != 0) {
+      return FileError("unlink", name, 0, error);
+    }
+  }
+  const SegmentHeader header = found->header.value_or(fresh);
+  absl::StatusOr<CoreConfig> config = MakeConfig(header, options, environment);
+  if (!config.ok()) return config.status();
+
+  StoreFiles files;
+  files.directory = *std::move(directory);
+  files.headers = std::make_unique<SegmentHeaders>(header);
+  absl::StatusOr<std::unique_ptr<FileDevice>> device =
+      FileDevice::Open(*files.directory, *files.headers,
+                       {.segment_blocks = header.segment_blocks, .direct_io = options.direct_io});
+  if (!device.ok()) return device.status();
+  files.device = *std::move(device);
+  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
+  if (!core.ok()) return core.status();
+  return Start(*std::move(core), found->header.has_value() ? &*found : nullptr);
+}
+
+}  // namespace ebb::internal
