@@ -47,17 +47,17 @@ class Session {
   // The key's newest value. NotFound, without message or allocation, when it is absent.
   // Progress: wait-free for values of 1 to 8 bytes in memory; others wait for a writer that is
   // copying into the same record; a value on the device costs a read for each record of the chain.
-  absl::StatusOr<Value> Read(KeyView key) {
+  EBB_INLINE absl::StatusOr<Value> Read(KeyView key) {
     absl::StatusOr<Value> result(Value{});
     const internal::OpStatus status =
         Ops::Read(*state_, key, [&](const auto& found) { Ops::CopyValue(found, *result); });
     if (status == internal::OpStatus::kOk) [[likely]]
       return result;
-    return ToStatus(status);
+    return ToStatusSlow(status);
   }
 
   // The same into `value`, whose memory is reused; unspecified unless OK.
-  absl::Status Read(KeyView key, Value& value) {
+  EBB_INLINE absl::Status Read(KeyView key, Value& value) {
     return ToStatus(
         Ops::Read(*state_, key, [&](const auto& found) { Ops::CopyValue(found, value); }));
   }
@@ -93,7 +93,7 @@ class Session {
   // Progress: in place when the record is in the mutable part of the log and the value fits (one
   // store, or a short lock); else appended, which can wait for a page to be flushed. Never reads
   // the device.
-  absl::Status Upsert(KeyView key, ValueView value) {
+  EBB_INLINE absl::Status Upsert(KeyView key, ValueView value) {
     return ToStatus(Ops::Upsert(*state_, key, value));
   }
 
@@ -103,7 +103,7 @@ class Session {
   // effect, when the result is too long.
   // Progress: as Upsert, and may wait for a record that is becoming read-only and read the device.
   template <std::invocable<Value&> F>
-  absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
+  EBB_INLINE absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
     return ToStatus(Ops::Rmw(*state_, key, fn, initial));
   }
 
@@ -123,10 +123,14 @@ class Session {
   explicit Session(std::shared_ptr<internal::Core> core)
       : core_(std::move(core)), state_(std::make_unique<internal::SessionState>(*core_)) {}
 
-  absl::Status ToStatus(internal::OpStatus status) {
+  EBB_INLINE absl::Status ToStatus(internal::OpStatus status) {
+    if (status == internal::OpStatus::kOk) [[likely]] return absl::OkStatus();
+    return ToStatusSlow(status);
+  }
+  EBB_NOINLINE absl::Status ToStatusSlow(internal::OpStatus status) {
     switch (status) {
       case internal::OpStatus::kOk:
-        return absl::OkStatus();
+        break;
       case internal::OpStatus::kNotFound:
         return absl::Status(absl::StatusCode::kNotFound, {});
       case internal::OpStatus::kAlreadyExists:

@@ -114,8 +114,9 @@ class HashIndex {
     if (matches != 0) [[likely]] {
       AtomicWord& word = bucket->entries[static_cast<std::size_t>(std::countr_zero(matches)) / 2];
       const IndexEntry entry(word.load(std::memory_order_acquire));  // [publish]
-      // Tag 0 matches empty slots too; and only this load counts, the comparison was a hint.
-      if (entry.tag() == tag && !entry.is_empty() && !entry.tentative()) [[likely]] {
+      // Only this load counts, the comparison was a hint. The top 16 bits are the tag and a clear
+      // tentative bit; and tag 0 matches empty slots too.
+      if (entry.word() >> Address::kBits == tag && !entry.is_empty()) [[likely]] {
         return {&word, entry};
       }
     } else if (bucket->overflow.load(std::memory_order_relaxed) == 0) [[likely]] {
