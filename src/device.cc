@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <new>
 #include <system_error>
@@ -99,17 +100,11 @@ absl::Status FileError(const char* call, const std::string& file, std::uint64_t 
   const std::string message =
       fmt::format("{} of {} failed: {} (errno {})", call, DescribePlace(file, offset),
                   std::generic_category().message(error), error);
-  switch (error) {
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:  // the process's limit on file sizes
-    case ENOMEM:
-    case EMFILE:
-    case ENFILE:
-      return absl::ResourceExhaustedError(message);
-    default:
-      return absl::UnavailableError(message);
-  }
+  // EFBIG is the process's limit on file sizes.
+  constexpr int kNoRoom[] = {ENOSPC, EDQUOT, EFBIG, ENOMEM, EMFILE, ENFILE};
+  const bool no_room =
+      std::find(std::begin(kNoRoom), std::end(kNoRoom), error) != std::end(kNoRoom);
+  return no_room ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
 }
 
 // ---- MemoryDevice ----

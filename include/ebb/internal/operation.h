@@ -47,8 +47,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -58,7 +56,7 @@
 #include "absl/status/status.h"
 #include "ebb/codec.h"
 #include "ebb/internal/core.h"
-#include "ebb/internal/hash.h"
+#include "ebb/internal/typed_record.h"
 
 namespace ebb::internal {
 
@@ -86,126 +84,6 @@ struct DeviceAnswer {
 inline OpStatus Refuse(SessionState& session, absl::Status why) {
   session.error = std::move(why);
   return OpStatus::kRefused;
-}
-
-// A key as the untyped parts see it.
-template <KeyType Key>
-struct KeyOf {
-  using View = typename Codec<Key>::View;
-  static constexpr bool kFixed = Codec<Key>::kFixed;
-  static const void* Data(View key) {
-    if constexpr (kFixed) {
-      return &key;
-    } else {
-      return key.data();
-    }
-  }
-  static constexpr std::size_t Bytes(View key) {
-    if constexpr (kFixed) {
-      return sizeof(Key);
-    } else {
-      return key.size();
-    }
-  }
-  static EBB_INLINE std::uint64_t Hash(View key) { return HashKey(Data(key), Bytes(key), kFixed); }
-  static EBB_INLINE bool Equals(const Record& record, View key) {
-    if constexpr (!kFixed) {
-      if (record.key_length() != key.size()) return false;
-    }
-    return std::memcmp(record.key(), Data(key), Bytes(key)) == 0;
-  }
-};
-
-// A value in a record: unlocked (one atomic word) or locked (sequence and bytes).
-template <ValueType Value>
-struct ValueOf {
-  using View = typename Codec<Value>::View;
-  static constexpr bool kFixed = Codec<Value>::kFixed;
-  static const void* Data(View value) {
-    if constexpr (kFixed) {
-      return &value;
-    } else {
-      return value.data();
-    }
-  }
-  static constexpr std::size_t Bytes(View value) {
-    if constexpr (kFixed) {
-      return sizeof(Value);
-    } else {
-      return value.size();
-    }
-  }
-  // One word, zero-extended; only for unlocked values.
-  static EBB_INLINE std::uint64_t ToWord(View value) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, &value, sizeof(Value) < 8 ? sizeof(Value) : 8);
-    return word;
-  }
-  static EBB_INLINE Value FromWord(std::uint64_t word) {
-    Value value;
-    std::memcpy(&value, &word, sizeof(Value) < 8 ? sizeof(Value) : 8);
-    return value;
-  }
-  // Copies `bytes` of record memory, which somebody may be writing; the caller rechecks.
-  static void CopyOut(const std::byte* from, std::uint32_t bytes, Value& out) {
-    if constexpr (kFixed) {
-      CopyFromLog(from, sizeof(Value), &out);
-    } else {
-      out.resize(bytes);
-      CopyFromLog(from, bytes, out.data());
-    }
-  }
-};
-
-// After this many torn copies a reader takes the record's lock.
-inline constexpr int kOptimisticReads = 64;
-// Tells the processor that this is a spin.
-inline void SpinPause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// A consistent copy of the locked value of a record in memory; returns the lock word that it was
-// copied under. After some torn copies it takes the lock, but only of a record at or above
-// read_only: what is loaded under our guard cannot become safe_read_only before the guard ends, so
-// no flush copies a lock that is held. Below read_only the writers are those that were already
-// there, and come to an end.
-template <ValueType Value>
-LockWord CopyLocked(const HybridLog& log, Address address, const Record& record, Value& out) {
-  AtomicLockWord lock = record.lock();
-  for (int tries = 0;; ++tries) {
-    const LockWord seen = lock.LoadAcquire();
-    if (seen.locked()) {
-      SpinPause();  // the holder copies bytes and nothing else
-      continue;
-    }
-    if (tries >= kOptimisticReads && address >= log.read_only()) {
-      if (!lock.TryLock(seen)) continue;
-      ValueOf<Value>::CopyOut(record.value(), seen.value_bytes(), out);
-      lock.Unlock(seen);
-      return seen;
-    }
-    ValueOf<Value>::CopyOut(record.value(), seen.value_bytes(), out);
-    if (lock.StillHolds(seen)) return seen;
-  }
-}
-
-enum class WriteResult : std::uint8_t { kWritten, kChanged, kTooSmall, kFlagged };
-
-// Writes a locked value in place if the lock word is still `seen` and no flag has been set.
-inline WriteResult WriteLocked(const Record& record, LockWord seen, const void* bytes,
-                               std::size_t count) {
-  if (count > record.capacity()) return WriteResult::kTooSmall;
-  AtomicLockWord lock = record.lock();
-  if (seen.locked() || !lock.TryLock(seen)) return WriteResult::kChanged;
-  if (record.header().LoadAcquire().has_flags()) {
-    lock.Unlock(seen);
-    return WriteResult::kFlagged;
-  }
-  CopyToLog(bytes, count, record.value());
-  lock.Unlock(seen.Written(static_cast<std::uint32_t>(count)));
-  return WriteResult::kWritten;
 }
 
 // The operations of one pair of types. Static members only: a session is the first argument.
@@ -647,23 +525,40 @@ class Operations {
     }
   }
 
-  // One try, under one guard, without waiting.
-  template <typename Op>
-  static Step Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
-                      DeviceAnswer& device) {
-    Core& core = *session.core;
-    EpochGuard guard(core.epochs, *session.slot);
-    const Address head = core.log.head_acquire();
-    const Address read_only = core.log.read_only();
-    const Address safe_read_only = core.log.safe_read_only();
-    const Address version_floor = core.VersionFloor();
-    const bool drained = core.DrainedFor(guard.version_bits());
+  // What decides which changes a record allows, each loaded once, after the guard was entered and
+  // before the index entry.
+  struct Bounds {
+    Bounds(const Core& core, const EpochGuard& guard)
+        : head(core.log.head_acquire()),
+          read_only(core.log.read_only()),
+          safe_read_only(core.log.safe_read_only()),
+          version_floor(core.VersionFloor()),
+          version_bits(guard.version_bits()),
+          drained(core.DrainedFor(version_bits)) {}
 
-    HashIndex::Slot slot;
+    Where Classify(Address address, RecordHeader header) const {
+      const bool own_version = address >= version_floor && header.version_bits() == version_bits;
+      if (header.tombstone()) return Where::kAbsent;
+      if (address < safe_read_only || (!own_version && drained)) return Where::kFrozen;
+      if (address >= read_only && own_version && !header.sealed()) return Where::kMutable;
+      return Where::kUnsettled;
+    }
+
+    const Address head;
+    const Address read_only;
+    const Address safe_read_only;
+    const Address version_floor;
+    const unsigned version_bits;
+    const bool drained;
+  };
+
+  // kDone: `slot` is the key's, or empty for an operation that creates none.
+  template <typename Op>
+  static Step FindSlot(Core& core, std::uint64_t hash, HashIndex::Slot& slot) {
     if constexpr (Op::kCreates) {
       switch (core.index.FindOrCreate(hash, slot)) {
         case HashIndex::CreateResult::kFound:
-          break;
+          return Step::kDone;
         case HashIndex::CreateResult::kContended:
           return Step::kContended;
         case HashIndex::CreateResult::kNoMemory:
@@ -672,28 +567,29 @@ class Operations {
     } else {
       slot = core.index.Find(hash);
     }
+    return Step::kDone;
+  }
+
+  // One try, under one guard, without waiting.
+  template <typename Op>
+  static Step Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                      DeviceAnswer& device) {
+    Core& core = *session.core;
+    EpochGuard guard(core.epochs, *session.slot);
+    const Bounds bounds(core, guard);
+    HashIndex::Slot slot;
+    if (const Step step = FindSlot<Op>(core, hash, slot); step != Step::kDone) return step;
 
     Address own;  // our slot in the log, when an earlier turn has left us one
     std::uint64_t own_extent = 0;
     // Each turn after the first means that another record of the chain was published.
     for (;; slot.entry = HashIndex::Reload(slot)) {
-      const Address address = Walk(core, guard, slot.entry.address(), head, key);
+      const Address address = Walk(core, guard, slot.entry.address(), bounds.head, key);
       std::optional<Record> record;
       Where where = Where::kAbsent;
-      if (address >= head) {
+      if (address >= bounds.head) {
         record.emplace(core.log.At(address, guard), kShape);
-        const RecordHeader header = record->header().LoadAcquire();
-        const bool own_version =
-            address >= version_floor && header.version_bits() == guard.version_bits();
-        if (header.tombstone()) {
-          where = Where::kAbsent;
-        } else if (address < safe_read_only || (!own_version && drained)) {
-          where = Where::kFrozen;
-        } else if (address >= read_only && own_version && !header.sealed()) {
-          where = Where::kMutable;
-        } else {
-          where = Where::kUnsettled;
-        }
+        where = bounds.Classify(address, record->header().LoadAcquire());
       } else if (!Op::kBlind && address >= core.log.begin()) {
         if (device.from != address) {
           device.from = address;

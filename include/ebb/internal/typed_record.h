@@ -1,0 +1,144 @@
+// Typed keys and values in records: how the templates read and write the bytes that everything
+// else treats as bytes. The only code that knows both a user's type and a record's layout.
+//
+// KeyOf: hash and comparison. ValueOf: conversion between a value and its word or bytes.
+// CopyLocked, WriteLocked: the two sides of a record's sequence lock (record.h).
+//
+// Thread safety: pure, or as stated; records in memory are touched under a guard. Progress:
+// CopyLocked waits for a writer that is copying, WriteLocked does not wait.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "ebb/codec.h"
+#include "ebb/internal/address.h"
+#include "ebb/internal/atomic.h"
+#include "ebb/internal/hash.h"
+#include "ebb/internal/hybrid_log.h"
+#include "ebb/internal/record.h"
+
+namespace ebb::internal {
+
+// A key as the untyped parts see it.
+template <KeyType Key>
+struct KeyOf {
+  using View = typename Codec<Key>::View;
+  static constexpr bool kFixed = Codec<Key>::kFixed;
+  static const void* Data(View key) {
+    if constexpr (kFixed) {
+      return &key;
+    } else {
+      return key.data();
+    }
+  }
+  static constexpr std::size_t Bytes(View key) {
+    if constexpr (kFixed) {
+      return sizeof(Key);
+    } else {
+      return key.size();
+    }
+  }
+  static EBB_INLINE std::uint64_t Hash(View key) { return HashKey(Data(key), Bytes(key), kFixed); }
+  static EBB_INLINE bool Equals(const Record& record, View key) {
+    if constexpr (!kFixed) {
+      if (record.key_length() != key.size()) return false;
+    }
+    return std::memcmp(record.key(), Data(key), Bytes(key)) == 0;
+  }
+};
+
+// A value in a record: unlocked (one atomic word) or locked (sequence and bytes).
+template <ValueType Value>
+struct ValueOf {
+  using View = typename Codec<Value>::View;
+  static constexpr bool kFixed = Codec<Value>::kFixed;
+  static const void* Data(View value) {
+    if constexpr (kFixed) {
+      return &value;
+    } else {
+      return value.data();
+    }
+  }
+  static constexpr std::size_t Bytes(View value) {
+    if constexpr (kFixed) {
+      return sizeof(Value);
+    } else {
+      return value.size();
+    }
+  }
+  // One word, zero-extended; only for unlocked values.
+  static EBB_INLINE std::uint64_t ToWord(View value) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, &value, sizeof(Value) < 8 ? sizeof(Value) : 8);
+    return word;
+  }
+  static EBB_INLINE Value FromWord(std::uint64_t word) {
+    Value value;
+    std::memcpy(&value, &word, sizeof(Value) < 8 ? sizeof(Value) : 8);
+    return value;
+  }
+  // Copies `bytes` of record memory, which somebody may be writing; the caller rechecks.
+  static void CopyOut(const std::byte* from, std::uint32_t bytes, Value& out) {
+    if constexpr (kFixed) {
+      CopyFromLog(from, sizeof(Value), &out);
+    } else {
+      out.resize(bytes);
+      CopyFromLog(from, bytes, out.data());
+    }
+  }
+};
+
+// After this many torn copies a reader takes the record's lock.
+inline constexpr int kOptimisticReads = 64;
+// Tells the processor that this is a spin.
+inline void SpinPause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// A consistent copy of the locked value of a record in memory; returns the lock word that it was
+// copied under. After some torn copies it takes the lock, but only of a record at or above
+// read_only: what is loaded under our guard cannot become safe_read_only before the guard ends, so
+// no flush copies a lock that is held. Below read_only the writers are those that were already
+// there, and come to an end.
+template <ValueType Value>
+LockWord CopyLocked(const HybridLog& log, Address address, const Record& record, Value& out) {
+  AtomicLockWord lock = record.lock();
+  for (int tries = 0;; ++tries) {
+    const LockWord seen = lock.LoadAcquire();
+    if (seen.locked()) {
+      SpinPause();  // the holder copies bytes and nothing else
+      continue;
+    }
+    if (tries >= kOptimisticReads && address >= log.read_only()) {
+      if (!lock.TryLock(seen)) continue;
+      ValueOf<Value>::CopyOut(record.value(), seen.value_bytes(), out);
+      lock.Unlock(seen);
+      return seen;
+    }
+    ValueOf<Value>::CopyOut(record.value(), seen.value_bytes(), out);
+    if (lock.StillHolds(seen)) return seen;
+  }
+}
+
+enum class WriteResult : std::uint8_t { kWritten, kChanged, kTooSmall, kFlagged };
+
+// Writes a locked value in place if the lock word is still `seen` and no flag has been set.
+inline WriteResult WriteLocked(const Record& record, LockWord seen, const void* bytes,
+                               std::size_t count) {
+  if (count > record.capacity()) return WriteResult::kTooSmall;
+  AtomicLockWord lock = record.lock();
+  if (seen.locked() || !lock.TryLock(seen)) return WriteResult::kChanged;
+  if (record.header().LoadAcquire().has_flags()) {
+    lock.Unlock(seen);
+    return WriteResult::kFlagged;
+  }
+  CopyToLog(bytes, count, record.value());
+  lock.Unlock(seen.Written(static_cast<std::uint32_t>(count)));
+  return WriteResult::kWritten;
+}
+
+}  // namespace ebb::internal
