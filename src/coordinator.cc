@@ -46,7 +46,8 @@ absl::Status Coordinator::MakeDurable(CommitRecord record) {
   record.creation_exponent = static_cast<std::uint32_t>(core_.index.creation_exponent());
   record.index_exponent = static_cast<std::uint32_t>(core_.index.exponent());
   absl::StatusOr<Address> end = AppendCommitRecord(record);
-  // Without a control record the version stays uncommitted; the next one commits it too.
+  // Without a control record the version stays uncommitted; the next one commits it too. What is
+  // above the tail now was made after the drain either way.
   log.EndVersionShift(end.ok() ? *end : log.tail());
   if (!end.ok()) return end.status();
   if (absl::Status status = log.FlushTo(*end); !status.ok()) return status;

@@ -18,6 +18,12 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages) {
 }
 
+// A job of the log may still run when closing has failed.
+Core::~Core() {
+  log.StopMaintenance();
+  pool.Stop();
+}
+
 bool Core::in_opening_process() const { return opening_process == getpid(); }
 
 absl::Status Core::ClosedError() const {

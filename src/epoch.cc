@@ -76,21 +76,19 @@ EpochManager::~EpochManager() {
 
 EpochSlot* EpochManager::AcquireSlot() {
   MutexLock lock(mu_);  // [slots]
-  for (auto& slot : slots_) {
-    if (!slot->claimed) {
-      slot->claimed = true;
-      return slot.get();
-    }
+  if (free_slots_.empty()) {
+    slots_.push_back(std::make_unique<EpochSlot>());
+    return slots_.back().get();
   }
-  slots_.push_back(std::make_unique<EpochSlot>());
-  slots_.back()->claimed = true;
-  return slots_.back().get();
+  EpochSlot* const slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
 }
 
 void EpochManager::ReleaseSlot(EpochSlot* slot) {
   MutexLock lock(mu_);
   EBB_CHECK(slot->word.load(std::memory_order_relaxed) == 0);  // our own slot
-  slot->claimed = false;
+  free_slots_.push_back(slot);
 }
 
 std::uint64_t EpochManager::Publish(std::uint64_t clear_bits, std::uint64_t set_bits) {

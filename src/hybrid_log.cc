@@ -230,10 +230,9 @@ void HybridLog::BeginVersionShift() {
   RaiseUpdateFrom(Address(), kInfinity);
 }
 
-void HybridLog::EndVersionShift(Address control_end) {
+void HybridLog::EndVersionShift(Address floor) {
   MutexLock lock(boundary_mu_);
-  RaiseUpdateFrom(control_end, 0);
-  requested_read_only_ = std::max(requested_read_only_, control_end);
+  RaiseUpdateFrom(floor, 0);
 }
 
 void HybridLog::BlockUpdates() { BeginVersionShift(); }
@@ -267,6 +266,7 @@ absl::StatusOr<bool> HybridLog::FlushChunk() {
 }
 
 absl::Status HybridLog::FlushTo(Address end) {
+  EBB_CHECK(end == config_.geometry.BlockStart(config_.geometry.BlockOf(end)));
   {
     MutexLock lock(boundary_mu_);
     requested_read_only_ = std::max(requested_read_only_, end);

@@ -61,6 +61,7 @@ struct CoreConfig {
 class Core {
  public:
   Core(const CoreConfig& config, StoreFiles files);
+  ~Core();
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
   bool has_memory() const { return log.ok() && index.ok(); }

@@ -70,9 +70,8 @@ namespace ebb::internal {
 
 // One session's announcement; a cache line of its own. Recycled, never freed before the manager.
 struct alignas(64) EpochSlot {
-  AtomicWord word{0};    // 0, or the state word that its guard entered with
-  AtomicWord busy{0};    // 1 while a call of the session is on its slow path, guard or not
-  bool claimed = false;  // guarded by the manager's mu_
+  AtomicWord word{0};  // 0, or the state word that its guard entered with
+  AtomicWord busy{0};  // 1 while a call of the session is on its slow path, guard or not
 };
 
 // State words, taken apart.
@@ -135,7 +134,8 @@ class EpochManager {
 
   // Cold.
   alignas(64) Mutex mu_;
-  std::vector<std::unique_ptr<EpochSlot>> slots_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::unique_ptr<EpochSlot>> slots_ ABSL_GUARDED_BY(mu_);  // free ones too
+  std::vector<EpochSlot*> free_slots_ ABSL_GUARDED_BY(mu_);
 };
 
 // Announces a session for the length of a scope. Never held across a wait or a device call.

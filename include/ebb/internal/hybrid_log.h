@@ -154,8 +154,10 @@ class HybridLog {
 
   // ---- versions ----
 
+  // Around a version's bump and drain: nothing may be updated in place until the second call, and
+  // afterwards only at or above `floor`.
   void BeginVersionShift();
-  void EndVersionShift(Address control_end);
+  void EndVersionShift(Address floor);
   // No update in place ever again; for a poisoned store.
   void BlockUpdates();
 

@@ -114,6 +114,7 @@ LockWord CopyLocked(const HybridLog& log, Address address, const Record& record,
       continue;
     }
     if (tries >= kOptimisticReads && address >= log.read_only()) {
+      if constexpr (!ValueOf<Value>::kFixed) out.resize(seen.value_bytes());  // may throw: first
       if (!lock.TryLock(seen)) continue;
       ValueOf<Value>::CopyOut(record.value(), seen.value_bytes(), out);
       lock.Unlock(seen);
