@@ -43,7 +43,7 @@ HashIndex::CreateResult HashIndex::FindOrCreate(std::uint64_t hash, Slot& slot) 
   const IndexEntry claim(final_entry.word() | IndexEntry::kTentative);
   // Ends: each turn after the first means that another thread took the slot or linked a bucket.
   for (;;) {
-    slot = FindSlow(first, tag);
+    slot = Find(hash);
     if (slot.word != nullptr) return CreateResult::kFound;
 
     AtomicWord* empty = nullptr;

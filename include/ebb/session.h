@@ -124,10 +124,11 @@ class Session {
       : core_(std::move(core)), state_(std::make_unique<internal::SessionState>(*core_)) {}
 
   EBB_INLINE absl::Status ToStatus(internal::OpStatus status) {
-    if (status == internal::OpStatus::kOk) [[likely]] return absl::OkStatus();
+    if (status == internal::OpStatus::kOk) [[likely]]
+      return absl::OkStatus();
     return ToStatusSlow(status);
   }
-  EBB_NOINLINE absl::Status ToStatusSlow(internal::OpStatus status) {
+  EBB_COLD absl::Status ToStatusSlow(internal::OpStatus status) {
     switch (status) {
       case internal::OpStatus::kOk:
         break;

@@ -136,7 +136,7 @@ class Store {
       return *static_cast<Session*>(last.session);
     return LocalSlow();
   }
-  EBB_NOINLINE Session& LocalSlow() {
+  EBB_COLD Session& LocalSlow() {
     if (void* known = internal::FindThreadSession(*core_)) return *static_cast<Session*>(known);
     auto made = std::make_shared<Session>(NewSession());
     internal::KeepThreadSession(core_, made);

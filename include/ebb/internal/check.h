@@ -25,5 +25,7 @@ namespace ebb::internal {
 #define EBB_DCHECK(condition) static_cast<void>(0)
 #endif
 
-#define EBB_NOINLINE __attribute__((noinline, cold))
+// Out of line: what most calls do not need, and (cold) what hardly any does.
+#define EBB_NOINLINE __attribute__((noinline))
+#define EBB_COLD __attribute__((noinline, cold))
 #define EBB_INLINE inline __attribute__((always_inline))

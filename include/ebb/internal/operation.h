@@ -356,7 +356,7 @@ class Operations {
     }
   }
 
-  static EBB_NOINLINE OpStatus RefuseSizes(SessionState& session, KeyView key, ValueView value) {
+  static EBB_COLD OpStatus RefuseSizes(SessionState& session, KeyView key, ValueView value) {
     return Refuse(session, session.core->CheckSizes(K::Bytes(key), V::Bytes(value)));
   }
 

@@ -217,7 +217,7 @@ class Record {
     return shape_.value_variable() ? Load32(12) : shape_.value_bytes;
   }
   const std::byte* key() const { return bytes_ + shape_.key_offset(); }
-  std::byte* value() const { return bytes_ + shape_.ValueOffset(key_length()); }
+  EBB_INLINE std::byte* value() const { return bytes_ + shape_.ValueOffset(key_length()); }
   std::byte* bytes() const { return bytes_; }
 
   // The bytes from this header to the next one, for every kind.
@@ -242,8 +242,8 @@ class Record {
            (shape_.value_variable() || lock_word.value_bytes() == shape_.value_bytes);
   }
   // Makes the record: born invalid, all lengths set, key in place; the value follows.
-  void Init(RecordHeader header, const void* key, std::uint32_t key_length, std::uint32_t capacity,
-            std::uint32_t value_length) const {
+  EBB_INLINE void Init(RecordHeader header, const void* key, std::uint32_t key_length,
+                       std::uint32_t capacity, std::uint32_t value_length) const {
     this->header().StoreRelaxed(header);
     if (shape_.has_lengths()) {
       const std::uint32_t lengths[2] = {key_length, capacity};
