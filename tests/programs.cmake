@@ -50,5 +50,5 @@ function(ebb_larger_than_memory_test name)
   set_tests_properties(${name} PROPERTIES LABELS example TIMEOUT 600)
 endfunction()
 #                                                        words  log buckets direct resident
-ebb_larger_than_memory_test(word_count_larger_than_memory 2200000 16 524288 0 96)
-ebb_larger_than_memory_test(word_count_direct_io 220000 2 65536 1 54)
+ebb_larger_than_memory_test(word_count_larger_than_memory 2200000 16 524288 0 80)
+ebb_larger_than_memory_test(word_count_direct_io 220000 2 65536 1 38)
