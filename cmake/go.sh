@@ -1,9 +1,10 @@
 #!/bin/sh
-# sh cmake/go.sh demo|test|bench [arguments...]
+# sh cmake/go.sh demo|test|bench|report [arguments...]
 #
 #   demo   builds the word counter and runs it on real text; arguments: files or folders to read
 #   test   builds and runs the tests; arguments: those of ctest, such as -R HashIndexTest
 #   bench  builds and runs the benchmarks; arguments: those of Google Benchmark
+#   report builds the benchmarks and prints what matters as ratios; arguments: benchmarks/report.cc
 #
 # On Debian and its kin it first installs what is missing, and says what that is. It touches
 # nothing but those packages and the folder build/. CXX=clang++ chooses another compiler, and
@@ -74,8 +75,8 @@ case $verb in
     option="-DEBB_BUILD_TESTS=ON -DEBB_BUILD_EXAMPLES=ON"
     packages="$packages libgtest-dev libgmock-dev perl"
     ;;
-  bench)
-    target=ebb_bench
+  bench | report)
+    target=ebb_$verb
     option=-DEBB_BUILD_BENCHMARKS=ON
     packages="$packages libbenchmark-dev"
     ;;
@@ -98,7 +99,7 @@ cmake --build "$build" --target "$target"
 
 case $verb in
   demo) exec "$build/examples/word_count" "$@" ;;
-  bench) exec "$build/benchmarks/ebb_bench" "$@" ;;
+  bench | report) exec "$build/benchmarks/ebb_$verb" "$@" ;;
   test)
     failed=0
     ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" "$@" || failed=$?

@@ -34,9 +34,12 @@ foreach(suite IN LISTS suites)
   add_test("${suite}" "${ebb_tests_binary}"
     "--gtest_filter=${suite}.*:${suite}/*:*/${suite}.*:*/${suite}/*")
   if(suite STREQUAL "StressTest")
-    # Alone, because it asserts how much it gets done.
-    set_tests_properties("${suite}" PROPERTIES LABELS stress TIMEOUT 1200 RUN_SERIAL ON)
+    set_tests_properties("${suite}" PROPERTIES LABELS stress TIMEOUT 1200)
   else()
     set_tests_properties("${suite}" PROPERTIES LABELS unit TIMEOUT 600)
+  endif()
+  # Alone, because they need their threads to run at the same time, or assert how much gets done.
+  if(suite MATCHES "Stress|Litmus")
+    set_tests_properties("${suite}" PROPERTIES RUN_SERIAL ON)
   endif()
 endforeach()
