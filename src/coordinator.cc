@@ -20,47 +20,56 @@ absl::Status Coordinator::Commit() {
 
 absl::Status Coordinator::CommitLocked() {
   if (core_.health.poisoned()) return core_.health.status();
-  HybridLog& log = core_.log;
-  // Every record below the tail is read-only since the last commit, so a change moves the tail.
-  if (log.tail() == durable_) return absl::OkStatus();
+  // Everything below durable_ is read-only, so whatever has changed since has moved the tail.
+  if (settled_ && !owes_control_ && core_.log.tail() == durable_) return absl::OkStatus();
   changed_since_open_ = true;
-
-  const Address floor = log.tail();
-  log.BeginVersionShift();
-  const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>((version_ + 1) & 3));
-  Backoff backoff;
-  while (!core_.epochs.Drained(epoch)) backoff.Wait();
-  core_.version_floor.store(floor.value(), std::memory_order_release);   // [drained]
-  core_.drained_version.store(version_ + 1, std::memory_order_release);  // [drained]
-
-  CommitRecord record;
-  record.kind = RecordKind::kControl;
-  record.version = version_++;
-  return MakeDurable(record);
+  if (owes_control_) {
+    if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
+  }
+  ShiftVersion();
+  return WriteControl(version_ - 1, false);
 }
 
-absl::Status Coordinator::MakeDurable(CommitRecord record) {
+void Coordinator::ShiftVersion() {
+  shift_tail_ = core_.log.tail();
+  core_.log.BeginVersionShift();
+  ++version_;
+  const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>(version_ & 3));
+  Backoff backoff;
+  while (!core_.epochs.Drained(epoch)) backoff.Wait();
+  core_.version_floor.store(shift_tail_.value(), std::memory_order_release);  // [drained]
+  core_.drained_version.store(version_, std::memory_order_release);           // [drained]
+}
+
+absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   HybridLog& log = core_.log;
+  CommitRecord record;
+  record.kind = RecordKind::kControl;
+  record.version = version;
+  record.clean = clean;
   record.begin = log.begin();
   record.durable = durable_;
   record.creation_exponent = static_cast<std::uint32_t>(core_.index.creation_exponent());
   record.index_exponent = static_cast<std::uint32_t>(core_.index.exponent());
-  absl::StatusOr<Address> end = AppendCommitRecord(record);
-  // Without a control record the version stays uncommitted; the next one commits it too. What is
-  // above the tail now was made after the drain either way.
-  log.EndVersionShift(end.ok() ? *end : log.tail());
-  if (!end.ok()) return end.status();
-  if (absl::Status status = log.FlushTo(*end); !status.ok()) return status;
+  absl::StatusOr<HybridLog::Extent> extent = AppendCommitRecord(record);
+  owes_control_ = !extent.ok();
+  // What is above the tail now was made after the drain, with or without a control record.
+  const Address end =
+      extent.ok() ? log.geometry().Normalize(extent->start + extent->bytes) : log.tail();
+  log.EndVersionShift(end);
+  if (!extent.ok()) return extent.status();
+  settled_ = extent->start == shift_tail_;
+  if (absl::Status status = log.FlushTo(end); !status.ok()) return status;
   if (absl::Status status = core_.files.device->Sync(); !status.ok()) {
     core_.health.Poison(status);
     log.BlockUpdates();
     return core_.health.status();
   }
-  durable_ = *end;
+  durable_ = end;
   return absl::OkStatus();
 }
 
-absl::StatusOr<Address> Coordinator::AppendCommitRecord(const CommitRecord& record) {
+absl::StatusOr<HybridLog::Extent> Coordinator::AppendCommitRecord(const CommitRecord& record) {
   HybridLog& log = core_.log;
   for (;;) {  // ends: each turn after the first starts with room in the page
     {
@@ -70,7 +79,7 @@ absl::StatusOr<Address> Coordinator::AppendCommitRecord(const CommitRecord& reco
       if (extent.bytes != 0) {
         EncodeCommitRecord(record, core_.config.log.store_id,
                            {log.At(extent.start, guard), extent.bytes});
-        return log.geometry().Normalize(extent.start + extent.bytes);
+        return extent;
       }
     }
     if (absl::Status status = log.WaitForPage(); !status.ok()) return status;
@@ -90,19 +99,15 @@ absl::Status Coordinator::CloseLocked() {
 
   const bool has_files = core_.files.directory != nullptr;
   absl::Status status = has_files ? CommitLocked() : absl::OkStatus();
-  if (status.ok() && changed_since_open_) {
-    CommitRecord mark;
-    mark.kind = RecordKind::kControl;
-    mark.version = version_++;
-    mark.clean = true;
-    status = MakeDurable(mark);
-  }
+  // The mark commits the next version, in which nothing has happened.
+  if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
   if (!status.ok() && !core_.health.poisoned()) return status;  // may be tried again
 
   core_.log.StopMaintenance();
   core_.pool.Stop();
   status.Update(core_.files.device->Close());
   if (has_files) core_.files.directory->Unlock();
+  core_.files = {};
   core_.log.ReleaseMemory();
   closed_ = true;
   close_status_ = status;

@@ -11,6 +11,7 @@ namespace ebb::internal {
 Core::Core(const CoreConfig& core_config, StoreFiles store_files)
     : config(core_config),
       opening_process(getpid()),
+      direct_io(store_files.device->direct()),
       files(std::move(store_files)),
       epochs(0, core_config.force_fallback),
       pool(core_config.pool_threads),
@@ -87,7 +88,7 @@ StoreStats Core::Stats() const {
   stats.page_wait_count = count(log.counters().page_waits);
   stats.fuzzy_wait_count = count(counters.fuzzy_waits);
   stats.failed_cas_count = count(counters.failed_cas);
-  stats.direct_io = files.device->direct();
+  stats.direct_io = direct_io;
   stats.membarrier = epochs.uses_membarrier();
   return stats;
 }

@@ -10,6 +10,7 @@ namespace {
 struct Entry {
   std::shared_ptr<Core> core;
   std::shared_ptr<void> session;  // destroyed before core
+  const SessionState* state;      // the session's
 };
 
 // True once this thread's list is gone: a call from the destructor of another thread-local object.
@@ -37,15 +38,18 @@ void* FindThreadSession(const Core& core) {
   return nullptr;
 }
 
-void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session) {
+void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session,
+                       const SessionState& state) {
   t_last_session = {core.get(), session.get()};
   if (t_list_is_gone) {
     // Nobody will run after this thread's last destructors to free it.
-    static_cast<void>(new Entry{std::move(core), std::move(session)});
+    static_cast<void>(new Entry{std::move(core), std::move(session), &state});
     return;
   }
-  std::erase_if(t_list.entries, [](const Entry& entry) { return entry.core->epochs.closed(); });
-  t_list.entries.push_back({std::move(core), std::move(session)});
+  std::erase_if(t_list.entries, [](const Entry& entry) {
+    return entry.core->epochs.closed() && entry.state->idle() && !entry.state->waiting();
+  });
+  t_list.entries.push_back({std::move(core), std::move(session), &state});
 }
 
 }  // namespace ebb::internal

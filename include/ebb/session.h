@@ -41,7 +41,12 @@ class Session {
   using ValueView = typename Codec<Value>::View;  // likewise
 
   Session(Session&&) noexcept = default;
-  Session& operator=(Session&&) noexcept = default;
+  // Swaps: each state stays with the core that it belongs to.
+  Session& operator=(Session&& other) noexcept {
+    std::swap(core_, other.core_);
+    std::swap(state_, other.state_);
+    return *this;
+  }
   ~Session() = default;  // costs a mutex for a moment
 
   // The key's newest value. NotFound, without message or allocation, when it is absent.

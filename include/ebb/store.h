@@ -139,7 +139,7 @@ class Store {
   EBB_COLD Session& LocalSlow() {
     if (void* known = internal::FindThreadSession(*core_)) return *static_cast<Session*>(known);
     auto made = std::make_shared<Session>(NewSession());
-    internal::KeepThreadSession(core_, made);
+    internal::KeepThreadSession(core_, made, *made->state_);
     return *made;
   }
 

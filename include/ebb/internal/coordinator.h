@@ -19,6 +19,12 @@
 // Close ends with a second control record, marked clean, that states that the first one is
 // durable. So damage anywhere below the first is told apart from the end of the log.
 //
+//   Two bits of version tell records apart because at most one version at a time has drained
+//   without a control record: when it could not be appended, the next commit appends it first.
+//   An operation of v+1 may act between the bump and the reservation, so below the control record
+//   of v. A commit is skipped as needless only if that cannot have happened and nothing has been
+//   appended since.
+//
 // A failed write leaves the store as it is: the commit fails and can be tried again. A failed sync
 // poisons it (health.h).
 //
@@ -58,14 +64,21 @@ class Coordinator {
  private:
   absl::Status CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Appends the record, makes it durable, and returns the address after it.
-  absl::Status MakeDurable(CommitRecord record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::StatusOr<Address> AppendCommitRecord(const CommitRecord& record);
+  // Bumps to the next version and waits until the last one has drained.
+  void ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Appends a control record and makes it durable.
+  absl::Status WriteControl(std::uint64_t version, bool clean) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<HybridLog::Extent> AppendCommitRecord(const CommitRecord& record);
 
   Core& core_;
   EpochSlot* const slot_;
   Mutex mu_;
-  std::uint64_t version_ ABSL_GUARDED_BY(mu_);
+  std::uint64_t version_ ABSL_GUARDED_BY(mu_);  // that operations act in
+  Address shift_tail_ ABSL_GUARDED_BY(mu_);     // the tail before the last bump
+  // The version before version_ has drained, but its control record could not be appended.
+  bool owes_control_ ABSL_GUARDED_BY(mu_) = false;
+  // No operation of version_ has acted below durable_, as far as that can be told.
+  bool settled_ ABSL_GUARDED_BY(mu_) = true;
   Address durable_ ABSL_GUARDED_BY(mu_);  // the end of the last durable commit or open record
   bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;

@@ -87,7 +87,8 @@ class Core {
   // Immutable after opening.
   const CoreConfig config;
   const std::int64_t opening_process;
-  StoreFiles files;
+  const bool direct_io;
+  StoreFiles files;  // until closed
 
   // Ground.
   EpochManager epochs;
@@ -116,9 +117,13 @@ struct SessionState {
   SessionState(const SessionState&) = delete;
   SessionState& operator=(const SessionState&) = delete;
 
-  // False inside a callback of this session, and while another of its calls waits.
+  // False under a guard of this session, so inside its callbacks.
   bool idle() const {
     return slot->word.load(std::memory_order_relaxed) == 0;  // our own slot
+  }
+  // True while a call of this session is on its slow path.
+  bool waiting() const {
+    return slot->busy.load(std::memory_order_relaxed) != 0;  // our own slot
   }
 
   Core* core;

@@ -24,7 +24,9 @@
 //   Drained(e) returns true only if every guard that began before Bump returned e has ended, or
 //   began by storing its slot after the bump's barrier.
 //
-// Argument. A session loads the state, stores it to its slot, and only then loads boundaries.
+// Argument. A session loads the state, stores it to its slot, and only then loads boundaries. The
+//   first load is acquire: a session that enters in a new version sees what was stored before its
+//   bump (update_from at infinity), also on machines that reorder loads.
 //   With [announce], at the moment of the bump's barrier either the slot store is visible to the
 //   scan that follows, and the scan waits for it; or the session's later loads see everything
 //   stored before the bump. A stale epoch in a slot is therefore harmless to a boundary: such a
@@ -44,8 +46,9 @@
 //              what came before the scan; if it is earlier the scan reads the announcement.
 //   [leave]    Leave: slot store, release -> Drained: slot load, acquire. The session's accesses
 //              happen before what the drainer does next.
-//   [bump]     Bump: state read-modify-write, release -> Enter and Look: state load. Enter may load
-//              a stale word (see above); Look's load comes after acquire loads of what it covers.
+//   [bump]     Bump: state read-modify-write, release -> Enter and Look: state load, acquire. Enter
+//              may load a stale word (see above), and then its boundaries may be stale with it;
+//              Look's load comes after acquire loads of what it covers.
 //   [slots]    A slot is linked under mu_, which the scan takes to read the list's head: either
 //              the scan sees the slot or its owner sees what was stored before the scan.
 //   [busy]     SlowScope: busy store, seq_cst, then state load, seq_cst -> Close: closed bit,
@@ -144,8 +147,8 @@ class EpochGuard {
   EBB_INLINE EpochGuard(const EpochManager& epochs, EpochSlot& slot)
       : epochs_(epochs), slot_(slot) {
     EBB_DCHECK(slot.word.load(std::memory_order_relaxed) == 0);  // our own slot
-    // A stale state only makes drainers wait for us without need; see the argument above.
-    state_ = epochs.state_.load(std::memory_order_relaxed) & ~EpochState::kClosed;
+    // A stale state makes drainers wait for us without need, and Look fail; see the argument above.
+    state_ = epochs.state_.load(std::memory_order_acquire) & ~EpochState::kClosed;  // [bump]
 #ifdef EBB_TSAN
     slot.word.exchange(state_, std::memory_order_acq_rel);  // [announce]
 #else

@@ -1,8 +1,9 @@
 // Thread sessions: the sessions behind calls on the store itself, one for each thread and store.
 //
 // The last one used is found by comparing a thread-local pointer; others by a short list. When a
-// thread ends its sessions end with it, and those of closed stores are dropped whenever one is
-// added, so nothing is leaked and a closed store's memory is not held for long.
+// thread ends its sessions end with it, and idle ones of closed stores are dropped whenever one is
+// added, so nothing is leaked and a closed store's memory is not held for long. (One that is not
+// idle is in a callback, further up this thread's stack.)
 //
 // Thread safety: everything here belongs to the calling thread.
 #pragma once
@@ -22,7 +23,8 @@ inline constinit thread_local LastThreadSession t_last_session;
 
 // The calling thread's session of `core`, or null; remembers it as the last one.
 void* FindThreadSession(const Core& core);
-// Keeps `session` (whose type only the store knows) for the calling thread.
-void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session);
+// Keeps `session` (whose type only the store knows, and which owns `state`) for the calling thread.
+void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session,
+                       const SessionState& state);
 
 }  // namespace ebb::internal
