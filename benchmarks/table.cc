@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <chrono>
 #include <cstdio>
 
 namespace ebb::bench {
@@ -25,9 +26,15 @@ const char* Verdict(const Row& row) {
 std::vector<Samples> RunInTurn(const std::string& what, int rounds,
                                const std::vector<Contender>& contenders) {
   std::vector<Samples> series(contenders.size());
+  double told_at = -1.0;
+  const auto begin = std::chrono::steady_clock::now();
   for (int round = 0; round <= rounds; ++round) {
-    fmt::print(stderr, "ebb_report: {}: {}\n", what,
-               round == 0 ? "warm-up" : fmt::format("round {} of {}", round, rounds));
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+    if (told_at < 0.0 || passed.count() > told_at + 2.0) {
+      fmt::print(stderr, "ebb_report: {}: {}\n", what,
+                 round == 0 ? "warm-up" : fmt::format("round {} of {}", round, rounds));
+      told_at = passed.count();
+    }
     for (std::size_t i = 0; i < contenders.size(); ++i) {
       const double figure = contenders[i].run(round);
       if (round > 0) series[i].push_back(figure);

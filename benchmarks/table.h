@@ -14,8 +14,8 @@ struct Contender {
   std::string name;
   std::function<double(int round)> run;  // returns its figure, for example operations per second
 };
-// Runs every contender once without counting it and then `rounds` times; a line on stderr tells
-// what runs. Series of one call are paired by round.
+// Runs every contender once without counting it and then `rounds` times; now and then a line
+// on stderr tells what runs. Series of one call are paired by round.
 std::vector<Samples> RunInTurn(const std::string& what, int rounds,
                                const std::vector<Contender>& contenders);
 
