@@ -145,7 +145,7 @@ class Operations {
         if (UpsertInPlace(*record, value) == WriteResult::kWritten) return OpStatus::kOk;
       }
     }
-    UpsertOp op{value};
+    UpsertOp op(value);
     return Update(session, key, hash, op);
   }
 
@@ -173,7 +173,7 @@ class Operations {
 
   static OpStatus InsertIfAbsent(SessionState& session, KeyView key, ValueView value) {
     if (!Fits(*session.core, key, value)) return RefuseSizes(session, key, value);
-    InsertOp op{value};
+    InsertOp op(value);
     return Update(session, key, K::Hash(key), op);
   }
 
@@ -200,12 +200,19 @@ class Operations {
 
   // The four updates. Each has: kCreates, whether it inserts when absent; kBlind, whether it needs
   // no record below; Decide, called under the guard after an agreed look; and what Append writes.
-  struct UpsertOp {
+  struct PlainOp {
+    OpStatus status = OpStatus::kOk;
+    // Before and after a failed publication; only Rmw has something to do.
+    bool Seal(const Record*) const { return true; }
+    void Unseal(const Record*) const {}
+  };
+
+  struct UpsertOp : PlainOp {
     static constexpr bool kCreates = true;
     static constexpr bool kBlind = true;
     static constexpr bool kTombstone = false;
+    explicit UpsertOp(ValueView new_value) : value(new_value) {}
     ValueView value;
-    OpStatus status = OpStatus::kOk;
 
     Wish Decide(Where where, Address, const Record* record) {
       if (where == Where::kMutable && UpsertInPlace(*record, value) == WriteResult::kWritten) {
@@ -214,16 +221,14 @@ class Operations {
       return Wish::kAppend;
     }
     ValueView NewValue() const { return value; }
-    bool Seal(const Record*) const { return true; }
-    void Unseal(const Record*) const {}
   };
 
-  struct InsertOp {
+  struct InsertOp : PlainOp {
     static constexpr bool kCreates = true;
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = false;
+    explicit InsertOp(ValueView new_value) : value(new_value) {}
     ValueView value;
-    OpStatus status = OpStatus::kOk;
 
     Wish Decide(Where where, Address, const Record*) {
       if (where == Where::kAbsent) return Wish::kAppend;
@@ -231,15 +236,12 @@ class Operations {
       return Wish::kDone;
     }
     ValueView NewValue() const { return value; }
-    bool Seal(const Record*) const { return true; }
-    void Unseal(const Record*) const {}
   };
 
-  struct DeleteOp {
+  struct DeleteOp : PlainOp {
     static constexpr bool kCreates = false;
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = true;
-    OpStatus status = OpStatus::kOk;
 
     Wish Decide(Where where, Address, const Record* record) {
       switch (where) {
@@ -261,8 +263,6 @@ class Operations {
       }
       return Wish::kWait;
     }
-    bool Seal(const Record*) const { return true; }
-    void Unseal(const Record*) const {}
   };
 
   template <typename Fn>
