@@ -232,7 +232,7 @@ class Operations {
 
     Wish Decide(Where where, Address, const Record*) {
       if (where == Where::kAbsent) return Wish::kAppend;
-      status = OpStatus::kAlreadyExists;
+      this->status = OpStatus::kAlreadyExists;
       return Wish::kDone;
     }
     ValueView NewValue() const { return value; }
@@ -246,7 +246,7 @@ class Operations {
     Wish Decide(Where where, Address, const Record* record) {
       switch (where) {
         case Where::kAbsent:
-          status = OpStatus::kNotFound;
+          this->status = OpStatus::kNotFound;
           return Wish::kDone;
         case Where::kMutable: {
           const RecordHeader header = record->header().LoadAcquire();
