@@ -1,0 +1,211 @@
+#include "ebb/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace ebb::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kKiB = 1024;
+constexpr std::uint64_t kMiB = 1024 * kKiB;
+constexpr std::uint64_t kGiB = 1024 * kMiB;
+
+// A field of Options by name, so that one test can walk through all limits.
+struct Limit {
+  const char* field;
+  void (*set)(Options&, std::uint64_t);
+  std::uint64_t value;
+};
+
+void SetLogMemory(Options& options, std::uint64_t value) { options.log_memory_bytes = value; }
+void SetPage(Options& options, std::uint64_t value) { options.page_bytes = value; }
+void SetSegment(Options& options, std::uint64_t value) { options.segment_bytes = value; }
+void SetBuckets(Options& options, std::uint64_t value) { options.index_bucket_count = value; }
+void SetThreads(Options& options, std::uint64_t value) {
+  options.background_threads = static_cast<std::uint32_t>(value);
+}
+void SetBatch(Options& options, std::uint64_t value) { options.write_batch_bytes = value; }
+void SetMaxKey(Options& options, std::uint64_t value) { options.max_key_bytes = value; }
+void SetMaxValue(Options& options, std::uint64_t value) { options.max_value_bytes = value; }
+
+constexpr std::uint64_t kHuge = ~std::uint64_t{0};
+// Of the default page, 16 MiB: 4,096 blocks of 4,080 bytes, less the largest header.
+constexpr std::uint64_t kMostFieldBytes = 4096 * 4080 - 24;
+
+absl::Status ValidateWith(const Limit& limit) {
+  Options options;
+  limit.set(options, limit.value);
+  return Validate(options);
+}
+
+void ExpectRefused(const Limit& limit) {
+  const absl::Status status = ValidateWith(limit);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument)
+      << limit.field << " = " << limit.value;
+  // The message names the field and the value, before anything else.
+  EXPECT_THAT(status.ToString(), HasSubstr(std::string(limit.field) + " is " +
+                                           std::to_string(limit.value) + ": must be"));
+}
+
+void ExpectTaken(const Limit& limit) {
+  EXPECT_TRUE(ValidateWith(limit).ok())
+      << limit.field << " = " << limit.value << ": " << ValidateWith(limit);
+}
+
+TEST(OptionsTest, DefaultsAreValid) { EXPECT_TRUE(Validate(Options{}).ok()); }
+
+TEST(OptionsTest, EveryFieldRefusesWhatIsTooSmall) {
+  for (const Limit& limit : std::vector<Limit>{
+           {"log_memory_bytes", SetLogMemory, 0},
+           {"log_memory_bytes", SetLogMemory, kMiB - 1},
+           {"page_bytes", SetPage, 1},
+           {"page_bytes", SetPage, 32 * kKiB},
+           {"segment_bytes", SetSegment, 0},
+           {"segment_bytes", SetSegment, kMiB / 2},
+           {"index_bucket_count", SetBuckets, 0},
+           {"index_bucket_count", SetBuckets, 512},
+           {"background_threads", SetThreads, 0},
+           {"write_batch_bytes", SetBatch, 0},
+           {"write_batch_bytes", SetBatch, 4 * kKiB - 1},
+       }) {
+    ExpectRefused(limit);
+  }
+}
+
+TEST(OptionsTest, EveryFieldRefusesWhatIsTooLarge) {
+  for (const Limit& limit : std::vector<Limit>{
+           {"log_memory_bytes", SetLogMemory, std::uint64_t{1} << 60},
+           {"log_memory_bytes", SetLogMemory, kHuge},
+           {"page_bytes", SetPage, 128 * kMiB},
+           {"page_bytes", SetPage, kHuge},
+           {"segment_bytes", SetSegment, 2048 * kGiB},
+           {"segment_bytes", SetSegment, kHuge},
+           {"index_bucket_count", SetBuckets, std::uint64_t{1} << 32},
+           {"index_bucket_count", SetBuckets, kHuge},
+           {"background_threads", SetThreads, 33},
+           {"background_threads", SetThreads, 0xffffffff},
+           {"write_batch_bytes", SetBatch, 64 * kMiB + 4 * kKiB},
+           {"write_batch_bytes", SetBatch, kHuge},
+           {"max_key_bytes", SetMaxKey, kMostFieldBytes + 1},
+           {"max_key_bytes", SetMaxKey, kHuge},
+           {"max_value_bytes", SetMaxValue, kMostFieldBytes + 1},
+           {"max_value_bytes", SetMaxValue, kHuge},
+       }) {
+    ExpectRefused(limit);
+  }
+}
+
+TEST(OptionsTest, SizesThatMustBePowersOfTwoRefuseOthers) {
+  for (const Limit& limit : std::vector<Limit>{
+           {"page_bytes", SetPage, 96 * kKiB},
+           {"page_bytes", SetPage, 64 * kKiB + 1},
+           {"segment_bytes", SetSegment, kGiB + 4 * kKiB},
+           {"segment_bytes", SetSegment, 3 * kGiB},
+           {"index_bucket_count", SetBuckets, 1025},
+           {"index_bucket_count", SetBuckets, 3 << 16},
+       }) {
+    ExpectRefused(limit);
+    EXPECT_THAT(ValidateWith(limit).ToString(), HasSubstr("must be a power of two"));
+  }
+}
+
+TEST(OptionsTest, WriteBatchesAreWholeBlocks) {
+  for (const std::uint64_t bytes : {4 * kKiB + 1, 6 * kKiB, kMiB - 512}) {
+    ExpectRefused({"write_batch_bytes", SetBatch, bytes});
+  }
+}
+
+TEST(OptionsTest, LimitsThemselvesAreTaken) {
+  for (const Limit& limit : std::vector<Limit>{
+           {"log_memory_bytes", SetLogMemory, kMiB},
+           {"log_memory_bytes", SetLogMemory, kMiB + 1},
+           {"page_bytes", SetPage, 0},
+           {"page_bytes", SetPage, 64 * kKiB},
+           {"page_bytes", SetPage, 32 * kMiB},
+           {"segment_bytes", SetSegment, 16 * kMiB},
+           {"segment_bytes", SetSegment, 1024 * kGiB},
+           {"index_bucket_count", SetBuckets, 1024},
+           {"index_bucket_count", SetBuckets, std::uint64_t{1} << 31},
+           {"background_threads", SetThreads, 1},
+           {"background_threads", SetThreads, 32},
+           {"write_batch_bytes", SetBatch, 4 * kKiB},
+           {"write_batch_bytes", SetBatch, 64 * kMiB},
+           {"max_key_bytes", SetMaxKey, 0},
+           {"max_key_bytes", SetMaxKey, 1},
+           {"max_key_bytes", SetMaxKey, kMostFieldBytes},
+           {"max_value_bytes", SetMaxValue, kMostFieldBytes},
+       }) {
+    ExpectTaken(limit);
+  }
+}
+
+TEST(OptionsTest, MemoryForFewerThanEightPagesIsRefusedNamingTheLeast) {
+  Options options;
+  options.log_memory_bytes = 8 * kMiB - 1;
+  options.page_bytes = kMiB;
+  EXPECT_EQ(Validate(options).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Validate(options).ToString(),
+              AllOf(HasSubstr("log_memory_bytes is 8388607"), HasSubstr("at least 8388608"),
+                    HasSubstr("page_bytes 1048576")));
+  options.log_memory_bytes = 8 * kMiB;
+  EXPECT_TRUE(Validate(options).ok());
+}
+
+TEST(OptionsTest, SegmentSmallerThanAPageIsRefused) {
+  Options options;
+  options.log_memory_bytes = 64 * kMiB;
+  options.page_bytes = 4 * kMiB;
+  options.segment_bytes = 2 * kMiB;
+  EXPECT_EQ(Validate(options).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Validate(options).ToString(),
+              AllOf(HasSubstr("segment_bytes is 2097152"), HasSubstr("page_bytes, 4194304")));
+  options.segment_bytes = 4 * kMiB;
+  EXPECT_TRUE(Validate(options).ok());
+}
+
+TEST(OptionsTest, SegmentSmallerThanTheAutomaticPageIsRefusedToo) {
+  Options options;  // 256 MiB of memory lead to pages of 16 MiB
+  options.segment_bytes = 8 * kMiB;
+  EXPECT_EQ(Validate(options).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Validate(options).ToString(), HasSubstr("segment_bytes is 8388608"));
+}
+
+TEST(OptionsTest, LongestKeyMustFitASmallPage) {
+  Options options;
+  options.page_bytes = 64 * kKiB;
+  options.max_key_bytes = 16 * 4080 - 24;
+  EXPECT_TRUE(Validate(options).ok());
+  ++options.max_key_bytes;
+  EXPECT_THAT(Validate(options).ToString(), HasSubstr("max_key_bytes is 65257"));
+}
+
+TEST(OptionsTest, AutomaticPageIsASixteenthOfTheMemoryWithinItsLimits) {
+  const auto page_for = [](std::uint64_t memory_bytes) {
+    Options options;
+    options.log_memory_bytes = memory_bytes;
+    return EffectivePageBytes(options);
+  };
+  EXPECT_EQ(page_for(256 * kMiB), 16 * kMiB);
+  EXPECT_EQ(page_for(256 * kMiB - 1), 8 * kMiB);
+  EXPECT_EQ(page_for(300 * kMiB), 16 * kMiB);
+  EXPECT_EQ(page_for(kMiB), 64 * kKiB);
+  EXPECT_EQ(page_for(kMiB + kMiB / 2), 64 * kKiB);
+  EXPECT_EQ(page_for(1024 * kGiB), 64 * kMiB);
+  EXPECT_EQ(page_for(0), 64 * kKiB);
+}
+
+TEST(OptionsTest, ExplicitPageIsKept) {
+  Options options;
+  options.page_bytes = 2 * kMiB;
+  EXPECT_EQ(EffectivePageBytes(options), 2 * kMiB);
+}
+
+}  // namespace
+}  // namespace ebb::test
