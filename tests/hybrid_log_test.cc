@@ -1,0 +1,889 @@
+#include "ebb/internal/hybrid_log.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ebb/internal/block.h"
+#include "ebb/status.h"
+#include "tests/support/log_rig.h"
+
+namespace ebb::test {
+namespace {
+
+using internal::Address;
+using internal::Atomic;
+using internal::DeviceBuffer;
+using internal::EpochGuard;
+using internal::EpochSlot;
+using internal::Geometry;
+using internal::HybridLog;
+using internal::kBlockBytes;
+using internal::kBlockPayloadBytes;
+using internal::LockWord;
+using internal::RecordHeader;
+using internal::RecordKind;
+using internal::RecordShape;
+using internal::SealBlock;
+using internal::VerifyBlock;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr std::uint32_t kVariable = RecordShape::kVariable;
+constexpr std::uint64_t kInfinity = HybridLog::kInfinity;
+
+// Pages of two blocks, 8,160 bytes; the tests of page ends start from an empty page.
+constexpr Geometry kTwoBlocks{.page_shift = 13, .frame_count = 8};
+constexpr std::uint64_t kPayload = 2 * kBlockPayloadBytes;
+
+// An empty log whose tail is at the start of page 1.
+LogRig::Setup FromPageOne(const Geometry& geometry) {
+  const Address start = geometry.PageStart(1);
+  return {.geometry = geometry,
+          .position = HybridLog::Position{.begin = start,
+                                          .head = start,
+                                          .tail = start,
+                                          .incarnations = {{0, LogRig::kIncarnation}}}};
+}
+
+// ---- Allocation ----
+
+TEST(HybridLogTest, RecordsLieBehindEachOtherFromTheTail) {
+  LogRig rig({.geometry = kTwoBlocks});
+  const Address start = rig.geometry().BlockStart(1);
+  EXPECT_EQ(rig.log().tail(), start);
+  EXPECT_EQ(Must(rig.AppendExtent(64)).address, start);
+  EXPECT_EQ(Must(rig.AppendExtent(40)).address, start + 64);
+  EXPECT_EQ(rig.log().tail(), start + 104);
+}
+
+TEST(HybridLogTest, WhatTheLastRecordOfAPageLeavesIsAFiller) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  const Address page = rig.geometry().PageStart(1);
+  for (int i = 0; i < 8; ++i) Must(rig.AppendExtent(1000));
+  EXPECT_FALSE(rig.TryAppendExtent(1000).has_value());
+  const RecordHeader filler = rig.HeaderAt(page + 8000);
+  EXPECT_EQ(filler.kind(), RecordKind::kFiller);
+  EXPECT_EQ(filler.extent_bytes(), kPayload - 8000);
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
+  EXPECT_EQ(Must(rig.AppendExtent(1000)).address, rig.geometry().PageStart(2));
+  EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 1U);
+}
+
+// Hazard 19: the smallest rest there is. Fails when fillers need more than their header.
+TEST(HybridLogTest, LastEightBytesOfAPageAreAFiller) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kPayload - 8));
+  EXPECT_FALSE(rig.TryAppendExtent(32).has_value());
+  const RecordHeader filler = rig.HeaderAt(rig.geometry().PageStart(1) + (kPayload - 8));
+  EXPECT_EQ(filler.kind(), RecordKind::kFiller);
+  EXPECT_EQ(filler.extent_bytes(), 8U);
+  EXPECT_EQ(Must(rig.AppendExtent(32)).address, rig.geometry().PageStart(2));
+  Must(rig.log().FlushTo(rig.geometry().PageStart(2)));
+  ASSERT_TRUE(rig.WalkPageOnDevice(1).has_value());
+  EXPECT_EQ(rig.WalkPageOnDevice(1)->size(), 2U);
+}
+
+// Hazard 19: a record as large as a page.
+TEST(HybridLogTest, RecordMayFillAPageExactly) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  const Written first = Must(rig.AppendExtent(kPayload));
+  EXPECT_EQ(first.address, rig.geometry().PageStart(1));
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));  // never in the gap
+  const Written second = Must(rig.AppendExtent(kPayload));
+  EXPECT_EQ(second.address, rig.geometry().PageStart(2));
+  Must(rig.FlushAll());
+  EXPECT_TRUE(rig.Holds(first));
+  EXPECT_TRUE(rig.Holds(second));
+  EXPECT_EQ(rig.WalkPageOnDevice(1)->size(), 1U);
+  EXPECT_EQ(rig.WalkPageOnDevice(2)->size(), 1U);
+}
+
+TEST(HybridLogTest, PageThatIsFullToTheLastByteHasNoFiller) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kPayload - 40));
+  Must(rig.AppendExtent(40));
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
+  Must(rig.AppendExtent(32));
+  Must(rig.FlushAll());
+  const auto headers = rig.WalkPageOnDevice(1);
+  ASSERT_TRUE(headers.has_value());
+  ASSERT_EQ(headers->size(), 2U);
+  EXPECT_EQ(headers->back().kind(), RecordKind::kRecord);
+}
+
+// Hazard 19: thousands of sessions that overshoot a full page before anybody turns it must not
+// carry into the page's number.
+TEST(HybridLogTest, OvershootNeverReachesThePageNumber) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  for (int i = 0; i < 65000; ++i) {
+    EXPECT_EQ(rig.TryAppendExtent(kPayload).has_value(), i == 0);
+  }
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
+  Must(rig.log().WaitForPage());
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
+  EXPECT_EQ(Must(rig.AppendExtent(32)).address, rig.geometry().PageStart(2));
+  EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 1U);
+}
+
+TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kPayload));
+  EXPECT_FALSE(rig.TryAppendExtent(32).has_value());
+  EXPECT_FALSE(rig.TryAppendExtent(32).has_value());
+  Must(rig.log().WaitForPage());
+  Must(rig.log().WaitForPage());
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
+}
+
+// ---- Room for commit records ----
+
+HybridLog::Extent Reserve(LogRig& rig, std::uint64_t least_bytes) {
+  const EpochGuard guard(rig.epochs(), rig.slot());
+  return rig.log().ReserveToBlockEnd(least_bytes, guard);
+}
+
+TEST(HybridLogTest, CommitExtentEndsAtTheEndOfABlock) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  const Address page = rig.geometry().PageStart(1);
+  Must(rig.AppendExtent(1000));
+  const HybridLog::Extent extent = Reserve(rig, 88);
+  EXPECT_EQ(extent.start, page + 1000);
+  EXPECT_EQ(extent.bytes, kBlockPayloadBytes - 1000);
+  EXPECT_EQ(rig.log().tail(), page + kBlockPayloadBytes);
+}
+
+TEST(HybridLogTest, CommitExtentTakesTheNextBlockToWhenItsOwnHasTooLittleRoom) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  const Address page = rig.geometry().PageStart(1);
+  Must(rig.AppendExtent(kBlockPayloadBytes - 80));
+  const HybridLog::Extent extent = Reserve(rig, 88);
+  EXPECT_EQ(extent.start, page + (kBlockPayloadBytes - 80));
+  EXPECT_EQ(extent.bytes, kBlockPayloadBytes + 80);
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
+}
+
+TEST(HybridLogTest, CommitExtentMayFitExactly) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kPayload - 88));
+  const HybridLog::Extent extent = Reserve(rig, 88);
+  EXPECT_EQ(extent.bytes, 88U);
+  EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
+}
+
+TEST(HybridLogTest, CommitExtentThatDoesNotFitLeavesAFillerAndAFullPage) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kPayload - 80));
+  EXPECT_EQ(Reserve(rig, 88).bytes, 0U);
+  const RecordHeader filler = rig.HeaderAt(rig.geometry().PageStart(1) + (kPayload - 80));
+  EXPECT_EQ(filler.kind(), RecordKind::kFiller);
+  EXPECT_EQ(filler.extent_bytes(), 80U);
+  EXPECT_EQ(Reserve(rig, 88).bytes, 0U);  // still full
+  Must(rig.log().WaitForPage());
+  const HybridLog::Extent extent = Reserve(rig, 88);
+  EXPECT_EQ(extent.start, rig.geometry().PageStart(2));
+  EXPECT_EQ(extent.bytes, kBlockPayloadBytes);
+}
+
+TEST(HybridLogTest, CommitExtentOnAPageThatIsFullToTheLastByteTurnsIt) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kPayload));
+  EXPECT_EQ(Reserve(rig, 88).bytes, 0U);
+  Must(rig.log().WaitForPage());
+  EXPECT_EQ(Reserve(rig, 88).start, rig.geometry().PageStart(2));
+}
+
+// ---- Boundaries ----
+
+TEST(HybridLogTest, BoundariesStayInOrderAndGrowAtEveryStep) {
+  for (const std::uint64_t frames : {4, 5, 8, 11}) {
+    LogRig rig({.geometry = {.page_shift = 12, .frame_count = frames}});
+    rig.ExpectOrderAndGrowth();
+    for (int i = 0; i < 600; ++i) {
+      Must(rig.AppendExtent(static_cast<std::uint64_t>(32 + i * 56 % 600)));
+      rig.ExpectOrderAndGrowth();
+      if (i % 3 == 0) Must(rig.log().Help().status());
+      rig.ExpectOrderAndGrowth();
+    }
+    EXPECT_GT(rig.log().safe_head(), rig.log().begin());
+    Must(rig.HelpUntilIdle());
+    rig.ExpectOrderAndGrowth();
+    EXPECT_FALSE(*rig.log().Help());  // nothing more to do
+  }
+}
+
+TEST(HybridLogTest, RestoredLogStandsWhereItWasPut) {
+  const Geometry geometry{.page_shift = 12, .frame_count = 8};
+  LogRig rig({.geometry = geometry,
+              .position = HybridLog::Position{.begin = geometry.PageStart(3),
+                                              .head = geometry.PageStart(95),
+                                              .tail = geometry.PageStart(101),
+                                              .incarnations = {{0, 7}, {101, 8}}}});
+  EXPECT_EQ(rig.log().begin(), geometry.PageStart(3));
+  EXPECT_EQ(rig.log().safe_head(), geometry.PageStart(95));
+  EXPECT_EQ(rig.log().head_acquire(), geometry.PageStart(95));
+  for (const Address boundary : {rig.log().flushed_until(), rig.log().safe_read_only(),
+                                 rig.log().read_only(), rig.log().tail()}) {
+    EXPECT_EQ(boundary, geometry.PageStart(101));
+  }
+  EXPECT_EQ(rig.log().update_from(), geometry.PageStart(101).value());
+  EXPECT_EQ(rig.log().incarnation(), 8U);
+  EXPECT_EQ(Must(rig.AppendExtent(64)).address, geometry.PageStart(101));
+  rig.log().CheckBoundaries();
+}
+
+// Hazard 20: a writer paused in its update is in a guard. Flushing must wait for it, or it copies
+// a record that still changes. Fails when Settle does not ask Drained.
+TEST(HybridLogTest, FlushWaitsForGuardsThatSawTheOldReadOnlyBoundary) {
+  LogRig rig({});
+  const Written written = Must(rig.AppendExtent(4080));
+  EpochSlot& writer_slot = *rig.epochs().AcquireSlot();
+  std::optional<EpochGuard> writer(std::in_place, rig.epochs(), writer_slot);
+  ASSERT_LE(rig.log().update_from(), written.address.value());
+
+  std::thread flusher([&] { Must(rig.log().FlushTo(rig.geometry().PageStart(2))); });
+  while (rig.log().read_only() < rig.geometry().PageStart(2)) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(rig.log().safe_read_only(), rig.geometry().PageStart(1));
+  EXPECT_EQ(rig.log().flushed_until(), rig.geometry().PageStart(1));
+  EXPECT_TRUE(rig.device().writes().empty());
+  // What the writer does now is still in what the flush writes.
+  std::byte* const value = rig.log().At(written.address, *writer) + LogRig::kOverheadBytes;
+  internal::WordAt(value).store(0x1234567812345678, std::memory_order_relaxed);
+  writer.reset();
+  flusher.join();
+  EXPECT_EQ(rig.log().flushed_until(), rig.geometry().PageStart(2));
+  std::uint64_t flushed = 0;
+  std::memcpy(&flushed, rig.device().Get(1)->data() + LogRig::kOverheadBytes, 8);
+  EXPECT_EQ(flushed, 0x1234567812345678U);
+}
+
+// Hazard 24: a guard that saw the old head may still read the page.
+TEST(HybridLogTest, EvictionWaitsForGuardsThatSawTheOldHead) {
+  LogRig rig({});
+  const Written oldest = Must(rig.AppendExtent(4080));
+  Must(rig.FillUntilPage(7, 4080));
+  Must(rig.HelpUntilIdle());
+  EXPECT_EQ(rig.log().head_acquire(), rig.log().begin());
+  EpochSlot& reader_slot = *rig.epochs().AcquireSlot();
+  std::optional<EpochGuard> reader(std::in_place, rig.epochs(), reader_slot);
+  ASSERT_GE(oldest.address, rig.log().head());
+  // As far as the tail gets without a frame more.
+  while (rig.TryAppendExtent(4080).has_value()) {
+  }
+  for (int i = 0; i < 10; ++i) Must(rig.log().Help().status());
+  std::thread writer([&] { Must(rig.FillUntilPage(12, 4080)); });
+  while (rig.log().head_acquire() == rig.log().begin()) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(rig.log().safe_head(), rig.log().begin());
+  EXPECT_LE(rig.TailPage(), 9U);  // pages 1 to 8 have the eight frames
+  EXPECT_EQ(internal::WordAt(rig.log().At(oldest.address, *reader)).load(std::memory_order_relaxed),
+            RecordHeader::Make(RecordKind::kRecord, internal::kNoRecord, 0)
+                .With(RecordHeader::kValid)
+                .word());
+  EXPECT_TRUE(rig.Holds(oldest));
+  reader.reset();
+  writer.join();
+  EXPECT_GT(rig.log().safe_head(), oldest.address);
+  EXPECT_TRUE(rig.Holds(oldest));  // from the device
+}
+
+TEST(HybridLogTest, PagesOnTheirWayOutAreNoLongerUpdatedInPlace) {
+  LogRig rig({});  // eight frames: five for updates
+  EXPECT_EQ(rig.log().update_from(), rig.geometry().PageStart(1).value());
+  Must(rig.FillUntilPage(12, 4080));
+  Must(rig.HelpUntilIdle());
+  const std::uint64_t tail_page = rig.TailPage();
+  EXPECT_EQ(rig.log().read_only(), rig.geometry().PageStart(tail_page - 4));
+  EXPECT_EQ(rig.log().update_from(), rig.log().read_only().value());
+}
+
+// ---- Version shifts ----
+
+TEST(HybridLogTest, NothingIsUpdatedInPlaceDuringAVersionShift) {
+  LogRig rig({});
+  const std::uint64_t before = rig.log().update_from();
+  rig.log().BeginVersionShift();
+  EXPECT_EQ(rig.log().update_from(), before | kInfinity);
+  rig.log().EndVersionShift(rig.geometry().PageStart(2));
+  EXPECT_EQ(rig.log().update_from(), rig.geometry().PageStart(2).value());
+}
+
+TEST(HybridLogTest, VersionShiftNeverLowersTheFloor) {
+  LogRig rig({});
+  Must(rig.FillUntilPage(20, 4080));
+  Must(rig.HelpUntilIdle());
+  const std::uint64_t floor = rig.log().update_from();
+  rig.log().BeginVersionShift();
+  rig.log().EndVersionShift(rig.geometry().PageStart(2));
+  EXPECT_EQ(rig.log().update_from(), floor);
+}
+
+// A plain store of the control record's end would forget what a page turn raised meanwhile.
+TEST(HybridLogTest, PageTurnDuringAVersionShiftRaisesTheFloorAndKeepsTheBit) {
+  LogRig rig({});
+  Must(rig.FillUntilPage(8, 4080));
+  Must(rig.HelpUntilIdle());
+  rig.log().BeginVersionShift();
+  Must(rig.FillUntilPage(14, 4080));
+  Must(rig.HelpUntilIdle());
+  const std::uint64_t floor = rig.log().read_only().value();
+  EXPECT_GT(floor, rig.geometry().PageStart(8).value());
+  EXPECT_EQ(rig.log().update_from(), floor | kInfinity);
+  rig.log().EndVersionShift(rig.geometry().PageStart(8));
+  EXPECT_EQ(rig.log().update_from(), floor);
+}
+
+TEST(HybridLogTest, FailedVersionShiftsLeaveBoundariesOnWholeBlocks) {
+  // A floor in the middle of a block once became the read-only boundary, and the flush wrote
+  // nothing and said that it had moved, for ever.
+  LogRig rig({});
+  Must(rig.AppendExtent(64));
+  rig.log().BeginVersionShift();
+  rig.log().EndVersionShift(rig.log().tail());
+  for (int i = 0; i < 100; ++i) Must(rig.log().Help().status());
+  EXPECT_FALSE(*rig.log().Help());
+  EXPECT_EQ(rig.geometry().BlockStart(rig.geometry().BlockOf(rig.log().read_only())),
+            rig.log().read_only());
+}
+
+TEST(HybridLogTest, BlockedUpdatesStayBlocked) {
+  LogRig rig({});
+  rig.log().BlockUpdates();
+  Must(rig.FillUntilPage(12, 4080));
+  EXPECT_NE(rig.log().update_from() & kInfinity, 0U);
+}
+
+// ---- Flush ----
+
+TEST(HybridLogTest, FlushedBlocksAreSealedAndTheirPagesHaveNoHoles) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  std::vector<Written> all;
+  for (int i = 0; i < 200; ++i) {
+    all.push_back(Must(rig.AppendExtent(static_cast<std::uint64_t>(32 + i * 72 % 1500 / 8 * 8))));
+  }
+  Must(rig.FlushAll());
+  EXPECT_EQ(rig.log().flushed_until(), rig.log().tail());
+  std::uint64_t records = 0;
+  const std::uint64_t end_page = rig.TailPage();
+  for (std::uint64_t page = 1; page < end_page; ++page) {
+    const auto headers = rig.WalkPageOnDevice(page);
+    ASSERT_TRUE(headers.has_value()) << "page " << page;
+    for (const RecordHeader header : *headers) records += header.kind() == RecordKind::kRecord;
+  }
+  const auto in_last_page = std::count_if(all.begin(), all.end(), [&](const Written& written) {
+    return rig.geometry().PageOf(written.address) == end_page;
+  });
+  EXPECT_EQ(records + static_cast<std::uint64_t>(in_last_page), all.size());
+  for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+}
+
+TEST(HybridLogTest, PartialBlockStaysInMemory) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kBlockPayloadBytes + 64));
+  Must(rig.log().FlushTo(rig.geometry().BlockStart(3)));
+  EXPECT_EQ(rig.log().flushed_until(), rig.geometry().BlockStart(3));
+  EXPECT_FALSE(rig.device().Get(3).has_value());
+  EXPECT_EQ(rig.log().counters().flushed_bytes.load(std::memory_order_relaxed), kBlockBytes);
+}
+
+TEST(HybridLogTest, FlushIntoTheMiddleOfABlockIsABug) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  LogRig rig({});
+  const Written written = Must(rig.AppendExtent(64));
+  EXPECT_DEATH(Must(rig.log().FlushTo(written.address + 64)), "internal error");
+}
+
+TEST(HybridLogTest, WritesAreBatchesOfWholeBlocksWithinAPage) {
+  const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
+  LogRig::Setup setup = FromPageOne(four_blocks);
+  setup.write_batch_bytes = 3 * kBlockBytes;
+  LogRig rig(setup);
+  Must(rig.FillUntilPage(4, 4 * kBlockPayloadBytes));
+  Must(rig.log().FlushTo(four_blocks.PageStart(4)));
+  std::uint64_t next = 4;
+  std::vector<std::uint64_t> counts;
+  for (const ScriptDevice::WriteCall& write : rig.device().writes()) {
+    EXPECT_EQ(write.block, next);
+    next += write.block_count;
+    counts.push_back(write.block_count);
+  }
+  EXPECT_EQ(counts, (std::vector<std::uint64_t>{3, 1, 3, 1, 3, 1}));
+}
+
+TEST(HybridLogTest, MaintenanceIsPostedWithAPageTurnAndRunsUntilNothingIsLeft) {
+  LogRig rig({});  // a pool without threads
+  Must(rig.AppendExtent(4080));
+  EXPECT_FALSE(rig.pool().RunOne());
+  Must(rig.FillUntilPage(8, 4080));
+  EXPECT_TRUE(rig.pool().RunOne());
+  EXPECT_FALSE(rig.pool().RunOne());  // one job for all turns so far
+  EXPECT_EQ(rig.log().flushed_until(), rig.log().read_only());
+  EXPECT_FALSE(*rig.log().Help());
+}
+
+TEST(HybridLogTest, StoppedMaintenanceDoesNothingMore) {
+  LogRig rig({});
+  Must(rig.FillUntilPage(7, 4080));
+  rig.log().StopMaintenance();
+  while (rig.pool().RunOne()) {
+  }
+  EXPECT_TRUE(rig.device().writes().empty());
+  Must(rig.FlushAll());  // who needs it does it
+  EXPECT_EQ(rig.log().flushed_until(), rig.log().tail());
+}
+
+// ---- Memory ----
+
+std::uint64_t ResidentFrameBytes(LogRig& rig) {
+  const std::size_t bytes = rig.geometry().frame_slots() * rig.geometry().page_bytes();
+  std::vector<unsigned char> resident(bytes / 4096);
+  EXPECT_EQ(::mincore(rig.log().FrameForRecovery(0).data(), bytes, resident.data()), 0);
+  return 4096 *
+         static_cast<std::uint64_t>(std::count_if(
+             resident.begin(), resident.end(), [](unsigned char page) { return (page & 1) != 0; }));
+}
+
+// Frames lie in a power of two of addresses, of which only the budget may have memory.
+TEST(HybridLogTest, OnlyTheBudgetOfFramesIsResident) {
+  for (const std::uint64_t frames : {5, 8, 9, 12}) {
+    const Geometry geometry{.page_shift = 13, .frame_count = frames};
+    LogRig rig(FromPageOne(geometry));
+    std::vector<Written> all;
+    std::uint64_t most = 0;
+    for (int i = 0; i < 200; ++i) {
+      all.push_back(Must(rig.AppendExtent(2040)));
+      most = std::max(most, ResidentFrameBytes(rig));
+    }
+    EXPECT_LE(most, frames * geometry.page_bytes()) << frames << " frames";
+    EXPECT_GE(most, (frames - 1) * geometry.page_bytes()) << frames << " frames";
+    Must(rig.FlushAll());
+    for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+  }
+}
+
+TEST(HybridLogTest, ReleasedMemoryIsGivenBack) {
+  LogRig rig({});
+  Must(rig.FillUntilPage(6, 4080));
+  EXPECT_GE(ResidentFrameBytes(rig), 5U * 4096);
+  rig.log().ReleaseMemory();
+  EXPECT_EQ(ResidentFrameBytes(rig), 0U);
+}
+
+TEST(HybridLogTest, LogWithoutMemoryIsNotOk) {
+  internal::EpochManager epochs(0);
+  internal::Health health;
+  ScriptDevice device;
+  internal::ThreadPool pool(0);
+  const Geometry too_large{.page_shift = 26, .frame_count = std::uint64_t{1} << 34};
+  const HybridLog log({.geometry = too_large, .shape = {}}, epochs, health, device, pool);
+  EXPECT_FALSE(log.ok());
+}
+
+TEST(HybridLogTest, DeviceBufferGrowsAndKeepsWhatItIsTold) {
+  DeviceBuffer buffer;
+  std::byte* const small = buffer.Reserve(1, 0);
+  ASSERT_NE(small, nullptr);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(small) % kBlockBytes, 0U);
+  std::memset(small, 0x5a, kBlockBytes);
+  std::byte* const large = buffer.Reserve(4, 1);
+  ASSERT_NE(large, nullptr);
+  EXPECT_EQ(large[0], std::byte{0x5a});
+  EXPECT_EQ(large[kBlockBytes - 1], std::byte{0x5a});
+  std::memset(large, 0x77, 4 * kBlockBytes);
+  EXPECT_EQ(buffer.Reserve(3, 3), large);  // large enough: nothing moves
+}
+
+// ---- Reading back ----
+
+// Appends, and then enough to send it all to the device.
+void Evict(LogRig& rig) {
+  const std::uint64_t page = rig.TailPage() + rig.geometry().frame_count + 1;
+  Must(rig.FillUntilPage(page, 1000));
+  Must(rig.HelpUntilIdle());
+}
+
+TEST(HybridLogTest, RecordsOfEveryLengthAndPlaceComeBackFromTheDevice) {
+  const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
+  LogRig rig(FromPageOne(four_blocks));
+  std::mt19937_64 random(7);
+  std::vector<Written> all;
+  std::uint64_t most_blocks = 0;
+  for (int i = 0; i < 800; ++i) {
+    const std::uint64_t most = i % 20 == 0 ? 4 * kBlockPayloadBytes : 700;
+    const auto value_bytes = static_cast<std::uint32_t>(random() % (most - 64));
+    all.push_back(
+        Must(rig.Append(rig.slot(), static_cast<std::uint32_t>(random() % 30), value_bytes)));
+    most_blocks = std::max(most_blocks, four_blocks.BlockOf(all.back().address + value_bytes) -
+                                            four_blocks.BlockOf(all.back().address));
+  }
+  EXPECT_EQ(most_blocks, 3U);
+  Evict(rig);
+  for (const Written& written : all) {
+    ASSERT_LT(written.address, rig.log().head_acquire());
+    EXPECT_TRUE(rig.Holds(written));
+  }
+  EXPECT_GE(rig.log().counters().device_reads.load(std::memory_order_relaxed), all.size());
+}
+
+// A block ends between the header and the lengths, which are needed to know what else to read.
+TEST(HybridLogTest, LengthsMayBeInTheNextBlock) {
+  const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
+  for (const std::uint64_t extent :
+       {std::uint64_t{32}, std::uint64_t{4088}, std::uint64_t{4096}, std::uint64_t{8168}}) {
+    LogRig rig(FromPageOne(four_blocks));
+    Must(rig.AppendExtent(kBlockPayloadBytes - 8));
+    const Written written = Must(rig.AppendExtent(extent));
+    ASSERT_EQ(rig.geometry().OffsetOf(written.address), kBlockPayloadBytes - 8);
+    Evict(rig);
+    EXPECT_TRUE(rig.Holds(written)) << extent;
+  }
+}
+
+TEST(HybridLogTest, RecordsOfFixedSizesComeBackFromTheDevice) {
+  const RecordShape shapes[] = {{8, 8},    {4, 1},         {8, 24},        {16, 8},
+                                {3, 5000}, {8, kVariable}, {kVariable, 8}, {kVariable, 24}};
+  for (const RecordShape shape : shapes) {
+    LogRig::Setup setup = FromPageOne(kTwoBlocks);
+    setup.shape = shape;
+    LogRig rig(setup);
+    std::vector<Written> all;
+    while (rig.TailPage() < 20) {
+      const auto length = static_cast<std::uint32_t>(all.size() % 50);
+      all.push_back(Must(rig.Append(rig.slot(), shape.key_variable() ? length : shape.key_bytes,
+                                    shape.value_variable() ? length : shape.value_bytes)));
+    }
+    Must(rig.HelpUntilIdle());
+    EXPECT_GT(rig.log().head_acquire(), rig.geometry().PageStart(10));
+    for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+  }
+}
+
+TEST(HybridLogTest, ReadCountsItsBlocks) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  Must(rig.AppendExtent(kBlockPayloadBytes - 8));
+  const Written written = Must(rig.AppendExtent(64));
+  Must(rig.FlushAll());
+  Must(rig.ReadFromDevice(written.address).status());
+  EXPECT_EQ(rig.log().counters().device_read_bytes.load(std::memory_order_relaxed),
+            2 * kBlockBytes);
+}
+
+// ---- Damage ----
+
+// A log with one record of 6,000 bytes in blocks 2 and 3, flushed.
+class HybridLogDamageTest : public ::testing::Test {
+ protected:
+  HybridLogDamageTest() : written_(Must(rig_.AppendExtent(6000))) { Must(rig_.FlushAll()); }
+
+  std::string ExpectDataLoss() {
+    const absl::Status status = rig_.ReadFromDevice(written_.address).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    return status.ToString();
+  }
+  void Flip(std::uint64_t block, std::size_t byte) {
+    ScriptDevice::Block bytes = *rig_.device().Get(block);
+    bytes[byte] ^= std::byte{0x10};
+    rig_.device().Put(block, bytes);
+  }
+  // Puts 8 bytes into the record's first block and seals it again.
+  void Forge(std::size_t offset, std::uint64_t word) {
+    ScriptDevice::Block bytes = *rig_.device().Get(2);
+    std::memcpy(bytes.data() + offset, &word, 8);
+    SealBlock(bytes, LogRig::kStoreId, 2, LogRig::kIncarnation);
+    rig_.device().Put(2, bytes);
+  }
+
+  LogRig rig_{FromPageOne(kTwoBlocks)};
+  Written written_;
+};
+
+TEST_F(HybridLogDamageTest, IntactRecordIsRead) {
+  EXPECT_TRUE(rig_.ReadFromDevice(written_.address).ok());
+}
+
+TEST_F(HybridLogDamageTest, FlippedBitIsDataLossWithItsPlace) {
+  Flip(2, 100);
+  EXPECT_THAT(ExpectDataLoss(), AllOf(HasSubstr("script at offset 8192"), HasSubstr("block 2"),
+                                      HasSubstr("checksum")));
+}
+
+TEST_F(HybridLogDamageTest, FlippedBitInALaterBlockOfTheRecordIsDataLossWithItsPlace) {
+  Flip(3, 4095);
+  EXPECT_THAT(ExpectDataLoss(), HasSubstr("script at offset 12288"));
+}
+
+TEST_F(HybridLogDamageTest, MissingBlockIsDataLoss) {
+  rig_.device().Erase(3);
+  EXPECT_THAT(ExpectDataLoss(), AllOf(HasSubstr("script at offset"), HasSubstr("missing")));
+}
+
+TEST_F(HybridLogDamageTest, BlockOfAnotherPlaceIsDataLoss) {
+  rig_.device().Put(2, *rig_.device().Get(3));
+  EXPECT_THAT(ExpectDataLoss(), HasSubstr("checksum"));
+}
+
+// A block that was written before a crash cut the log here is whole and right, and yet not ours.
+TEST_F(HybridLogDamageTest, BlockOfAnotherHistoryIsDataLoss) {
+  ScriptDevice::Block bytes = *rig_.device().Get(2);
+  SealBlock(bytes, LogRig::kStoreId, 2, LogRig::kIncarnation + 1);
+  rig_.device().Put(2, bytes);
+  EXPECT_THAT(ExpectDataLoss(), HasSubstr("another history"));
+}
+
+// Blocks that verify and hold nonsense, made by somebody who can compute checksums.
+TEST_F(HybridLogDamageTest, ForgedRecordsAreDataLoss) {
+  const RecordHeader good =
+      RecordHeader::Make(RecordKind::kRecord, internal::kNoRecord, 0).With(RecordHeader::kValid);
+  const std::uint64_t lengths = 8 | std::uint64_t{6000 - LogRig::kOverheadBytes} << 32;
+  const struct {
+    std::size_t offset;
+    std::uint64_t word;
+  } forgeries[] = {
+      {0, good.Without(RecordHeader::kValid).word()},
+      {0, RecordHeader::MakeExtent(RecordKind::kFiller, 6000).With(RecordHeader::kValid).word()},
+      {0, RecordHeader::MakeExtent(RecordKind::kControl, 6000).With(RecordHeader::kValid).word()},
+      {0, 0},
+      // A chain that leads to itself or upwards would be walked for ever.
+      {0, good.With(written_.address.value()).word()},
+      {0, good.With(written_.address.value() + 64).word()},
+      {8, 0xffffffffffffffff},
+      {8, 8 | std::uint64_t{8160} << 32},
+      {8, 8160},
+      {16, LockWord::Initial(5968).Locked().word()},
+      {16, LockWord::Initial(5969).word()},
+  };
+  for (const auto& forgery : forgeries) {
+    Forge(forgery.offset, forgery.word);
+    EXPECT_THAT(ExpectDataLoss(), HasSubstr("script at offset 8192"))
+        << forgery.offset << " " << forgery.word;
+    Forge(0, good.word());
+    Forge(8, lengths);
+    Forge(16, LockWord::Initial(5968).word());
+    EXPECT_TRUE(rig_.Holds(written_));
+  }
+}
+
+TEST(HybridLogTest, EachHistoryIsReadWithItsOwnIncarnation) {
+  const Geometry geometry{.page_shift = 12, .frame_count = 8};
+  const auto position = [&](std::uint64_t old_incarnation) {
+    return HybridLog::Position{.begin = geometry.PageStart(1),
+                               .head = geometry.PageStart(9),
+                               .tail = geometry.PageStart(9),
+                               .incarnations = {{0, old_incarnation}, {9, 1234}}};
+  };
+  LogRig old_log({.geometry = geometry});
+  std::vector<Written> all;
+  while (old_log.TailPage() < 9) all.push_back(Must(old_log.AppendExtent(1360)));
+  Must(old_log.FlushAll());
+
+  LogRig new_log({.geometry = geometry, .position = position(LogRig::kIncarnation)});
+  LogRig wrong_log({.geometry = geometry, .position = position(LogRig::kIncarnation + 1)});
+  for (std::uint64_t block = 1; block < 9; ++block) {
+    new_log.device().Put(block, *old_log.device().Get(block));
+    wrong_log.device().Put(block, *old_log.device().Get(block));
+  }
+  for (const Written& written : all) {
+    if (written.address >= geometry.PageStart(9)) continue;
+    EXPECT_TRUE(new_log.Holds(written));
+    EXPECT_TRUE(absl::IsDataLoss(wrong_log.ReadFromDevice(written.address).status()));
+  }
+  Must(new_log.AppendExtent(64));
+  Must(new_log.FlushAll());
+  EXPECT_EQ(VerifyBlock(*new_log.device().Get(9), LogRig::kStoreId, 9), 1234U);
+}
+
+// ---- Failures ----
+
+const absl::Status kEio = absl::UnavailableError("write failed: Input/output error");
+
+// Hazards 28 and 30: a failed write is not counted as written, is reported, and can be repeated.
+TEST(HybridLogTest, FailedWriteIsReportedAndTheNextOneGoesOn) {
+  LogRig rig({});
+  std::vector<Written> all;
+  while (rig.TailPage() < 4) all.push_back(Must(rig.AppendExtent(408)));
+  rig.device().FailWrites(1, kEio);
+  EXPECT_EQ(rig.log().FlushTo(rig.geometry().PageStart(4)), kEio);
+  EXPECT_EQ(rig.log().flushed_until(), rig.geometry().PageStart(1));
+  EXPECT_TRUE(rig.device().writes().empty());
+  EXPECT_EQ(rig.log().counters().flushed_bytes.load(std::memory_order_relaxed), 0U);
+  rig.log().CheckBoundaries();
+
+  Must(rig.log().FlushTo(rig.geometry().PageStart(4)));
+  Evict(rig);
+  for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+}
+
+TEST(HybridLogTest, WriterThatNeedsAFrameHearsOfTheFailedWrite) {
+  const absl::Status full = absl::ResourceExhaustedError("no space left on device");
+  for (const absl::Status& error : {kEio, full}) {
+    LogRig rig({});
+    std::vector<Written> all;
+    rig.device().FailWrites(1000000, error);
+    absl::StatusOr<Written> last = absl::UnknownError("");
+    while ((last = rig.AppendExtent(408)).ok()) all.push_back(*last);
+    EXPECT_EQ(last.status(), error);
+    EXPECT_EQ(rig.log().head_acquire(), rig.log().begin());  // nothing was evicted unwritten
+    EXPECT_LE(rig.TailPage(), 9U);
+    for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+    EXPECT_EQ(rig.AppendExtent(408).status(), error);  // and again
+
+    rig.device().FailWrites(0, {});
+    for (int i = 0; i < 200; ++i) all.push_back(Must(rig.AppendExtent(408)));
+    Must(rig.FlushAll());
+    for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+    for (std::uint64_t page = 1; page < rig.TailPage(); ++page) {
+      EXPECT_TRUE(rig.WalkPageOnDevice(page).has_value()) << page;
+    }
+  }
+}
+
+TEST(HybridLogTest, FailedWriteEndsTheJobAndTheNextPageTurnPostsAnother) {
+  LogRig rig({});
+  Must(rig.FillUntilPage(7, 4080));
+  rig.device().FailWrites(1, kEio);
+  EXPECT_TRUE(rig.pool().RunOne());  // must come back
+  EXPECT_TRUE(rig.device().writes().empty());
+  Must(rig.FillUntilPage(8, 4080));
+  EXPECT_TRUE(rig.pool().RunOne());
+  EXPECT_FALSE(rig.device().writes().empty());
+}
+
+// Hazard 28: a failed read is the caller's to hear, once, and harms nothing.
+TEST(HybridLogTest, FailedReadIsReportedAndTheNextOneSucceeds) {
+  LogRig rig({});
+  const Written written = Must(rig.AppendExtent(64));
+  Evict(rig);
+  const absl::Status error = absl::UnavailableError("read failed");
+  rig.device().FailReads(1, error);
+  EXPECT_EQ(rig.ReadFromDevice(written.address).status(), error);
+  EXPECT_TRUE(rig.Holds(written));
+}
+
+TEST(HybridLogTest, PoisonedStoreDoesNotWaitForFramesThatNeverCome) {
+  LogRig rig({});
+  rig.device().FailWrites(1000000, kEio);
+  while (rig.AppendExtent(4080).ok()) {
+  }
+  rig.health().Poison(absl::UnavailableError("sync failed"));
+  EXPECT_EQ(rig.AppendExtent(4080).status(), rig.health().status());
+}
+
+// Hazard 26, with addresses of 16 bits.
+TEST(HybridLogTest, UsedUpAddressSpaceIsResourceExhaustedAndEverythingStaysReadable) {
+  LogRig rig({.geometry = {.page_shift = 12, .frame_count = 8, .address_bits = 16}});
+  std::vector<Written> all;
+  absl::StatusOr<Written> last = absl::UnknownError("");
+  while ((last = rig.AppendExtent(408)).ok()) all.push_back(*last);
+  EXPECT_TRUE(absl::IsResourceExhausted(last.status())) << last.status();
+  EXPECT_THAT(last.status().ToString(), HasSubstr("2^16"));
+  EXPECT_EQ(all.size(), 15U * 10);  // pages 1 to 15, ten to a page
+  EXPECT_TRUE(absl::IsResourceExhausted(rig.AppendExtent(408).status()));
+  Must(rig.HelpUntilIdle());
+  for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+}
+
+// Hazard 26, at the real end: the largest page number and the largest addresses.
+TEST(HybridLogTest, LastPagesOfFortyEightBitsAreUsedAndNoMore) {
+  const Geometry geometry{.page_shift = 12, .frame_count = 8};
+  const std::uint64_t end_page = std::uint64_t{1} << (Address::kBits - 12);
+  const Address start = geometry.PageStart(end_page - 20);
+  LogRig rig({.geometry = geometry,
+              .position = HybridLog::Position{.begin = start,
+                                              .head = start,
+                                              .tail = start,
+                                              .incarnations = {{0, LogRig::kIncarnation}}}});
+  std::vector<Written> all;
+  absl::StatusOr<Written> last = absl::UnknownError("");
+  while ((last = rig.AppendExtent(1360)).ok()) all.push_back(*last);
+  EXPECT_TRUE(absl::IsResourceExhausted(last.status())) << last.status();
+  EXPECT_EQ(all.size(), 20U * 3);
+  EXPECT_EQ(all.back().address, geometry.PageStart(end_page - 1) + 2 * 1360);
+  Must(rig.HelpUntilIdle());
+  rig.log().CheckBoundaries();
+  for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+}
+
+// ---- Threads ----
+
+// Without pool threads nobody but the writers moves boundaries, so a full log ends their wait only
+// because they help.
+TEST(HybridLogTest, WritersThatWaitForFramesMakeThemThemselves) {
+  LogRig rig({});
+  for (int i = 0; i < 2000; ++i) Must(rig.AppendExtent(4080));
+  EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 1999U);
+}
+
+// Hazards 22 and 27: the fewest frames, records of all sizes, writers that read their older
+// records meanwhile; with and without a pool, with both kinds of guards.
+struct LoadCase {
+  std::uint64_t frames;
+  unsigned pool_threads;
+  bool force_fallback;
+};
+class HybridLogLoadTest : public ::testing::TestWithParam<LoadCase> {};
+
+INSTANTIATE_TEST_SUITE_P(Frames, HybridLogLoadTest,
+                         ::testing::Values(LoadCase{4, 0, false}, LoadCase{4, 1, false},
+                                           LoadCase{5, 2, false}, LoadCase{8, 0, true},
+                                           LoadCase{8, 1, false}, LoadCase{11, 1, true}));
+
+TEST_P(HybridLogLoadTest, NothingIsLostAndEveryBlockIsWrittenOnce) {
+  constexpr int kWriters = 4;
+  constexpr int kRecordsEach = 1200;
+  LogRig rig({.geometry = {.page_shift = 12, .frame_count = GetParam().frames},
+              .pool_threads = GetParam().pool_threads,
+              .force_fallback = GetParam().force_fallback});
+  std::vector<std::vector<Written>> written(kWriters);
+  Atomic<int> wrong{0};
+  const auto write = [&](std::size_t writer) {
+    EpochSlot& slot = *rig.epochs().AcquireSlot();
+    std::vector<Written>& mine = written[writer];
+    std::mt19937_64 random(writer);
+    for (int i = 0; i < kRecordsEach; ++i) {
+      const std::uint64_t most = random() % 50 == 0 ? 4000 : 300;
+      mine.push_back(Must(rig.Append(slot, 8, static_cast<std::uint32_t>(random() % most))));
+      const Written& older = mine[random() % mine.size()];
+      wrong.fetch_add(!rig.Holds(slot, older), std::memory_order_relaxed);
+      rig.log().CheckBoundaries();
+    }
+    rig.epochs().ReleaseSlot(&slot);
+  };
+  std::vector<std::thread> writers;
+  for (std::size_t i = 0; i < kWriters; ++i) writers.emplace_back(write, i);
+  for (std::thread& writer : writers) writer.join();
+  Must(rig.FlushAll());
+  EXPECT_EQ(wrong.load(std::memory_order_relaxed), 0);
+
+  std::map<std::uint64_t, int> times_written;
+  for (const ScriptDevice::WriteCall& call : rig.device().writes()) {
+    for (std::uint64_t i = 0; i < call.block_count; ++i) ++times_written[call.block + i];
+  }
+  EXPECT_EQ(times_written.size(), rig.geometry().BlockOf(rig.log().tail()) - 1);
+  for (const auto& [block, times] : times_written) EXPECT_EQ(times, 1) << "block " << block;
+
+  std::uint64_t records = 0;
+  for (std::uint64_t page = 1; page < rig.TailPage(); ++page) {
+    const auto headers = rig.WalkPageOnDevice(page);
+    ASSERT_TRUE(headers.has_value()) << "page " << page;
+    for (const RecordHeader header : *headers) records += header.kind() == RecordKind::kRecord;
+  }
+  EXPECT_EQ(records, kWriters * kRecordsEach);
+  for (const std::vector<Written>& mine : written) {
+    for (const Written& one : mine) EXPECT_TRUE(rig.Holds(one));
+  }
+}
+
+}  // namespace
+}  // namespace ebb::test

@@ -1,0 +1,159 @@
+// ScriptDevice and LogRig: a hybrid log on its own, with a device that tests can look into.
+//
+//   LogRig rig({.geometry = {.page_shift = 13, .frame_count = 8}});
+//   const Written first = Must(rig.Append(rig.slot(), 8, 100));   // key bytes, value bytes
+//   Must(rig.FlushAll());
+//   EXPECT_TRUE(rig.Holds(first));                                // from memory or the device
+//
+// What a record holds follows from its address and its lengths, so that nobody has to remember it.
+//
+// Thread safety: of ScriptDevice all methods; of LogRig all that take a slot, each thread with a
+// slot of its own, and CheckBoundaries.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/address.h"
+#include "ebb/internal/device.h"
+#include "ebb/internal/epoch.h"
+#include "ebb/internal/health.h"
+#include "ebb/internal/hybrid_log.h"
+#include "ebb/internal/record.h"
+#include "ebb/internal/thread_pool.h"
+
+namespace ebb::test {
+
+// Blocks in a map, so that the log may begin anywhere.
+class ScriptDevice final : public internal::Device {
+ public:
+  using Block = std::array<std::byte, internal::kBlockBytes>;
+  struct WriteCall {
+    std::uint64_t block = 0;
+    std::uint64_t block_count = 0;
+  };
+
+  absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
+  absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
+  absl::Status Sync() override { return absl::OkStatus(); }
+  absl::Status Truncate(std::uint64_t block) override;
+  std::uint64_t EndBlock() const override;
+  std::string Describe(std::uint64_t block) const override;
+  absl::Status Close() override { return absl::OkStatus(); }
+  bool direct() const override { return false; }
+
+  // The next `count` calls do nothing but answer `status`.
+  void FailWrites(int count, absl::Status status);
+  void FailReads(int count, absl::Status status);
+
+  // Writes that did something, in their order.
+  std::vector<WriteCall> writes() const;
+  std::optional<Block> Get(std::uint64_t block) const;
+  void Put(std::uint64_t block, const Block& bytes);
+  void Erase(std::uint64_t block);
+
+ private:
+  struct Failure {
+    int count = 0;
+    absl::Status status;
+    absl::Status Next() { return count > 0 ? (--count, status) : absl::OkStatus(); }
+  };
+
+  mutable std::mutex mu_;  // everything below
+  std::map<std::uint64_t, Block> blocks_;
+  std::vector<WriteCall> writes_;
+  Failure failing_writes_;
+  Failure failing_reads_;
+};
+
+// A record that a test has appended.
+struct Written {
+  internal::Address address;
+  std::uint32_t key_bytes = 0;
+  std::uint32_t value_bytes = 0;
+};
+
+class LogRig {
+ public:
+  static constexpr std::uint64_t kStoreId = 0x0123456789abcdef;
+  static constexpr std::uint64_t kIncarnation = 0xfeedf00d;
+  static constexpr std::uint32_t kVariable = internal::RecordShape::kVariable;
+  // Of a record with strings: what comes before the value of a key of 8 bytes.
+  static constexpr std::uint64_t kOverheadBytes = 32;
+
+  struct Setup {
+    internal::Geometry geometry{.page_shift = 12, .frame_count = 8};
+    internal::RecordShape shape{kVariable, kVariable};
+    std::uint64_t write_batch_bytes = std::uint64_t{1} << 16;
+    unsigned pool_threads = 0;
+    bool force_fallback = false;
+    // Nothing: an empty log that begins at its second block.
+    std::optional<internal::HybridLog::Position> position = std::nullopt;
+  };
+  explicit LogRig(Setup setup);
+  ~LogRig();
+
+  internal::HybridLog& log() { return log_; }
+  ScriptDevice& device() { return device_; }
+  internal::EpochManager& epochs() { return epochs_; }
+  internal::Health& health() { return health_; }
+  internal::ThreadPool& pool() { return pool_; }
+  const internal::Geometry& geometry() const { return setup_.geometry; }
+  // A session of the test's own thread.
+  internal::EpochSlot& slot() { return slot_; }
+
+  // Waits for pages as operations do.
+  absl::StatusOr<Written> Append(internal::EpochSlot& slot, std::uint32_t key_bytes,
+                                 std::uint32_t value_bytes);
+  // A record of strings of exactly this extent, in the test's own thread.
+  absl::StatusOr<Written> AppendExtent(std::uint64_t extent_bytes);
+  // Nothing when the page is full; never waits.
+  std::optional<Written> TryAppendExtent(std::uint64_t extent_bytes);
+  // Extents of `extent_bytes` until the tail is in `page`.
+  absl::Status FillUntilPage(std::uint64_t page, std::uint64_t extent_bytes);
+  // Pads the block and writes everything.
+  absl::Status FlushAll();
+  // Help until it has nothing to do; OK, or its first error.
+  absl::Status HelpUntilIdle();
+
+  // The record is where it was put, whole; reads memory or the device.
+  bool Holds(internal::EpochSlot& slot, const Written& written);
+  bool Holds(const Written& written) { return Holds(slot_, written); }
+  absl::StatusOr<internal::Record> ReadFromDevice(internal::Address address);
+  // The header of what lies at an address that is in memory.
+  internal::RecordHeader HeaderAt(internal::Address address);
+
+  // Verifies a page's blocks on the device and steps through its records, fillers included: their
+  // headers, or nothing when there is a block that does not verify or a step that leads nowhere.
+  std::optional<std::vector<internal::RecordHeader>> WalkPageOnDevice(std::uint64_t page);
+
+  // Boundaries in order and none behind an earlier call (of one thread).
+  void ExpectOrderAndGrowth();
+
+  std::uint64_t TailPage() { return geometry().PageOf(log_.tail()); }
+
+ private:
+  void WriteRecord(const Written& written, const internal::EpochGuard& guard);
+  bool IsRecord(const internal::Record& record, const Written& written) const;
+
+  const Setup setup_;
+  internal::EpochManager epochs_;
+  internal::Health health_;
+  ScriptDevice device_;
+  internal::ThreadPool pool_;
+  internal::HybridLog log_;
+  internal::EpochSlot& slot_;
+  internal::DeviceBuffer buffer_;
+  std::vector<internal::Address> last_boundaries_;
+};
+
+}  // namespace ebb::test
