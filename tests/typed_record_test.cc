@@ -136,7 +136,7 @@ TEST_F(TypedRecordCopyTest, ACopyIsNeverTornWhileAnotherThreadWrites) {
   std::uint64_t last = 0;
   int torn = 0;
   int backwards = 0;
-  for (int different = 0; different < 20000;) {
+  for (int different = 0; different < 3000;) {
     Wide copy;
     CopyLocked(log_, mutable_address, record, copy);
     torn += std::any_of(copy.begin(), copy.end(), [&](auto word) { return word != copy[0]; });

@@ -392,11 +392,12 @@ class Operations {
 
   static EBB_INLINE WriteResult UpsertInPlace(const Record& record, ValueView value) {
     if constexpr (kShape.locked()) {
-      for (;;) {  // ends: each turn means that another writer has written
+      Spin spin;
+      for (;;) {  // ends: each turn means that another writer has written, or is writing
         const WriteResult result =
             WriteLocked(record, record.lock().LoadAcquire(), V::Data(value), V::Bytes(value));
         if (result != WriteResult::kChanged) return result;
-        SpinPause();
+        spin.Wait();
       }
     } else {
       WordAt(record.value()).store(V::ToWord(value), std::memory_order_release);  // [value]

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 
 #include "ebb/codec.h"
 #include "ebb/internal/address.h"
@@ -92,12 +93,23 @@ struct ValueOf {
 
 // After this many torn copies a reader takes the record's lock.
 inline constexpr int kOptimisticReads = 64;
-// Tells the processor that this is a spin.
-inline void SpinPause() {
+// Between two looks at a lock whose holder copies bytes and nothing else. The holder may have been
+// preempted, so now and then the processor is offered to it.
+class Spin {
+ public:
+  void Wait() {
+    if (++count_ % 64 == 0) {
+      std::this_thread::yield();
+    } else {
 #if defined(__x86_64__)
-  __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #endif
-}
+    }
+  }
+
+ private:
+  unsigned count_ = 0;
+};
 
 // A consistent copy of the locked value of a record in memory; returns the lock word that it was
 // copied under. After some torn copies it takes the lock, but only of a record at or above
@@ -107,10 +119,11 @@ inline void SpinPause() {
 template <ValueType Value>
 LockWord CopyLocked(const HybridLog& log, Address address, const Record& record, Value& out) {
   AtomicLockWord lock = record.lock();
+  Spin spin;
   for (int tries = 0;; ++tries) {
     const LockWord seen = lock.LoadAcquire();
     if (seen.locked()) {
-      SpinPause();  // the holder copies bytes and nothing else
+      spin.Wait();
       continue;
     }
     if (tries >= kOptimisticReads && address >= log.read_only()) {
