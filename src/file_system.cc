@@ -271,6 +271,7 @@ class PosixFiles final : public FileSystem {
     if (create) {
       // Also when it was there: whoever created it may have been killed before this sync.
       const int error = SyncDirectory(ParentOf(path));
+      if (created && error != 0) static_cast<void>(::rmdir(path.c_str()));  // as it was before
       if (error != 0 && (created || !MayBeIgnored(error))) return {nullptr, error};
     }
     return {std::make_unique<PosixDirectory>(std::move(opened.fd)), 0};

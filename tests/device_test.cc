@@ -151,6 +151,7 @@ void ExpectDeviceKeepsBlocks(Device& device) {
   ASSERT_TRUE(device.Write(0, Blocks(0, 7).span()).ok());
   ASSERT_TRUE(device.Write(8, Blocks(8, 2).span()).ok());
   ASSERT_TRUE(device.Write(5, Blocks(5, 1, 2).span()).ok());
+  ASSERT_TRUE(device.Write(8, Blocks(8, 1).span()).ok());
   EXPECT_EQ(device.EndBlock(), 10U);
 
   ASSERT_TRUE(device.Read(2, read.span()).ok());
@@ -198,8 +199,34 @@ TEST_F(DeviceTest, BufferedFilesKeepBlocks) {
   auto device = FileDevice::Open(*opened.directory, headers,
                                  {.segment_blocks = kSegmentBlocks, .direct_io = false});
   ASSERT_TRUE(device.ok());
-  ExpectDeviceKeepsBlocks(**device);
+  ASSERT_TRUE((*device)->Write(0, Blocks(0, 1).span()).ok());
   EXPECT_FALSE((*device)->direct());
+  ASSERT_TRUE((*device)->Truncate(0).ok());
+  ExpectDeviceKeepsBlocks(**device);
+}
+
+TEST_F(DeviceTest, DeviceIsDirectWhenEverySegmentIs) {
+  EXPECT_FALSE(rig_.device().direct());
+  ASSERT_TRUE(rig_.Write(0, 1).ok());
+  EXPECT_TRUE(rig_.device().direct());
+  rig_.Reopen();
+  EXPECT_TRUE(rig_.device().direct());
+}
+
+// Listings come in any order: that of creation, its reverse, or none that one could name.
+TEST_F(DeviceTest, SegmentsAreFoundInWhateverOrderTheyAreListed) {
+  const TempDir temp;
+  Rig rig(internal::PosixFileSystem(), temp / "store");
+  for (const std::uint64_t segment : {5U, 0U, 9U, 2U, 7U, 1U, 8U}) {
+    ASSERT_TRUE(rig.Write(segment * kSegmentBlocks, 1).ok());
+  }
+  for (int round = 0; round < 2; ++round) {
+    for (const std::uint64_t segment : {5U, 0U, 9U, 2U, 7U, 1U, 8U}) {
+      EXPECT_TRUE(rig.Check(segment * kSegmentBlocks, 1).ok()) << segment;
+    }
+    EXPECT_EQ(rig.device().EndBlock(), 9 * kSegmentBlocks + 1);
+    rig.Reopen();
+  }
 }
 
 TEST_F(DeviceTest, HolesInMemoryWereNeverWritten) {
@@ -492,6 +519,8 @@ TEST_F(DeviceTest, FailedCloseIsReportedAndAnInterruptedOneIsNot) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(MessageOf(status), HasSubstr("log-00000001.ebb"));
   EXPECT_EQ(rig_.faults().Count(CallKind::kClose), 3U);
+  EXPECT_TRUE(rig_.device().Close().ok()) << "nothing is closed twice";
+  EXPECT_EQ(rig_.faults().Count(CallKind::kClose), 3U);
   rig_.Reopen();
   rig_.faults().Arm({.kind = CallKind::kClose, .error = EINTR});
   EXPECT_TRUE(rig_.device().Close().ok());
@@ -531,6 +560,18 @@ TEST_F(DeviceTest, StumblingTransfersAreContinued) {
       }
     }
   }
+}
+
+TEST_F(DeviceTest, TransferThatStumblesTwiceAtOnePlaceIsContinued) {
+  ASSERT_TRUE(rig_.Write(0, 4).ok());
+  for (const CallKind kind : {CallKind::kRead, CallKind::kWrite}) {
+    for (int i = 0; i < 2; ++i) {
+      rig_.faults().Arm({.kind = kind, .effect = Effect::kShort, .short_by_bytes = 512});
+    }
+  }
+  EXPECT_TRUE(rig_.Write(0, 1, 2).ok());
+  EXPECT_TRUE(rig_.Check(0, 1, 2).ok());
+  EXPECT_EQ(rig_.faults().FiredCount(), 4U);
 }
 
 TEST_F(DeviceTest, WriteThatMovesNothingOnceIsContinued) {

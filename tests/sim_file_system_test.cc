@@ -106,6 +106,7 @@ TEST_F(SimFileSystemTest, LocksExcludeUntilTheyAreGivenUpOrTheirOwnerEnds) {
   auto second = files_.OpenDirectory("store", false).directory;
   EXPECT_EQ(directory_->Lock("LOCK"), 0);
   EXPECT_EQ(directory_->Lock("LOCK"), EWOULDBLOCK);
+  EXPECT_EQ(directory_->Lock("OTHER"), EWOULDBLOCK);
   EXPECT_EQ(second->Lock("LOCK"), EWOULDBLOCK);
   EXPECT_EQ(files_.Kill()->OpenDirectory("store", false).directory->Lock("LOCK"), 0);
   directory_->Unlock();
