@@ -1,0 +1,178 @@
+// Store kit: what suites about whole stores share.
+//
+//   TempDir dir;
+//   auto store = ebb::Must(OpenTiny<U64Store>(dir / "db"));    // pages of one block, no threads
+//   ...
+//   const Snapshot before = SnapshotOf(dir / "db");
+//   EXPECT_TRUE(FailsWith(OpenTiny<OtherStore>(dir / "db").status(),
+//                         absl::StatusCode::kFailedPrecondition, "8 bytes"));
+//   EXPECT_EQ(SnapshotOf(dir / "db"), before);
+//
+// A tiny store keeps 32 KiB of its log in memory and has an index of two buckets, so a few hundred
+// small records turn pages, go to the device and share chains. It has no threads of its own: every
+// step of maintenance is made by the callers, so what a test does is what happens.
+//
+// Thread safety: functions without state.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/store.h"
+#include "gtest/gtest.h"
+#include "tests/support/sim_file_system.h"
+
+namespace ebb::test {
+
+// ---- types ----
+
+// Locked, fixed.
+struct Triple {
+  std::uint64_t a = 0;
+  std::uint64_t b = 0;
+  std::uint64_t c = 0;
+  bool operator==(const Triple&) const = default;
+};
+// A key that fills no whole number of words.
+struct Key12 {
+  std::uint32_t shop = 0;
+  std::uint32_t item = 0;
+  std::uint32_t day = 0;
+  bool operator==(const Key12&) const = default;
+};
+
+using U64Store = Store<std::uint64_t, std::uint64_t>;
+using U64TripleStore = Store<std::uint64_t, Triple>;
+using U64StringStore = Store<std::uint64_t, std::string>;
+using StringU64Store = Store<std::string, std::uint64_t>;
+using StringStore = Store<std::string, std::string>;
+
+// ---- statuses ----
+
+// The status has this code, and its message contains `part`.
+inline testing::AssertionResult FailsWith(const absl::Status& status, absl::StatusCode code,
+                                          const std::string& part = {}) {
+  if (status.code() == code && status.message().find(part) != absl::string_view::npos) {
+    return testing::AssertionSuccess();
+  }
+  return testing::AssertionFailure() << "status is '" << status.ToString() << "'; expected code "
+                                     << absl::StatusCodeToString(code) << " and '" << part << "'";
+}
+
+// ---- tiny stores ----
+
+constexpr std::uint64_t kTinyPageBytes = 4096;
+constexpr std::uint64_t kTinyFrameCount = 8;
+constexpr std::uint64_t kTinyMemoryBytes = kTinyPageBytes * kTinyFrameCount;
+
+internal::Environment TinyEnvironment(internal::FileSystem* files = nullptr);
+// Buffered and without huge pages, which would only cost time here.
+Options TinyOptions();
+
+template <typename StoreType>
+absl::StatusOr<StoreType> OpenIn(const std::string& path, const internal::Environment& environment,
+                                 const Options& options = TinyOptions()) {
+  return internal::StoreAccess::Open<StoreType>(path, options, environment);
+}
+template <typename StoreType>
+absl::StatusOr<StoreType> OpenTiny(const std::string& path, internal::FileSystem* files = nullptr) {
+  return OpenIn<StoreType>(path, TinyEnvironment(files));
+}
+template <typename StoreType>
+absl::StatusOr<StoreType> OpenTinyInMemory() {
+  internal::Environment environment = TinyEnvironment();
+  environment.in_memory = true;
+  return OpenIn<StoreType>("", environment);
+}
+
+template <typename StoreType>
+internal::Core& CoreOf(StoreType& store) {
+  return internal::StoreAccess::GetCore(store);
+}
+// What a later version of the library will offer as a call of the store.
+template <typename StoreType>
+absl::Status Commit(StoreType& store) {
+  return internal::StoreAccess::GetCoordinator(store).Commit();
+}
+// Calls `fill(i)`, which writes other records, until everything written so far is on the device
+// and no longer in memory.
+template <typename StoreType, typename Fill>
+void PushOut(StoreType& store, Fill fill) {
+  const internal::HybridLog& log = CoreOf(store).log;
+  const internal::Address end = log.tail();
+  for (std::uint64_t i = 0; log.safe_head() < end; ++i) {
+    ASSERT_LT(i, 100000U) << "pages do not leave memory";
+    fill(i);
+  }
+}
+
+// ---- what stores hold ----
+
+template <typename Key, typename Value>
+using Model = std::map<Key, Value>;
+
+// Reads every key of the model, and some that it has not; the first difference, or success.
+template <typename StoreType, typename Key, typename Value>
+testing::AssertionResult Holds(StoreType& store, const Model<Key, Value>& model) {
+  for (const auto& [key, value] : model) {
+    const absl::StatusOr<Value> read = store.Read(key);
+    if (!read.ok()) {
+      return testing::AssertionFailure()
+             << "key " << testing::PrintToString(key) << ": " << read.status().ToString();
+    }
+    if (*read != value) {
+      return testing::AssertionFailure() << "key " << testing::PrintToString(key) << " has another "
+                                         << "value: " << testing::PrintToString(*read);
+    }
+  }
+  return testing::AssertionSuccess();
+}
+// Every key of `keys` that the model has not is absent.
+template <typename StoreType, typename Key, typename Value, typename Keys>
+testing::AssertionResult HoldsOnly(StoreType& store, const Model<Key, Value>& model,
+                                   const Keys& keys) {
+  for (const Key& key : keys) {
+    if (model.count(key) != 0) continue;
+    const absl::StatusOr<bool> present = store.Contains(key);
+    if (!present.ok() || *present) {
+      return testing::AssertionFailure()
+             << "key " << testing::PrintToString(key)
+             << (present.ok() ? " should be absent" : ": " + present.status().ToString());
+    }
+  }
+  return Holds(store, model);
+}
+
+// ---- directories ----
+
+// Every regular file below a directory, by name, with its bytes.
+using Snapshot = std::map<std::string, std::string>;
+Snapshot SnapshotOf(const std::string& directory);
+Snapshot SnapshotOf(const SimFileSystem& files, const std::string& directory);
+// Makes `directory` hold exactly these files.
+void Restore(const Snapshot& snapshot, const std::string& directory);
+void Restore(const Snapshot& snapshot, internal::FileSystem& files, const std::string& directory);
+
+// The name of segment `number`'s file.
+std::string SegmentFile(std::uint64_t number);
+// Changes bytes of a file in place.
+void Overwrite(internal::FileSystem& files, const std::string& directory, const std::string& name,
+               std::uint64_t offset, const std::string& bytes);
+
+}  // namespace ebb::test
+
+// Compiled once, in store_kit.cc. What takes a callback is a template of its own, still compiled
+// where it is used.
+extern template class ebb::Session<std::uint64_t, std::uint64_t>;
+extern template class ebb::Session<std::uint64_t, ebb::test::Triple>;
+extern template class ebb::Session<std::uint64_t, std::string>;
+extern template class ebb::Session<std::string, std::uint64_t>;
+extern template class ebb::Session<std::string, std::string>;
+extern template class ebb::Store<std::uint64_t, std::uint64_t>;
+extern template class ebb::Store<std::uint64_t, ebb::test::Triple>;
+extern template class ebb::Store<std::uint64_t, std::string>;
+extern template class ebb::Store<std::string, std::uint64_t>;
+extern template class ebb::Store<std::string, std::string>;

@@ -1,0 +1,147 @@
+// The sessions behind calls on a store itself: one for each thread and store, found again, dropped
+// when the store is closed, given back when the thread ends.
+#include "ebb/internal/thread_session.h"
+
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "tests/support/store_kit.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define EBB_TEST_LEAK_CHECK 1
+#include <sanitizer/lsan_interface.h>
+#endif
+#endif
+
+namespace ebb::test {
+namespace {
+
+using internal::Core;
+using internal::FindThreadSession;
+using internal::KeepThreadSession;
+using internal::OpenedStore;
+using internal::SessionState;
+using internal::t_last_session;
+
+std::shared_ptr<Core> OpenCore() {
+  internal::Environment environment = TinyEnvironment();
+  environment.in_memory = true;
+  OpenedStore opened =
+      Must(internal::OpenStore("", TinyOptions(), internal::RecordShape{}, environment));
+  return opened.core;
+}
+
+// A session as the store keeps it.
+std::shared_ptr<SessionState> Keep(const std::shared_ptr<Core>& core) {
+  auto session = std::make_shared<SessionState>(*core);
+  KeepThreadSession(core, session, *session);
+  return session;
+}
+
+TEST(ThreadSessionTest, EachStoreHasItsOwnAndTheLastOneIsRemembered) {
+  const auto first = OpenCore();
+  const auto second = OpenCore();
+  EXPECT_EQ(FindThreadSession(*first), nullptr);
+  const auto of_first = Keep(first);
+  EXPECT_EQ(t_last_session.core, first.get());
+  const auto of_second = Keep(second);
+  EXPECT_EQ(t_last_session.core, second.get());
+  EXPECT_EQ(t_last_session.session, of_second.get());
+  EXPECT_EQ(FindThreadSession(*first), of_first.get());
+  EXPECT_EQ(t_last_session.core, first.get());
+  EXPECT_EQ(t_last_session.session, of_first.get());
+  EXPECT_EQ(FindThreadSession(*second), of_second.get());
+  first->epochs.BumpClosed();
+  second->epochs.BumpClosed();
+}
+
+TEST(ThreadSessionTest, EachThreadHasItsOwnAndItEndsWithTheThread) {
+  const auto core = OpenCore();
+  std::weak_ptr<SessionState> session;
+  std::thread([&] {
+    EXPECT_EQ(FindThreadSession(*core), nullptr);
+    session = Keep(core);
+    EXPECT_NE(FindThreadSession(*core), nullptr);
+    EXPECT_FALSE(session.expired());
+  }).join();
+  EXPECT_TRUE(session.expired());
+  EXPECT_EQ(FindThreadSession(*core), nullptr);
+}
+
+TEST(ThreadSessionTest, SessionsOfClosedStoresAreDroppedWhenOneIsAdded) {
+  const auto closed = OpenCore();
+  const auto open = OpenCore();
+  const auto next = OpenCore();
+  std::weak_ptr<SessionState> of_closed = Keep(closed);
+  std::weak_ptr<SessionState> of_open = Keep(open);
+  closed->epochs.BumpClosed();
+  EXPECT_FALSE(of_closed.expired());
+  std::weak_ptr<SessionState> of_next = Keep(next);
+  EXPECT_TRUE(of_closed.expired());
+  EXPECT_FALSE(of_open.expired());
+  EXPECT_EQ(closed.use_count(), 1);
+  open->epochs.BumpClosed();
+  next->epochs.BumpClosed();
+}
+
+// A callback may open a store, use it, and so add a session, while the store that runs the callback
+// has been closed by somebody else (Close waits for the callback). Its session must survive that.
+TEST(ThreadSessionTest, ASessionInACallbackIsNotDropped) {
+  const auto closing = OpenCore();
+  const auto other = OpenCore();
+  std::weak_ptr<SessionState> in_callback = Keep(closing);
+  {
+    const internal::EpochGuard guard(closing->epochs, *in_callback.lock()->slot);
+    closing->epochs.BumpClosed();
+    Keep(other);
+    EXPECT_FALSE(in_callback.expired());
+  }
+  const auto last = OpenCore();
+  Keep(last);
+  EXPECT_TRUE(in_callback.expired());
+  other->epochs.BumpClosed();
+  last->epochs.BumpClosed();
+}
+
+// The destructor of a thread-local object of the program may run after the list of sessions is
+// gone. Its calls work all the same, with a session that nobody frees.
+struct CallsAtTheEnd {
+  U64Store* store = nullptr;
+  absl::Status* status = nullptr;
+  std::uint64_t* value = nullptr;
+  ~CallsAtTheEnd() {
+    if (store == nullptr) return;
+#ifdef EBB_TEST_LEAK_CHECK
+    const __lsan::ScopedDisabler what_is_said_above;
+#endif
+    *status = store->Rmw(1, [](std::uint64_t& n) { n += 10; });
+    status->Update(store->Rmw(1, [](std::uint64_t& n) { n += 100; }));
+    status->Update(store->Read(1, *value));
+  }
+};
+
+TEST(ThreadSessionTest, CallsFromTheLastDestructorsOfAThreadWork) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  absl::Status status = absl::UnknownError("not run");
+  std::uint64_t value = 0;
+  std::thread([&] {
+    static thread_local CallsAtTheEnd calls;  // made first, so destroyed last
+    calls.status = &status;
+    calls.value = &value;
+    calls.store = &store;
+    Must(store.Rmw(1, [](std::uint64_t& n) { n += 1; }));
+  }).join();
+  Must(status);
+  EXPECT_EQ(value, 111U);
+  EXPECT_EQ(Must(store.Read(1)), 111U);
+  Must(store.Close());
+}
+
+}  // namespace
+}  // namespace ebb::test
