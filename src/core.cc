@@ -11,7 +11,6 @@ namespace ebb::internal {
 Core::Core(const CoreConfig& core_config, StoreFiles store_files)
     : config(core_config),
       opening_process(getpid()),
-      direct_io(store_files.device->direct()),
       files(std::move(store_files)),
       epochs(0, core_config.force_fallback),
       pool(core_config.pool_threads),

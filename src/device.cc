@@ -424,6 +424,18 @@ std::uint64_t FileDevice::EndBlock() const {
   return segments_.back().number * config_.segment_blocks + segments_.back().block_count;
 }
 
+std::uint64_t FileDevice::NextBlock(std::uint64_t block) const {
+  MutexLock lock(mu_);
+  std::uint64_t end = 0;
+  for (std::size_t place = PlaceOf(block / config_.segment_blocks); place < segments_.size();
+       ++place) {
+    const std::uint64_t first = segments_[place].number * config_.segment_blocks;
+    end = first + segments_[place].block_count;
+    if (block < end) return std::max(block, first);
+  }
+  return std::max(block, end);
+}
+
 bool FileDevice::direct() const {
   MutexLock lock(mu_);
   return !segments_.empty() &&

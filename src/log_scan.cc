@@ -210,7 +210,10 @@ bool LogScan::IsVoid(Address address, RecordHeader header) const {
 absl::Status LogScan::LookForLaterCommits() {
   const std::uint64_t end = core_.files.device->EndBlock();
   const Address bad = geometry_.BlockStart(bad_block_);
-  for (std::uint64_t block = bad_block_ + 1; block < end;) {
+  Device& device = *core_.files.device;
+  // Files may be missing in between, and one may have been put there with any number.
+  for (std::uint64_t block = device.NextBlock(bad_block_ + 1); block < end;
+       block = device.NextBlock(block)) {
     absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
     if (!count.ok()) return count.status();
     for (std::uint64_t i = 0; i < *count; ++i) {

@@ -291,6 +291,7 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   if (absl::Status status = WriteOpenRecord(*core, cut_block, version, histories); !status.ok()) {
     return status;
   }
+  core->direct_io = core->files.device->direct();
   StartLog(*core, cut_block, std::move(histories));
 
   const Address tail = core->log.tail();

@@ -229,6 +229,16 @@ TEST_F(DeviceTest, SegmentsAreFoundInWhateverOrderTheyAreListed) {
   }
 }
 
+TEST_F(DeviceTest, NextBlockStepsOverSegmentsThatAreMissing) {
+  ASSERT_TRUE(rig_.Write(1, 2).ok());
+  ASSERT_TRUE(rig_.Write(7 * kSegmentBlocks, 1).ok());
+  EXPECT_EQ(rig_.device().NextBlock(0), 0U);
+  EXPECT_EQ(rig_.device().NextBlock(2), 2U);
+  EXPECT_EQ(rig_.device().NextBlock(3), 7 * kSegmentBlocks);
+  EXPECT_EQ(rig_.device().NextBlock(7 * kSegmentBlocks), 7 * kSegmentBlocks);
+  EXPECT_EQ(rig_.device().NextBlock(7 * kSegmentBlocks + 1), rig_.device().EndBlock());
+}
+
 TEST_F(DeviceTest, HolesInMemoryWereNeverWritten) {
   MemoryDevice device;
   ASSERT_TRUE(device.Write(3, Blocks(3, 1).span()).ok());

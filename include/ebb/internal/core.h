@@ -87,8 +87,8 @@ class Core {
   // Immutable after opening.
   const CoreConfig config;
   const std::int64_t opening_process;
-  const bool direct_io;
-  StoreFiles files;  // until closed
+  bool direct_io = false;  // what the first file of the log has become
+  StoreFiles files;        // until closed
 
   // Ground.
   EpochManager epochs;

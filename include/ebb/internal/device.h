@@ -50,6 +50,8 @@ class Device {
   virtual absl::Status Truncate(std::uint64_t block) = 0;
   // One more than the last block that the device may hold; blocks below may still be invalid.
   virtual std::uint64_t EndBlock() const = 0;
+  // The first block at or after `block` that the device may hold, or EndBlock(): over gaps.
+  virtual std::uint64_t NextBlock(std::uint64_t block) const { return block; }
   // Where a block is, for error messages: "log-00000003.ebb at offset 8192".
   virtual std::string Describe(std::uint64_t block) const = 0;
   virtual absl::Status Close() = 0;
@@ -104,6 +106,7 @@ class FileDevice final : public Device {
   absl::Status Sync() override;
   absl::Status Truncate(std::uint64_t block) override;
   std::uint64_t EndBlock() const override;
+  std::uint64_t NextBlock(std::uint64_t block) const override;
   std::string Describe(std::uint64_t block) const override;
   absl::Status Close() override;
   // True when every segment is; false while there is none.
