@@ -12,10 +12,11 @@ namespace {
 constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
 }
 
-LogScan::LogScan(Core& core)
+LogScan::LogScan(Core& core, std::uint64_t bad_header_block)
     : core_(core),
       log_(core.log),
       geometry_(core.log.geometry()),
+      bad_header_block_(bad_header_block),
       buffer_(AllocateAligned(kReadBlocks * kBlockBytes)) {}
 
 absl::Status LogScan::Run() {
@@ -56,6 +57,7 @@ absl::StatusOr<std::uint64_t> LogScan::LoadPage(std::uint64_t page) {
   const std::uint64_t first = page * geometry_.blocks_per_page();
   std::uint64_t end = first + geometry_.blocks_per_page();
   end = std::min(end, second_pass_ ? cut_block_ : core_.files.device->EndBlock());
+  end = std::min(end, bad_header_block_);
   const std::span<std::byte> frame = log_.FrameForRecovery(page);
   for (std::uint64_t block = first; block < end;) {
     absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
@@ -206,13 +208,20 @@ bool LogScan::IsVoid(Address address, RecordHeader header) const {
   return address >= range->stragglers_from && header.version_bits() == range->straggler_bits;
 }
 
+std::string LogScan::DescribeBad() const {
+  if (bad_block_ == bad_header_block_) {
+    return FileDevice::SegmentName(bad_block_ / geometry_.segment_blocks) + " at offset 0";
+  }
+  return core_.files.device->Describe(bad_block_);
+}
+
 // Damage or the end? A block behind the bad one that states that more was durable tells.
 absl::Status LogScan::LookForLaterCommits() {
   const std::uint64_t end = core_.files.device->EndBlock();
   const Address bad = geometry_.BlockStart(bad_block_);
   Device& device = *core_.files.device;
   // Files may be missing in between, and one may have been put there with any number.
-  for (std::uint64_t block = device.NextBlock(bad_block_ + 1); block < end;
+  for (std::uint64_t block = device.NextBlock(bad_block_); block < end;
        block = device.NextBlock(block)) {
     absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
     if (!count.ok()) return count.status();
@@ -222,10 +231,8 @@ absl::Status LogScan::LookForLaterCommits() {
       const auto commit =
           DecodeCommitRecord(bytes.first(kBlockPayloadBytes), core_.config.log.store_id);
       if (commit.has_value() && commit->durable > bad) {
-        return absl::DataLossError(
-            fmt::format("{}: block {} is damaged: {} states that it was durable",
-                        core_.files.device->Describe(bad_block_), bad_block_,
-                        core_.files.device->Describe(block + i)));
+        return absl::DataLossError(fmt::format("{}: damaged: {} states that it was durable",
+                                               DescribeBad(), device.Describe(block + i)));
       }
     }
     block += std::max<std::uint64_t>(*count, 1);  // past a block that is missing

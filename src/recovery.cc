@@ -50,10 +50,10 @@ std::string DescribeShape(RecordShape shape) {
 struct FoundSegments {
   std::vector<std::uint64_t> numbers;   // ascending
   std::optional<SegmentHeader> header;  // of segment 0; nothing: there is no store yet
+  std::uint64_t bad_header_block = LogScan::kNoBlock;  // the first block behind a bad header
 };
 
-absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint64_t number,
-                                                bool& blank) {
+absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint64_t number) {
   const std::string name = FileDevice::SegmentName(number);
   OpenedFile opened = directory.Open(name, {});
   if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
@@ -63,8 +63,31 @@ absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint6
   std::memset(block.data(), 0, block.size());
   const FullTransfer read = ReadFully(*opened.file, 0, block);
   if (read.error != 0) return FileError("read", name, 0, read.error);
-  blank = std::all_of(block.begin(), block.end(), [](std::byte b) { return b == std::byte{0}; });
   return DecodeSegmentHeader(block, name);
+}
+
+absl::Status ForeignFile(std::uint64_t number) {
+  return absl::DataLossError(
+      fmt::format("{} at offset 0: the file belongs to another store or place",
+                  FileDevice::SegmentName(number)));
+}
+
+// Later files must be this store's too. One whose header does not verify ends the log, or is
+// damaged: the scan tells, as for any bad block.
+absl::Status CheckOtherHeaders(Directory& directory, FoundSegments& found) {
+  for (const std::uint64_t number : found.numbers) {
+    if (number == 0) continue;
+    const std::uint64_t first_block = number * found.header->segment_blocks;
+    absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
+    if (header.ok() &&
+        (header->store_id != found.header->store_id || header->first_block != first_block)) {
+      return ForeignFile(number);
+    }
+    if (header.ok()) continue;
+    if (!absl::IsDataLoss(header.status())) return header.status();
+    found.bad_header_block = std::min(found.bad_header_block, first_block);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
@@ -83,15 +106,32 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     return absl::DataLossError(fmt::format("{} is missing, but later files of the log are there",
                                            FileDevice::SegmentName(0)));
   }
-  bool blank = false;
-  absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, 0, blank);
-  if (header.ok()) {
-    found.header = *header;
-    return found;
-  }
-  // A crash while the store was created: the file has its name but not its first bytes.
-  if (blank && found.numbers.size() == 1) return found;
-  return header.status();
+  absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, 0);
+  if (!header.ok()) return header.status();
+  if (header->first_block != 0) return ForeignFile(0);
+  found.header = *header;
+  if (absl::Status status = CheckOtherHeaders(directory, found); !status.ok()) return status;
+  return found;
+}
+
+// The first file of a new store, which then exists: it gets its name only when its header is
+// durable, so that a file of that name without a header is never the trace of a crash.
+absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) {
+  const std::string name = FileDevice::SegmentName(0);
+  const std::string unfinished = name + ".new";
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("create", unfinished, 0, ENOMEM);
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  EncodeSegmentHeader(header, block);
+  OpenedFile opened = directory.Open(unfinished, {.create = true});
+  if (opened.file == nullptr) return FileError("create", unfinished, 0, opened.error);
+  int error = opened.file->Truncate(0);
+  if (error == 0) error = WriteFully(*opened.file, 0, block).error;
+  if (error == 0) error = opened.file->Sync();
+  if (error == 0) error = opened.file->Close();
+  if (error == 0) error = directory.Rename(unfinished, name);
+  if (error == 0) error = directory.Sync();
+  return error == 0 ? absl::OkStatus() : FileError("create", name, 0, error);
 }
 
 absl::Status CheckHeader(const SegmentHeader& header, RecordShape shape, const Options& options) {
@@ -207,22 +247,6 @@ absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFi
                   std::uint64_t{1} << config.index_exponent));
 }
 
-// Every file below the cut must be one of this store's.
-absl::Status CheckSegmentHeaders(Core& core, const FoundSegments& found, std::uint64_t cut_block) {
-  for (const std::uint64_t number : found.numbers) {
-    const std::uint64_t first_block = number * core.log.geometry().segment_blocks;
-    if (number == 0 || first_block >= cut_block) continue;
-    bool blank = false;
-    absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(*core.files.directory, number, blank);
-    if (!header.ok()) return header.status();
-    if (header->store_id != core.config.log.store_id || header->first_block != first_block) {
-      return absl::DataLossError(
-          fmt::format("{} at offset 0: header of another file", FileDevice::SegmentName(number)));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // Begins a new history at `cut_block`; durable when it returns.
 absl::Status WriteOpenRecord(Core& core, std::uint64_t cut_block, std::uint64_t version,
                              const std::vector<IncarnationSpan>& histories) {
@@ -246,7 +270,8 @@ absl::Status WriteOpenRecord(Core& core, std::uint64_t cut_block, std::uint64_t 
   Device& device = *core.files.device;
   // What was read may so far have been in the page cache only; from here on it counts as durable.
   absl::Status status = device.Sync();
-  if (status.ok() && device.EndBlock() > cut_block) status = device.Truncate(cut_block);
+  // Also files without a block: one may lack its header. The first file keeps its own.
+  if (status.ok() && cut_block != 0) status = device.Truncate(cut_block);
   status.Update(status.ok() ? device.Write(cut_block, block) : absl::OkStatus());
   status.Update(status.ok() ? device.Sync() : absl::OkStatus());
   return status;
@@ -276,12 +301,15 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   std::uint64_t version = 1;
   std::vector<IncarnationSpan> histories;
   if (found != nullptr) {
-    LogScan scan(*core);
+    LogScan scan(*core, found->bad_header_block);
     if (absl::Status status = scan.Run(); !status.ok()) return status;
-    if (absl::Status status = CheckSegmentHeaders(*core, *found, scan.cut_block()); !status.ok()) {
-      return status;
-    }
     cut_block = scan.cut_block();
+    // A store's first block is durable before anything is written behind it.
+    const Device& device = *core->files.device;
+    if (cut_block == 0 && device.EndBlock() > 1) {
+      return absl::DataLossError(
+          fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
+    }
     version = scan.next_version();
     histories = scan.incarnations();
   }
@@ -359,11 +387,9 @@ absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& op
   if (found->header.has_value()) {
     absl::Status status = CheckHeader(*found->header, shape, options);
     if (!status.ok()) return status;
-  } else if (!found->numbers.empty()) {
-    const std::string name = FileDevice::SegmentName(0);
-    if (const int error = (*directory)->Unlink(name); error != 0) {
-      return FileError("unlink", name, 0, error);
-    }
+  } else {
+    absl::Status status = CreateFirstFile(**directory, fresh);
+    if (!status.ok()) return status;
   }
   const SegmentHeader header = found->header.value_or(fresh);
   absl::StatusOr<CoreConfig> config = MakeConfig(header, options, environment);
@@ -379,7 +405,7 @@ absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& op
   files.device = *std::move(device);
   absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
   if (!core.ok()) return core.status();
-  return Start(*std::move(core), found->header.has_value() ? &*found : nullptr);
+  return Start(*std::move(core), &*found);
 }
 
 }  // namespace ebb::internal

@@ -837,11 +837,17 @@ class HybridLogLoadTest : public ::testing::TestWithParam<LoadCase> {};
 INSTANTIATE_TEST_SUITE_P(Frames, HybridLogLoadTest,
                          ::testing::Values(LoadCase{4, 0, false}, LoadCase{4, 1, false},
                                            LoadCase{5, 2, false}, LoadCase{8, 0, true},
-                                           LoadCase{8, 1, false}, LoadCase{11, 1, true}));
+                                           LoadCase{8, 1, false}, LoadCase{11, 1, true}),
+                         [](const auto& parameter) {
+                           const LoadCase& load = parameter.param;
+                           return "Frames" + std::to_string(load.frames) + "Pool" +
+                                  std::to_string(load.pool_threads) +
+                                  (load.force_fallback ? "Exchange" : "");
+                         });
 
 TEST_P(HybridLogLoadTest, NothingIsLostAndEveryBlockIsWrittenOnce) {
   constexpr int kWriters = 4;
-  constexpr int kRecordsEach = 1200;
+  constexpr int kRecordsEach = 3000;
   LogRig rig({.geometry = {.page_shift = 12, .frame_count = GetParam().frames},
               .pool_threads = GetParam().pool_threads,
               .force_fallback = GetParam().force_fallback});

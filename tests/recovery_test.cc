@@ -126,18 +126,16 @@ TEST(RecoveryTest, TheNewestPagesAreInMemoryAfterOpening) {
     for (std::uint64_t i = 0; i < kKeyCount; ++i) Must(store.Upsert(i, i));
     Must(store.Close());
   }
-  for (const std::uint64_t frame_count : {std::uint64_t{8}, std::uint64_t{11}, std::uint64_t{64}}) {
+  std::uint64_t last_reads = kKeyCount;
+  for (const std::uint64_t frame_count : {8, 12, 18, 64}) {
     Environment environment = TinyEnvironment(&files);
     environment.frame_count = frame_count;
     auto store = Must(OpenIn<U64Store>("db", environment));
     for (std::uint64_t i = 0; i < kKeyCount; ++i) ASSERT_EQ(Must(store.Read(i)), i);
     const std::uint64_t reads = store.Stats().device_read_count;
-    if (frame_count == 64) {
-      EXPECT_EQ(reads, 0U);
-    } else {
-      EXPECT_GT(reads, 0U);
-      EXPECT_LT(reads, kKeyCount - 170 * (frame_count - 7));
-    }
+    EXPECT_LT(reads, last_reads);
+    EXPECT_EQ(reads == 0, frame_count == 64);
+    last_reads = reads;
     // Records that were read back are read-only: the next update appends.
     const std::uint64_t tail = store.Stats().tail_address;
     Must(store.Upsert(kKeyCount - 1, kKeyCount - 1));
@@ -371,6 +369,61 @@ TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
   EXPECT_EQ(SnapshotOf(files, "db"), before);
 }
 
+// A store of one segment whose file lost all but part of its header. (Of a whole number of blocks
+// it could be a creation that was interrupted.)
+TEST(RecoveryTest, AHeaderThatIsCutOffIsRefusedAndLeftAlone) {
+  SimFileSystem closed(/*direct=*/false);
+  { Must(Must(OpenTiny<U64Store>("db", &closed)).Upsert(1, 1)); }
+  for (const std::size_t size : {1U, 80U, 512U, 4095U}) {
+    Snapshot cut = SnapshotOf(closed, "db");
+    cut[SegmentFile(0)].resize(size);
+    SimFileSystem files(/*direct=*/false);
+    Restore(cut, files, "db");
+    EXPECT_TRUE(FailsWith(OpenTiny<U64Store>("db", &files).status(), StatusCode::kDataLoss,
+                          "log-00000000.ebb at offset 0"))
+        << size;
+    EXPECT_EQ(SnapshotOf(files, "db"), cut);
+  }
+}
+
+// A segment under the name of another one, alone: no block of it is where it belongs.
+TEST(RecoveryTest, ARenamedSegmentIsRefusedAndLeftAlone) {
+  SimFileSystem closed(/*direct=*/false);
+  {
+    auto store = Must(OpenTiny<U64Store>("db", &closed));
+    for (std::uint64_t i = 0; i < 6000; ++i) Must(store.Upsert(i, i));
+    Must(store.Close());
+  }
+  Snapshot renamed;
+  renamed["LOCK"] = "";
+  renamed[SegmentFile(0)] = SnapshotOf(closed, "db").at(SegmentFile(1));
+  SimFileSystem files(/*direct=*/false);
+  Restore(renamed, files, "db");
+  EXPECT_TRUE(FailsWith(OpenTiny<U64Store>("db", &files).status(), StatusCode::kDataLoss,
+                        "log-00000000.ebb at offset 0"));
+  EXPECT_EQ(SnapshotOf(files, "db"), renamed);
+}
+
+// A partial restore of a backup may put files of two stores into one directory. None of them is
+// taken for the leftovers of a crash and deleted.
+TEST(RecoveryTest, FilesOfTwoStoresAreRefusedAndLeftAlone) {
+  Snapshot stores[2];
+  for (const int i : {0, 1}) {
+    SimFileSystem files;
+    auto store = Must(OpenTiny<U64Store>("db", &files));
+    for (std::uint64_t k = 0; k < (i == 0 ? 1000U : 9000U); ++k) Must(store.Upsert(k, k + i));
+    Must(store.Close());
+    stores[i] = SnapshotOf(files, "db");
+  }
+  Snapshot mixed = stores[1];
+  mixed[SegmentFile(0)] = stores[0].at(SegmentFile(0));
+  ASSERT_GE(mixed.size(), 4U);
+  SimFileSystem files(/*direct=*/false);
+  Restore(mixed, files, "db");
+  EXPECT_TRUE(FailsWith(OpenTiny<U64Store>("db", &files).status(), StatusCode::kDataLoss, "log-"));
+  EXPECT_EQ(SnapshotOf(files, "db"), mixed);
+}
+
 // Other people's files in the directory are nobody's business.
 TEST(RecoveryTest, ForeignFilesAreLeftAlone) {
   TempDir dir;
@@ -551,10 +604,11 @@ TEST(RecoveryTest, AnOpeningInterruptedByAPowerLossCanBeRepeated) {
 TEST(RecoveryTest, AnOpeningWhoseCallsFailCanBeRepeated) {
   std::uint64_t failures = 0;
   for (const bool at_segment_end : {false, true}) {
+    const History history(at_segment_end);
     for (const Effect effect : {Effect::kError, Effect::kErrorAfter}) {
       for (std::uint64_t call = 0;; ++call) {
-        History history(at_segment_end);
-        FaultFileSystem faults(*history.files);
+        const std::unique_ptr<SimFileSystem> files = history.files->Kill();
+        FaultFileSystem faults(*files);
         faults.Arm({.skip = call, .effect = effect, .error = EIO});
         const absl::Status status = OpenTiny<U64Store>("db", &faults).status();
         if (faults.FiredCount() == 0) break;
@@ -564,7 +618,7 @@ TEST(RecoveryTest, AnOpeningWhoseCallsFailCanBeRepeated) {
           EXPECT_TRUE(FailsWith(status, StatusCode::kUnavailable, "errno 5")) << call;
         }
         faults.Disarm();
-        ASSERT_TRUE(SurvivesAndWorks<U64Store>(*history.files, history.model, KeysUpTo(650)))
+        ASSERT_TRUE(SurvivesAndWorks<U64Store>(*files, history.model, KeysUpTo(650)))
             << "call " << call << (at_segment_end ? ", at a segment's end" : "");
       }
     }
@@ -598,7 +652,6 @@ TEST(RecoveryTest, AnEmptyFileOfTheNextSegmentIsTakenOver) {
   while (before.count(SegmentFile(next)) != 0) ++next;
   for (const std::size_t bytes : {std::size_t{0}, std::size_t{512}, std::size_t{4096}}) {
     SCOPED_TRACE(bytes);
-    const std::unique_ptr<SimFileSystem> copy = files.Kill();
     Snapshot with_file = before;
     with_file[SegmentFile(next)] = std::string(bytes, '\0');
     SimFileSystem restored(/*direct=*/false);
@@ -621,7 +674,7 @@ TEST(RecoveryTest, ALoadGoesOnAfterNoSpaceAtAnyWrite) {
       auto store = Must(OpenTiny<U64Store>("db", &faults));
       faults.Arm({.kind = CallKind::kWrite, .skip = write - 2, .sticky = true, .error = ENOSPC});
       std::uint64_t refusals = 0;
-      for (std::uint64_t i = 0; i < 5000; ++i) {
+      for (std::uint64_t i = 0; i < 2500; ++i) {
         absl::Status status = store.Upsert(i, model[i] = ~i);
         if (!status.ok()) {
           ++refusals;
@@ -637,15 +690,16 @@ TEST(RecoveryTest, ALoadGoesOnAfterNoSpaceAtAnyWrite) {
       stops += refusals;
       if (refusals == 0) {
         // Memory took the rest; Close will say so.
-        EXPECT_EQ(store.Close().ok(), faults.FiredCount() == 0);
+        const absl::Status status = store.Close();
+        EXPECT_EQ(status.ok(), faults.FiredCount() == 0);
         faults.Disarm();
       }
       Must(store.Close());
       if (refusals == 0 && faults.FiredCount() == 0) break;
     }
-    ASSERT_TRUE(SurvivesAndWorks<U64Store>(files, model, KeysUpTo(5001))) << "write " << write;
+    ASSERT_TRUE(SurvivesAndWorks<U64Store>(files, model, KeysUpTo(2501))) << "write " << write;
   }
-  EXPECT_GE(stops, 20U);
+  EXPECT_GE(stops, 5U);
 }
 
 // ---- any crash ----

@@ -3,10 +3,11 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <memory>
+#include <ostream>
 #include <vector>
 
 #include "ebb/internal/device.h"
+#include "ebb/internal/hash.h"
 
 template class ebb::Session<std::uint64_t, std::uint64_t>;
 template class ebb::Session<std::uint64_t, ebb::test::Triple>;
@@ -40,10 +41,17 @@ Options TinyOptions() {
   return options;
 }
 
+void PrintTo(const Snapshot& snapshot, std::ostream* out) {
+  for (const auto& [name, bytes] : snapshot) {
+    *out << name << ": " << bytes.size() << " bytes, hash "
+         << internal::HashBytes(bytes.data(), bytes.size()) << '\n';
+  }
+}
+
 Snapshot SnapshotOf(const std::string& directory) {
   Snapshot snapshot;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
-    if (!entry.is_regular_file()) continue;
+    if (entry.is_symlink() || !entry.is_regular_file()) continue;
     std::ifstream file(entry.path(), std::ios::binary);
     snapshot[std::filesystem::relative(entry.path(), directory).string()] =
         std::string(std::istreambuf_iterator<char>(file), {});

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iosfwd>
 #include <map>
 #include <string>
 
@@ -149,7 +150,11 @@ testing::AssertionResult HoldsOnly(StoreType& store, const Model<Key, Value>& mo
 // ---- directories ----
 
 // Every regular file below a directory, by name, with its bytes.
-using Snapshot = std::map<std::string, std::string>;
+struct Snapshot : std::map<std::string, std::string> {
+  using map::map;
+};
+// For failure messages: names, sizes and hashes.
+void PrintTo(const Snapshot& snapshot, std::ostream* out);
 Snapshot SnapshotOf(const std::string& directory);
 Snapshot SnapshotOf(const SimFileSystem& files, const std::string& directory);
 // Makes `directory` hold exactly these files.

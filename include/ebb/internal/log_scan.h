@@ -16,6 +16,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -27,7 +28,11 @@ namespace ebb::internal {
 
 class LogScan {
  public:
-  explicit LogScan(Core& core);
+  static constexpr std::uint64_t kNoBlock = ~std::uint64_t{0};
+
+  // `bad_header_block`: the first block of the first file whose header is not this store's. It
+  // counts as bad.
+  explicit LogScan(Core& core, std::uint64_t bad_header_block = kNoBlock);
   // DataLoss for damage, ResourceExhausted, Unavailable. Nothing is lost by an error.
   absl::Status Run();
 
@@ -55,12 +60,14 @@ class LogScan {
   absl::Status TakeCommit(const Record& record, Address address);
   void CloseUncommitted(Address end);
   bool IsVoid(Address address, RecordHeader header) const;
+  std::string DescribeBad() const;
   absl::Status LookForLaterCommits();
   absl::Status Malformed(Address address, const char* what) const;
 
   Core& core_;
   HybridLog& log_;
   const Geometry& geometry_;
+  const std::uint64_t bad_header_block_;
   AlignedBuffer buffer_;
   bool second_pass_ = false;
 
