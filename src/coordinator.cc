@@ -10,7 +10,16 @@ Coordinator::Coordinator(Core& core, Start start)
       version_(start.version),
       durable_(start.durable) {}
 
-Coordinator::~Coordinator() { core_.epochs.ReleaseSlot(slot_); }
+Coordinator::~Coordinator() {
+  {
+    MutexLock lock(mu_);
+    if (!closed_) {
+      ShutOut();
+      static_cast<void>(LetGo());  // nobody is left to hear of it
+    }
+  }
+  core_.epochs.ReleaseSlot(slot_);
+}
 
 absl::Status Coordinator::Commit() {
   MutexLock lock(mu_);
@@ -93,24 +102,31 @@ absl::Status Coordinator::Close() {
 }
 
 absl::Status Coordinator::CloseLocked() {
-  const std::uint64_t epoch = core_.epochs.BumpClosed();
-  Backoff backoff;
-  while (!core_.epochs.Drained(epoch) || !core_.epochs.NoSlowCalls()) backoff.Wait();
-
+  ShutOut();
   const bool has_files = core_.files.directory != nullptr;
   absl::Status status = has_files ? CommitLocked() : absl::OkStatus();
   // The mark commits the next version, in which nothing has happened.
   if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
   if (!status.ok() && !core_.health.poisoned()) return status;  // may be tried again
+  status.Update(LetGo());
+  close_status_ = status;
+  return status;
+}
 
+void Coordinator::ShutOut() {
+  const std::uint64_t epoch = core_.epochs.BumpClosed();
+  Backoff backoff;
+  while (!core_.epochs.Drained(epoch) || !core_.epochs.NoSlowCalls()) backoff.Wait();
+}
+
+absl::Status Coordinator::LetGo() {
   core_.log.StopMaintenance();
   core_.pool.Stop();
-  status.Update(core_.files.device->Close());
-  if (has_files) core_.files.directory->Unlock();
+  absl::Status status = core_.files.device->Close();
+  if (core_.files.directory != nullptr) core_.files.directory->Unlock();
   core_.files = {};
   core_.log.ReleaseMemory();
   closed_ = true;
-  close_status_ = status;
   return status;
 }
 

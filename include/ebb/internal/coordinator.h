@@ -50,6 +50,7 @@ class Coordinator {
     Address durable;            // everything below has been synced
   };
   Coordinator(Core& core, Start start);
+  // Gives up what Close has not: sessions may still hold the core, but its files are left alone.
   ~Coordinator();
   Coordinator(const Coordinator&) = delete;
   Coordinator& operator=(const Coordinator&) = delete;
@@ -64,6 +65,11 @@ class Coordinator {
  private:
   absl::Status CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Refuses operations from now on and waits until none is left.
+  void ShutOut() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Ends the jobs and lets go of files, lock and memory, whatever has become durable. Sessions can
+  // outlive this and find the store closed.
+  absl::Status LetGo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Bumps to the next version and waits until the last one has drained.
   void ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Appends a control record and makes it durable.
