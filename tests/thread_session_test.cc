@@ -29,12 +29,13 @@ using internal::OpenedStore;
 using internal::SessionState;
 using internal::t_last_session;
 
+// The core lives as long as its coordinator, whose end would close it.
 std::shared_ptr<Core> OpenCore() {
   internal::Environment environment = TinyEnvironment();
   environment.in_memory = true;
-  OpenedStore opened =
-      Must(internal::OpenStore("", TinyOptions(), internal::RecordShape{}, environment));
-  return opened.core;
+  auto opened = std::make_shared<OpenedStore>(
+      Must(internal::OpenStore("", TinyOptions(), internal::RecordShape{}, environment)));
+  return {opened, opened->core.get()};
 }
 
 // A session as the store keeps it.
