@@ -599,6 +599,45 @@ TEST(RecoveryTest, AnOpeningInterruptedByAPowerLossCanBeRepeated) {
   }
 }
 
+// A process was killed between the write of a commit and its sync, so the commit is in the page
+// cache only; an opening that shows it must have made it durable before anything that relies on it.
+// A power loss at any point of that opening leaves this commit or the one before.
+TEST(RecoveryTest, WhatAnOpeningShowsIsDurable) {
+  SimFileSystem written;
+  U64Model before;
+  U64Model after;
+  {
+    FaultFileSystem faults(written);
+    auto store = Must(OpenTiny<U64Store>("db", &faults));
+    for (std::uint64_t i = 0; i < 1000; ++i) Must(store.Upsert(i, before[i] = i));
+    Must(Commit(store));
+    after = before;
+    for (std::uint64_t i = 0; i < 4000; i += 2) Must(store.Upsert(i, after[i] = i + 7));
+    faults.Arm({.kind = CallKind::kSync, .sticky = true});
+    EXPECT_FALSE(Commit(store).ok());  // written, and never synced
+    static_cast<void>(store.Close());
+  }
+  const std::unique_ptr<SimFileSystem> killed = written.Kill();
+  const std::size_t first_call = killed->CallCount();
+  {
+    auto store = Must(OpenTiny<U64Store>("db", killed.get()));
+    EXPECT_TRUE(HoldsOnly(store, after, KeysUpTo(4001)));
+  }
+  std::uint64_t older = 0;
+  for (std::size_t call = first_call; call <= killed->CallCount(); ++call) {
+    for (std::uint64_t seed = 0; seed < 12; ++seed) {
+      const std::unique_ptr<SimFileSystem> crashed = killed->CrashAt(call, seed);
+      auto store = OpenTiny<U64Store>("db", crashed.get());
+      ASSERT_TRUE(store.ok()) << store.status() << " after call " << call << " with seed " << seed;
+      if (HoldsOnly(*store, after, KeysUpTo(4001))) continue;
+      ASSERT_TRUE(HoldsOnly(*store, before, KeysUpTo(4001))) << call << " with seed " << seed;
+      ASSERT_LT(call, killed->CallCount()) << "the opening had returned; seed " << seed;
+      ++older;
+    }
+  }
+  EXPECT_GT(older, 0U);
+}
+
 // Every call of an opening fails in turn, with and without its effect: the opening answers an
 // error, and the next one finds the same.
 TEST(RecoveryTest, AnOpeningWhoseCallsFailCanBeRepeated) {
