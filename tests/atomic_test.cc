@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -82,22 +83,27 @@ TEST(AtomicTest, CopyTouchesNothingButItsBytes) {
 // no race.
 TEST(AtomicTest, ConcurrentCopiesTearOnlyBetweenWords) {
   constexpr std::size_t kWords = 8;
-  constexpr int kRounds = 20000;
   alignas(64) std::byte log[kWords * 8] = {};
+  Atomic<bool> begun{false};
   Atomic<bool> done{false};
   std::thread writer([&] {
-    for (std::uint64_t round = 1; round <= kRounds; ++round) {
-      const std::vector<std::uint64_t> value(kWords, round << 32 | round);
+    for (std::uint64_t round = 1; !done.load(std::memory_order_acquire); ++round) {
+      const std::vector<std::uint64_t> value(kWords, round % 256 * 0x0101010101010101);
       CopyToLog(value.data(), sizeof(log), log);
+      begun.store(true, std::memory_order_release);
     }
-    done.store(true, std::memory_order_release);
   });
+  while (!begun.load(std::memory_order_acquire)) std::this_thread::yield();
   std::uint64_t torn_words = 0;
-  while (!done.load(std::memory_order_acquire)) {
+  // Long enough for both to have a core of their own for a while.
+  const auto enough = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+  while (std::chrono::steady_clock::now() < enough) {
     std::uint64_t seen[kWords];
     CopyFromLog(log, sizeof(seen), seen);
-    for (const std::uint64_t word : seen) torn_words += word >> 32 != (word & 0xffffffff);
+    // The writer's words are eight equal bytes; a mixture of two words is not.
+    for (const std::uint64_t word : seen) torn_words += word != (word & 0xff) * 0x0101010101010101;
   }
+  done.store(true, std::memory_order_release);
   writer.join();
   EXPECT_EQ(torn_words, 0U);
 }

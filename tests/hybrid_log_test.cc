@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <ostream>
 #include <random>
 #include <string>
 #include <thread>
@@ -831,19 +832,21 @@ struct LoadCase {
   std::uint64_t frames;
   unsigned pool_threads;
   bool force_fallback;
+
+  std::string Name() const {
+    return "Frames" + std::to_string(frames) + "Pool" + std::to_string(pool_threads) +
+           (force_fallback ? "Exchange" : "");
+  }
 };
+void PrintTo(const LoadCase& load, std::ostream* out) { *out << load.Name(); }
+
 class HybridLogLoadTest : public ::testing::TestWithParam<LoadCase> {};
 
 INSTANTIATE_TEST_SUITE_P(Frames, HybridLogLoadTest,
                          ::testing::Values(LoadCase{4, 0, false}, LoadCase{4, 1, false},
                                            LoadCase{5, 2, false}, LoadCase{8, 0, true},
                                            LoadCase{8, 1, false}, LoadCase{11, 1, true}),
-                         [](const auto& parameter) {
-                           const LoadCase& load = parameter.param;
-                           return "Frames" + std::to_string(load.frames) + "Pool" +
-                                  std::to_string(load.pool_threads) +
-                                  (load.force_fallback ? "Exchange" : "");
-                         });
+                         [](const auto& parameter) { return parameter.param.Name(); });
 
 TEST_P(HybridLogLoadTest, NothingIsLostAndEveryBlockIsWrittenOnce) {
   constexpr int kWriters = 4;
