@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "ebb/internal/hash.h"
 
@@ -93,6 +94,58 @@ std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payloa
   record.previous_incarnation = Get<std::uint64_t>(fields, 32);
   record.cut_block = Get<std::uint64_t>(fields, 40);
   record.clean = Get<std::uint64_t>(fields, 48) != 0;
+  return record;
+}
+
+namespace {
+constexpr std::uint64_t kSessionsHeadBytes = 24;
+std::uint64_t SessionBytes(const SessionReport& session) {
+  return 16 + RoundUp8(session.name.size());
+}
+}  // namespace
+
+SessionsExtent FitSessions(std::span<const SessionReport> sessions, std::uint64_t room) {
+  SessionsExtent fitting{.count = 0, .bytes = kSessionsHeadBytes};
+  for (const SessionReport& session : sessions) {
+    if (fitting.bytes + SessionBytes(session) > room) break;
+    fitting.bytes += SessionBytes(session);
+    ++fitting.count;
+  }
+  EBB_CHECK(fitting.count != 0 || sessions.empty());
+  return fitting;
+}
+
+void EncodeSessions(std::uint64_t version, std::span<const SessionReport> sessions,
+                    std::span<std::byte> extent) {
+  std::fill(extent.begin(), extent.end(), std::byte{0});
+  Put(extent, 0, RecordHeader::MakeExtent(RecordKind::kSessions, extent.size()).word());
+  Put(extent, 8, version);
+  Put(extent, 16, std::uint64_t{sessions.size()});
+  std::size_t at = kSessionsHeadBytes;
+  for (const SessionReport& session : sessions) {
+    Put(extent, at, session.serial);
+    Put(extent, at + 8, std::uint64_t{session.name.size()});
+    std::memcpy(extent.data() + at + 16, session.name.data(), session.name.size());
+    at += SessionBytes(session);
+  }
+}
+
+std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent) {
+  if (extent.size() < kSessionsHeadBytes) return std::nullopt;
+  SessionsRecord record;
+  record.version = Get<std::uint64_t>(extent, 8);
+  std::span<const std::byte> rest = extent.subspan(kSessionsHeadBytes);
+  // Ends: each turn takes at least 16 bytes, or fails.
+  for (std::uint64_t count = Get<std::uint64_t>(extent, 16); count != 0; --count) {
+    if (rest.size() < 16) return std::nullopt;
+    const std::uint64_t name_bytes = Get<std::uint64_t>(rest, 8);
+    if (name_bytes > rest.size() - 16) return std::nullopt;
+    SessionReport session;
+    session.serial = Get<std::uint64_t>(rest, 0);
+    session.name.assign(reinterpret_cast<const char*>(rest.data()) + 16, name_bytes);
+    rest = rest.subspan(std::min<std::size_t>(SessionBytes(session), rest.size()));
+    record.sessions.push_back(std::move(session));
+  }
   return record;
 }
 

@@ -40,6 +40,10 @@ absl::Status Core::ReenteredError() const {
       "callback was given, or call after it has returned");
 }
 
+absl::Status Core::InMemoryError() const {
+  return absl::FailedPreconditionError("a store in memory cannot make anything durable");
+}
+
 absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const {
   if (key_bytes > config.max_key_bytes) {
     return absl::InvalidArgumentError(fmt::format("key of {} bytes: at most {} (max_key_bytes)",
@@ -87,6 +91,9 @@ StoreStats Core::Stats() const {
   stats.page_wait_count = count(log.counters().page_waits);
   stats.fuzzy_wait_count = count(counters.fuzzy_waits);
   stats.failed_cas_count = count(counters.failed_cas);
+  stats.commit_count = count(counters.commits);
+  stats.failed_commit_count = count(counters.failed_commits);
+  stats.durable_address = count(counters.durable_address);
   stats.direct_io = direct_io;
   stats.membarrier = epochs.uses_membarrier();
   return stats;
@@ -105,6 +112,25 @@ absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Addres
     address = record->header().LoadAcquire().prev();
   }
   return std::nullopt;
+}
+
+absl::Status NameSession(SessionState& session, std::string_view name) {
+  Core& core = *session.core;
+  if (core.epochs.closed()) return core.ClosedError();
+  if (absl::Status status = core.sessions.Enter(name, session.serials); !status.ok()) {
+    return status;
+  }
+  session.name = name;
+  return absl::OkStatus();
+}
+
+absl::Status WaitDurable(SessionState& session) {
+  Core& core = *session.core;
+  if (!session.idle() || session.waiting()) return core.ReenteredError();
+  SlowScope scope(*session.slot);
+  if (core.epochs.closed()) return core.ClosedError();
+  if (!core.has_files()) return core.InMemoryError();
+  return core.make_durable();
 }
 
 }  // namespace ebb::internal

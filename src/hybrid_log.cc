@@ -232,10 +232,14 @@ void HybridLog::BeginVersionShift() {
 
 void HybridLog::EndVersionShift(Address floor) {
   MutexLock lock(boundary_mu_);
-  RaiseUpdateFrom(floor, 0);
+  RaiseUpdateFrom(floor, updates_blocked_ ? kInfinity : 0);
 }
 
-void HybridLog::BlockUpdates() { BeginVersionShift(); }
+void HybridLog::BlockUpdates() {
+  MutexLock lock(boundary_mu_);
+  updates_blocked_ = true;
+  RaiseUpdateFrom(Address(), kInfinity);
+}
 
 absl::StatusOr<bool> HybridLog::FlushChunk() {
   MutexLock lock(flush_mu_);

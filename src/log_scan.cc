@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "ebb/internal/hash.h"
 
@@ -12,11 +13,12 @@ namespace {
 constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
 }
 
-LogScan::LogScan(Core& core, std::uint64_t bad_header_block)
+LogScan::LogScan(Core& core, std::uint64_t bad_header_block, Progress progress)
     : core_(core),
       log_(core.log),
       geometry_(core.log.geometry()),
       bad_header_block_(bad_header_block),
+      progress_(std::move(progress)),
       buffer_(AllocateAligned(kReadBlocks * kBlockBytes)) {}
 
 absl::Status LogScan::Run() {
@@ -33,6 +35,10 @@ absl::Status LogScan::Pass() {
   incarnations_.clear();
   cursor_ = last_commit_end_ = commit_before_end_ = Address();
   uncommitted_ = {};
+  sessions_.clear();
+  uncommitted_sessions_.clear();
+  replayed_records_ = 0;
+  verified_bytes_ = 0;
   for (std::uint64_t page = 0;; ++page) {
     // Frames are the buffer of the scan; more than the budget's are never resident.
     if (page >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
@@ -41,6 +47,7 @@ absl::Status LogScan::Pass() {
     absl::StatusOr<std::uint64_t> end_block = LoadPage(page);
     if (!end_block.ok()) return end_block.status();
     if (absl::Status status = ReadRecords(page, *end_block); !status.ok()) return status;
+    if (progress_) progress_({verified_bytes_, core_.files.device->EndBlock() * kBlockBytes});
     if (*end_block < (page + 1) * geometry_.blocks_per_page()) {
       if (!second_pass_) bad_block_ = *end_block;
       break;
@@ -66,6 +73,7 @@ absl::StatusOr<std::uint64_t> LogScan::LoadPage(std::uint64_t page) {
     for (std::uint64_t i = 0; i < *count; ++i, ++block) {
       const std::span<const std::byte> bytes(buffer_.get() + i * kBlockBytes, kBlockBytes);
       if (!Accept(block, bytes)) return block;
+      verified_bytes_ += kBlockBytes;
       std::memcpy(frame.data() + (block - first) * kBlockPayloadBytes, bytes.data(),
                   kBlockPayloadBytes);
     }
@@ -133,6 +141,9 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block) {
       case RecordKind::kOpen:
         status = TakeCommit(record, cursor_);
         break;
+      case RecordKind::kSessions:
+        status = TakeSessions(record, cursor_);
+        break;
       case RecordKind::kFiller:
       case RecordKind::kNone:
         break;
@@ -146,6 +157,7 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block) {
 absl::Status LogScan::Index(const Record& record, Address address) {
   const RecordHeader header = record.header().LoadAcquire();
   if (!header.valid()) return absl::OkStatus();
+  ++replayed_records_;
   if (header.prev() >= address) return Malformed(address, "a record that links upwards");
   ++uncommitted_[header.version_bits()];
   if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
@@ -156,6 +168,15 @@ absl::Status LogScan::Index(const Record& record, Address address) {
   if (core_.index.FindOrCreate(hash, slot) != HashIndex::CreateResult::kFound ||
       !HashIndex::Publish(slot, address)) {
     return absl::ResourceExhaustedError("no memory for the hash index");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LogScan::TakeSessions(const Record& record, Address address) {
+  auto sessions = DecodeSessions(std::span(record.bytes(), record.ExtentOf()));
+  if (!sessions.has_value()) return Malformed(address, "a malformed sessions record");
+  for (SessionReport& session : sessions->sessions) {
+    uncommitted_sessions_.push_back(std::move(session));
   }
   return absl::OkStatus();
 }
@@ -180,11 +201,25 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
     const std::uint64_t stragglers = uncommitted_[next];
     uncommitted_ = {};
     uncommitted_[next] = stragglers;
+    for (const SessionReport& session : uncommitted_sessions_) {
+      if (session.serial == SessionTable::kForgotten) {
+        sessions_.erase(session.name);
+      } else {
+        sessions_[session.name] = session.serial;
+      }
+    }
   }
+  uncommitted_sessions_.clear();
   last_version_ = std::max(last_version_, commit->version);
   commit_before_end_ = last_commit_end_;
   last_commit_end_ = geometry_.Normalize(address + extent);
   return absl::OkStatus();
+}
+
+std::vector<SessionReport> LogScan::sessions() const {
+  std::vector<SessionReport> sessions;
+  for (const auto& [name, serial] : sessions_) sessions.push_back({name, serial});
+  return sessions;
 }
 
 // A history ends at `end`: what no control record has committed is void.

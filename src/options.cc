@@ -73,6 +73,11 @@ absl::Status Validate(const Options& options) {
     status = absl::InvalidArgumentError(fmt::format(
         "write_batch_bytes is {}: must be a multiple of 4096", options.write_batch_bytes));
   }
+  if (status.ok() && options.durability > Durability::kAlways) {
+    status = absl::InvalidArgumentError(
+        fmt::format("durability is {}: no such mode", static_cast<int>(options.durability)));
+  }
+  status.Update(CheckRange({"commit_interval_ms", options.commit_interval_ms, 1, 3'600'000}));
   // A record of the longest key alone, or value alone, must fit in a page.
   const std::uint64_t payload_bytes = page_bytes / 4096 * 4080;
   status.Update(CheckRange({"max_key_bytes", options.max_key_bytes, 0, payload_bytes - 24}));

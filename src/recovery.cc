@@ -203,6 +203,9 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
                             ? static_cast<unsigned>(environment.pool_threads)
                             : options.background_threads;
   config.force_fallback = environment.force_fallback;
+  config.has_files = !environment.in_memory;
+  config.durability = options.durability;
+  config.commit_interval_ms = options.commit_interval_ms;
 
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
   config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;
@@ -296,12 +299,14 @@ void StartLog(Core& core, std::uint64_t cut_block, std::vector<IncarnationSpan> 
   core.log.Restore(std::move(position));
 }
 
-absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found) {
+absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found,
+                                  const Options& options) {
+  RecoveryReport report;
   std::uint64_t cut_block = 0;
   std::uint64_t version = 1;
   std::vector<IncarnationSpan> histories;
   if (found != nullptr) {
-    LogScan scan(*core, found->bad_header_block);
+    LogScan scan(*core, found->bad_header_block, options.recovery_progress);
     if (absl::Status status = scan.Run(); !status.ok()) return status;
     cut_block = scan.cut_block();
     // A store's first block is durable before anything is written behind it.
@@ -312,6 +317,11 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
     }
     version = scan.next_version();
     histories = scan.incarnations();
+    report.created = !found->header.has_value();
+    report.replayed_records = scan.replayed_records();
+    report.verified_bytes = scan.verified_bytes();
+    report.sessions = scan.sessions();
+    core->sessions.Restore(report.sessions);
   }
   // A history of which nothing was committed leaves no trace.
   while (!histories.empty() && histories.back().first_block >= cut_block) histories.pop_back();
@@ -330,6 +340,7 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   opened.coordinator =
       std::make_unique<Coordinator>(*core, Coordinator::Start{.version = version, .durable = tail});
   opened.core = std::move(core);
+  opened.report = std::move(report);
   return opened;
 }
 
@@ -338,11 +349,15 @@ absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, RecordShape sha
   absl::StatusOr<CoreConfig> config =
       MakeConfig(NewHeader(options, environment, shape), options, environment);
   if (!config.ok()) return config.status();
+  if (options.durability == Durability::kAlways) {
+    return absl::InvalidArgumentError(
+        "durability is kAlways: a store in memory has nothing that could be durable");
+  }
   StoreFiles files;
   files.device = std::make_unique<MemoryDevice>();
   absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
   if (!core.ok()) return core.status();
-  return Start(*std::move(core), nullptr);
+  return Start(*std::move(core), nullptr, options);
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
@@ -405,7 +420,7 @@ absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& op
   files.device = *std::move(device);
   absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
   if (!core.ok()) return core.status();
-  return Start(*std::move(core), &*found);
+  return Start(*std::move(core), &*found, options);
 }
 
 }  // namespace ebb::internal

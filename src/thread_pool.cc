@@ -17,17 +17,36 @@ void ThreadPool::Post(std::function<void()> job) {
     if (stopping_) return;
     jobs_.push_back(std::move(job));
   }
-  wake_.notify_one();
+  wake_.NotifyOne();
+}
+
+void ThreadPool::PostAfter(std::chrono::milliseconds delay, std::function<void()> job) {
+  {
+    MutexLock lock(mu_);
+    if (stopping_) return;
+    later_.emplace(Clock::now() + delay, std::move(job));
+  }
+  wake_.NotifyOne();
+}
+
+std::function<void()> ThreadPool::TakeJob() {
+  while (!later_.empty() && later_.begin()->first <= Clock::now()) {
+    jobs_.push_back(std::move(later_.begin()->second));
+    later_.erase(later_.begin());
+  }
+  if (jobs_.empty()) return {};
+  std::function<void()> job = std::move(jobs_.front());
+  jobs_.pop_front();
+  return job;
 }
 
 bool ThreadPool::RunOne() {
   std::function<void()> job;
   {
     MutexLock lock(mu_);
-    if (jobs_.empty()) return false;
-    job = std::move(jobs_.front());
-    jobs_.pop_front();
+    job = TakeJob();
   }
+  if (!job) return false;
   job();
   return true;
 }
@@ -37,24 +56,27 @@ void ThreadPool::Stop() {
     MutexLock lock(mu_);
     stopping_ = true;
     jobs_.clear();
+    later_.clear();
   }
-  wake_.notify_all();
+  wake_.NotifyAll();
   for (std::thread& thread : threads_) {
     if (thread.joinable()) thread.join();
   }
 }
 
-// The analysis does not follow std::unique_lock.
-void ThreadPool::Work() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+void ThreadPool::Work() {
   for (;;) {
     std::function<void()> job;
     {
-      std::unique_lock lock(mu_.native());
-      wake_.wait(lock,
-                 [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !jobs_.empty(); });
+      MutexLock lock(mu_);
+      while (!stopping_ && !(job = TakeJob())) {
+        if (later_.empty()) {
+          wake_.Wait(mu_);
+        } else {
+          wake_.WaitUntil(mu_, later_.begin()->first);
+        }
+      }
       if (stopping_) return;
-      job = std::move(jobs_.front());
-      jobs_.pop_front();
     }
     job();
   }

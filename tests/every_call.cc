@@ -27,7 +27,8 @@ void CallEverything(Calls& calls, const Key& key, const Value& value) {
   ebb::Must(calls.Upsert(key, value));
   ebb::Must(calls.InsertIfAbsent(key, value));
   ebb::Must(calls.Rmw(key, [](Value& v) { v = Value{}; }));
-  ebb::Must(calls.Rmw(key, [](Value& v) { v = Value{}; }, value));
+  ebb::Must(calls.Rmw(
+      key, [](Value& v) { v = Value{}; }, value));
   ebb::Must(calls.Read(key, read));
   ebb::Must(calls.Read(key, [&read](View view) { read = Value(view); }));
   read = ebb::Must(calls.Read(key));

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <thread>
 
 namespace ebb::test {
@@ -44,6 +45,28 @@ TEST(MutexTest, OnlyOneThreadIsInside) {
   first.join();
   second.join();
   EXPECT_EQ(counter, 2 * kRounds);
+}
+
+TEST(MutexTest, AWaiterHearsOfTheChange) {
+  Mutex mu;
+  internal::CondVar changed;
+  int turn = 0;  // guarded by mu
+  std::thread other([&] {
+    MutexLock lock(mu);
+    while (turn != 1) changed.Wait(mu);
+    turn = 2;
+    changed.NotifyAll();
+  });
+  {
+    MutexLock lock(mu);
+    turn = 1;
+    changed.NotifyAll();
+    while (turn != 2) changed.Wait(mu);
+    EXPECT_FALSE(OtherThreadCanLock(mu));
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(5);
+    while (std::chrono::steady_clock::now() < until) changed.WaitUntil(mu, until);
+  }
+  other.join();
 }
 
 }  // namespace

@@ -43,6 +43,32 @@ TEST(ThreadPoolTest, OneThreadRunsJobsInTheirOrder) {
   for (int i = 0; i < kJobs; ++i) EXPECT_EQ(ran[static_cast<std::size_t>(i)], i);
 }
 
+TEST(ThreadPoolTest, LaterJobsWaitForTheirTime) {
+  const auto begin = std::chrono::steady_clock::now();
+  std::latch done(2);
+  std::vector<int> ran;
+  ThreadPool pool(1);
+  pool.PostAfter(std::chrono::milliseconds(30), [&] {
+    ran.push_back(30);
+    done.count_down();
+  });
+  pool.PostAfter(std::chrono::milliseconds(10), [&] {
+    ran.push_back(10);
+    done.count_down();
+  });
+  pool.Post([&] { ran.push_back(0); });
+  done.wait();
+  EXPECT_EQ(ran, (std::vector{0, 10, 30}));
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(30));
+}
+
+TEST(ThreadPoolTest, LaterJobsAreDroppedByStop) {
+  ThreadPool pool(1);
+  pool.PostAfter(std::chrono::hours(1), [] { FAIL(); });
+  pool.Stop();
+  EXPECT_FALSE(pool.RunOne());
+}
+
 // Each job waits for all of them, which ends only if every thread takes one.
 TEST(ThreadPoolTest, ThreadsWorkSideBySide) {
   constexpr int kThreads = 3;

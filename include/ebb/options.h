@@ -4,10 +4,21 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
+#include "ebb/stats.h"
 
 namespace ebb {
+
+// When updates become durable, that is, survive a loss of power. Commit, WaitDurable, Checkpoint
+// and Close make everything before them durable in every mode.
+enum class Durability : std::uint8_t {
+  kNone,      // only by those calls; says that nobody counts on more
+  kManual,    // only by those calls; the program makes them
+  kPeriodic,  // also every commit_interval_ms, if something has changed
+  kAlways,    // an update returns OK only when it is durable; concurrent ones share a sync
+};
 
 struct Options {
   // Memory for the part of the log that is kept in frames; the newest records live here.
@@ -36,6 +47,13 @@ struct Options {
   // Largest single write to the device: a multiple of 4 KiB from 4 KiB to 64 MiB.
   std::uint64_t write_batch_bytes = std::uint64_t{1} << 20;
 
+  // When updates become durable. A store in memory has nothing that could, and refuses kAlways.
+  Durability durability = Durability::kPeriodic;
+
+  // Milliseconds between the commits of kPeriodic: 1 to 3,600,000. A crash loses at most what
+  // happened since the last one began.
+  std::uint32_t commit_interval_ms = 1000;
+
   // Bypass the page cache where the file system can; else buffered. Stats() says which it became.
   bool direct_io = true;
 
@@ -45,6 +63,10 @@ struct Options {
   // Largest key and value accepted, in encoded bytes. 0: whatever fits in a page with the other.
   std::uint64_t max_key_bytes = 0;
   std::uint64_t max_value_bytes = 0;
+
+  // Called by Open, in the opening thread, after each page of the log that it has read; must not
+  // throw. Empty: not called.
+  std::function<void(const RecoveryProgress&)> recovery_progress = {};
 };
 
 // Checks every field and combination; InvalidArgument naming the field, the value and the range.

@@ -12,6 +12,9 @@
 // child); reads can answer DataLoss and Unavailable when the record is on the device; updates
 // ResourceExhausted and Unavailable when no log page can be freed, which may pass.
 //
+// With Durability::kAlways an update returns OK when it is durable; an error of the commit is
+// returned although the update has taken effect, and whether it is durable is then unknown.
+//
 // Callbacks (of Read and Rmw) run while the session is announced: they hold up the eviction of
 // pages and Close, so they should be short, must not block, and must not call the store.
 // A callback that throws leaves no lock behind and the record unchanged.
@@ -120,6 +123,15 @@ class Session {
   absl::Status InsertIfAbsent(KeyView key, ValueView value) {
     return ToStatus(Ops::InsertIfAbsent(*state_, key, value));
   }
+
+  // The number of this session's last update. Every update takes the next number unless it is
+  // refused (NotFound and AlreadyExists are answers, not refusals). A named session goes on from
+  // the last number of its name.
+  std::uint64_t serial() const { return state_->serials.taken(); }
+  // Empty when the session has no name.
+  const std::string& name() const { return state_->name; }
+  // Makes all updates of this session durable; as Store::Commit, with its errors.
+  absl::Status WaitDurable() { return internal::WaitDurable(*state_); }
 
  private:
   friend class Store<Key, Value>;

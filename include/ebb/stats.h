@@ -1,9 +1,38 @@
-// StoreStats: what a store says about itself.
+// What a store says about itself: StoreStats while it runs, RecoveryReport about its opening.
+//
+// Thread safety: plain data.
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace ebb {
+
+// A named session and the number of its last update that counts.
+struct SessionReport {
+  std::string name;
+  std::uint64_t serial = 0;
+  bool operator==(const SessionReport&) const = default;
+};
+
+// What Open found and did.
+struct RecoveryReport {
+  bool created = false;                // there was no store before
+  std::uint64_t checkpoint_id = 0;     // of the checkpoint that was used; 0: the log alone
+  std::uint64_t replayed_records = 0;  // records of the log that were looked at
+  std::uint64_t verified_bytes = 0;    // of the log, read and checked
+  // All named sessions, in order of name. Exactly the updates up to these serials are in the store.
+  std::vector<SessionReport> sessions;
+  // What was not as it should be and could be made good, such as a damaged checkpoint.
+  std::vector<std::string> notes;
+};
+
+// How far Open has come; see Options::recovery_progress.
+struct RecoveryProgress {
+  std::uint64_t scanned_bytes = 0;
+  std::uint64_t total_bytes = 0;  // of the log, as far as is known now
+};
 
 // Addresses are byte positions in the log; they only grow. Counters run since Open. Boundaries are
 // read one after the other, each monotone, so that begin <= head <= flushed_until <=
@@ -27,11 +56,14 @@ struct StoreStats {
   std::uint64_t device_read_count = 0;  // reads of the device made for operations
   std::uint64_t device_read_bytes = 0;
   std::uint64_t page_turn_count = 0;
-  std::uint64_t fuzzy_wait_count = 0;  // operations that left because a record was not frozen
-  std::uint64_t page_wait_count = 0;   // operations that left because their page was full
-  std::uint64_t failed_cas_count = 0;  // publications that lost a race and were taken again
-  bool direct_io = false;              // the log files bypass the page cache
-  bool membarrier = false;             // guards use membarrier; false: atomic exchange
+  std::uint64_t fuzzy_wait_count = 0;     // operations that left because a record was not frozen
+  std::uint64_t page_wait_count = 0;      // operations that left because their page was full
+  std::uint64_t failed_cas_count = 0;     // publications that lost a race and were taken again
+  std::uint64_t commit_count = 0;         // that made something durable
+  std::uint64_t failed_commit_count = 0;  // the cause of the last one is what Commit answers
+  std::uint64_t durable_address = 0;      // below: synced and committed
+  bool direct_io = false;                 // the log files bypass the page cache
+  bool membarrier = false;                // guards use membarrier; false: atomic exchange
 };
 
 }  // namespace ebb

@@ -10,8 +10,10 @@
 // cost and answer is said once, in ebb/session.h; the same calls on the store itself use a session
 // of the calling thread, made at its first call and given back when the thread ends.
 //
-// Durability, as built: Close makes every operation durable that returned before it. A store that
-// was not closed comes back as its last Close left it.
+// Durability: Commit, Checkpoint and Close make every update durable that returned before them, and
+// Options::durability says when that happens by itself. After a crash a store comes back as its
+// newest commit left it: everything that returned before that commit began, and for each named
+// session exactly its updates up to the serial that recovery() reports.
 //
 // Thread safety: all operations, NewSession and Stats, any thread; Open, Close, moving and
 // destruction, one thread at a time, and no operation may run while the store is moved or
@@ -22,6 +24,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -68,6 +71,7 @@ class Store {
   Store& operator=(Store&& other) noexcept {
     std::swap(core_, other.core_);
     std::swap(coordinator_, other.coordinator_);
+    std::swap(recovery_, other.recovery_);
     return *this;
   }
   ~Store() {
@@ -86,6 +90,22 @@ class Store {
   // A handle of one's own, the fast path. After Close its calls answer FailedPrecondition.
   // Progress: takes a mutex for a moment.
   Session NewSession() { return Session(core_); }
+
+  // The same with a name: the store remembers, through crashes too, how many updates of the session
+  // have become durable. It goes on where the last session of this name ended, whose serial() says
+  // where that was. InvalidArgument: the name has no byte or more than 255. FailedPrecondition: a
+  // session of this name is alive. Cost of many: each commit notes those that have changed.
+  absl::StatusOr<Session> NewSession(std::string_view name) {
+    Session session(core_);
+    absl::Status status = internal::NameSession(*session.state_, name);
+    if (!status.ok()) return status;
+    return session;
+  }
+  // Forgets a name that has no live session, with the next commit. NotFound when it is unknown.
+  absl::Status ForgetSession(std::string_view name) {
+    if (core_->epochs.closed()) return core_->ClosedError();
+    return core_->sessions.Forget(name);
+  }
 
   // As the session's calls of the same names.
   absl::StatusOr<Value> Read(KeyView key) { return Local().Read(key); }
@@ -106,6 +126,19 @@ class Store {
     return Local().InsertIfAbsent(key, value);
   }
 
+  // Makes every update durable that returned before this call, of all sessions. One sync of the log
+  // files; concurrent callers share it. Operations go on meanwhile. An error says that nothing is
+  // promised about what came after the last good commit: ResourceExhausted (make room and call
+  // again), Unavailable (a failed sync: the store takes no updates until it is reopened),
+  // FailedPrecondition (closed, or a store in memory).
+  // Progress: waits for callbacks that are running and for the device.
+  absl::Status Commit() {
+    return core_->has_files() ? coordinator_->Commit() : core_->InMemoryError();
+  }
+
+  // What Open found and did.
+  const RecoveryReport& recovery() const { return recovery_; }
+
   // Refuses further operations, waits for those that run, makes everything durable and lets go of
   // the files. An error that may pass (ResourceExhausted) leaves everything in memory: make room
   // and call again. Further calls answer what the last one did. Progress: waits for callbacks that
@@ -119,7 +152,9 @@ class Store {
   friend struct internal::StoreAccess;
 
   explicit Store(internal::OpenedStore opened)
-      : core_(std::move(opened.core)), coordinator_(std::move(opened.coordinator)) {}
+      : core_(std::move(opened.core)),
+        coordinator_(std::move(opened.coordinator)),
+        recovery_(std::move(opened.report)) {}
 
   static absl::StatusOr<Store> OpenIn(const std::string& path, const Options& options,
                                       const internal::Environment& environment) {
@@ -145,6 +180,7 @@ class Store {
 
   std::shared_ptr<internal::Core> core_;
   std::unique_ptr<internal::Coordinator> coordinator_;  // uses core_
+  RecoveryReport recovery_;
 };
 
 namespace internal {

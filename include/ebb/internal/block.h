@@ -24,6 +24,11 @@
 //   end-16      length of the fields, 80 (64)
 //   end-8       magic (64), mixed with the store's id so that no value can pass for one by chance
 //
+// A sessions record stands before the control record of its version:
+//
+//   +0 record header: kind sessions, extent | +8 version (64) | +16 count of sessions (64)
+//   then for each: serial (64; all ones: forgotten) | length of the name (64) | name, padded to 8
+//
 // The segment header is one block in front of each file's blocks, with the same checksum rule
 // (number: all ones):
 //
@@ -40,11 +45,13 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/address.h"
 #include "ebb/internal/record.h"
+#include "ebb/stats.h"
 
 namespace ebb::internal {
 
@@ -77,6 +84,22 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id,
 // Reads a record from the end of a block's payload; nothing when there is none.
 std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
                                                std::uint64_t store_id);
+
+// How many of `sessions`, in order, go into one record of at most `room` bytes, and its extent.
+struct SessionsExtent {
+  std::size_t count = 0;
+  std::uint64_t bytes = 0;
+};
+SessionsExtent FitSessions(std::span<const SessionReport> sessions, std::uint64_t room);
+// `extent` is as FitSessions says.
+void EncodeSessions(std::uint64_t version, std::span<const SessionReport> sessions,
+                    std::span<std::byte> extent);
+struct SessionsRecord {
+  std::uint64_t version = 0;
+  std::vector<SessionReport> sessions;
+};
+// Nothing when the record is malformed.
+std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent);
 
 struct SegmentHeader {
   std::uint32_t format_version = kFormatVersion;

@@ -2,7 +2,8 @@
 //
 // Commit makes everything that took effect so far durable; the log is its own write-ahead log:
 //   1. note the tail; set update_from to infinity; bump the version v -> v+1; wait for the drain
-//   2. reserve from the tail to a block's end and write a control record of version v
+//   2. write how far the named sessions came in v (session_table.h), then reserve from the tail to
+//      a block's end and write a control record of version v
 //   3. lift update_from to its end; make everything below read-only; flush; sync
 //
 // Argument. Every operation that acted in v ended before the drain did (epoch.h), so its record is
@@ -16,14 +17,18 @@
 //   Nothing blocks: operations of v+1 go on while v drains, except those that must change a record
 //   which an operation of v may still be changing.
 //
+// Commits are shared. A caller needs a round that begins after its call; whoever finds none running
+// runs it for all who wait, and the others wait for its end. So any number of callers share a sync,
+// and a caller waits for two rounds at most.
+//
 // Close ends with a second control record, marked clean, that states that the first one is
 // durable. So damage anywhere below the first is told apart from the end of the log.
 //
 //   Two bits of version tell records apart because at most one version at a time has drained
 //   without a control record: when it could not be appended, the next commit appends it first.
 //   An operation of v+1 may act between the bump and the reservation, so below the control record
-//   of v. A commit is skipped as needless only if that cannot have happened and nothing has been
-//   appended since.
+//   of v. A commit is skipped as needless only if that cannot have happened, nothing has been
+//   appended since, and no session has taken a serial.
 //
 // A failed write leaves the store as it is: the commit fails and can be tried again. A failed sync
 // poisons it (health.h).
@@ -33,6 +38,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -49,6 +57,7 @@ class Coordinator {
     std::uint64_t version = 1;  // the version that operations begin in
     Address durable;            // everything below has been synced
   };
+  // Starts the commits of the periodic mode.
   Coordinator(Core& core, Start start);
   // Gives up what Close has not: sessions may still hold the core, but its files are left alone.
   ~Coordinator();
@@ -63,22 +72,45 @@ class Coordinator {
   absl::Status Close();
 
  private:
+  // A commit of its own or of somebody else's that begins after this call.
+  absl::Status JoinCommit();
+  absl::Status RunCommit();
   absl::Status CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The next periodic commit, in the pool.
+  void ScheduleCommit();
+  absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
   // Refuses operations from now on and waits until none is left.
-  void ShutOut() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ShutOut();
   // Ends the jobs and lets go of files, lock and memory, whatever has become durable. Sessions can
   // outlive this and find the store closed.
-  absl::Status LetGo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status LetGo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
   // Bumps to the next version and waits until the last one has drained.
   void ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Appends a control record and makes it durable.
+  // Appends what ends a version and makes it durable.
   absl::Status WriteControl(std::uint64_t version, bool clean) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::StatusOr<HybridLog::Extent> AppendCommitRecord(const CommitRecord& record);
+  absl::Status AppendSessions(std::uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Appends a record that `reserve` finds room for and `encode` writes; sets `extent`.
+  absl::Status Append(const std::function<HybridLog::Extent(const EpochGuard&)>& reserve,
+                      const std::function<void(std::span<std::byte>)>& encode,
+                      HybridLog::Extent& extent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Core& core_;
-  EpochSlot* const slot_;
-  Mutex mu_;
+  EpochSlot* const slot_;  // guarded by mu_
+
+  Mutex close_mu_;  // before mu_
+  bool closed_ ABSL_GUARDED_BY(close_mu_) = false;
+  absl::Status close_status_ ABSL_GUARDED_BY(close_mu_);
+
+  Mutex rounds_mu_;  // held by nobody who takes another
+  CondVar round_ended_;
+  bool round_runs_ ABSL_GUARDED_BY(rounds_mu_) = false;
+  std::uint64_t rounds_begun_ ABSL_GUARDED_BY(rounds_mu_) = 0;
+  std::uint64_t rounds_ended_ ABSL_GUARDED_BY(rounds_mu_) = 0;
+  std::uint64_t last_good_round_ ABSL_GUARDED_BY(rounds_mu_) = 0;
+  absl::Status round_failure_ ABSL_GUARDED_BY(rounds_mu_);
+
+  Mutex mu_;                                    // one commit at a time
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;   // nothing is written any more
   std::uint64_t version_ ABSL_GUARDED_BY(mu_);  // that operations act in
   Address shift_tail_ ABSL_GUARDED_BY(mu_);     // the tail before the last bump
   // The version before version_ has drained, but its control record could not be appended.
@@ -87,8 +119,6 @@ class Coordinator {
   bool settled_ ABSL_GUARDED_BY(mu_) = true;
   Address durable_ ABSL_GUARDED_BY(mu_);  // the end of the last durable commit or open record
   bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Status close_status_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace ebb::internal

@@ -20,9 +20,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -35,6 +37,7 @@
 #include "ebb/internal/health.h"
 #include "ebb/internal/hybrid_log.h"
 #include "ebb/internal/record.h"
+#include "ebb/internal/session_table.h"
 #include "ebb/internal/thread_pool.h"
 #include "ebb/options.h"
 #include "ebb/stats.h"
@@ -54,6 +57,9 @@ struct CoreConfig {
   int creation_exponent = 16;
   unsigned pool_threads = 1;
   bool force_fallback = false;
+  bool has_files = true;
+  Durability durability = Durability::kManual;
+  std::uint32_t commit_interval_ms = 1000;
   std::uint64_t max_key_bytes = 0;    // resolved: never 0
   std::uint64_t max_value_bytes = 0;  // resolved
 };
@@ -65,6 +71,7 @@ class Core {
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
   bool has_memory() const { return log.ok() && index.ok(); }
+  bool has_files() const { return config.has_files; }
 
   StoreStats Stats() const;
   // The process that opened the store is this one, not a forked child.
@@ -73,6 +80,8 @@ class Core {
   // What a call answers when it may not run: closed, forked or re-entered.
   absl::Status ClosedError() const;
   absl::Status ReenteredError() const;
+  // What a store without files answers when it is asked for durability.
+  absl::Status InMemoryError() const;
   // InvalidArgument naming the field when a key or a value is longer than the store takes.
   absl::Status CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const;
 
@@ -94,9 +103,14 @@ class Core {
   EpochManager epochs;
   Health health;
   ThreadPool pool;
+  SessionTable sessions;
   // Structures.
   HybridLog log;
   HashIndex index;
+
+  // Makes everything durable that took effect before the call; waits for it. Set by the
+  // coordinator, before the store is anybody's; called from inside a SlowScope.
+  std::function<absl::Status()> make_durable;
 
   AtomicWord drained_version{0};
   AtomicWord version_floor{0};
@@ -104,6 +118,9 @@ class Core {
   struct Counters {
     alignas(64) AtomicWord fuzzy_waits{0};
     AtomicWord failed_cas{0};
+    AtomicWord commits{0};
+    AtomicWord failed_commits{0};
+    AtomicWord durable_address{0};
   };
   Counters counters;
 };
@@ -112,7 +129,9 @@ class Core {
 struct SessionState {
   explicit SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {}
   ~SessionState() {
-    if (core->in_opening_process()) core->epochs.ReleaseSlot(slot);
+    if (!core->in_opening_process()) return;
+    if (!name.empty()) core->sessions.Leave(name);
+    core->epochs.ReleaseSlot(slot);
   }
   SessionState(const SessionState&) = delete;
   SessionState& operator=(const SessionState&) = delete;
@@ -128,6 +147,8 @@ struct SessionState {
 
   Core* core;
   EpochSlot* slot;
+  SessionSerials serials;
+  std::string name;  // empty: none
   DeviceBuffer device_buffer;
   std::string scratch;  // copies of string values
   absl::Status error;   // why the last call was refused
@@ -138,5 +159,10 @@ struct SessionState {
 // be a tombstone. Call without a guard.
 absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Address from,
                                                    const void* key, std::size_t key_bytes);
+
+// Gives a session that has done nothing yet a name. Errors: as SessionTable::Enter.
+absl::Status NameSession(SessionState& session, std::string_view name);
+// Makes everything that the session has done durable; waits for it.
+absl::Status WaitDurable(SessionState& session);
 
 }  // namespace ebb::internal

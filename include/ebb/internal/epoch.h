@@ -153,8 +153,9 @@ class EpochGuard {
     slot.word.exchange(state_, std::memory_order_acq_rel);  // [announce]
 #else
     if (epochs.use_membarrier_) [[likely]] {
-      // Ordered before the loads that follow by the scanner's membarrier alone.
-      slot.word.store(state_, std::memory_order_relaxed);
+      // Ordered before the loads that follow by the scanner's membarrier alone. Release, so that
+      // a scan that finds this guard knows that the ones before it have ended.
+      slot.word.store(state_, std::memory_order_release);  // [leave]
       asm volatile("" ::: "memory");  // [announce] light half; the heavy half is in Publish
     } else {
       slot.word.exchange(state_, std::memory_order_acq_rel);  // [announce]

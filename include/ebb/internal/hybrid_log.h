@@ -158,7 +158,7 @@ class HybridLog {
   // afterwards only at or above `floor`.
   void BeginVersionShift();
   void EndVersionShift(Address floor);
-  // No update in place ever again; for a poisoned store.
+  // From now on the hot path finds nothing to update in place: every update takes the general form.
   void BlockUpdates();
 
   // ---- the device side ----
@@ -253,6 +253,7 @@ class HybridLog {
   bool staged_ ABSL_GUARDED_BY(boundary_mu_) = false;  // a bump waits for its drain
   std::uint64_t staged_epoch_ ABSL_GUARDED_BY(boundary_mu_) = 0;
   Address requested_read_only_ ABSL_GUARDED_BY(boundary_mu_);
+  bool updates_blocked_ ABSL_GUARDED_BY(boundary_mu_) = false;
 
   Mutex flush_mu_;
   AlignedBuffer flush_buffer_ ABSL_GUARDED_BY(flush_mu_);

@@ -15,6 +15,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,7 +34,8 @@ class LogScan {
 
   // `bad_header_block`: the first block of the first file whose header is not this store's. It
   // counts as bad.
-  explicit LogScan(Core& core, std::uint64_t bad_header_block = kNoBlock);
+  using Progress = std::function<void(const RecoveryProgress&)>;
+  explicit LogScan(Core& core, std::uint64_t bad_header_block = kNoBlock, Progress progress = {});
   // DataLoss for damage, ResourceExhausted, Unavailable. Nothing is lost by an error.
   absl::Status Run();
 
@@ -41,6 +44,10 @@ class LogScan {
   // Larger than any version met.
   std::uint64_t next_version() const { return last_version_ + 2; }
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
+  // Named sessions as the last commit left them.
+  std::vector<SessionReport> sessions() const;
+  std::uint64_t replayed_records() const { return replayed_records_; }
+  std::uint64_t verified_bytes() const { return verified_bytes_; }
 
  private:
   // Addresses whose records do not count.
@@ -57,6 +64,7 @@ class LogScan {
   bool Accept(std::uint64_t block, std::span<const std::byte> bytes);
   absl::Status ReadRecords(std::uint64_t page, std::uint64_t end_block);
   absl::Status Index(const Record& record, Address address);
+  absl::Status TakeSessions(const Record& record, Address address);
   absl::Status TakeCommit(const Record& record, Address address);
   void CloseUncommitted(Address end);
   bool IsVoid(Address address, RecordHeader header) const;
@@ -68,6 +76,7 @@ class LogScan {
   HybridLog& log_;
   const Geometry& geometry_;
   const std::uint64_t bad_header_block_;
+  const Progress progress_;
   AlignedBuffer buffer_;
   bool second_pass_ = false;
 
@@ -80,6 +89,10 @@ class LogScan {
   Address commit_before_end_;                   // of the commit record before the last
   std::array<std::uint64_t, 4> uncommitted_{};  // records met, by version bits
   std::uint64_t cut_block_ = 0;
+  std::map<std::string, std::uint64_t> sessions_;    // committed
+  std::vector<SessionReport> uncommitted_sessions_;  // since the last commit record
+  std::uint64_t replayed_records_ = 0;
+  std::uint64_t verified_bytes_ = 0;
 
   std::vector<VoidRange> voids_;  // found by the first pass, in order
 };

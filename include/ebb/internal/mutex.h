@@ -1,9 +1,11 @@
-// Mutex: std::mutex with thread-safety annotations, for cold paths only.
+// Mutex and CondVar: the standard ones with thread-safety annotations, for cold paths only.
 //
 // Not absl::Mutex: a distribution's Abseil is not instrumented, and ThreadSanitizer would report
 // races that are none.
 #pragma once
 
+#include <chrono>
+#include <condition_variable>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
@@ -15,9 +17,9 @@ class ABSL_LOCKABLE Mutex {
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { mu_.lock(); }
   bool TryLock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) { return mu_.try_lock(); }
   void Unlock() ABSL_UNLOCK_FUNCTION() { mu_.unlock(); }
-  std::mutex& native() { return mu_; }
 
  private:
+  friend class CondVar;
   std::mutex mu_;
 };
 
@@ -30,6 +32,28 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
 
  private:
   Mutex& mu_;
+};
+
+// Waits for a change of what a mutex guards. Wakes up without reason now and then: wait in a loop
+// that looks at the condition.
+class CondVar {
+ public:
+  void Wait(Mutex& mu) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    std::unique_lock lock(mu.mu_, std::adopt_lock);
+    changed_.wait(lock);
+    lock.release();
+  }
+  void WaitUntil(Mutex& mu, std::chrono::steady_clock::time_point until)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    std::unique_lock lock(mu.mu_, std::adopt_lock);
+    changed_.wait_until(lock, until);
+    lock.release();
+  }
+  void NotifyOne() { changed_.notify_one(); }
+  void NotifyAll() { changed_.notify_all(); }
+
+ private:
+  std::condition_variable changed_;
 };
 
 }  // namespace ebb::internal

@@ -142,7 +142,10 @@ class Operations {
     if (session.idle()) [[likely]] {
       EpochGuard guard(core.epochs, *session.slot);
       if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
-        if (UpsertInPlace(*record, value) == WriteResult::kWritten) return OpStatus::kOk;
+        if (UpsertInPlace(*record, value) == WriteResult::kWritten) {
+          session.serials.Take(guard.version_bits());
+          return OpStatus::kOk;
+        }
       }
     }
     UpsertOp op(value);
@@ -158,6 +161,7 @@ class Operations {
         EpochGuard guard(core.epochs, *session.slot);
         if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
           RmwUnlocked(*record, fn);
+          session.serials.Take(guard.version_bits());
           return OpStatus::kOk;
         }
       }
@@ -485,7 +489,7 @@ class Operations {
       if (core.health.poisoned()) return Refuse(session, core.health.status());
       switch (Attempt(session, key, hash, op, device)) {
         case Step::kDone:
-          return op.status;
+          return op.status == OpStatus::kOk ? Acknowledge(session) : op.status;
         case Step::kRestart:
           break;
         case Step::kContended:
@@ -515,6 +519,13 @@ class Operations {
           return Refuse(session, core.CheckSizes(K::Bytes(key), NewValueBytes(op)));
       }
     }
+  }
+
+  // With Durability::kAlways there are no hits, so every update comes here.
+  static OpStatus Acknowledge(SessionState& session) {
+    if (session.core->config.durability != Durability::kAlways) return OpStatus::kOk;
+    absl::Status status = session.core->make_durable();
+    return status.ok() ? OpStatus::kOk : Refuse(session, std::move(status));
   }
 
   template <typename Op>
@@ -605,6 +616,7 @@ class Operations {
 
       switch (op.Decide(where, address, record.has_value() ? &*record : nullptr)) {
         case Wish::kDone:
+          session.serials.Take(guard.version_bits());
           return Step::kDone;
         case Wish::kWait:
           return Step::kUnsettled;
@@ -625,6 +637,7 @@ class Operations {
         if (own.is_null()) return Step::kPageFull;
       }
       if (Append({core, guard, slot, own}, key, op, record.has_value() ? &*record : nullptr)) {
+        session.serials.Take(guard.version_bits());
         return Step::kDone;
       }
     }

@@ -59,7 +59,8 @@ enum class RecordKind : std::uint8_t {
   kRecord = 1,
   kFiller = 2,
   kControl = 3,
-  kOpen = 4
+  kOpen = 4,
+  kSessions = 5
 };
 
 class RecordHeader {

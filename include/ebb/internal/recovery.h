@@ -49,6 +49,7 @@ struct Environment {
 struct OpenedStore {
   std::shared_ptr<Core> core;
   std::unique_ptr<Coordinator> coordinator;
+  RecoveryReport report;
 };
 
 // Opens the store at `path` for records of `shape`, or creates it. Errors: InvalidArgument

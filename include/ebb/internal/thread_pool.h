@@ -1,4 +1,4 @@
-// ThreadPool: the few threads that work beside the callers.
+// ThreadPool: the few threads that work beside the callers, at once or at a time to come.
 //
 // Nobody waits for it: whoever needs a job's effect does the same step itself. A pool of 0
 // threads runs nothing until RunOne is called, which is how tests script it.
@@ -7,9 +7,10 @@
 // moment; Stop waits for the job that runs and drops the ones that wait.
 #pragma once
 
-#include <condition_variable>
+#include <chrono>
 #include <deque>
 #include <functional>
+#include <map>
 #include <thread>
 #include <vector>
 
@@ -25,16 +26,22 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   void Post(std::function<void()> job);
-  // Runs the oldest waiting job in the calling thread; false when there is none.
+  // The same, not before `delay` has passed.
+  void PostAfter(std::chrono::milliseconds delay, std::function<void()> job);
+  // Runs the oldest waiting job that is due, in the calling thread; false when there is none.
   bool RunOne();
   void Stop();
 
  private:
+  using Clock = std::chrono::steady_clock;
   void Work();
+  // An empty function when no job is due.
+  std::function<void()> TakeJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Mutex mu_;
-  std::condition_variable wake_;
+  CondVar wake_;
   std::deque<std::function<void()>> jobs_ ABSL_GUARDED_BY(mu_);
+  std::multimap<Clock::time_point, std::function<void()>> later_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::thread> threads_;
 };

@@ -1,0 +1,92 @@
+// SessionTable: the named sessions of a store and how far each has come.
+//
+// Every update that was not refused takes the next serial of its session, inside the guard in which
+// it took effect, so in the version of its effect. A session keeps its last serial for each parity
+// of the version. After the drain of v nobody writes the word of v's parity until v + 2 begins,
+// which is after the commit of v: the coordinator reads there how far every session had come in v,
+// and writes it in front of v's control record. So what is recovered is, for each session, exactly
+// the updates up to its recorded serial (Concurrent Prefix Recovery; Prasaad et al., SIGMOD 2019).
+//
+// Edges
+//   [serial]  Take: word store, relaxed, in the guard -> Last: word load, relaxed. Ordered by the
+//   end
+//             of the guard, which the drain has seen, or by Leave under mu_.
+//
+// Thread safety: all methods, any thread; SessionSerials::Take by the session's user. Progress:
+// Take is wait-free, the others take mu_.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/atomic.h"
+#include "ebb/internal/check.h"
+#include "ebb/internal/mutex.h"
+#include "ebb/stats.h"
+
+namespace ebb::internal {
+
+class SessionSerials {
+ public:
+  // Numbers an update that has just taken effect, or found that it has none, in the version of the
+  // guard that still lasts.
+  EBB_INLINE void Take(unsigned version_bits) {
+    last_[version_bits & 1].store(++taken_, std::memory_order_relaxed);  // [serial]
+  }
+  std::uint64_t taken() const { return taken_; }
+
+ private:
+  friend class SessionTable;
+  std::uint64_t taken_ = 0;
+  AtomicWord last_[2] = {};
+};
+
+class SessionTable {
+ public:
+  static constexpr std::size_t kMostNameBytes = 255;
+
+  // The live session of this name; its serials go on where the last one's ended. InvalidArgument
+  // for a bad name, FailedPrecondition when a session of the name is alive.
+  absl::Status Enter(std::string_view name, SessionSerials& serials);
+  void Leave(std::string_view name);
+  // As if the name had never been used. FailedPrecondition when alive, NotFound when unknown.
+  absl::Status Forget(std::string_view name);
+
+  // ---- for the coordinator and recovery ----
+
+  static constexpr std::uint64_t kForgotten = ~std::uint64_t{0};
+  // The sessions that the log does not know as they were at the end of this version, in order of
+  // name; kForgotten for those to be forgotten. Between the drain of the version and the bump to
+  // the one after the next.
+  std::vector<SessionReport> Changes(unsigned version_bits) const;
+  bool HasChanges() const;
+  // `changes` stand in the log now.
+  void SetRecorded(const std::vector<SessionReport>& changes);
+  // All sessions as the log knows them.
+  std::vector<SessionReport> Recorded() const;
+  // What recovery has found; before any other call.
+  void Restore(const std::vector<SessionReport>& sessions);
+
+ private:
+  struct Entry {
+    std::uint64_t through = 0;            // at the end of the last version that was recorded
+    std::uint64_t recorded = kForgotten;  // what the log says
+    std::uint64_t last[2] = {};           // by parity; of a live session in its own words
+    SessionSerials* live = nullptr;
+    bool forgotten = false;
+    std::uint64_t Last(unsigned parity) const;
+    // Whether the log has to learn that the session has come to `serial`.
+    bool Differs(std::uint64_t serial) const;
+  };
+
+  mutable Mutex mu_;
+  std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace ebb::internal
