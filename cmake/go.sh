@@ -73,7 +73,7 @@ case $verb in
   test)
     target=all
     option="-DEBB_BUILD_TESTS=ON -DEBB_BUILD_EXAMPLES=ON"
-    packages="$packages libgtest-dev libgmock-dev perl"
+    packages="$packages libgtest-dev libgmock-dev perl spin"
     ;;
   bench | report)
     target=ebb_$verb
