@@ -1,21 +1,33 @@
 #include "ebb/internal/coordinator.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <set>
+#include <string>
 #include <utility>
+
+#include "ebb/internal/index_image.h"
 
 namespace ebb::internal {
 
 Coordinator::Coordinator(Core& core, Start start)
     : core_(core),
       slot_(core.epochs.AcquireSlot()),
+      commits_([this] { return RunCommit(); }),
+      checkpoint_rounds_([this] { return RunCheckpoint(); }),
+      checkpoint_id_(start.checkpoint_id),
+      checkpoints_(std::move(start.checkpoints)),
       version_(start.version),
-      durable_(start.durable) {
+      durable_(start.durable),
+      recorded_checkpoint_id_(start.checkpoint_id) {
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
-  core_.make_durable = [this] { return JoinCommit(); };
+  core_.make_durable = [this] { return commits_.Join(); };
   if (core_.config.durability == Durability::kAlways) core_.log.BlockUpdates();
-  if (core_.config.durability == Durability::kPeriodic && core_.has_files()) ScheduleCommit();
+  if (!core_.has_files()) return;
+  if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
+  if (core_.config.checkpoint_interval_ms != 0) ScheduleCheckpoint();
 }
 
 Coordinator::~Coordinator() {
@@ -29,43 +41,18 @@ Coordinator::~Coordinator() {
   core_.epochs.ReleaseSlot(slot_);
 }
 
-// ---- commits, shared ----
+// ---- commits ----
 
 absl::Status Coordinator::Commit() {
   if (core_.epochs.closed()) return core_.ClosedError();
-  return JoinCommit();
-}
-
-absl::Status Coordinator::JoinCommit() {
-  MutexLock lock(rounds_mu_);
-  const std::uint64_t round = rounds_begun_ + 1;
-  while (rounds_ended_ < round) {  // ends: see the head
-    if (round_runs_) {
-      round_ended_.Wait(rounds_mu_);
-      continue;
-    }
-    round_runs_ = true;
-    ++rounds_begun_;
-    rounds_mu_.Unlock();
-    absl::Status status = RunCommit();
-    rounds_mu_.Lock();
-    round_runs_ = false;
-    rounds_ended_ = rounds_begun_;
-    if (status.ok()) {
-      last_good_round_ = rounds_ended_;
-    } else {
-      round_failure_ = std::move(status);
-    }
-    round_ended_.NotifyAll();
-  }
-  return last_good_round_ >= round ? absl::OkStatus() : round_failure_;
+  return commits_.Join();
 }
 
 absl::Status Coordinator::RunCommit() {
   absl::Status status;
   {
     MutexLock lock(mu_);
-    status = CommitLocked();
+    status = CommitLocked(nullptr);
   }
   if (!status.ok()) {
     core_.counters.failed_commits.fetch_add(1, std::memory_order_relaxed);  // statistics
@@ -76,26 +63,34 @@ absl::Status Coordinator::RunCommit() {
 // A failed commit is tried again at the next interval; whoever waits for one hears of it.
 void Coordinator::ScheduleCommit() {
   core_.pool.PostAfter(std::chrono::milliseconds(core_.config.commit_interval_ms), [this] {
-    static_cast<void>(JoinCommit());
+    static_cast<void>(commits_.Join());
     if (!core_.health.poisoned()) ScheduleCommit();
   });
 }
 
-// ---- one commit ----
+// Everything below durable_ is read-only, so whatever has changed since has moved the tail.
+bool Coordinator::NothingToCommit() const {
+  return settled_ && !owes_control_ && core_.log.tail() == durable_ && !core_.sessions.HasChanges();
+}
 
-absl::Status Coordinator::CommitLocked() {
+absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   if (stopped_) return core_.ClosedError();
   if (core_.health.poisoned()) return core_.health.status();
-  // Everything below durable_ is read-only, so whatever has changed since has moved the tail.
-  if (settled_ && !owes_control_ && core_.log.tail() == durable_ && !core_.sessions.HasChanges()) {
-    return absl::OkStatus();
-  }
+  if (manifest == nullptr && NothingToCommit()) return absl::OkStatus();
   changed_since_open_ = true;
   if (owes_control_) {
     if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
   }
+  if (manifest != nullptr) recorded_checkpoint_id_ = manifest->id;
   ShiftVersion();
-  return WriteControl(version_ - 1, false);
+  if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
+  if (manifest != nullptr) {
+    manifest->version = version_ - 1;
+    manifest->durable = durable_;
+    manifest->sessions = core_.sessions.Recorded();
+    manifest->incarnations = core_.log.incarnations();
+  }
+  return absl::OkStatus();
 }
 
 void Coordinator::ShiftVersion() {
@@ -117,6 +112,7 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   if (status.ok()) {
     CommitRecord record;
     record.kind = RecordKind::kControl;
+    record.checkpoint_id = recorded_checkpoint_id_;
     record.version = version;
     record.clean = clean;
     record.begin = log.begin();
@@ -195,6 +191,159 @@ absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const Epo
   }
 }
 
+// ---- checkpoints ----
+
+absl::StatusOr<CheckpointInfo> Coordinator::Checkpoint() {
+  if (core_.epochs.closed()) return core_.ClosedError();
+  if (absl::Status status = checkpoint_rounds_.Join(); !status.ok()) return status;
+  MutexLock lock(list_mu_);
+  return checkpoints_.back();
+}
+
+absl::Status Coordinator::RunCheckpoint() {
+  MutexLock lock(checkpoint_mu_);
+  bool needed = false;
+  absl::Status status = CheckpointIsNeeded(needed);
+  if (status.ok() && needed) status = WriteCheckpoint();
+  MutexLock list_lock(list_mu_);
+  if (status.ok()) {
+    checkpoint_stats_.completed_count += needed ? 1 : 0;
+  } else {
+    ++checkpoint_stats_.failed_count;
+    checkpoint_stats_.last_error = status.ToString();
+  }
+  return status;
+}
+
+absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
+  MutexLock lock(mu_);
+  if (stopped_) return core_.ClosedError();
+  if (core_.health.poisoned()) return core_.health.status();
+  MutexLock list_lock(list_mu_);
+  needed = checkpoints_.empty() || !NothingToCommit() ||
+           checkpoints_.back().durable_address != durable_.value();
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::WriteCheckpoint() {
+  using Clock = std::chrono::steady_clock;
+  using std::chrono::milliseconds;
+  const Clock::time_point begun = Clock::now();
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  Manifest manifest;
+  manifest.id = ++checkpoint_id_;
+  manifest.created_unix_ms =
+      static_cast<std::uint64_t>(std::chrono::duration_cast<milliseconds>(now).count());
+  manifest.scan_from = core_.log.tail();
+  const std::uint64_t epoch = core_.epochs.Bump();
+  Backoff backoff;
+  while (!core_.epochs.Drained(epoch)) backoff.Wait();
+  const auto stop = [this] {
+    return closing_.load(std::memory_order_relaxed);  // some buckets later is soon enough
+  };
+  absl::Status status = WriteIndexImage(core_, stop, manifest);
+  if (status.ok()) {
+    MutexLock lock(mu_);
+    status = CommitLocked(&manifest);
+  }
+  // The image's name before the manifest's, so that a crash leaves no manifest without its image.
+  if (status.ok()) status = SyncDirectory();
+  if (status.ok()) {
+    status = WriteManifest(*core_.files.directory, core_.config.log.store_id, manifest);
+  }
+  if (status.ok()) status = SyncDirectory();
+  if (!status.ok()) return status;
+  {
+    MutexLock lock(list_mu_);
+    checkpoints_.push_back(DescribeCheckpoint(manifest));
+    checkpoint_stats_.last_duration_ms = static_cast<std::uint64_t>(
+        std::chrono::duration_cast<milliseconds>(Clock::now() - begun).count());
+  }
+  return CleanUpLocked(core_.config.checkpoints_kept).status();
+}
+
+absl::Status Coordinator::SyncDirectory() {
+  const int error = core_.files.directory->Sync();
+  if (error == 0) return absl::OkStatus();
+  // The device shares the directory, and its next sync would not hear of this any more.
+  core_.health.Poison(
+      absl::UnavailableError(FileError("sync", "the store's directory", 0, error).message()));
+  core_.log.BlockUpdates();
+  return core_.health.status();
+}
+
+std::vector<CheckpointInfo> Coordinator::Checkpoints() const {
+  MutexLock lock(list_mu_);
+  return checkpoints_;
+}
+
+CheckpointStats Coordinator::GetCheckpointStats() const {
+  const bool running = checkpoint_rounds_.running();
+  MutexLock lock(list_mu_);
+  CheckpointStats stats = checkpoint_stats_;
+  stats.in_progress = running;
+  stats.checkpoint_count = checkpoints_.size();
+  for (const CheckpointInfo& info : checkpoints_) stats.total_size_bytes += info.size_bytes;
+  stats.latest_checkpoint_id = checkpoints_.empty() ? 0 : checkpoints_.back().id;
+  return stats;
+}
+
+absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept) {
+  if (kept == 0) {
+    return absl::InvalidArgumentError("kept is 0: the newest checkpoint is never removed");
+  }
+  MutexLock lock(checkpoint_mu_);
+  {
+    MutexLock commit_lock(mu_);
+    if (stopped_ || core_.epochs.closed()) return core_.ClosedError();
+  }
+  return CleanUpLocked(kept);
+}
+
+absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
+  std::uint64_t removed_count = 0;
+  std::set<std::string> kept_names;
+  {
+    MutexLock lock(list_mu_);
+    removed_count = checkpoints_.size() - std::min<std::uint64_t>(checkpoints_.size(), kept);
+    checkpoints_.erase(checkpoints_.begin(),
+                       checkpoints_.begin() + static_cast<std::ptrdiff_t>(removed_count));
+    for (const CheckpointInfo& info : checkpoints_) {
+      kept_names.insert({ManifestName(info.id), ImageName(info.id)});
+    }
+  }
+  Directory& directory = *core_.files.directory;
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  // Manifests first, so that a crash leaves no manifest without its image.
+  for (const bool manifests : {true, false}) {
+    bool unlinked = false;
+    for (const std::string& name : names) {
+      const auto id = CheckpointOfFile(name);
+      if (!id.has_value() || kept_names.contains(name)) continue;
+      if ((name == ManifestName(*id)) != manifests) continue;
+      if (const int error = directory.Unlink(name); error != 0 && error != ENOENT) {
+        return FileError("unlink", name, 0, error);
+      }
+      unlinked = true;
+    }
+    if (manifests && unlinked) {
+      if (absl::Status status = SyncDirectory(); !status.ok()) return status;
+    }
+  }
+  return removed_count;
+}
+
+// A failed checkpoint is tried again at the next interval; CheckpointStats tell of it.
+void Coordinator::ScheduleCheckpoint() {
+  core_.pool.PostAfter(std::chrono::milliseconds(core_.config.checkpoint_interval_ms), [this] {
+    static_cast<void>(checkpoint_rounds_.Join());
+    if (!core_.health.poisoned()) ScheduleCheckpoint();
+  });
+}
+
 // ---- closing ----
 
 absl::Status Coordinator::Close() {
@@ -208,7 +357,7 @@ absl::Status Coordinator::CloseLocked() {
   absl::Status status;
   if (core_.has_files()) {
     MutexLock lock(mu_);
-    status = CommitLocked();
+    status = CommitLocked(nullptr);
     // The mark commits the next version, in which nothing has happened.
     if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
   }
@@ -225,12 +374,14 @@ void Coordinator::ShutOut() {
 }
 
 absl::Status Coordinator::LetGo() {
+  closing_.store(true, std::memory_order_relaxed);  // see WriteCheckpoint
   {
     MutexLock lock(mu_);  // a commit of the pool may still run
     stopped_ = true;
   }
   core_.log.StopMaintenance();
   core_.pool.Stop();
+  MutexLock checkpoint_lock(checkpoint_mu_);  // a checkpoint of a user's thread may still run
   absl::Status status = core_.files.device->Close();
   if (core_.files.directory != nullptr) core_.files.directory->Unlock();
   core_.files = {};

@@ -7,18 +7,19 @@
 #include <utility>
 
 #include "ebb/internal/hash.h"
+#include "ebb/internal/index_image.h"
 
 namespace ebb::internal {
 namespace {
 constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
 }
 
-LogScan::LogScan(Core& core, std::uint64_t bad_header_block, Progress progress)
+LogScan::LogScan(Core& core, Start start)
     : core_(core),
       log_(core.log),
       geometry_(core.log.geometry()),
-      bad_header_block_(bad_header_block),
-      progress_(std::move(progress)),
+      start_(std::move(start)),
+      from_(start_.manifest != nullptr ? start_.manifest->scan_from : Address()),
       buffer_(AllocateAligned(kReadBlocks * kBlockBytes)) {}
 
 absl::Status LogScan::Run() {
@@ -28,18 +29,28 @@ absl::Status LogScan::Run() {
   if (voids_.empty() && geometry_.BlockOf(cursor_) == cut_block_) return absl::OkStatus();
   second_pass_ = true;
   core_.index.Clear();
+  if (start_.manifest != nullptr) {
+    absl::Status status = LoadIndexImage(core_, *core_.files.directory, *start_.manifest);
+    if (!status.ok()) return status;
+  }
   return Pass();
 }
 
 absl::Status LogScan::Pass() {
   incarnations_.clear();
-  cursor_ = last_commit_end_ = commit_before_end_ = Address();
-  uncommitted_ = {};
   sessions_.clear();
+  if (start_.manifest != nullptr) {
+    incarnations_ = start_.manifest->incarnations;
+    last_version_ = start_.manifest->version;
+    checkpoint_id_ = start_.manifest->id;
+    for (const auto& [name, serial] : start_.manifest->sessions) sessions_[name] = serial;
+  }
+  cursor_ = last_commit_end_ = commit_before_end_ = from_;
+  uncommitted_ = {};
   uncommitted_sessions_.clear();
   replayed_records_ = 0;
   verified_bytes_ = 0;
-  for (std::uint64_t page = 0;; ++page) {
+  for (std::uint64_t page = geometry_.PageOf(from_);; ++page) {
     // Frames are the buffer of the scan; more than the budget's are never resident.
     if (page >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
       log_.ReleaseFrame(page - geometry_.frame_count);
@@ -47,7 +58,10 @@ absl::Status LogScan::Pass() {
     absl::StatusOr<std::uint64_t> end_block = LoadPage(page);
     if (!end_block.ok()) return end_block.status();
     if (absl::Status status = ReadRecords(page, *end_block); !status.ok()) return status;
-    if (progress_) progress_({verified_bytes_, core_.files.device->EndBlock() * kBlockBytes});
+    if (start_.progress) {
+      const std::uint64_t blocks = core_.files.device->EndBlock() - geometry_.BlockOf(from_);
+      start_.progress({verified_bytes_, blocks * kBlockBytes});
+    }
     if (*end_block < (page + 1) * geometry_.blocks_per_page()) {
       if (!second_pass_) bad_block_ = *end_block;
       break;
@@ -61,10 +75,11 @@ absl::Status LogScan::Pass() {
 // Fills the page's frame; returns the first block that is not part of the log, at most the next
 // page's first.
 absl::StatusOr<std::uint64_t> LogScan::LoadPage(std::uint64_t page) {
-  const std::uint64_t first = page * geometry_.blocks_per_page();
-  std::uint64_t end = first + geometry_.blocks_per_page();
+  const std::uint64_t page_first = page * geometry_.blocks_per_page();
+  const std::uint64_t first = std::max(page_first, geometry_.BlockOf(from_));
+  std::uint64_t end = page_first + geometry_.blocks_per_page();
   end = std::min(end, second_pass_ ? cut_block_ : core_.files.device->EndBlock());
-  end = std::min(end, bad_header_block_);
+  end = std::min(end, start_.bad_header_block);
   const std::span<std::byte> frame = log_.FrameForRecovery(page);
   for (std::uint64_t block = first; block < end;) {
     absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
@@ -74,7 +89,7 @@ absl::StatusOr<std::uint64_t> LogScan::LoadPage(std::uint64_t page) {
       const std::span<const std::byte> bytes(buffer_.get() + i * kBlockBytes, kBlockBytes);
       if (!Accept(block, bytes)) return block;
       verified_bytes_ += kBlockBytes;
-      std::memcpy(frame.data() + (block - first) * kBlockPayloadBytes, bytes.data(),
+      std::memcpy(frame.data() + (block - page_first) * kBlockPayloadBytes, bytes.data(),
                   kBlockPayloadBytes);
     }
   }
@@ -211,6 +226,7 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   }
   uncommitted_sessions_.clear();
   last_version_ = std::max(last_version_, commit->version);
+  checkpoint_id_ = std::max(checkpoint_id_, commit->checkpoint_id);
   commit_before_end_ = last_commit_end_;
   last_commit_end_ = geometry_.Normalize(address + extent);
   return absl::OkStatus();
@@ -244,7 +260,7 @@ bool LogScan::IsVoid(Address address, RecordHeader header) const {
 }
 
 std::string LogScan::DescribeBad() const {
-  if (bad_block_ == bad_header_block_) {
+  if (bad_block_ == start_.bad_header_block) {
     return FileDevice::SegmentName(bad_block_ / geometry_.segment_blocks) + " at offset 0";
   }
   return core_.files.device->Describe(bad_block_);
@@ -254,6 +270,10 @@ std::string LogScan::DescribeBad() const {
 absl::Status LogScan::LookForLaterCommits() {
   const std::uint64_t end = core_.files.device->EndBlock();
   const Address bad = geometry_.BlockStart(bad_block_);
+  if (last_commit_end_ < start_.durable) {
+    return absl::DataLossError(
+        fmt::format("{}: damaged: a checkpoint states that it was durable", DescribeBad()));
+  }
   Device& device = *core_.files.device;
   // Files may be missing in between, and one may have been put there with any number.
   for (std::uint64_t block = device.NextBlock(bad_block_); block < end;

@@ -78,6 +78,11 @@ absl::Status Validate(const Options& options) {
         fmt::format("durability is {}: no such mode", static_cast<int>(options.durability)));
   }
   status.Update(CheckRange({"commit_interval_ms", options.commit_interval_ms, 1, 3'600'000}));
+  if (options.checkpoint_interval_ms != 0) {
+    status.Update(CheckRange(
+        {"checkpoint_interval_ms", options.checkpoint_interval_ms, 100, 24 * 3'600'000}));
+  }
+  status.Update(CheckRange({"checkpoints_kept", options.checkpoints_kept, 1, 1000}));
   // A record of the longest key alone, or value alone, must fit in a page.
   const std::uint64_t payload_bytes = page_bytes / 4096 * 4080;
   status.Update(CheckRange({"max_key_bytes", options.max_key_bytes, 0, payload_bytes - 24}));

@@ -14,7 +14,9 @@
 
 #include "ebb/internal/block.h"
 #include "ebb/internal/hash.h"
+#include "ebb/internal/index_image.h"
 #include "ebb/internal/log_scan.h"
+#include "ebb/internal/manifest.h"
 
 namespace ebb::internal {
 namespace {
@@ -206,6 +208,8 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.has_files = !environment.in_memory;
   config.durability = options.durability;
   config.commit_interval_ms = options.commit_interval_ms;
+  config.checkpoint_interval_ms = options.checkpoint_interval_ms;
+  config.checkpoints_kept = options.checkpoints_kept;
 
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
   config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;
@@ -250,14 +254,83 @@ absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFi
                   std::uint64_t{1} << config.index_exponent));
 }
 
+// The checkpoints that the directory holds.
+struct FoundCheckpoints {
+  std::vector<Manifest> manifests;  // that verify, in order of id
+  std::uint64_t last_id = 0;        // of any file
+  Address durable;                  // as the manifests state
+  std::vector<std::string> notes;
+};
+
+bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
+  const auto by_block = [](const IncarnationSpan& a, const IncarnationSpan& b) {
+    return a.first_block < b.first_block;
+  };
+  const std::vector<IncarnationSpan>& histories = manifest.incarnations;
+  return manifest.scan_from >= geometry.BlockStart(1) && manifest.scan_from <= manifest.durable &&
+         manifest.scan_from == geometry.Normalize(manifest.scan_from) &&
+         manifest.durable.value() <= Address::kMask && !histories.empty() &&
+         histories.front().first_block == 0 &&
+         std::is_sorted(histories.begin(), histories.end(), by_block) &&
+         histories.back().first_block <= geometry.BlockOf(manifest.scan_from);
+}
+
+absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, const Core& core) {
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  FoundCheckpoints found;
+  for (const std::string& name : names) {
+    const auto id = CheckpointOfFile(name);
+    if (!id.has_value()) continue;
+    found.last_id = std::max(found.last_id, *id);
+    if (name != ManifestName(*id)) continue;
+    absl::StatusOr<Manifest> manifest = ReadManifest(directory, core.config.log.store_id, *id);
+    if (absl::IsUnimplemented(manifest.status())) return manifest.status();
+    if (!manifest.ok()) {
+      found.notes.emplace_back(manifest.status().message());
+    } else if (!IsPlausible(*manifest, core.log.geometry())) {
+      found.notes.push_back(name + " at offset 0: fields are out of range");
+    } else {
+      found.durable = std::max(found.durable, manifest->durable);
+      found.manifests.push_back(*std::move(manifest));
+    }
+  }
+  std::sort(found.manifests.begin(), found.manifests.end(),
+            [](const Manifest& a, const Manifest& b) { return a.id < b.id; });
+  return found;
+}
+
+// Loads the newest image that verifies; forgets the checkpoints of those that do not. False when
+// there is none.
+absl::StatusOr<bool> LoadNewestImage(Core& core, FoundCheckpoints& found) {
+  for (; !found.manifests.empty(); found.manifests.pop_back()) {
+    absl::Status status = LoadIndexImage(core, *core.files.directory, found.manifests.back());
+    if (status.ok()) return true;
+    if (absl::IsResourceExhausted(status)) return status;
+    found.notes.emplace_back(status.message());
+    core.index.Clear();
+  }
+  return false;
+}
+
+struct NewHistory {
+  std::uint64_t cut_block = 0;
+  std::uint64_t version = 1;
+  std::uint64_t checkpoint_id = 0;         // the newest ever begun
+  std::vector<IncarnationSpan> histories;  // this one included
+};
+
 // Begins a new history at `cut_block`; durable when it returns.
-absl::Status WriteOpenRecord(Core& core, std::uint64_t cut_block, std::uint64_t version,
-                             const std::vector<IncarnationSpan>& histories) {
+absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
+  const auto& [cut_block, version, checkpoint_id, histories] = start;
   const HybridLog::Config& config = core.config.log;
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to open the log");
   CommitRecord record;
   record.kind = RecordKind::kOpen;
+  record.checkpoint_id = checkpoint_id;
   record.version = version;
   record.begin = config.geometry.BlockStart(1);
   record.durable = config.geometry.BlockStart(cut_block);
@@ -281,16 +354,16 @@ absl::Status WriteOpenRecord(Core& core, std::uint64_t cut_block, std::uint64_t 
 }
 
 // Puts the log behind the open record at `cut_block`, with the newest pages in memory.
-void StartLog(Core& core, std::uint64_t cut_block, std::vector<IncarnationSpan> histories) {
+void StartLog(Core& core, NewHistory start, Address scanned_from) {
   const Geometry& geometry = core.log.geometry();
   HybridLog::Position position;
   position.begin = geometry.BlockStart(1);
-  position.tail = geometry.BlockStart(cut_block + 1);
-  position.incarnations = std::move(histories);
+  position.tail = geometry.BlockStart(start.cut_block + 1);
+  position.incarnations = std::move(start.histories);
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
   const std::uint64_t head_page =
       tail_page + 2 > geometry.frame_count ? tail_page + 2 - geometry.frame_count : 0;
-  position.head = std::max(position.begin, geometry.PageStart(head_page));
+  position.head = std::max({position.begin, geometry.PageStart(head_page), scanned_from});
   if (geometry.frame_slots() > geometry.frame_count) {
     for (std::uint64_t page = tail_page + 1; page < head_page + geometry.frame_slots(); ++page) {
       core.log.ReleaseFrame(page);
@@ -299,48 +372,71 @@ void StartLog(Core& core, std::uint64_t cut_block, std::vector<IncarnationSpan> 
   core.log.Restore(std::move(position));
 }
 
+// Reads what the files hold into the index and the frames; changes no file.
+absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
+                     FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
+  absl::StatusOr<bool> image = LoadNewestImage(core, checkpoints);
+  if (!image.ok()) return image.status();
+  const Manifest* const manifest = *image ? &checkpoints.manifests.back() : nullptr;
+  LogScan scan(core, {.bad_header_block = found.bad_header_block,
+                      .manifest = manifest,
+                      .durable = checkpoints.durable,
+                      .progress = options.recovery_progress});
+  if (absl::Status status = scan.Run(); !status.ok()) return status;
+  // A store's first block is durable before anything is written behind it.
+  const Device& device = *core.files.device;
+  if (scan.cut_block() == 0 && device.EndBlock() > 1) {
+    return absl::DataLossError(
+        fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
+  }
+  next.cut_block = scan.cut_block();
+  next.version = scan.next_version();
+  next.checkpoint_id = std::max(scan.checkpoint_id(), checkpoints.last_id);
+  next.histories = scan.incarnations();
+  report.created = !found.header.has_value();
+  report.checkpoint_id = manifest != nullptr ? manifest->id : 0;
+  report.replayed_records = scan.replayed_records();
+  report.verified_bytes = scan.verified_bytes();
+  report.sessions = scan.sessions();
+  report.notes = std::move(checkpoints.notes);
+  core.sessions.Restore(report.sessions);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found,
                                   const Options& options) {
-  RecoveryReport report;
-  std::uint64_t cut_block = 0;
-  std::uint64_t version = 1;
-  std::vector<IncarnationSpan> histories;
+  OpenedStore opened;
+  NewHistory next;
+  FoundCheckpoints checkpoints;
   if (found != nullptr) {
-    LogScan scan(*core, found->bad_header_block, options.recovery_progress);
-    if (absl::Status status = scan.Run(); !status.ok()) return status;
-    cut_block = scan.cut_block();
-    // A store's first block is durable before anything is written behind it.
-    const Device& device = *core->files.device;
-    if (cut_block == 0 && device.EndBlock() > 1) {
-      return absl::DataLossError(
-          fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
-    }
-    version = scan.next_version();
-    histories = scan.incarnations();
-    report.created = !found->header.has_value();
-    report.replayed_records = scan.replayed_records();
-    report.verified_bytes = scan.verified_bytes();
-    report.sessions = scan.sessions();
-    core->sessions.Restore(report.sessions);
+    auto found_checkpoints = FindCheckpoints(*core->files.directory, *core);
+    if (!found_checkpoints.ok()) return found_checkpoints.status();
+    checkpoints = *std::move(found_checkpoints);
+    absl::Status status = Recover(*core, *found, options, checkpoints, next, opened.report);
+    if (!status.ok()) return status;
   }
   // A history of which nothing was committed leaves no trace.
-  while (!histories.empty() && histories.back().first_block >= cut_block) histories.pop_back();
-  histories.push_back({cut_block, RandomWord() | 1});
-  if (absl::Status status = WriteOpenRecord(*core, cut_block, version, histories); !status.ok()) {
-    return status;
+  while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
+    next.histories.pop_back();
   }
+  next.histories.push_back({next.cut_block, RandomWord() | 1});
+  if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
   core->direct_io = core->files.device->direct();
-  StartLog(*core, cut_block, std::move(histories));
+  Coordinator::Start start;
+  start.version = next.version;
+  start.checkpoint_id = next.checkpoint_id;
+  for (const Manifest& manifest : checkpoints.manifests) {
+    start.checkpoints.push_back(DescribeCheckpoint(manifest));
+  }
+  StartLog(*core, std::move(next),
+           opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
+  start.durable = core->log.tail();
 
-  const Address tail = core->log.tail();
-  core->epochs.BumpVersion(static_cast<unsigned>(version & 3));
-  core->drained_version.store(version, std::memory_order_release);     // [drained]
-  core->version_floor.store(tail.value(), std::memory_order_release);  // [drained]
-  OpenedStore opened;
-  opened.coordinator =
-      std::make_unique<Coordinator>(*core, Coordinator::Start{.version = version, .durable = tail});
+  core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
+  core->drained_version.store(start.version, std::memory_order_release);        // [drained]
+  core->version_floor.store(start.durable.value(), std::memory_order_release);  // [drained]
+  opened.coordinator = std::make_unique<Coordinator>(*core, std::move(start));
   opened.core = std::move(core);
-  opened.report = std::move(report);
   return opened;
 }
 

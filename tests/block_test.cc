@@ -204,7 +204,8 @@ TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
   std::array<std::byte, CommitRecord::kLeastExtentBytes> bytes;
   EncodeCommitRecord(OpenRecord(), kStore, bytes);
   EXPECT_EQ(Hex(bytes),
-            "5800000000002400"    // extent 88, valid, kind open
+            "6000000000002400"    // extent 96, valid, kind open
+            "0000000000000000"    // checkpoint
             "0807060504030201"    // version
             "1811111111110000"    // begin
             "2822222222220000"    // durable
@@ -213,8 +214,28 @@ TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
             "4847464544434241"    // cut
             "0100000000000000"    // clean
             "0100000004000000"    // format version, kind
-            "5000000000000000"    // length of the fields
+            "5800000000000000"    // length of the fields
             "0d7182dec1ddcac0");  // "EBCOMMIT", mixed with the store's id
+}
+
+TEST(BlockTest, SessionsComeBackAsTheyWere) {
+  std::vector<SessionReport> sessions;
+  for (std::uint64_t i = 0; i < 20; ++i) sessions.push_back({std::string(i + 1, 's'), i * i});
+  const auto all = internal::FitSessions(sessions, 4080);
+  EXPECT_EQ(all.count, 20U);
+  std::vector<std::byte> extent(all.bytes, std::byte{0xee});
+  internal::EncodeSessions(77, sessions, extent);
+  const auto record = internal::DecodeSessions(extent);
+  ASSERT_TRUE(record.has_value());
+  EXPECT_EQ(record->version, 77U);
+  EXPECT_EQ(record->sessions, sessions);
+  // No prefix of it passes, and no length is believed.
+  for (std::size_t bytes = 0; bytes < extent.size(); bytes += 8) {
+    EXPECT_FALSE(internal::DecodeSessions(std::span(extent).first(bytes)).has_value()) << bytes;
+  }
+  const auto some = internal::FitSessions(sessions, 100);
+  EXPECT_EQ(some.count, 3U);
+  EXPECT_EQ(some.bytes, 24U + 3 * 24);
 }
 
 TEST(BlockTest, EndOfABlockWithoutCommitRecordIsNone) {

@@ -54,6 +54,13 @@ struct Options {
   // happened since the last one began.
   std::uint32_t commit_interval_ms = 1000;
 
+  // Milliseconds between checkpoints in the background: 0 for none, or 100 to 86,400,000. One is
+  // skipped when nothing has changed since the last.
+  std::uint32_t checkpoint_interval_ms = 0;
+
+  // How many checkpoints to keep: 1 to 1,000. Older ones are removed when a new one is complete.
+  std::uint32_t checkpoints_kept = 2;
+
   // Bypass the page cache where the file system can; else buffered. Stats() says which it became.
   bool direct_io = true;
 

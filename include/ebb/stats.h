@@ -16,6 +16,28 @@ struct SessionReport {
   bool operator==(const SessionReport&) const = default;
 };
 
+// A checkpoint: an image of the index, with which the next opening reads only what came after it.
+struct CheckpointInfo {
+  std::uint64_t id = 0;               // grows, never repeats
+  std::uint64_t created_unix_ms = 0;  // milliseconds of 1970
+  std::uint64_t entry_count = 0;      // of the image: chains, nearly always keys
+  std::uint64_t size_bytes = 0;       // of its files
+  std::uint64_t scan_address = 0;     // from here on an opening reads the log
+  std::uint64_t durable_address = 0;  // where its commit ended
+};
+
+struct CheckpointStats {
+  std::uint64_t checkpoint_count = 0;      // that exist
+  std::uint64_t total_size_bytes = 0;      // of their files
+  std::uint64_t latest_checkpoint_id = 0;  // 0: none
+  bool in_progress = false;
+  // Since Open; those that found nothing to do do not count.
+  std::uint64_t completed_count = 0;
+  std::uint64_t failed_count = 0;
+  std::uint64_t last_duration_ms = 0;  // of the last one completed
+  std::string last_error;              // of the last one failed; empty: none has
+};
+
 // What Open found and did.
 struct RecoveryReport {
   bool created = false;                // there was no store before

@@ -26,6 +26,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -135,6 +136,26 @@ class Store {
   absl::Status Commit() {
     return core_->has_files() ? coordinator_->Commit() : core_->InMemoryError();
   }
+
+  // As Commit, and writes an image of the index, so that the next opening reads only what comes
+  // after it in the log. Operations and commits go on meanwhile. A caller that comes while one runs
+  // waits for it, and for another if anything has changed. Does nothing, and answers the newest
+  // one, when nothing has changed since. Errors: as Commit; ResourceExhausted also for the image,
+  // which changes nothing.
+  // Progress: as Commit. Cost: writes 8 bytes for each key and 8 for each bucket in use.
+  absl::StatusOr<CheckpointInfo> Checkpoint() {
+    if (!core_->has_files()) return core_->InMemoryError();
+    return coordinator_->Checkpoint();
+  }
+  // The checkpoints there are, oldest first.
+  std::vector<CheckpointInfo> ListCheckpoints() const { return coordinator_->Checkpoints(); }
+  // Removes all but the newest `kept` (at least 1, else InvalidArgument) and the files that
+  // interrupted ones have left; answers how many checkpoints it has removed.
+  absl::StatusOr<std::uint64_t> CleanupCheckpoints(std::uint64_t kept) {
+    if (!core_->has_files()) return core_->InMemoryError();
+    return coordinator_->CleanUpCheckpoints(kept);
+  }
+  CheckpointStats GetCheckpointStats() const { return coordinator_->GetCheckpointStats(); }
 
   // What Open found and did.
   const RecoveryReport& recovery() const { return recovery_; }

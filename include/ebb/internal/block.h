@@ -13,6 +13,7 @@
 //
 //   +0          record header: kind control or open, extent
 //   +8 ..       zeros
+//   end-88      id of the newest checkpoint, finished or not (64)
 //   end-80      version (64)
 //   end-72      begin address (64)
 //   end-64      durable address (64): all bytes below were synced before this was written
@@ -21,7 +22,7 @@
 //   end-40      cut: first block of this history (64)   open records only, else 0
 //   end-32      clean: 1 in the mark that Close leaves (64)
 //   end-24      format version (32) | kind (32)
-//   end-16      length of the fields, 80 (64)
+//   end-16      length of the fields, 88 (64)
 //   end-8       magic (64), mixed with the store's id so that no value can pass for one by chance
 //
 // A sessions record stands before the control record of its version:
@@ -66,6 +67,7 @@ std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::
 
 struct CommitRecord {
   RecordKind kind = RecordKind::kControl;
+  std::uint64_t checkpoint_id = 0;
   std::uint64_t version = 0;
   Address begin;
   Address durable;
@@ -75,7 +77,7 @@ struct CommitRecord {
   std::uint64_t cut_block = 0;
   bool clean = false;
 
-  static constexpr std::uint64_t kFieldBytes = 80;
+  static constexpr std::uint64_t kFieldBytes = 88;
   static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
 };
 // Fills `extent`, which ends at the end of a block's payload, with the record.

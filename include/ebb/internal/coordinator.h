@@ -1,4 +1,4 @@
-// Coordinator: the jobs that concern a whole store: commit and close.
+// Coordinator: the jobs that concern a whole store: commit, checkpoint and close.
 //
 // Commit makes everything that took effect so far durable; the log is its own write-ahead log:
 //   1. note the tail; set update_from to infinity; bump the version v -> v+1; wait for the drain
@@ -17,9 +17,11 @@
 //   Nothing blocks: operations of v+1 go on while v drains, except those that must change a record
 //   which an operation of v may still be changing.
 //
-// Commits are shared. A caller needs a round that begins after its call; whoever finds none running
-// runs it for all who wait, and the others wait for its end. So any number of callers share a sync,
-// and a caller waits for two rounds at most.
+// Commits and checkpoints are shared by those who wait (shared_rounds.h).
+//
+// A checkpoint writes an image of the index (index_image.h), then commits, then writes a manifest
+// (manifest.h). Commits of others may run beside the image. Ids never repeat: the checkpoint's own
+// control record, and every one after it, holds the newest id.
 //
 // Close ends with a second control record, marked clean, that states that the first one is
 // durable. So damage anywhere below the first is told apart from the end of the log.
@@ -46,7 +48,10 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/manifest.h"
 #include "ebb/internal/mutex.h"
+#include "ebb/internal/shared_rounds.h"
+#include "ebb/stats.h"
 
 namespace ebb::internal {
 
@@ -54,10 +59,12 @@ class Coordinator {
  public:
   // What opening found out.
   struct Start {
-    std::uint64_t version = 1;  // the version that operations begin in
-    Address durable;            // everything below has been synced
+    std::uint64_t version = 1;                // the version that operations begin in
+    Address durable;                          // everything below has been synced
+    std::uint64_t checkpoint_id = 0;          // the newest ever begun
+    std::vector<CheckpointInfo> checkpoints;  // that are good
   };
-  // Starts the commits of the periodic mode.
+  // Starts the commits and checkpoints that come by themselves.
   Coordinator(Core& core, Start start);
   // Gives up what Close has not: sessions may still hold the core, but its files are left alone.
   ~Coordinator();
@@ -66,16 +73,35 @@ class Coordinator {
 
   // Makes every operation that returned before this call durable.
   absl::Status Commit();
+
+  // Makes everything durable as Commit does, and the next opening short. Ok also when nothing has
+  // changed since the last one.
+  absl::StatusOr<CheckpointInfo> Checkpoint();
+  // In order of id.
+  std::vector<CheckpointInfo> Checkpoints() const;
+  // Removes all but the newest `kept`, and what interrupted ones have left behind; says how many
+  // checkpoints that were.
+  absl::StatusOr<std::uint64_t> CleanUpCheckpoints(std::uint64_t kept);
+  CheckpointStats GetCheckpointStats() const;
+
   // Refuses new operations, waits for those that run, commits, and closes the files. After an error
   // that may pass (no space) nothing is lost: it can be called again, and the store stays closed
   // to operations meanwhile. Once it has closed it answers the same status for ever.
   absl::Status Close();
 
  private:
-  // A commit of its own or of somebody else's that begins after this call.
-  absl::Status JoinCommit();
   absl::Status RunCommit();
-  absl::Status CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // `manifest`, when not null, is filled with what the commit has made durable, and then there is
+  // one even if nothing has changed.
+  absl::Status CommitLocked(Manifest* manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool NothingToCommit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status RunCheckpoint();
+  absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(checkpoint_mu_);
+  absl::Status CheckpointIsNeeded(bool& needed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(checkpoint_mu_);
+  absl::StatusOr<std::uint64_t> CleanUpLocked(std::uint64_t kept)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(checkpoint_mu_);
+  absl::Status SyncDirectory();
+  void ScheduleCheckpoint();
   // The next periodic commit, in the pool.
   void ScheduleCommit();
   absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
@@ -101,13 +127,16 @@ class Coordinator {
   bool closed_ ABSL_GUARDED_BY(close_mu_) = false;
   absl::Status close_status_ ABSL_GUARDED_BY(close_mu_);
 
-  Mutex rounds_mu_;  // held by nobody who takes another
-  CondVar round_ended_;
-  bool round_runs_ ABSL_GUARDED_BY(rounds_mu_) = false;
-  std::uint64_t rounds_begun_ ABSL_GUARDED_BY(rounds_mu_) = 0;
-  std::uint64_t rounds_ended_ ABSL_GUARDED_BY(rounds_mu_) = 0;
-  std::uint64_t last_good_round_ ABSL_GUARDED_BY(rounds_mu_) = 0;
-  absl::Status round_failure_ ABSL_GUARDED_BY(rounds_mu_);
+  SharedRounds commits_;
+  SharedRounds checkpoint_rounds_;
+  Atomic<bool> closing_{false};  // jobs end soon
+
+  Mutex checkpoint_mu_;  // one checkpoint or clean-up at a time; before mu_
+  std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(checkpoint_mu_) = 0;  // the newest begun
+  // What is told of checkpoints while one runs.
+  mutable Mutex list_mu_;  // taken last
+  std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);
+  CheckpointStats checkpoint_stats_ ABSL_GUARDED_BY(list_mu_);
 
   Mutex mu_;                                    // one commit at a time
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;   // nothing is written any more
@@ -118,6 +147,7 @@ class Coordinator {
   // No operation of version_ has acted below durable_, as far as that can be told.
   bool settled_ ABSL_GUARDED_BY(mu_) = true;
   Address durable_ ABSL_GUARDED_BY(mu_);  // the end of the last durable commit or open record
+  std::uint64_t recorded_checkpoint_id_ ABSL_GUARDED_BY(mu_) = 0;  // in the control records
   bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
 };
 

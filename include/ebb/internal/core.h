@@ -60,6 +60,8 @@ struct CoreConfig {
   bool has_files = true;
   Durability durability = Durability::kManual;
   std::uint32_t commit_interval_ms = 1000;
+  std::uint32_t checkpoint_interval_ms = 0;
+  std::uint32_t checkpoints_kept = 2;
   std::uint64_t max_key_bytes = 0;    // resolved: never 0
   std::uint64_t max_value_bytes = 0;  // resolved
 };

@@ -144,6 +144,19 @@ class HashIndex {
     return IndexEntry(slot.word->load(std::memory_order_acquire));  // [publish]
   }
 
+  // Shows each entry that is neither empty nor tentative of a bucket and those linked to it, as
+  // they come.
+  template <typename Show>
+  void ForEachEntry(std::uint64_t bucket_number, Show&& show) const {
+    for (const IndexBucket* bucket = buckets_ + bucket_number; bucket != nullptr;
+         bucket = Next(*bucket)) {
+      for (const AtomicWord& word : bucket->entries) {
+        const IndexEntry entry(word.load(std::memory_order_acquire));  // [publish]
+        if (!entry.is_empty() && !entry.tentative()) show(entry);
+      }
+    }
+  }
+
   int exponent() const { return exponent_; }
   int creation_exponent() const { return creation_exponent_; }
   std::uint64_t bucket_count() const { return mask_ + 1; }

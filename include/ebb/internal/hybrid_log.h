@@ -183,6 +183,7 @@ class HybridLog {
   Address safe_read_only() const { return LoadAcquire(safe_read_only_); }
   Address read_only() const { return LoadAcquire(read_only_); }
   Address tail() const;
+  const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
   std::uint64_t incarnation() const { return incarnations_.back().incarnation; }
   std::uint64_t huge_page_bytes() const { return region_.huge_page_bytes(); }
   void CheckBoundaries() const;

@@ -1,4 +1,5 @@
-// LogScan: reads a store's log from its first block and fills the index with what is committed.
+// LogScan: reads a store's log and fills the index with what is committed: from its first block, or
+// from where the image of a checkpoint ends.
 //
 // Records are put into the index as they are met. Nearly always the log turns out to be committed
 // to its end. If not (a crash left records without a control record), the ranges that are void are
@@ -25,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/manifest.h"
 
 namespace ebb::internal {
 
@@ -32,10 +34,16 @@ class LogScan {
  public:
   static constexpr std::uint64_t kNoBlock = ~std::uint64_t{0};
 
-  // `bad_header_block`: the first block of the first file whose header is not this store's. It
-  // counts as bad.
-  using Progress = std::function<void(const RecoveryProgress&)>;
-  explicit LogScan(Core& core, std::uint64_t bad_header_block = kNoBlock, Progress progress = {});
+  struct Start {
+    // The first block of the first file whose header is not this store's. It counts as bad.
+    std::uint64_t bad_header_block = kNoBlock;
+    // The checkpoint whose image is in the index already, or null: an empty index. Outlives this.
+    const Manifest* manifest = nullptr;
+    // What checkpoints, used or not, state to be durable.
+    Address durable;
+    std::function<void(const RecoveryProgress&)> progress;
+  };
+  LogScan(Core& core, Start start);
   // DataLoss for damage, ResourceExhausted, Unavailable. Nothing is lost by an error.
   absl::Status Run();
 
@@ -44,6 +52,8 @@ class LogScan {
   // Larger than any version met.
   std::uint64_t next_version() const { return last_version_ + 2; }
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
+  // The newest checkpoint that a commit record knows of.
+  std::uint64_t checkpoint_id() const { return checkpoint_id_; }
   // Named sessions as the last commit left them.
   std::vector<SessionReport> sessions() const;
   std::uint64_t replayed_records() const { return replayed_records_; }
@@ -75,8 +85,8 @@ class LogScan {
   Core& core_;
   HybridLog& log_;
   const Geometry& geometry_;
-  const std::uint64_t bad_header_block_;
-  const Progress progress_;
+  const Start start_;
+  const Address from_;  // the first record
   AlignedBuffer buffer_;
   bool second_pass_ = false;
 
@@ -85,6 +95,7 @@ class LogScan {
   Address cursor_;               // the next record
   std::uint64_t bad_block_ = 0;  // the first block that was not accepted
   std::uint64_t last_version_ = 0;
+  std::uint64_t checkpoint_id_ = 0;
   Address last_commit_end_;
   Address commit_before_end_;                   // of the commit record before the last
   std::array<std::uint64_t, 4> uncommitted_{};  // records met, by version bits

@@ -1,0 +1,38 @@
+// Index images: the index as it was, so that recovery need not read the whole log.
+//
+// An image is a sealed file of words: a bucket's number with the high bit set, then the entries of
+// its chain, then the next bucket. Empty buckets are left out; zeros fill the end. A chain of the
+// index is named by the low bits of its keys' hashes (hash_index.h), which bucket and tag give
+// together, so an image can be loaded into an index of any size.
+//
+// The image is fuzzy: entries are copied one after the other while operations go on. That is right
+// because of three rules. T0 is the tail when it begins.
+//   1. Before the first entry is copied every guard from before T0 has ended. So whatever was
+//      allocated below T0 has been published, or never will be: no record below T0 comes into the
+//      index behind the copy.
+//   2. Entries at or above T0 are left out, and recovery reads the log from T0: the newest record
+//      of such a chain is found there, and leads to the rest.
+//   3. The checkpoint's commit begins after the last entry is copied. So such a record is below
+//      its control record, which is durable before the manifest is written: recovery that uses the
+//      image never stops before it. Were it lost, its chain would be lost with it.
+// So the image holds every chain whose newest record was below T0, and the scan finds all others.
+//
+// Thread safety: WriteIndexImage beside operations; LoadIndexImage alone.
+#pragma once
+
+#include <functional>
+
+#include "absl/status/status.h"
+#include "ebb/internal/core.h"
+#include "ebb/internal/manifest.h"
+
+namespace ebb::internal {
+
+// Writes and syncs the image of `manifest.id` with the entries below `manifest.scan_from`, after
+// rule 1 has been met; sets the fields about the image. Aborted when `stop` says so.
+absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Manifest& manifest);
+// Fills the empty index. DataLoss when the image does not verify or holds nonsense; then the index
+// may hold part of it.
+absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& manifest);
+
+}  // namespace ebb::internal

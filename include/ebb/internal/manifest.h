@@ -1,0 +1,62 @@
+// Manifest: what a checkpoint consists of. A checkpoint only makes recovery shorter; the log alone
+// holds everything.
+//
+// A checkpoint is two files (sealed_file.h): index-<id>.ebb, an image of the index (index_image.h),
+// and manifest-<id>.ebb, which names it. The manifest is written last, after the image is synced
+// and after the commit that covers whatever the image may show.
+//
+//   0 magic (64) | 8 format version (32), zero (32) | 16 id (64) | 24 milliseconds of 1970 (64)
+//   32 stamp of the image (64) | 40 entries of the image (64) | 48 bytes of the image (64)
+//   56 index exponent at creation (32) | now (32)
+//   64 scan from (64) | 72 durable (64) | 80 version (64)
+//   88 count of incarnations (64) | 96 count of sessions (64)
+//   then each incarnation: first block (64) | incarnation (64)
+//   then each session: serial (64) | length of its name (64) | name, padded to 8 with zeros
+//
+// Thread safety: functions without state, for one directory one at a time.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ebb/internal/address.h"
+#include "ebb/internal/file_system.h"
+#include "ebb/internal/hybrid_log.h"
+#include "ebb/stats.h"
+
+namespace ebb::internal {
+
+struct Manifest {
+  std::uint64_t id = 0;
+  std::uint64_t created_unix_ms = 0;
+  std::uint64_t image_stamp = 0;
+  std::uint64_t image_entries = 0;
+  std::uint64_t image_bytes = 0;
+  std::uint32_t creation_exponent = 0;
+  std::uint32_t index_exponent = 0;
+  Address scan_from;          // the image lacks what is at or above
+  Address durable;            // the end of the checkpoint's commit
+  std::uint64_t version = 0;  // of that commit
+  std::vector<IncarnationSpan> incarnations;
+  std::vector<SessionReport> sessions;  // as of that commit
+  std::uint64_t manifest_bytes = 0;     // known after it has been written or read
+};
+
+CheckpointInfo DescribeCheckpoint(const Manifest& manifest);
+
+std::string ManifestName(std::uint64_t id);
+std::string ImageName(std::uint64_t id);
+// The checkpoint that a file belongs to, finished or not; nothing for any other name.
+std::optional<std::uint64_t> CheckpointOfFile(const std::string& name);
+
+// Sets manifest_bytes. The directory is not synced.
+absl::Status WriteManifest(Directory& directory, std::uint64_t store_id, Manifest& manifest);
+// DataLoss when it does not verify, Unimplemented for another format.
+absl::StatusOr<Manifest> ReadManifest(Directory& directory, std::uint64_t store_id,
+                                      std::uint64_t id);
+
+}  // namespace ebb::internal
