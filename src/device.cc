@@ -220,6 +220,7 @@ absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   segments_.push_back({.number = number,
                        .file = std::move(opened.file),
                        .block_count = block_count,
+                       .reserved_count = 0,
                        .unsynced = true});
   directory_unsynced_ = true;
   return absl::OkStatus();
@@ -254,8 +255,11 @@ absl::StatusOr<File*> FileDevice::FindOrCreateSegment(std::uint64_t number) {
   MutexLock lock(mu_);
   directory_unsynced_ = true;
   const auto place = segments_.begin() + static_cast<std::ptrdiff_t>(PlaceOf(number));
-  const auto segment = segments_.insert(
-      place, {.number = number, .file = *std::move(created), .block_count = 0, .unsynced = true});
+  const auto segment = segments_.insert(place, {.number = number,
+                                                .file = *std::move(created),
+                                                .block_count = 0,
+                                                .reserved_count = 0,
+                                                .unsynced = true});
   return segment->file.get();
 }
 
@@ -315,6 +319,7 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
     const std::span<const std::byte> piece = bytes.first(count * kBlockBytes);
     absl::StatusOr<File*> file = FindOrCreateSegment(number);
     if (!file.ok()) return file.status();
+    if (absl::Status status = Reserve(number, **file, index + count); !status.ok()) return status;
     const FullTransfer transfer = WriteFully(**file, (1 + index) * kBlockBytes, piece);
     NoteWritten(number, index + BlocksIn(transfer.moved));
     if (transfer.error != 0) {
@@ -325,6 +330,33 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
     bytes = bytes.subspan(piece.size());
   }
   return absl::OkStatus();
+}
+
+absl::Status FileDevice::Reserve(std::uint64_t number, File& file, std::uint64_t block_count) {
+  if (config_.reserve_blocks == 0) return absl::OkStatus();
+  std::uint64_t reserved = 0;
+  {
+    MutexLock lock(mu_);
+    const Segment& segment = segments_[PlaceOf(number)];
+    reserved = std::max(segment.reserved_count, segment.block_count);
+  }
+  if (block_count <= reserved) return absl::OkStatus();
+  const std::uint64_t ahead = std::min(
+      (block_count + config_.reserve_blocks - 1) / config_.reserve_blocks * config_.reserve_blocks,
+      config_.segment_blocks);
+  int error = 0;
+  for (const std::uint64_t target : {ahead, block_count}) {
+    error = file.Reserve((1 + reserved) * kBlockBytes, (target - reserved) * kBlockBytes);
+    // A file that cannot reserve takes its space when it is written.
+    if (error == EOPNOTSUPP) error = 0;
+    if (error == 0) {
+      MutexLock lock(mu_);
+      segments_[PlaceOf(number)].reserved_count = target;
+      return absl::OkStatus();
+    }
+    if (error != ENOSPC && error != EDQUOT) break;  // less will not do either
+  }
+  return FileError("reserve", SegmentName(number), (1 + reserved) * kBlockBytes, error);
 }
 
 void FileDevice::NoteWritten(std::uint64_t number, std::uint64_t block_count) {
@@ -389,6 +421,7 @@ absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_co
   MutexLock lock(mu_);
   Segment& segment = segments_[PlaceOf(number)];
   segment.block_count = std::min(segment.block_count, block_count);
+  segment.reserved_count = 0;
   return absl::OkStatus();
 }
 

@@ -126,6 +126,15 @@ class PosixFile final : public File {
   int Truncate(std::uint64_t size) override {
     return ErrorOf(::ftruncate(fd_.get(), static_cast<off_t>(size)));
   }
+  int Reserve([[maybe_unused]] std::uint64_t offset,
+              [[maybe_unused]] std::uint64_t bytes) override {
+#if defined(FALLOC_FL_KEEP_SIZE)
+    return ErrorOf(::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                               static_cast<off_t>(bytes)));
+#else
+    return EOPNOTSUPP;
+#endif
+  }
   int Size(std::uint64_t& size) override {
     struct stat status;
     if (::fstat(fd_.get(), &status) != 0) return errno;

@@ -78,6 +78,11 @@ absl::Status Validate(const Options& options) {
         fmt::format("durability is {}: no such mode", static_cast<int>(options.durability)));
   }
   status.Update(CheckRange({"commit_interval_ms", options.commit_interval_ms, 1, 3'600'000}));
+  status.Update(CheckRange({"preallocate_bytes", options.preallocate_bytes, 0, kTiB}));
+  if (status.ok() && options.preallocate_bytes % (4 * kKiB) != 0) {
+    status = absl::InvalidArgumentError(fmt::format(
+        "preallocate_bytes is {}: must be a multiple of 4096", options.preallocate_bytes));
+  }
   if (options.checkpoint_interval_ms != 0) {
     status.Update(CheckRange(
         {"checkpoint_interval_ms", options.checkpoint_interval_ms, 100, 24 * 3'600'000}));

@@ -511,7 +511,9 @@ absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& op
   files.headers = std::make_unique<SegmentHeaders>(header);
   absl::StatusOr<std::unique_ptr<FileDevice>> device =
       FileDevice::Open(*files.directory, *files.headers,
-                       {.segment_blocks = header.segment_blocks, .direct_io = options.direct_io});
+                       {.segment_blocks = header.segment_blocks,
+                        .direct_io = options.direct_io,
+                        .reserve_blocks = options.preallocate_bytes / kBlockBytes});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);
   absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));

@@ -97,9 +97,10 @@ class Rig {
     ASSERT_TRUE(device.ok()) << device.status();
     device_ = *std::move(device);
   }
-  absl::StatusOr<std::unique_ptr<FileDevice>> TryOpen() {
-    return FileDevice::Open(*directory_, headers_,
-                            {.segment_blocks = kSegmentBlocks, .direct_io = true});
+  absl::StatusOr<std::unique_ptr<FileDevice>> TryOpen(std::uint64_t reserve_blocks = 0) {
+    return FileDevice::Open(
+        *directory_, headers_,
+        {.segment_blocks = kSegmentBlocks, .direct_io = true, .reserve_blocks = reserve_blocks});
   }
 
   absl::Status Write(std::uint64_t block, std::size_t count, unsigned generation = 1) {
@@ -644,6 +645,31 @@ TEST_F(DeviceTest, FullDiskIsReportedAsSuchAndWritingGoesOnWhenThereIsSpace) {
   files_.SetCapacityBytes(100 * kBlockBytes);
   EXPECT_TRUE(rig_.Write(2, 3).ok());
   EXPECT_TRUE(rig_.Check(0, 5).ok());
+}
+
+TEST_F(DeviceTest, SpaceIsTakenAheadAndItsLackIsFoundBeforeAnythingIsWritten) {
+  std::unique_ptr<FileDevice> device = *rig_.TryOpen(3);
+  files_.SetCapacityBytes(6 * kBlockBytes);
+  ASSERT_TRUE(device->Write(0, Blocks(0, 1).span()).ok());
+  EXPECT_EQ(files_.UsedBytes(), 4 * kBlockBytes);  // header, and three blocks at a time
+  EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), 2 * kBlockBytes);
+  files_.SetCapacityBytes(4 * kBlockBytes);
+  const std::uint64_t calls = rig_.faults().Count(CallKind::kReserve);
+  ASSERT_TRUE(device->Write(1, Blocks(1, 2).span()).ok());
+  EXPECT_EQ(rig_.faults().Count(CallKind::kReserve), calls);
+  EXPECT_EQ(device->Write(3, Blocks(3, 1).span()).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), 4 * kBlockBytes);
+  // Not enough to take some ahead, but for what is needed.
+  files_.SetCapacityBytes(7 * kBlockBytes);
+  EXPECT_TRUE(device->Write(3, Blocks(3, 2).span()).ok());
+  EXPECT_EQ(files_.UsedBytes(), 7 * kBlockBytes);
+  // Where files cannot reserve, writes find out by themselves.
+  files_.SetCapacityBytes(100 * kBlockBytes);
+  rig_.faults().Arm({.kind = CallKind::kReserve, .error = EOPNOTSUPP});
+  EXPECT_TRUE(device->Write(8, Blocks(8, 1).span()).ok());
+  rig_.faults().Arm({.kind = CallKind::kReserve, .error = EIO});
+  EXPECT_THAT(MessageOf(device->Write(12, Blocks(12, 1).span())),
+              HasSubstr("UNAVAILABLE: reserve of log-00000003.ebb"));
 }
 
 TEST_F(DeviceTest, SegmentWithoutAHeaderIsTakenAwayAndMadeAnew) {

@@ -231,6 +231,10 @@ TEST(FileSystemTest, FileGivesBackWhatWasWritten) {
   EXPECT_EQ(ReadText(*file, 9, 1), "");
   EXPECT_EQ(file->Truncate(5), 0);
   EXPECT_EQ(file->Truncate(7), 0);
+  const int reserved = file->Reserve(7, 1 << 20);
+  EXPECT_TRUE(reserved == 0 || reserved == EOPNOTSUPP) << reserved;
+  EXPECT_EQ(file->Size(size), 0);
+  EXPECT_EQ(size, 7U);
   EXPECT_EQ(ReadText(*file, 0, 100), std::string("\0\0\0\0f\0\0", 7));
   EXPECT_EQ(file->Sync(), 0);
   EXPECT_EQ(file->Close(), 0);

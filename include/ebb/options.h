@@ -44,6 +44,10 @@ struct Options {
   // must wait help, so one is enough for any number of sessions.
   std::uint32_t background_threads = 1;
 
+  // Space that a log file takes on the disk at a time, ahead of what is written: 0 for none, or a
+  // multiple of 4 KiB up to 1 TiB. When the disk is nearly full, only what is needed.
+  std::uint64_t preallocate_bytes = std::uint64_t{16} << 20;
+
   // Largest single write to the device: a multiple of 4 KiB from 4 KiB to 64 MiB.
   std::uint64_t write_batch_bytes = std::uint64_t{1} << 20;
 

@@ -39,6 +39,8 @@ const char* NameOf(CallKind kind) {
       return "Sync";
     case CallKind::kTruncate:
       return "Truncate";
+    case CallKind::kReserve:
+      return "Reserve";
     case CallKind::kSize:
       return "Size";
     case CallKind::kClose:
@@ -138,6 +140,9 @@ class FaultFileSystem::FaultFile final : public internal::File {
   }
   int Truncate(std::uint64_t size) override {
     return owner_.Run(CallKind::kTruncate, name_, [&] { return base_->Truncate(size); });
+  }
+  int Reserve(std::uint64_t offset, std::uint64_t bytes) override {
+    return owner_.Run(CallKind::kReserve, name_, [&] { return base_->Reserve(offset, bytes); });
   }
   int Size(std::uint64_t& size) override {
     return owner_.Run(CallKind::kSize, name_, [&] { return base_->Size(size); });

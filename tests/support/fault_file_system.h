@@ -39,6 +39,7 @@ enum class CallKind {
   kWrite,
   kSync,
   kTruncate,
+  kReserve,
   kSize,
   kClose,
   kList,
@@ -47,7 +48,7 @@ enum class CallKind {
   kSyncDirectory,
   kLock,
 };
-inline constexpr std::size_t kCallKindCount = 13;
+inline constexpr std::size_t kCallKindCount = 14;
 const char* NameOf(CallKind kind);
 
 enum class Effect {

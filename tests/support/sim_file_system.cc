@@ -114,6 +114,7 @@ void SimDisk::Apply(const SimCall& call) {
       Write(files_.at(call.file), call.offset, call.bytes);
       return;
     case SimCall::Kind::kTruncate:
+      files_.at(call.file).reserved_end = 0;
       Resize(files_.at(call.file), call.offset);
       return;
     case SimCall::Kind::kSync: {
@@ -216,10 +217,16 @@ const SimBytes& SimDisk::Contents(std::uint64_t file) const { return files_.at(f
 std::uint64_t SimDisk::UsedBytes() const {
   std::uint64_t bytes = 0;
   for (const auto& [path, folder] : folders_) {
-    for (const auto& [name, file] : folder.cached) bytes += files_.at(file).cached.size();
+    for (const auto& [name, file] : folder.cached) bytes += SpaceOf(file);
   }
   return bytes;
 }
+
+std::uint64_t SimDisk::SpaceOf(std::uint64_t file) const {
+  return std::max<std::uint64_t>(files_.at(file).cached.size(), files_.at(file).reserved_end);
+}
+
+void SimDisk::Reserve(std::uint64_t file, std::uint64_t end) { files_.at(file).reserved_end = end; }
 
 // ---- Handles ----
 
@@ -246,6 +253,9 @@ class SimFileSystem::SimFile final : public internal::File {
     MutexLock lock(owner_.mu_);
     owner_.Record({.kind = SimCall::Kind::kTruncate, .file = file_, .offset = size});
     return 0;
+  }
+  int Reserve(std::uint64_t offset, std::uint64_t bytes) override {
+    return owner_.Reserve(file_, offset + bytes);
   }
   int Size(std::uint64_t& size) override {
     MutexLock lock(owner_.mu_);
@@ -358,7 +368,7 @@ void SimFileSystem::Record(SimCall call) {
 Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const std::byte* bytes,
                               std::size_t count) {
   MutexLock lock(mu_);
-  const std::uint64_t size = now_.Contents(file).size();
+  const std::uint64_t size = now_.SpaceOf(file);
   // Counting walks every file; without a limit there is no need to.
   const bool limited = capacity_bytes_ != ~std::uint64_t{0};
   const std::uint64_t used_bytes = limited ? now_.UsedBytes() : 0;
@@ -374,6 +384,21 @@ Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const st
           .offset = offset,
           .bytes = SimBytes(bytes, bytes + count)});
   return {count, 0};
+}
+
+std::uint64_t SimFileSystem::UsedBytes() const {
+  MutexLock lock(mu_);
+  return now_.UsedBytes();
+}
+
+int SimFileSystem::Reserve(std::uint64_t file, std::uint64_t end) {
+  MutexLock lock(mu_);
+  if (capacity_bytes_ == ~std::uint64_t{0}) return 0;  // nobody counts
+  const std::uint64_t space = now_.SpaceOf(file);
+  if (end <= space) return 0;
+  if (now_.UsedBytes() + (end - space) > capacity_bytes_) return ENOSPC;
+  now_.Reserve(file, end);
+  return 0;
 }
 
 int SimFileSystem::Sync(std::uint64_t file) {

@@ -79,12 +79,17 @@ class SimDisk {
   const SimBytes& Contents(std::uint64_t file) const;
   std::uint64_t next_file() const { return next_file_; }
   std::uint64_t UsedBytes() const;
+  // What a file takes of the disk: its size, or more that was reserved for it. Not recorded, and
+  // forgotten by a crash.
+  std::uint64_t SpaceOf(std::uint64_t file) const;
+  void Reserve(std::uint64_t file, std::uint64_t end);
 
  private:
   using Sector = std::vector<std::byte>;  // of 512 bytes
   struct File {
     SimBytes cached;   // what reads show
     SimBytes durable;  // what the last sync left
+    std::uint64_t reserved_end = 0;
     // Since the last sync: what each changed sector was after each change, and each size.
     std::map<std::uint64_t, std::vector<Sector>> changed_sectors;
     std::vector<std::uint64_t> changed_sizes;
@@ -134,6 +139,7 @@ class SimFileSystem final : public internal::FileSystem {
   void FailNextSync(int error, std::uint64_t seed);
   // Writes beyond this sum of file sizes are cut short after a whole block, then fail with ENOSPC.
   void SetCapacityBytes(std::uint64_t bytes);
+  std::uint64_t UsedBytes() const;
 
   bool Exists(const std::string& directory, const std::string& name) const;
   // What reads show; empty when there is no such file.
@@ -148,6 +154,7 @@ class SimFileSystem final : public internal::FileSystem {
   internal::Transfer Write(std::uint64_t file, std::uint64_t offset, const std::byte* bytes,
                            std::size_t count);
   int Sync(std::uint64_t file);
+  int Reserve(std::uint64_t file, std::uint64_t end);
 
   const bool direct_;
   mutable internal::Mutex mu_;

@@ -9,6 +9,9 @@
 // is called by one thread and covers the writes that had returned; Truncate and Close are called
 // by one thread while nothing else runs. Progress: all may block.
 //
+// Space is taken before it is written to, some of it ahead, so that a disk that is full is found
+// out before anything is half written.
+//
 // Errors: ResourceExhausted when there is no space (the same write may succeed later),
 // Unavailable for any other failed call, and for every failed sync or close whatever its cause,
 // with file, offset and cause. Short transfers are continued, EINTR and EAGAIN retried.
@@ -91,6 +94,8 @@ class FileDevice final : public Device {
   struct Config {
     std::uint64_t segment_blocks = 0;
     bool direct_io = true;
+    // Space that is taken on the disk at a time, ahead of what is written; 0: none.
+    std::uint64_t reserve_blocks = 0;
   };
 
   // `directory` and `headers` outlive the device. Opens the segments that exist, creates none.
@@ -116,7 +121,8 @@ class FileDevice final : public Device {
   struct Segment {
     std::uint64_t number = 0;
     std::unique_ptr<File> file;
-    std::uint64_t block_count = 0;  // whole blocks that the file's size covers
+    std::uint64_t block_count = 0;     // whole blocks that the file's size covers
+    std::uint64_t reserved_count = 0;  // blocks that have their space on the disk
     bool unsynced = false;
   };
 
@@ -128,6 +134,8 @@ class FileDevice final : public Device {
   // A file stays valid until Truncate or Close. Null when there is no such segment.
   File* FindSegment(std::uint64_t number) const;
   absl::StatusOr<File*> FindOrCreateSegment(std::uint64_t number);
+  // Takes space for the first `block_count` blocks of a segment, and some more while there is some.
+  absl::Status Reserve(std::uint64_t number, File& file, std::uint64_t block_count);
   absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number) const;
   void NoteWritten(std::uint64_t number, std::uint64_t block_count);
   void NoteUnsynced(std::uint64_t number);
