@@ -33,6 +33,10 @@ add_test(NAME quickstart_twice COMMAND sh -c "rm -rf \"$2\" && \"$1\" \"$2\" && 
   sh "$<TARGET_FILE:quickstart>" quickstart.ebb)
 set_tests_properties(quickstart quickstart_twice PROPERTIES LABELS example TIMEOUT 60)
 
+# Killed again and again, the bank keeps its money.
+add_test(NAME checkpoint_and_recover COMMAND checkpoint_and_recover 5)
+set_tests_properties(checkpoint_and_recover PROPERTIES LABELS example TIMEOUT 120)
+
 # Word for word the same counts as by tr, sort and uniq.
 add_test(NAME word_count_counts
   COMMAND sh "${CMAKE_CURRENT_SOURCE_DIR}/word_count_test.sh" "$<TARGET_FILE:word_count>")
