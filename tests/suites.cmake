@@ -1,9 +1,10 @@
-# Run by ctest as it starts: one test for each suite of ebb_tests.
+# Run by ctest as it starts: one test for each suite of the binary `ebb_tests_binary`.
 #
 # gtest_discover_tests would start a process for each single test. Typed and parameterized suites
 # (Suite/0, Instance/Suite, Instance/Suite/0) belong to the test of their stem.
 if(NOT EXISTS "${ebb_tests_binary}")
-  add_test(ebb_tests_NOT_BUILT "${ebb_tests_binary}")
+  get_filename_component(name "${ebb_tests_binary}" NAME)
+  add_test("${name}_NOT_BUILT" "${ebb_tests_binary}")
   return()
 endif()
 execute_process(COMMAND "${ebb_tests_binary}" --gtest_list_tests
@@ -36,7 +37,7 @@ foreach(suite IN LISTS suites)
   if(suite STREQUAL "StressTest")
     set_tests_properties("${suite}" PROPERTIES LABELS stress TIMEOUT 1200)
   else()
-    set_tests_properties("${suite}" PROPERTIES LABELS unit TIMEOUT 600)
+    set_tests_properties("${suite}" PROPERTIES LABELS "${ebb_suites_label}" TIMEOUT 600)
   endif()
   # Alone, because they need their threads to run at the same time, or assert how much gets done.
   if(suite MATCHES "Stress|Litmus")

@@ -1,0 +1,53 @@
+// Explore: a program under many schedules, each told by its seed.
+//
+//   TEST(EpochSchedules, NobodyLosesWhatAGuardHolds) {
+//     Explored explored = Explore(20000, [](Schedule& schedule) {
+//       ... make what the fibers share; schedule.Add(...) some; schedule.Run();
+//       schedule.Check(what must hold, "what does not hold");
+//     });
+//     explored.ExpectPerSchedule("page turns", 1.0);
+//   }
+//
+// The first schedule that fails ends the exploration, and its seed is printed.
+//
+//   EBB_SCHEDULE_SEED=17    runs that seed alone (choose the test by --gtest_filter)
+//   EBB_SCHEDULE_SCALE=50   that many times as many schedules
+//   EBB_SCHEDULE_FIRST=n    the seeds from n on; 1 unless told
+//
+// A schedule depends on its seed and on the program, not on the schedules before it.
+//
+// Thread safety: one thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string_view>
+
+#include "tests/schedule/scheduler.h"
+
+namespace ebb::test {
+
+struct Explored {
+  std::uint64_t schedules = 0;
+  std::uint64_t distinct = 0;  // that left other fibers, or at other steps, than those before
+  std::uint64_t steps = 0;
+  std::uint64_t switches = 0;
+  std::map<std::string_view, std::uint64_t> counts;  // sums of Schedule::Count
+
+  // That the program does what it is there for; not asked of a single seed.
+  void ExpectPerSchedule(std::string_view what, double least);
+};
+
+// Runs `program` under `count` schedules and prints what that came to. A test fails if any
+// schedule does, or if less than a quarter of them were distinct.
+Explored Explore(std::uint64_t count, const std::function<void(Schedule&)>& program);
+
+// For programs with a bug on purpose: how many schedules it takes to find it, and count + 1 when it
+// is not found.
+std::uint64_t FindFailure(std::uint64_t count, const std::function<void(Schedule&)>& program);
+
+// True when one seed is replayed, so that least counts do not apply.
+bool ReplaysOneSeed();
+
+}  // namespace ebb::test

@@ -1,0 +1,185 @@
+// The explorer itself: a seed replays, and what it should find it finds.
+#include "tests/schedule/scheduler.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "ebb/internal/atomic.h"
+#include "ebb/internal/mutex.h"
+#include "tests/schedule/explore.h"
+
+namespace ebb::test {
+namespace {
+
+using internal::AtomicWord;
+using internal::Mutex;
+using internal::MutexLock;
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+struct Outcome {
+  std::uint64_t trace = 0;
+  std::uint64_t steps = 0;
+  std::vector<int> order;  // of the fibers, at each of their accesses
+  bool operator==(const Outcome&) const = default;
+};
+Outcome ThreeCounters(std::uint64_t seed) {
+  Schedule schedule(seed, 60);
+  Outcome outcome;
+  AtomicWord word{0};
+  for (int fiber = 0; fiber < 3; ++fiber) {
+    schedule.Add([&, fiber] {
+      for (int i = 0; i < 20; ++i) {
+        word.fetch_add(1, kRelaxed);
+        outcome.order.push_back(fiber);
+      }
+    });
+  }
+  schedule.Run();
+  outcome.trace = schedule.trace();
+  outcome.steps = schedule.steps();
+  return outcome;
+}
+
+TEST(SchedulerTest, ASeedReplaysItsSchedule) {
+  std::set<std::uint64_t> traces;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    const Outcome first = ThreeCounters(seed);
+    EXPECT_EQ(first, ThreeCounters(seed)) << seed;
+    EXPECT_EQ(first.order.size(), 60u);
+    traces.insert(first.trace);
+  }
+  EXPECT_GT(traces.size(), 150u);
+}
+
+// How many of 1000 seeds make the program fail.
+template <typename Program>
+int Failures(Program program) {
+  int failures = 0;
+  for (std::uint64_t seed = 1; seed <= 1000; ++seed) {
+    Schedule schedule(seed, 16);
+    program(schedule);
+    if (!schedule.failure().empty()) ++failures;
+  }
+  return failures;
+}
+
+TEST(SchedulerTest, ALostUpdateIsFoundAndACountedOneIsNot) {
+  const auto program = [](bool atomic) {
+    return [atomic](Schedule& schedule) {
+      AtomicWord word{0};
+      for (int fiber = 0; fiber < 2; ++fiber) {
+        schedule.Add([&] {
+          if (atomic) {
+            word.fetch_add(1, kRelaxed);
+          } else {
+            word.store(word.load(kRelaxed) + 1, kRelaxed);
+          }
+        });
+      }
+      schedule.Run();
+      schedule.Check(word.load(kRelaxed) == 2, "an update is lost");
+    };
+  };
+  EXPECT_GT(Failures(program(false)), 100);
+  EXPECT_EQ(Failures(program(true)), 0);
+}
+
+// Two fibers each store to a word of their own, then load the other's.
+TEST(SchedulerTest, AHeldStoreIsSeenLateUnlessItIsSequentiallyConsistent) {
+  const auto program = [](std::memory_order order) {
+    return [order](Schedule& schedule) {
+      AtomicWord words[2] = {};
+      std::uint64_t seen[2] = {};
+      for (int fiber = 0; fiber < 2; ++fiber) {
+        schedule.Add([&, fiber] {
+          words[fiber].store(1, order);
+          seen[fiber] = words[1 - fiber].load(kRelaxed);
+          schedule.Check(words[fiber].load(kRelaxed) == 1, "one's own store is lost");
+        });
+      }
+      schedule.Run();
+      schedule.Check(seen[0] + seen[1] != 0, "neither sees the other");
+    };
+  };
+  EXPECT_GT(Failures(program(kRelaxed)), 10);
+  EXPECT_EQ(Failures(program(std::memory_order_seq_cst)), 0);
+}
+
+TEST(SchedulerTest, ALockedMutexIsWaitedFor) {
+  EXPECT_EQ(Failures([](Schedule& schedule) {
+              Mutex mu;
+              AtomicWord word{0};
+              for (int fiber = 0; fiber < 3; ++fiber) {
+                schedule.Add([&] {
+                  const MutexLock lock(mu);
+                  word.store(word.load(kRelaxed) + 1, kRelaxed);
+                });
+              }
+              schedule.Run();
+              schedule.Check(word.load(kRelaxed) == 3, "an update is lost");
+            }),
+            0);
+}
+
+TEST(SchedulerTest, AWaitGoesOnOnceAnotherFiberHasActed) {
+  EXPECT_EQ(Failures([](Schedule& schedule) {
+              AtomicWord word{0};
+              schedule.Add([&] {
+                while (word.load(kRelaxed) == 0) usleep(50);
+                word.store(2, kRelaxed);
+              });
+              schedule.Add([&] { word.store(1, kRelaxed); });
+              schedule.Run();
+              schedule.Check(word.load(kRelaxed) == 2, "the waiter did not go on");
+            }),
+            0);
+}
+
+TEST(SchedulerDeathTest, FibersThatWaitForEachOtherEndTheProgram) {
+  EXPECT_DEATH(
+      {
+        NoteForCrashes("Program", 5);
+        Schedule schedule(5, 16);
+        Mutex first;
+        Mutex second;
+        AtomicWord held{0};
+        schedule.Add([&] {
+          const MutexLock lock(first);
+          held.fetch_add(1, kRelaxed);
+          while (held.load(kRelaxed) != 2) usleep(1);
+          const MutexLock other(second);
+        });
+        schedule.Add([&] {
+          const MutexLock lock(second);
+          held.fetch_add(1, kRelaxed);
+          while (held.load(kRelaxed) != 2) usleep(1);
+          const MutexLock other(first);
+        });
+        schedule.Run();
+      },
+      "wait for each other[^$]*EBB_SCHEDULE_SEED=5");
+}
+
+TEST(SchedulerDeathTest, WhatIsUsedAfterItsEndIsFound) {
+  struct Base {
+    virtual ~Base() = default;
+    virtual int Number() const { return 1; }
+  };
+  EXPECT_DEATH(
+      {
+        auto owner = std::make_unique<Base>();
+        const Base* volatile const used = owner.get();
+        owner.reset();
+        std::exit(used->Number());
+      },
+      "");
+}
+
+}  // namespace
+}  // namespace ebb::test

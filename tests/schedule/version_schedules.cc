@@ -1,0 +1,95 @@
+// Versions under schedules: sessions that act on two keys of one chain while the store commits, and
+// while it closes.
+#include <gtest/gtest.h>
+
+#include "tests/schedule/store_program.h"
+
+namespace ebb::test {
+namespace {
+
+using Kind = HistoryOp::Kind;
+
+// A store that was made and closed, so that a schedule need not make one.
+template <typename Value>
+std::unique_ptr<SimFileSystem> ClosedStore() {
+  static const std::unique_ptr<SimFileSystem> closed = [] {
+    auto files = std::make_unique<SimFileSystem>(false);
+    Must(Must(OpenForSchedule<Store<std::uint64_t, Value>>(files.get())).Close());
+    return files->Kill();
+  }();
+  return closed->Kill();
+}
+
+// Two or three sessions, two to four operations each, and a committer of one or two commits.
+template <typename Value>
+void Commits(Schedule& schedule) {
+  Random& random = schedule.random();
+  StoreProgram<Value> program(schedule, ClosedStore<Value>(), random.Below(4) != 0);
+  if (!schedule.failure().empty()) return;
+  {
+    auto caller = program.NewCaller();
+    for (std::size_t key = 0; key < kHistoryKeys; ++key) {
+      if (random.Below(2) == 0) program.Do(caller, Kind::kUpsert, key);
+    }
+  }
+  const std::uint64_t sessions = 2 + random.Below(2);
+  const std::uint64_t ops = sessions == 2 ? 2 + random.Below(3) : 2;
+  AddSessions(schedule, program, ops, sessions);
+  const std::uint64_t commits = 1 + random.Below(2);
+  schedule.Add([&program, commits] {
+    for (std::uint64_t i = 0; i < commits; ++i) program.CommitAndCrash();
+  });
+  if (random.Below(4) == 0) schedule.Add([&program] { program.Crash(); });  // at any time
+  schedule.Run();
+
+  const KeyStates last = program.States(program.store());
+  program.CheckHistory(last);
+  program.Count();
+  if (random.Below(4) != 0 || !schedule.failure().empty()) return;
+  schedule.Check(program.store().Close().ok(), "no close");
+  const std::unique_ptr<SimFileSystem> files = program.files().Crash(kNothingSurvives);
+  const auto after = program.Reopen(*files);
+  schedule.Check(after.has_value() && after->states == last, "closing has not kept everything");
+}
+void ExpectThatCommitsMeetUpdates(Explored explored) {
+  explored.ExpectPerSchedule("crashes", 1.0);
+  explored.ExpectPerSchedule("crashes that took something", 0.2);
+  explored.ExpectPerSchedule("waits for a record to freeze", 0.05);
+  explored.ExpectPerSchedule("lost publications", 0.002);
+}
+TEST(VersionSchedules, CommitsBesideUpdatesInPlace) {
+  ExpectThatCommitsMeetUpdates(Explore(60000, Commits<std::uint64_t>));
+}
+TEST(VersionSchedules, CommitsBesideUpdatesThatOutgrowTheirRecords) {
+  ExpectThatCommitsMeetUpdates(Explore(40000, Commits<std::string>));
+}
+
+// The same while a third session fills one page after the other: records leave memory, and come
+// back from the device.
+void CommitsBesideTurningPages(Schedule& schedule) {
+  Random& random = schedule.random();
+  StoreProgram<std::string> program(schedule, StoreWithKeysOnDevice(), false);
+  if (!schedule.failure().empty()) return;
+  AddKeysOnDevice(program);
+  AddSessions(schedule, program, 1 + random.Below(3));
+  const std::uint64_t pages = 2 + random.Below(8);
+  schedule.Add([&] {
+    auto session = program.store().NewSession();
+    for (std::uint64_t i = 0; i < pages; ++i) {
+      schedule.Check(session.Upsert(kFirstFillKey, std::string(kFillBytes, ',')).ok(), "no fill");
+      schedule.Check(session.Upsert(kFirstFillKey + 1, std::string(8, ',')).ok(), "no fill");
+    }
+  });
+  schedule.Add([&] { program.CommitAndCrash(); });
+  schedule.Run();
+  program.CheckHistory(program.States(program.store()));
+  program.Count();
+}
+TEST(VersionSchedules, CommitsBesideTurningPages) {
+  Explored explored = Explore(20000, CommitsBesideTurningPages);
+  explored.ExpectPerSchedule("crashes", 1.0);
+  explored.ExpectPerSchedule("reads of the device", 1.0);
+}
+
+}  // namespace
+}  // namespace ebb::test
