@@ -73,7 +73,7 @@ case $verb in
   test)
     target=all
     option="-DEBB_BUILD_TESTS=ON -DEBB_BUILD_EXAMPLES=ON"
-    packages="$packages libgtest-dev libgmock-dev perl spin"
+    packages="$packages libgtest-dev libgmock-dev perl spin patch"
     ;;
   bench | report)
     target=ebb_$verb
