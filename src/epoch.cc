@@ -78,6 +78,7 @@ EpochSlot* EpochManager::AcquireSlot() {
   MutexLock lock(mu_);  // [slots]
   if (free_slots_.empty()) {
     slots_.push_back(std::make_unique<EpochSlot>());
+    free_slots_.reserve(slots_.size());  // ReleaseSlot runs in destructors: it must not allocate
     return slots_.back().get();
   }
   EpochSlot* const slot = free_slots_.back();
