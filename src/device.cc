@@ -403,6 +403,31 @@ absl::Status FileDevice::Sync() {
   return first_failure;
 }
 
+absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
+  constexpr std::uint64_t kBatchBlocks = 256;
+  const AlignedBuffer buffer =
+      AllocateAligned(std::clamp<std::uint64_t>(end - begin, 1, kBatchBlocks) * kBlockBytes);
+  if (buffer == nullptr) return FileError("write", "the log", 0, ENOMEM);
+  for (std::uint64_t block = begin; block < end;) {
+    const std::uint64_t count = std::min(kBatchBlocks, end - block);
+    const std::span<std::byte> bytes(buffer.get(), count * kBlockBytes);
+    if (absl::Status status = Read(block, bytes); !status.ok()) return status;
+    if (absl::Status status = Write(block, bytes); !status.ok()) return status;
+    block += count;
+  }
+  const std::uint64_t segment_blocks = config_.segment_blocks;
+  for (std::uint64_t number = (begin + segment_blocks - 1) / segment_blocks;
+       number * segment_blocks < end; ++number) {
+    const std::span<std::byte> header(buffer.get(), kBlockBytes);
+    std::memset(header.data(), 0, header.size());
+    headers_.WriteHeader(number * segment_blocks, header);
+    NoteUnsynced(number);
+    const int error = WriteFully(*FindSegment(number), 0, header).error;
+    if (error != 0) return FileError("write", SegmentName(number), 0, error);
+  }
+  return absl::OkStatus();
+}
+
 // Cuts the segment that holds the new end. A file that is shorter already keeps its size: it is
 // never extended by zeros that nobody wrote.
 absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_count) {

@@ -46,6 +46,7 @@ absl::Status LogScan::Pass() {
     for (const auto& [name, serial] : start_.manifest->sessions) sessions_[name] = serial;
   }
   cursor_ = last_commit_end_ = commit_before_end_ = from_;
+  durable_ = start_.durable;
   uncommitted_ = {};
   uncommitted_sessions_.clear();
   replayed_records_ = 0;
@@ -227,6 +228,7 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   uncommitted_sessions_.clear();
   last_version_ = std::max(last_version_, commit->version);
   checkpoint_id_ = std::max(checkpoint_id_, commit->checkpoint_id);
+  durable_ = std::max(durable_, commit->durable);
   commit_before_end_ = last_commit_end_;
   last_commit_end_ = geometry_.Normalize(address + extent);
   return absl::OkStatus();

@@ -316,15 +316,16 @@ absl::StatusOr<bool> LoadNewestImage(Core& core, FoundCheckpoints& found) {
 }
 
 struct NewHistory {
+  std::uint64_t uncertain_block = 0;  // from here on nothing states that it is durable
   std::uint64_t cut_block = 0;
   std::uint64_t version = 1;
   std::uint64_t checkpoint_id = 0;         // the newest ever begun
   std::vector<IncarnationSpan> histories;  // this one included
 };
 
-// Begins a new history at `cut_block`; durable when it returns.
+// Begins a new history at `cut_block`; it is durable when this returns, and so is the log below.
 absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
-  const auto& [cut_block, version, checkpoint_id, histories] = start;
+  const auto& [uncertain_block, cut_block, version, checkpoint_id, histories] = start;
   const HybridLog::Config& config = core.config.log;
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to open the log");
@@ -345,7 +346,9 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
 
   Device& device = *core.files.device;
   // What was read may so far have been in the page cache only; from here on it counts as durable.
-  absl::Status status = device.Sync();
+  // It is not enough to sync it: a sync that failed before has left it clean.
+  absl::Status status = device.WriteAgain(uncertain_block, cut_block);
+  status.Update(status.ok() ? device.Sync() : absl::OkStatus());
   // Also files without a block: one may lack its header. The first file keeps its own.
   if (status.ok() && cut_block != 0) status = device.Truncate(cut_block);
   status.Update(status.ok() ? device.Write(cut_block, block) : absl::OkStatus());
@@ -389,6 +392,7 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
     return absl::DataLossError(
         fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
   }
+  next.uncertain_block = scan.uncertain_block();
   next.cut_block = scan.cut_block();
   next.version = scan.next_version();
   next.checkpoint_id = std::max(scan.checkpoint_id(), checkpoints.last_id);

@@ -49,6 +49,12 @@ class Device {
   virtual absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) = 0;
   // Everything written before survives a power loss. A failure is never retried by the caller.
   virtual absl::Status Sync() = 0;
+  // Writes blocks [begin, end) as they are read, and the headers of files that begin there, so that
+  // the next Sync writes them out: a sync that failed in an earlier life may have dropped them from
+  // the device while the page cache still shows them.
+  virtual absl::Status WriteAgain(std::uint64_t /*begin*/, std::uint64_t /*end*/) {
+    return absl::OkStatus();
+  }
   // Removes every block at and after `block`, durably.
   virtual absl::Status Truncate(std::uint64_t block) = 0;
   // One more than the last block that the device may hold; blocks below may still be invalid.
@@ -109,6 +115,7 @@ class FileDevice final : public Device {
   absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Sync() override;
+  absl::Status WriteAgain(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Truncate(std::uint64_t block) override;
   std::uint64_t EndBlock() const override;
   std::uint64_t NextBlock(std::uint64_t block) const override;

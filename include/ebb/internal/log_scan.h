@@ -49,6 +49,8 @@ class LogScan {
 
   // After Run: the first block that is not part of the committed log.
   std::uint64_t cut_block() const { return cut_block_; }
+  // The first block that nothing in the committed log states to be durable.
+  std::uint64_t uncertain_block() const { return geometry_.BlockOf(durable_); }
   // Larger than any version met.
   std::uint64_t next_version() const { return last_version_ + 2; }
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
@@ -97,6 +99,7 @@ class LogScan {
   std::uint64_t last_version_ = 0;
   std::uint64_t checkpoint_id_ = 0;
   Address last_commit_end_;
+  Address durable_;                             // as the last commit record states
   Address commit_before_end_;                   // of the commit record before the last
   std::array<std::uint64_t, 4> uncommitted_{};  // records met, by version bits
   std::uint64_t cut_block_ = 0;
