@@ -6,6 +6,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <optional>
 #include <random>
 #include <system_error>
@@ -481,10 +482,8 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
   return std::move(opened.directory);
 }
 
-}  // namespace
-
-absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
-                                      RecordShape shape, const Environment& environment) {
+absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Options& options,
+                                           RecordShape shape, const Environment& environment) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (environment.in_memory) return OpenInMemory(options, shape, environment);
   // What does not fit these types or limits is refused before anything is created.
@@ -523,6 +522,17 @@ absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& op
   absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
   if (!core.ok()) return core.status();
   return Start(*std::move(core), &*found, options);
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
+                                      RecordShape shape, const Environment& environment) {
+  try {
+    return OpenWithMemory(path, options, shape, environment);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory to open the store");
+  }
 }
 
 }  // namespace ebb::internal
