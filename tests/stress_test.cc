@@ -36,6 +36,7 @@
 #include <vector>
 
 #include "ebb/ebb.h"
+#include "tests/support/scale.h"
 #include "tests/support/stamp.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
@@ -44,23 +45,6 @@ namespace ebb::test {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double Scale() {
-  const char* const text = std::getenv("EBB_STRESS_SCALE");
-  const double scale = text == nullptr ? 1.0 : std::atof(text);
-  return scale > 0 ? scale : 1.0;
-}
-
-std::uint64_t Seed() {
-  static const std::uint64_t seed = [] {
-    const char* const text = std::getenv("EBB_STRESS_SEED");
-    const std::uint64_t chosen =
-        text != nullptr ? std::strtoull(text, nullptr, 10) : std::random_device{}();
-    std::printf("EBB_STRESS_SEED=%llu\n", static_cast<unsigned long long>(chosen));
-    return chosen;
-  }();
-  return seed;
-}
 
 // The first failures of any thread; the first one ends the phase.
 class Failures {

@@ -21,10 +21,19 @@ namespace {
 
 // No constructor, so that it can be used before and after everything else of its thread.
 constinit thread_local std::uint64_t t_allocation_count = 0;
+constinit thread_local std::uint64_t t_failing_number = 0;  // 0: none
 
 }  // namespace
 
+bool FailAllocation(std::uint64_t number) {
+  const bool met = t_failing_number != 0 && t_allocation_count >= t_failing_number;
+  t_failing_number = number == 0 ? 0 : t_allocation_count + number;
+  return met;
+}
+
 #ifdef EBB_TEST_SANITIZER
+
+const bool kAllocationsCanFail = false;
 
 namespace {
 void CountOne(const volatile void*, std::size_t) { ++t_allocation_count; }
@@ -39,11 +48,13 @@ std::uint64_t AllocationCount() {
 
 #else
 
+const bool kAllocationsCanFail = true;
+
 std::uint64_t AllocationCount() { return t_allocation_count; }
 
 namespace {
 void* Allocate(std::size_t bytes, std::size_t alignment) {
-  ++t_allocation_count;
+  if (++t_allocation_count == t_failing_number) throw std::bad_alloc();
   const std::size_t padded = (bytes + alignment - 1) / alignment * alignment;
   void* const memory = std::aligned_alloc(alignment, padded == 0 ? alignment : padded);
   if (memory == nullptr) throw std::bad_alloc();

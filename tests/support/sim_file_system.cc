@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "ebb/internal/check.h"
+#include "ebb/internal/hash.h"
 
 namespace ebb::test {
 
@@ -17,16 +18,23 @@ constexpr std::uint64_t kBlockBytes = 4096;  // of the simulated file system, an
 }  // namespace
 
 // Picks among what may survive. Seeds 0 and 1 are the two extremes; every other seed first draws
-// how likely an unsynced change is to survive, then draws for each.
+// how likely an unsynced change is to survive, then draws for each. Given picks are used up in
+// turn.
 class SimDisk::Chooser {
  public:
   explicit Chooser(std::uint64_t seed) : seed_(seed), state_(seed) {
     survival_percent_ = Next() % 101;
   }
+  explicit Chooser(std::span<const std::size_t> picks) : picks_(picks), has_picks_(true) {}
 
   // 0: the state of the last sync; i: the state after the i-th change since.
   std::size_t Pick(std::size_t change_count) {
-    if (seed_ == kNothingSurvives || change_count == 0) return 0;
+    if (change_count == 0) return 0;
+    if (has_picks_) {
+      EBB_CHECK(next_pick_ < picks_.size() && picks_[next_pick_] <= change_count);
+      return picks_[next_pick_++];
+    }
+    if (seed_ == kNothingSurvives) return 0;
     if (seed_ == kEverythingSurvives) return change_count;
     if (Next() % 100 >= survival_percent_) return 0;
     return 1 + Next() % change_count;
@@ -40,9 +48,12 @@ class SimDisk::Chooser {
     return z ^ (z >> 31);
   }
 
-  const std::uint64_t seed_;
-  std::uint64_t state_;
-  std::uint64_t survival_percent_;
+  const std::span<const std::size_t> picks_;
+  const bool has_picks_ = false;
+  std::size_t next_pick_ = 0;
+  const std::uint64_t seed_ = 0;
+  std::uint64_t state_ = 0;
+  std::uint64_t survival_percent_ = 0;
 };
 
 // ---- SimDisk: changes ----
@@ -81,7 +92,13 @@ void SimDisk::Resize(File& file, std::uint64_t size) {
 
 void SimDisk::Write(File& file, std::uint64_t offset, const SimBytes& bytes) {
   if (bytes.empty()) return;
-  if (offset + bytes.size() > file.cached.size()) Resize(file, offset + bytes.size());
+  const std::uint64_t size = file.cached.size();
+  if (offset + bytes.size() > size) {
+    Resize(file, offset + bytes.size());
+  } else if (offset + bytes.size() > file.durable.size() && file.changed_sizes.empty()) {
+    // A failed sync has lost the size too; data behind the durable one makes it dirty again.
+    file.changed_sizes.push_back(size);
+  }
   std::memcpy(file.cached.data() + offset, bytes.data(), bytes.size());
   NoteSectors(file, offset, offset + bytes.size());
 }
@@ -164,8 +181,20 @@ SimBytes SimDisk::Survivor(const File& file, Chooser& choose) {
   return bytes;
 }
 
-SimDisk SimDisk::Crash(std::uint64_t seed) const {
-  Chooser choose(seed);
+std::set<std::uint64_t> SimDisk::NamedFiles() const {
+  std::set<std::uint64_t> named;
+  for (const auto& [path, folder] : folders_) {
+    for (const auto& [name, file] : folder.durable) named.insert(file);
+    for (const auto& [name, entries] : folder.changed_names) {
+      for (const Entry& entry : entries) {
+        if (entry.has_value()) named.insert(*entry);
+      }
+    }
+  }
+  return named;
+}
+
+SimDisk SimDisk::CrashBy(Chooser& choose) const {
   SimDisk after;
   after.next_file_ = next_file_;
   for (const auto& [path, folder] : folders_) {
@@ -183,12 +212,42 @@ SimDisk SimDisk::Crash(std::uint64_t seed) const {
     }
     survivor.cached = survivor.durable;
   }
-  for (const auto& [id, file] : files_) {
+  for (const std::uint64_t id : NamedFiles()) {
     File& survivor = after.files_[id];
-    survivor.durable = Survivor(file, choose);
+    survivor.durable = Survivor(files_.at(id), choose);
     survivor.cached = survivor.durable;
   }
   return after;
+}
+
+SimDisk SimDisk::Crash(std::uint64_t seed) const {
+  Chooser choose(seed);
+  return CrashBy(choose);
+}
+
+SimDisk SimDisk::Crash(std::span<const std::size_t> picks) const {
+  Chooser choose(picks);
+  return CrashBy(choose);
+}
+
+// In the order in which CrashBy picks.
+std::vector<SimChange> SimDisk::UnsyncedChanges() const {
+  std::vector<SimChange> changes;
+  for (const auto& [path, folder] : folders_) {
+    for (const auto& [name, entries] : folder.changed_names) {
+      changes.push_back({SimChange::Kind::kName, entries.size()});
+    }
+  }
+  for (const std::uint64_t id : NamedFiles()) {
+    const File& file = files_.at(id);
+    if (!file.changed_sizes.empty()) {
+      changes.push_back({SimChange::Kind::kSize, file.changed_sizes.size()});
+    }
+    for (const auto& [sector, contents] : file.changed_sectors) {
+      changes.push_back({SimChange::Kind::kSector, contents.size()});
+    }
+  }
+  return changes;
 }
 
 // ---- SimDisk: questions ----
@@ -227,6 +286,22 @@ std::uint64_t SimDisk::SpaceOf(std::uint64_t file) const {
 }
 
 void SimDisk::Reserve(std::uint64_t file, std::uint64_t end) { files_.at(file).reserved_end = end; }
+
+std::uint64_t SimDisk::Hash() const {
+  std::uint64_t hash = 0;
+  const auto mix = [&](const void* bytes, std::size_t count) {
+    hash = internal::HashInteger(hash ^ internal::HashBytes(bytes, count)) + count;
+  };
+  for (const auto& [path, folder] : folders_) {
+    mix(path.data(), path.size());
+    for (const auto& [name, file] : folder.cached) {
+      const SimBytes& bytes = files_.at(file).cached;
+      mix(name.data(), name.size());
+      mix(bytes.data(), bytes.size());
+    }
+  }
+  return hash;
+}
 
 // ---- Handles ----
 
@@ -403,7 +478,8 @@ int SimFileSystem::Reserve(std::uint64_t file, std::uint64_t end) {
 
 int SimFileSystem::Sync(std::uint64_t file) {
   MutexLock lock(mu_);
-  const int error = std::exchange(next_sync_error_, 0);
+  int error = 0;
+  if (next_sync_error_ != 0 && next_sync_skip_-- == 0) error = std::exchange(next_sync_error_, 0);
   Record({.kind = error == 0 ? SimCall::Kind::kSync : SimCall::Kind::kFailedSync,
           .file = file,
           .offset = next_sync_seed_});
@@ -422,27 +498,32 @@ SimCall SimFileSystem::Call(std::size_t index) const {
 
 std::unique_ptr<SimFileSystem> SimFileSystem::Crash(std::uint64_t seed) const {
   MutexLock lock(mu_);
-  return std::unique_ptr<SimFileSystem>(new SimFileSystem(now_.Crash(seed), direct_));
+  return std::make_unique<SimFileSystem>(now_.Crash(seed), direct_);
 }
 
-std::unique_ptr<SimFileSystem> SimFileSystem::CrashAt(std::size_t call_count,
-                                                      std::uint64_t seed) const {
+SimDisk SimFileSystem::DiskAt(std::size_t call_count) const {
   MutexLock lock(mu_);
   EBB_CHECK(call_count <= calls_.size());
   SimDisk disk = first_;
   for (std::size_t i = 0; i < call_count; ++i) disk.Apply(calls_[i]);
-  return std::unique_ptr<SimFileSystem>(new SimFileSystem(disk.Crash(seed), direct_));
+  return disk;
+}
+
+std::unique_ptr<SimFileSystem> SimFileSystem::CrashAt(std::size_t call_count,
+                                                      std::uint64_t seed) const {
+  return std::make_unique<SimFileSystem>(DiskAt(call_count).Crash(seed), direct_);
 }
 
 std::unique_ptr<SimFileSystem> SimFileSystem::Kill() const {
   MutexLock lock(mu_);
-  return std::unique_ptr<SimFileSystem>(new SimFileSystem(now_, direct_));
+  return std::make_unique<SimFileSystem>(now_, direct_);
 }
 
-void SimFileSystem::FailNextSync(int error, std::uint64_t seed) {
+void SimFileSystem::FailNextSync(int error, std::uint64_t seed, std::uint64_t skip) {
   MutexLock lock(mu_);
   next_sync_error_ = error;
   next_sync_seed_ = seed;
+  next_sync_skip_ = skip;
 }
 
 void SimFileSystem::SetCapacityBytes(std::uint64_t bytes) {

@@ -17,7 +17,8 @@
 // inside a file that has grown again.
 //
 // Everything is chosen by a seed: 0 lets nothing unsynced survive, 1 everything, any other a
-// random part, of a size that is random too. The same recording and seed give the same state.
+// random part, of a size that is random too. The same recording and seed give the same state. Or
+// one by one: UnsyncedChanges says what there is to choose, and picks decide each.
 //
 // A crash is a new SimFileSystem, so that the old one and a store that still uses it go on
 // undisturbed. Locks belong to the file system object; a new one has none.
@@ -31,6 +32,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,11 +69,26 @@ struct SimCall {
   SimBytes bytes = {};
 };
 
+// A name, size or sector that has changed since its last sync.
+struct SimChange {
+  enum class Kind { kName, kSize, kSector };
+  Kind kind = Kind::kSector;
+  std::size_t count = 0;  // so often
+};
+
 // The state of a disk and of the cache above it. Plain data; changed by calls only.
 class SimDisk {
  public:
   void Apply(const SimCall& call);
   SimDisk Crash(std::uint64_t seed) const;
+
+  // What a crash has to choose about, always in the same order.
+  std::vector<SimChange> UnsyncedChanges() const;
+  // The crash after which change i is as it was after `picks[i]` of its changes; 0: at its last
+  // sync. As many picks as there are changes.
+  SimDisk Crash(std::span<const std::size_t> picks) const;
+  // Of all names and of what reads show of their files.
+  std::uint64_t Hash() const;
 
   bool HasDirectory(const std::string& directory) const;
   std::optional<std::uint64_t> Find(const std::string& directory, const std::string& name) const;
@@ -110,6 +127,9 @@ class SimDisk {
   static void MarkClean(File& file);
   static void SetName(Folder& folder, const std::string& name, Entry entry);
   static SimBytes Survivor(const File& file, Chooser& choose);
+  SimDisk CrashBy(Chooser& choose) const;
+  // Files that a crash can leave a name of.
+  std::set<std::uint64_t> NamedFiles() const;
 
   std::map<std::uint64_t, File> files_;  // also unlinked ones, which handles may still use
   std::map<std::string, Folder> folders_;
@@ -120,6 +140,8 @@ class SimFileSystem final : public internal::FileSystem {
  public:
   // `direct`: files that are opened for direct transfers are, and refuse unaligned ones.
   explicit SimFileSystem(bool direct = true);
+  // Of a disk as it is, what is unsynced included.
+  explicit SimFileSystem(SimDisk disk, bool direct = true);
   ~SimFileSystem() override;
 
   // Directories are durable as soon as they exist, as the interface demands.
@@ -129,14 +151,17 @@ class SimFileSystem final : public internal::FileSystem {
   std::size_t CallCount() const;
   SimCall Call(std::size_t index) const;
 
+  // The disk right after the first `call_count` calls.
+  SimDisk DiskAt(std::size_t call_count) const;
   // A power loss now, or right after the first `call_count` calls.
   std::unique_ptr<SimFileSystem> Crash(std::uint64_t seed) const;
   std::unique_ptr<SimFileSystem> CrashAt(std::size_t call_count, std::uint64_t seed) const;
   // The end of the process alone: caches stay, locks go.
   std::unique_ptr<SimFileSystem> Kill() const;
 
-  // The next sync of a file fails with `error`; `seed` chooses what of it survives.
-  void FailNextSync(int error, std::uint64_t seed);
+  // The next sync of a file fails with `error`, or the one after `skip` others; `seed` chooses what
+  // of it survives.
+  void FailNextSync(int error, std::uint64_t seed, std::uint64_t skip = 0);
   // Writes beyond this sum of file sizes are cut short after a whole block, then fail with ENOSPC.
   void SetCapacityBytes(std::uint64_t bytes);
   std::uint64_t UsedBytes() const;
@@ -149,7 +174,6 @@ class SimFileSystem final : public internal::FileSystem {
   class SimDirectory;
   class SimFile;
 
-  SimFileSystem(SimDisk disk, bool direct);
   void Record(SimCall call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   internal::Transfer Write(std::uint64_t file, std::uint64_t offset, const std::byte* bytes,
                            std::size_t count);
@@ -164,6 +188,7 @@ class SimFileSystem final : public internal::FileSystem {
   std::set<std::string> locks_ ABSL_GUARDED_BY(mu_);  // "directory/name"
   int next_sync_error_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_seed_ ABSL_GUARDED_BY(mu_) = 0;
+  std::uint64_t next_sync_skip_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t capacity_bytes_ ABSL_GUARDED_BY(mu_) = ~std::uint64_t{0};
 };
 

@@ -1,0 +1,417 @@
+// Crashes: every short workload, a power loss at every call of it, and what may survive each.
+//
+// A workload is a sequence of up to three steps, then a Close or not; all sequences are run. Each
+// runs once on the simulated disk (sim_file_system.h), in a store of one-block pages, eight frames
+// and files of four blocks. Each call that its last step made is a crash point; those before belong
+// to a shorter workload. At each point the unsynced names, sizes and sectors are what a crash can
+// choose about: all combinations where they are few; else nothing, everything, single ones dropped
+// or kept, and random ones. So sectors are torn, reordered and lost in any mixture.
+//
+// What comes back is opened and compared with an exact oracle. It is the state that some commit,
+// checkpoint or close covers: not older than the last one that had returned, not newer than the one
+// under way. Opening reports no damage, since there is none. Then it is written, closed and opened
+// once more.
+//
+// Some of the openings are recorded in their turn, and interrupted at each of their calls: by a
+// power loss, and as the second crash after a process died with unsynced data in the page cache.
+// The next opening finds the same state.
+//
+// The step from a process's death to a power loss, that a reopened store is durable, is a step of
+// workloads too (kKill). Counts are printed, and their minimums asserted.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "tests/support/ledger.h"
+#include "tests/support/scale.h"
+#include "tests/support/sim_file_system.h"
+#include "tests/support/store_kit.h"
+
+namespace ebb::test {
+namespace {
+
+using internal::Environment;
+using Random = std::mt19937_64;
+using Picks = std::vector<std::size_t>;
+
+enum class Step { kUpserts, kRmws, kDeletes, kCommit, kReopen, kKill, kClose };
+constexpr Step kSteps[] = {Step::kUpserts, Step::kRmws,   Step::kDeletes,
+                           Step::kCommit,  Step::kReopen, Step::kKill};
+
+const char* NameOf(Step step) {
+  switch (step) {
+    case Step::kUpserts:
+      return "upserts ";
+    case Step::kRmws:
+      return "rmws ";
+    case Step::kDeletes:
+      return "deletes ";
+    case Step::kCommit:
+      return "commit ";
+    case Step::kReopen:
+      return "reopen ";
+    case Step::kKill:
+      return "kill ";
+    case Step::kClose:
+      return "close ";
+  }
+  return "?";
+}
+
+absl::StatusOr<LedgerStore> Open(SimFileSystem& files) {
+  Environment environment = TinyEnvironment(&files);
+  environment.segment_blocks = 4;
+  return OpenIn<LedgerStore>("db", environment);
+}
+
+// ---- one run of a workload ----
+
+class Run {
+ public:
+  // Opens a new store.
+  Run() : files_(std::make_unique<SimFileSystem>()), store_(Must(Open(*files_))) {}
+
+  void Do(Step step) {
+    name_ += NameOf(step);
+    switch (step) {
+      case Step::kUpserts: {
+        auto session = store_->NewSession();
+        return Must(ledger_.Upserts(session, 11));
+      }
+      case Step::kRmws: {
+        auto session = store_->NewSession();
+        return Must(ledger_.Rmws(session, 3));
+      }
+      case Step::kDeletes: {
+        auto session = store_->NewSession();
+        return Must(ledger_.Deletes(session, 2));
+      }
+      case Step::kCommit:
+        return Promise([&] { return Commit(*store_); });
+      case Step::kReopen:
+        Promise([&] { return store_->Close(); });
+        store_.reset();
+        store_.emplace(Must(Open(*files_)));
+        return;
+      case Step::kKill:
+        return Kill();
+      case Step::kClose:
+        return Promise([&] { return store_->Close(); });
+    }
+  }
+
+  const SimFileSystem& files() const { return *files_; }
+  const Ledger& ledger() const { return ledger_; }
+  const std::string& name() const { return name_; }
+
+  // After so many operations there was a commit that a crash after `calls` calls must, or can, have
+  // kept; ascending.
+  std::vector<std::size_t> Allowed(std::size_t calls) const {
+    std::vector<std::size_t> allowed;
+    for (const Promised& promised : promises_) {
+      const bool returned = promised.returned <= calls;
+      if (returned) allowed.clear();
+      if (returned || promised.begun < calls) allowed.push_back(promised.operations);
+    }
+    return allowed;
+  }
+
+ private:
+  // A commit of the first `operations` operations.
+  struct Promised {
+    std::size_t begun = 0;  // after so many calls
+    std::size_t returned = 0;
+    std::size_t operations = 0;
+  };
+
+  template <typename Call>
+  void Promise(Call call) {
+    const std::size_t begun = files_->CallCount();
+    Must(call());
+    promises_.push_back({begun, files_->CallCount(), ledger_.size()});
+  }
+
+  // What was not committed is undone, as the ledger sees it too, when it is next written.
+  void Kill() {
+    std::unique_ptr<SimFileSystem> left = files_->Kill();
+    store_.reset();
+    files_ = std::move(left);
+    promises_ = {{0, 0, promises_.back().operations}};
+    ledger_.UndoTo(promises_.back().operations);
+    store_.emplace(Must(Open(*files_)));
+  }
+
+  std::unique_ptr<SimFileSystem> files_;
+  std::optional<LedgerStore> store_;
+  Ledger ledger_;
+  std::vector<Promised> promises_ = {{}};
+  std::string name_;
+};
+
+// ---- what a crash chooses ----
+
+// At most about `limit` crashes; every one if there are no more.
+std::vector<Picks> ChooseCrashes(const std::vector<SimChange>& changes, std::size_t limit,
+                                 Random& random) {
+  const std::size_t count = changes.size();
+  std::size_t combinations = 1;
+  for (const SimChange& change : changes) {
+    combinations = std::min(limit + 1, combinations * (change.count + 1));
+  }
+  std::vector<Picks> crashes;
+  Picks nothing(count, 0);
+  if (combinations <= limit) {
+    for (std::size_t n = 0; n < combinations; ++n) {
+      Picks picks = nothing;
+      for (std::size_t i = 0, rest = n; i < count; rest /= changes[i].count + 1, ++i) {
+        picks[i] = rest % (changes[i].count + 1);
+      }
+      crashes.push_back(std::move(picks));
+    }
+    return crashes;
+  }
+  Picks everything;
+  for (const SimChange& change : changes) everything.push_back(change.count);
+  crashes = {nothing, everything};
+
+  // Single ones dropped and kept: names and sizes first, then sectors by chance.
+  std::vector<std::size_t> order(count);
+  for (std::size_t i = 0; i < count; ++i) order[i] = i;
+  std::shuffle(order.begin(), order.end(), random);
+  std::stable_partition(order.begin(), order.end(),
+                        [&](std::size_t i) { return changes[i].kind != SimChange::Kind::kSector; });
+  for (const std::size_t i : order) {
+    if (crashes.size() + 1 >= limit / 2) break;
+    crashes.push_back(nothing);
+    crashes.back()[i] = everything[i];
+    crashes.push_back(everything);
+    crashes.back()[i] = random() % everything[i];
+  }
+  while (crashes.size() < limit) {
+    const std::uint64_t survival_percent = random() % 101;
+    crashes.push_back(nothing);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (random() % 100 < survival_percent) crashes.back()[i] = 1 + random() % everything[i];
+    }
+  }
+  return crashes;
+}
+
+// ---- what comes back ----
+
+struct Counts {
+  std::uint64_t workloads = 0;
+  std::uint64_t points = 0;
+  std::uint64_t crashes = 0;   // chosen
+  std::uint64_t distinct = 0;  // of other contents than all before; opened and checked
+  std::uint64_t newer = 0;     // that had the commit under way
+  std::uint64_t recoveries = 0;
+  std::uint64_t in_recovery = 0;  // crashes inside them
+};
+
+// What was found after so many operations, or what is wrong.
+using Found = absl::StatusOr<std::size_t>;
+
+// The state that the store is in, which must be one of `allowed`.
+Found StateOf(LedgerStore& store, const Ledger& ledger, const std::vector<std::size_t>& allowed) {
+  auto session = store.NewSession();
+  const absl::StatusOr<Ledger::State> state = ReadLedger(session);
+  if (!state.ok()) return state.status();
+  for (const std::size_t operations : allowed) {
+    if (*state == ledger.After(operations)) return operations;
+  }
+  return absl::InternalError("none of the states that may come back");
+}
+
+// Opens `disk`, checks it, and writes, closes, opens and checks it again.
+Found OpenAndGoOn(SimDisk disk, const Ledger& ledger, const std::vector<std::size_t>& allowed) {
+  SimFileSystem files(std::move(disk));
+  Found found(0);
+  Ledger longer = ledger;
+  {
+    absl::StatusOr<LedgerStore> store = Open(files);
+    if (!store.ok()) return store.status();
+    found = StateOf(*store, ledger, allowed);
+    if (!found.ok()) return found;
+    longer.UndoTo(*found);
+    auto session = store->NewSession();
+    if (absl::Status status = longer.Rmws(session, 2); !status.ok()) return status;
+    if (absl::Status status = longer.Deletes(session, 1); !status.ok()) return status;
+    if (absl::Status status = store->Close(); !status.ok()) return status;
+  }
+  absl::StatusOr<LedgerStore> store = Open(files);
+  if (!store.ok()) return store.status();
+  if (Found again = StateOf(*store, longer, {longer.size()}); !again.ok()) return again;
+  if (absl::Status status = store->Close(); !status.ok()) return status;
+  return found;
+}
+
+// Opens and checks.
+Found OpenOnly(SimFileSystem& files, const Ledger& ledger,
+               const std::vector<std::size_t>& allowed) {
+  absl::StatusOr<LedgerStore> store = Open(files);
+  if (!store.ok()) return store.status();
+  return StateOf(*store, ledger, allowed);
+}
+
+class Explorer {
+ public:
+  Explorer(double scale, std::uint64_t seed)
+      : crash_limit_(std::max<std::size_t>(4, static_cast<std::size_t>(kCrashesAPoint * scale))),
+        random_(seed) {}
+
+  // Every point after `first_call` calls of the run.
+  void Explore(const Run& run, std::size_t first_call) {
+    ++counts_.workloads;
+    SimDisk disk = run.files().DiskAt(first_call);
+    for (std::size_t call = first_call; call <= run.files().CallCount(); ++call) {
+      // Nothing has changed since the end of the workload that is shorter by the last step.
+      if (call == first_call && call != 0) continue;
+      if (call > 0) disk.Apply(run.files().Call(call - 1));
+      ExplorePoint(run, disk, call);
+      if (failures_ >= 5) return;
+    }
+  }
+
+  const Counts& counts() const { return counts_; }
+  bool failed() const { return failures_ >= 5; }
+
+ private:
+  static constexpr double kCrashesAPoint = 300;
+  static constexpr std::uint64_t kRecoveryEvery = 100;
+
+  void ExplorePoint(const Run& run, const SimDisk& disk, std::size_t call) {
+    ++counts_.points;
+    const std::vector<std::size_t> allowed = run.Allowed(call);
+    for (const Picks& picks : ChooseCrashes(disk.UnsyncedChanges(), crash_limit_, random_)) {
+      SimDisk crashed = disk.Crash(picks);
+      ++counts_.crashes;
+      if (!seen_.insert(crashed.Hash()).second) continue;
+      ++counts_.distinct;
+      if (counts_.distinct % kRecoveryEvery == 0) ExploreRecovery(run, crashed, call);
+      const Found found = OpenAndGoOn(std::move(crashed), run.ledger(), allowed);
+      if (!found.ok()) {
+        Fail(run, call, picks, found.status());
+      } else if (*found != allowed.front()) {
+        ++counts_.newer;
+      }
+    }
+    if (counts_.points % 8 == 0) ExploreRecovery(run, disk, call);
+  }
+
+  // Opens `disk`, with whatever is unsynced there, and crashes at each call that this makes.
+  void ExploreRecovery(const Run& run, const SimDisk& disk, std::size_t call) {
+    ++counts_.recoveries;
+    SimFileSystem files(disk);
+    const std::vector<std::size_t> allowed = run.Allowed(call);
+    Found opened(0);
+    std::size_t call_count = 0;
+    {
+      absl::StatusOr<LedgerStore> store = Open(files);
+      call_count = files.CallCount();
+      opened = store.ok() ? StateOf(*store, run.ledger(), allowed) : Found(store.status());
+    }
+    if (!opened.ok()) return Fail(run, call, {}, opened.status());
+    // What an opening has shown, once it has returned, is durable. Before, what was in the cache
+    // only can still get lost.
+    const std::vector<std::size_t> shown = {*opened};
+    const bool was_durable = disk.UnsyncedChanges().empty();
+    SimDisk now = disk;
+    for (std::size_t i = 1; i <= call_count; ++i) {
+      now.Apply(files.Call(i - 1));
+      for (const Picks& picks : ChooseCrashes(now.UnsyncedChanges(), 5, random_)) {
+        SimFileSystem crashed(now.Crash(picks));
+        ++counts_.in_recovery;
+        const Found found =
+            OpenOnly(crashed, run.ledger(), was_durable || i == call_count ? shown : allowed);
+        if (!found.ok()) return Fail(run, call, picks, found.status(), static_cast<int>(i));
+      }
+    }
+  }
+
+  void Fail(const Run& run, std::size_t call, const Picks& picks, const absl::Status& status,
+            int recovery_call = 0) {
+    ++failures_;
+    ADD_FAILURE() << status << "\n  workload: " << run.name() << "\n  crash after call " << call
+                  << (recovery_call == 0 ? std::string()
+                                         : ", then after call " + std::to_string(recovery_call) +
+                                               " of the recovery")
+                  << ", survivors " << testing::PrintToString(picks);
+  }
+
+  const std::size_t crash_limit_;
+  Random random_;
+  Counts counts_;
+  std::unordered_set<std::uint64_t> seen_;
+  int failures_ = 0;
+};
+
+// All sequences of at most three steps.
+std::vector<std::vector<Step>> Workloads() {
+  std::vector<std::vector<Step>> workloads = {{}};
+  for (std::size_t i = 0; i < workloads.size() && workloads[i].size() < 3; ++i) {
+    for (const Step step : kSteps) {
+      workloads.push_back(workloads[i]);
+      workloads.back().push_back(step);
+    }
+  }
+  return workloads;
+}
+
+void RunAndExplore(const std::vector<Step>& steps, bool closes, Explorer& explorer) {
+  Run run;
+  std::size_t first_call = 0;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    first_call = run.files().CallCount();
+    run.Do(steps[i]);
+    // The calls of a recovery after a kill are counted anew.
+    if (steps[i] == Step::kKill) first_call = 0;
+  }
+  if (closes) {
+    first_call = run.files().CallCount();
+    run.Do(Step::kClose);
+  }
+  explorer.Explore(run, first_call);
+}
+
+TEST(CrashTest, APowerLossAtAnyCallOfAnyShortWorkloadLeavesACommittedState) {
+  const auto start = std::chrono::steady_clock::now();
+  Explorer explorer(Scale(), Seed());
+  for (const std::vector<Step>& steps : Workloads()) {
+    for (const bool closes : {false, true}) {
+      if (!explorer.failed()) RunAndExplore(steps, closes, explorer);
+    }
+  }
+  const Counts& counts = explorer.counts();
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  std::printf(
+      "%llu workloads, %llu crash points, %llu crashes, %llu distinct ones opened (%llu with the "
+      "commit under way), %llu recoveries interrupted by %llu crashes, %.1f s\n",
+      static_cast<unsigned long long>(counts.workloads),
+      static_cast<unsigned long long>(counts.points),
+      static_cast<unsigned long long>(counts.crashes),
+      static_cast<unsigned long long>(counts.distinct),
+      static_cast<unsigned long long>(counts.newer),
+      static_cast<unsigned long long>(counts.recoveries),
+      static_cast<unsigned long long>(counts.in_recovery), seconds.count());
+  const auto scaled = [](double least) {
+    return static_cast<std::uint64_t>(least * std::min(1.0, Scale()));
+  };
+  EXPECT_GE(counts.distinct, scaled(40000));
+  EXPECT_GE(counts.newer, scaled(500));
+  EXPECT_GE(counts.in_recovery, scaled(2000));
+}
+
+}  // namespace
+}  // namespace ebb::test

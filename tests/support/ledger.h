@@ -1,0 +1,67 @@
+// Ledger: a store of few keys in which every write is unique, and what it holds after each of them.
+//
+//   Ledger ledger;
+//   Must(ledger.Upserts(session, 12));
+//   Must(ledger.Rmws(session, 3));
+//   ...
+//   EXPECT_EQ(Must(ReadLedger(session)), ledger.After(15));   // after its first fifteen operations
+//
+// A state says for each key the stamp of its value, 0 when it is absent. No stamp is given twice,
+// whatever is undone. Values prove key and stamp, and fill a quarter of a block, so that a few of
+// them turn pages.
+//
+// An operation that the store refuses leaves no trace in the ledger. Deletes of absent keys count
+// as operations, as they do for the serial numbers of sessions.
+//
+// Thread safety: one thread.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tests/support/store_kit.h"
+
+namespace ebb::test {
+
+using LedgerStore = U64StringStore;
+
+class Ledger {
+ public:
+  static constexpr std::uint64_t kKeyCount = 12;
+  using State = std::array<std::uint32_t, kKeyCount>;
+
+  // So many operations, on keys in turn. The first error ends them; those before it stay.
+  absl::Status Upserts(LedgerStore::Session& session, int count);
+  absl::Status Rmws(LedgerStore::Session& session, int count);
+  absl::Status Deletes(LedgerStore::Session& session, int count);
+
+  std::size_t size() const { return operations_.size(); }
+  // The state after the first `count` operations.
+  State After(std::size_t count) const;
+  // Forgets all but the first `count`, which a crash has left.
+  void UndoTo(std::size_t count);
+
+ private:
+  struct Operation {
+    std::uint64_t key = 0;
+    std::uint32_t stamp = 0;  // 0: a delete
+  };
+  void Note(std::uint64_t key, std::uint32_t stamp);
+
+  std::vector<Operation> operations_;
+  std::uint64_t turn_ = 0;  // operations tried
+  State now_{};
+};
+
+// The value that the operation with this stamp gives to `key`.
+std::string LedgerValue(std::uint64_t key, std::uint32_t stamp);
+// What the store holds; Internal for a value that no operation makes, or the error of the first
+// read that failed.
+absl::StatusOr<Ledger::State> ReadLedger(LedgerStore::Session& session);
+
+}  // namespace ebb::test
