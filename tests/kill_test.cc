@@ -1,0 +1,233 @@
+// Kills: a process that writes to real files is killed at any moment, 500 times.
+//
+// A child process opens a store and writes with four threads, which commit now and then; what it
+// has begun, and what a commit has acknowledged, it notes in memory that it shares with its parent,
+// outside the store. The parent kills it after a random time (SIGKILL, also while it opens), opens
+// the store itself, sometimes with less memory, and checks for every thread:
+//   - what was acknowledged is there;
+//   - what is there is the state after a prefix of what the thread has begun, without a gap.
+// Then the next child goes on from there.
+//
+// The kernel keeps what a killed process has written, so this is about the death of a process, with
+// real threads at real moments. Power losses are simulated in crash_test.cc.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "tests/support/ledger.h"
+#include "tests/support/scale.h"
+#include "tests/support/store_kit.h"
+#include "tests/support/temp_dir.h"
+
+namespace ebb::test {
+namespace {
+
+constexpr unsigned kThreads = 4;
+constexpr std::uint64_t kKeys = 10;  // of each thread
+constexpr int kKillsOfAStore = 20;   // then a new one, since logs only grow
+
+struct alignas(64) Progress {
+  std::atomic<std::uint64_t> begun{0};
+  std::atomic<std::uint64_t> acknowledged{0};  // by a commit
+};
+struct Shared {
+  std::array<Progress, kThreads> threads;
+  std::atomic<std::uint32_t> opened{0};
+};
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "shared between processes");
+
+// ---- what a thread writes ----
+
+std::uint64_t KeyOf(unsigned thread, std::uint64_t n) { return thread * 100 + n % kKeys; }
+std::string ValueOf(unsigned thread, std::uint64_t n) {
+  return LedgerValue(KeyOf(thread, n), static_cast<std::uint32_t>(n)).substr(0, 8 + n * 7 % 120);
+}
+bool IsDelete(std::uint64_t n) { return n % 5 == 0; }
+
+absl::Status Write(LedgerStore::Session& session, unsigned thread, std::uint64_t n) {
+  const std::uint64_t key = KeyOf(thread, n);
+  if (IsDelete(n)) {
+    const absl::Status status = session.Delete(key);
+    return absl::IsNotFound(status) ? absl::OkStatus() : status;
+  }
+  if (n % 3 == 0) {
+    return session.Rmw(key, [&](std::string& value) { value = ValueOf(thread, n); });
+  }
+  return session.Upsert(key, ValueOf(thread, n));
+}
+
+using Found = std::array<std::string, kKeys>;  // the values of a thread's keys; empty: absent
+
+// What a thread's keys hold after its first `count` writes.
+Found After(unsigned thread, std::uint64_t count) {
+  Found found;
+  for (std::uint64_t n = count; n > 0 && n + kKeys > count; --n) {
+    found[n % kKeys] = IsDelete(n) ? std::string() : ValueOf(thread, n);
+  }
+  return found;
+}
+
+// ---- child ----
+
+internal::Environment SmallEnvironment(std::uint64_t frame_count) {
+  internal::Environment environment = TinyEnvironment();
+  environment.frame_count = frame_count;
+  environment.segment_blocks = 64;
+  environment.pool_threads = 1;
+  return environment;
+}
+
+// What goes wrong in the child is told by its exit, which the parent does not expect.
+[[noreturn]] void Fail(const absl::Status& status) {
+  std::fprintf(stderr, "child: %s\n", status.ToString().c_str());
+  ::_exit(2);
+}
+
+// Writes on from `first`, until it is killed.
+[[noreturn]] void RunChild(const std::string& path, std::uint64_t frame_count, std::uint64_t seed,
+                           std::array<std::uint64_t, kThreads> first, Shared& shared) {
+  absl::StatusOr<LedgerStore> store = OpenIn<LedgerStore>(path, SmallEnvironment(frame_count));
+  if (!store.ok()) Fail(store.status());
+  shared.opened.store(1);
+  std::vector<std::thread> threads;
+  for (unsigned id = 0; id < kThreads; ++id) {
+    threads.emplace_back([&, id] {
+      std::mt19937_64 random(seed + id);
+      auto session = store->NewSession();
+      Progress& progress = shared.threads[id];
+      std::uint64_t until_commit = random() % 100;
+      for (std::uint64_t n = first[id];; ++n) {
+        progress.begun.store(n);
+        if (absl::Status status = Write(session, id, n); !status.ok()) Fail(status);
+        if (until_commit-- != 0) continue;
+        until_commit = random() % 200;
+        if (absl::Status status = Commit(*store); !status.ok()) Fail(status);
+        progress.acknowledged.store(n);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();  // never ends
+  ::_exit(3);
+}
+
+// ---- parent ----
+
+class KillTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    void* const memory =
+        ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(memory, MAP_FAILED);
+    shared_ = new (memory) Shared;
+  }
+  void TearDown() override { ::munmap(shared_, sizeof(Shared)); }
+
+  // One child, killed. What it is to write first comes after `counts_`.
+  void RunAndKill(const std::string& path);
+  // Opens, checks, closes; sets counts_ to what is there.
+  void Check(const std::string& path);
+
+  std::uint64_t FrameCount() { return std::array<std::uint64_t, 3>{8, 12, 64}[random_() % 3]; }
+
+  Shared* shared_ = nullptr;
+  std::array<std::uint64_t, kThreads> counts_{};
+  std::mt19937_64 random_{Seed()};
+  std::uint64_t kills_ = 0;
+  std::uint64_t while_opening_ = 0;
+  std::uint64_t acknowledged_ = 0;
+  std::uint64_t beyond_ = 0;  // there, though not acknowledged
+  std::uint64_t begun_ = 0;
+};
+
+void KillTest::RunAndKill(const std::string& path) {
+  std::array<std::uint64_t, kThreads> first{};
+  for (unsigned id = 0; id < kThreads; ++id) {
+    first[id] = counts_[id] + 1;
+    shared_->threads[id].begun.store(counts_[id]);
+    shared_->threads[id].acknowledged.store(counts_[id]);
+  }
+  shared_->opened.store(0);
+  const std::uint64_t seed = random_();
+  const std::uint64_t frame_count = FrameCount();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) RunChild(path, frame_count, seed, first, *shared_);
+  // Now and then at once; else some time after it has opened the store.
+  if (random_() % 8 != 0) {
+    while (shared_->opened.load() == 0 && ::waitpid(child, nullptr, WNOHANG) == 0) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  }
+  std::this_thread::sleep_for(std::chrono::microseconds(random_() % 50000));
+  while_opening_ += shared_->opened.load() == 0 ? 1 : 0;
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  int result = 0;
+  ASSERT_EQ(::waitpid(child, &result, 0), child) << "the child has failed";
+  ASSERT_TRUE(WIFSIGNALED(result) && WTERMSIG(result) == SIGKILL) << "the child has failed";
+  ++kills_;
+}
+
+void KillTest::Check(const std::string& path) {
+  auto opened = OpenIn<LedgerStore>(path, SmallEnvironment(FrameCount()));
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  LedgerStore store = *std::move(opened);
+  auto session = store.NewSession();
+  for (unsigned id = 0; id < kThreads; ++id) {
+    Found found;
+    for (std::uint64_t k = 0; k < kKeys; ++k) {
+      const absl::Status status = session.Read(KeyOf(id, k), found[k]);
+      ASSERT_TRUE(status.ok() || absl::IsNotFound(status)) << status;
+      if (!status.ok()) found[k].clear();
+    }
+    const std::uint64_t least = shared_->threads[id].acknowledged.load();
+    const std::uint64_t most = shared_->threads[id].begun.load();
+    std::uint64_t count = least;
+    while (count <= most && After(id, count) != found) ++count;
+    ASSERT_LE(count, most) << "thread " << id << ": no prefix of " << least << " to " << most
+                           << " writes; kill " << kills_;
+    acknowledged_ += least - counts_[id];
+    beyond_ += count - least;
+    begun_ += most - counts_[id];
+    counts_[id] = count;
+  }
+  const absl::Status closed = store.Close();
+  ASSERT_TRUE(closed.ok()) << closed;
+}
+
+TEST_F(KillTest, WhatAKilledProcessHadCommittedIsThereAndNothingElseButAPrefix) {
+  const auto kill_count = static_cast<std::uint64_t>(500 * Scale());
+  while (kills_ < kill_count) {
+    const TempDir dir;
+    counts_ = {};
+    for (int i = 0; i < kKillsOfAStore && kills_ < kill_count; ++i) {
+      ASSERT_NO_FATAL_FAILURE(RunAndKill(dir / "db"));
+      ASSERT_NO_FATAL_FAILURE(Check(dir / "db"));
+    }
+  }
+  std::printf(
+      "%llu kills, %llu while opening; %llu writes begun, %llu acknowledged and there, %llu more "
+      "there\n",
+      static_cast<unsigned long long>(kills_), static_cast<unsigned long long>(while_opening_),
+      static_cast<unsigned long long>(begun_), static_cast<unsigned long long>(acknowledged_),
+      static_cast<unsigned long long>(beyond_));
+  EXPECT_GE(acknowledged_, kill_count * 200);
+}
+
+}  // namespace
+}  // namespace ebb::test
