@@ -81,7 +81,7 @@ class Account {
     auto session = opened->NewSession();
     const absl::StatusOr<Ledger::State> state = ReadLedger(session);
     if (!state.ok()) return Note(state.status());
-    const std::optional<std::size_t> found = Find(*state);
+    const std::optional<std::size_t> found = Find(*state, opened->recovery());
     if (!found.has_value()) return Note(absl::InternalError("a state that cannot be"));
     ledger_.UndoTo(*found);
     acknowledged_ = *found;
@@ -127,9 +127,9 @@ class Account {
   bool poisoned() { return store_.has_value() && CoreOf(*store_).health.poisoned(); }
   absl::Status cause() { return CoreOf(*store_).health.status(); }
   const std::vector<absl::Status>& failures() const { return failures_; }
-  // The state may be found after reopening.
-  testing::AssertionResult MayBe(const Ledger::State& state) const {
-    if (Find(state).has_value()) return testing::AssertionSuccess();
+  // The state may be found after reopening, with these serials.
+  testing::AssertionResult MayBe(const Ledger::State& state, const RecoveryReport& report) const {
+    if (Find(state, report).has_value()) return testing::AssertionSuccess();
     return testing::AssertionFailure()
            << "not the state of the commit after " << acknowledged_ << " operations, nor after "
            << testing::PrintToString(uncertain_);
@@ -138,18 +138,22 @@ class Account {
 
  private:
   void Note(absl::Status status) { failures_.push_back(std::move(status)); }
-  std::optional<std::size_t> Find(const Ledger::State& state) const {
-    if (state == ledger_.After(acknowledged_)) return acknowledged_;
+  std::optional<std::size_t> Find(const Ledger::State& state, const RecoveryReport& report) const {
+    const auto is = [&](std::size_t count) {
+      return state == ledger_.After(count) && ledger_.SerialsAre(report, count);
+    };
+    if (is(acknowledged_)) return acknowledged_;
     for (const std::size_t count : uncertain_) {
-      if (state == ledger_.After(count)) return count;
+      if (is(count)) return count;
     }
     return std::nullopt;
   }
   void Operate(absl::Status (Ledger::*operate)(LedgerStore::Session&, int), int count) {
     if (!is_open()) return;
-    auto session = store_->NewSession();
+    auto session = ledger_.OpenSession(*store_, 0);
+    if (!session.ok()) return Note(session.status());
     for (int i = 0; i < count; ++i) {
-      if (absl::Status status = (ledger_.*operate)(session, 1); !status.ok()) Note(status);
+      if (absl::Status status = (ledger_.*operate)(*session, 1); !status.ok()) Note(status);
     }
   }
   void Promise(const absl::Status& status) {
@@ -265,7 +269,8 @@ testing::AssertionResult ReopensRight(const SimFileSystem& files, const Account&
     auto session = store->NewSession();
     const absl::StatusOr<Ledger::State> state = ReadLedger(session);
     if (!state.ok()) return testing::AssertionFailure() << "reading: " << state.status();
-    if (testing::AssertionResult may_be = account.MayBe(*state); !may_be) return may_be;
+    if (testing::AssertionResult may_be = account.MayBe(*state, store->recovery()); !may_be)
+      return may_be;
     if (absl::Status status = store->Close(); !status.ok()) {
       return testing::AssertionFailure() << "closing: " << status;
     }

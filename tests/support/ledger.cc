@@ -1,6 +1,8 @@
 #include "tests/support/ledger.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
 namespace ebb::test {
 
@@ -21,7 +23,7 @@ std::string LedgerValue(std::uint64_t key, std::uint32_t stamp) {
 }
 
 void Ledger::Note(std::uint64_t key, std::uint32_t stamp) {
-  operations_.push_back({key, stamp});
+  operations_.push_back({key, stamp, session_});
   now_[key] = stamp;
 }
 
@@ -61,6 +63,35 @@ absl::Status Ledger::Deletes(LedgerStore::Session& session, int count) {
     Note(key, 0);
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<LedgerStore::Session> Ledger::OpenSession(LedgerStore& store, std::size_t which) {
+  session_ = which;
+  auto session = store.NewSession(kSessionNames[which]);
+  if (session.ok() && session->serial() != SerialAfter(size(), which)) {
+    return absl::InternalError("a session goes on with serial " +
+                               std::to_string(session->serial()));
+  }
+  return session;
+}
+
+std::uint64_t Ledger::SerialAfter(std::size_t count, std::size_t which) const {
+  std::uint64_t serial = 0;
+  for (std::size_t i = 0; i < count; ++i) serial += operations_[i].session == which ? 1 : 0;
+  return serial;
+}
+
+testing::AssertionResult Ledger::SerialsAre(const RecoveryReport& report, std::size_t count) const {
+  for (std::size_t which = 0; which < std::size(kSessionNames); ++which) {
+    const auto found = std::find_if(report.sessions.begin(), report.sessions.end(),
+                                    [&](auto& s) { return s.name == kSessionNames[which]; });
+    const std::uint64_t serial = found == report.sessions.end() ? 0 : found->serial;
+    if (serial != SerialAfter(count, which)) {
+      return testing::AssertionFailure() << "session '" << kSessionNames[which] << "' has serial "
+                                         << serial << ", not " << SerialAfter(count, which);
+    }
+  }
+  return testing::AssertionSuccess();
 }
 
 Ledger::State Ledger::After(std::size_t count) const {

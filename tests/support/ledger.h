@@ -11,7 +11,12 @@
 // them turn pages.
 //
 // An operation that the store refuses leaves no trace in the ledger. Deletes of absent keys count
-// as operations, as they do for the serial numbers of sessions.
+// as operations, as they do for the serials of named sessions. Each operation is made in one of two
+// sessions, so that states can be compared with their serials:
+//
+//   auto session = Must(ledger.OpenSession(store, 1));       // named; the serial is as it must be
+//   ...
+//   EXPECT_TRUE(ledger.SerialsAre(store.recovery(), 15));
 //
 // Thread safety: one thread.
 #pragma once
@@ -33,12 +38,20 @@ using LedgerStore = U64StringStore;
 class Ledger {
  public:
   static constexpr std::uint64_t kKeyCount = 12;
+  static constexpr const char* kSessionNames[] = {"one", "another"};
   using State = std::array<std::uint32_t, kKeyCount>;
 
   // So many operations, on keys in turn. The first error ends them; those before it stay.
   absl::Status Upserts(LedgerStore::Session& session, int count);
   absl::Status Rmws(LedgerStore::Session& session, int count);
   absl::Status Deletes(LedgerStore::Session& session, int count);
+
+  // The named session `which` of a store that holds all operations; following ones are made in it.
+  // Internal when it does not go on where it should.
+  absl::StatusOr<LedgerStore::Session> OpenSession(LedgerStore& store, std::size_t which);
+  // How many of the first `count` operations were made in a session.
+  std::uint64_t SerialAfter(std::size_t count, std::size_t which) const;
+  testing::AssertionResult SerialsAre(const RecoveryReport& report, std::size_t count) const;
 
   std::size_t size() const { return operations_.size(); }
   // The state after the first `count` operations.
@@ -50,11 +63,13 @@ class Ledger {
   struct Operation {
     std::uint64_t key = 0;
     std::uint32_t stamp = 0;  // 0: a delete
+    std::size_t session = 0;
   };
   void Note(std::uint64_t key, std::uint32_t stamp);
 
   std::vector<Operation> operations_;
   std::uint64_t turn_ = 0;  // operations tried
+  std::size_t session_ = 0;
   State now_{};
 };
 
