@@ -46,9 +46,9 @@ using internal::Environment;
 using Random = std::mt19937_64;
 using Picks = std::vector<std::size_t>;
 
-enum class Step { kUpserts, kRmws, kDeletes, kCommit, kReopen, kKill, kClose };
-constexpr Step kSteps[] = {Step::kUpserts, Step::kRmws,   Step::kDeletes,
-                           Step::kCommit,  Step::kReopen, Step::kKill};
+enum class Step { kUpserts, kRmws, kDeletes, kCommit, kCheckpoint, kReopen, kKill, kClose };
+constexpr Step kSteps[] = {Step::kUpserts,    Step::kRmws,   Step::kDeletes, Step::kCommit,
+                           Step::kCheckpoint, Step::kReopen, Step::kKill};
 
 const char* NameOf(Step step) {
   switch (step) {
@@ -60,6 +60,8 @@ const char* NameOf(Step step) {
       return "deletes ";
     case Step::kCommit:
       return "commit ";
+    case Step::kCheckpoint:
+      return "checkpoint ";
     case Step::kReopen:
       return "reopen ";
     case Step::kKill:
@@ -99,7 +101,9 @@ class Run {
         return Must(ledger_.Deletes(session, 2));
       }
       case Step::kCommit:
-        return Promise([&] { return Commit(*store_); });
+        return Promise([&] { return store_->Commit(); });
+      case Step::kCheckpoint:
+        return Promise([&] { return store_->Checkpoint().status(); });
       case Step::kReopen:
         Promise([&] { return store_->Close(); });
         store_.reset();
