@@ -130,7 +130,7 @@ class Account {
   }
 
   bool is_open() const { return store_.has_value() && !closed_; }
-  bool close_has_failed() const { return closed_ && close_failed_; }
+  bool close_has_failed() const { return store_.has_value() && closed_ && close_failed_; }
   // The files are closed, with or without success: this cannot be repeated.
   bool has_let_go() { return CoreOf(*store_).files.device == nullptr; }
   bool poisoned() { return store_.has_value() && CoreOf(*store_).health.poisoned(); }
