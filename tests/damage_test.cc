@@ -281,7 +281,7 @@ TEST_F(DamageTest, TheStoreHasWhatIsToBeDamaged) {
 void DamageTest::FlipBits() {
   const auto flip = [&](const Subject::Place& place, bool every_bit) {
     for (std::uint64_t byte = 0; byte < kBlock; ++byte) {
-      if (Scale() < 1 && random_() % 1000 >= Scale() * 1000) continue;
+      if (Scale() < 1 && random_() % 1000 >= static_cast<std::uint64_t>(Scale() * 1000)) continue;
       for (std::uint64_t i = 0; i < (every_bit ? 8 : 1); ++i) {
         const std::uint64_t bit = byte * 8 + (every_bit ? i : random_() % 8);
         judgement_.Expect(WithFlippedBit(subject_, place, bit),
@@ -490,7 +490,7 @@ TEST_F(DamageTest, DamageDoneToAnOpenStoreIsDetectedOrHarmless) {
   Counts counts;
   for (const auto& [name, bytes] : SnapshotOf(files, "db")) {
     for (std::uint64_t offset = kBlock; offset < bytes.size(); ++offset) {
-      if (random_() % 1000 >= Scale() * 100) continue;  // a tenth
+      if (random_() % 1000 >= static_cast<std::uint64_t>(Scale() * 100)) continue;  // a tenth
       const char flipped = static_cast<char>(bytes[offset] ^ static_cast<char>(1 << random_() % 8));
       Overwrite(files, "db", name, offset, std::string(1, flipped));
       const absl::StatusOr<Ledger::State> read = ReadLedger(session);
