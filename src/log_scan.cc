@@ -12,7 +12,8 @@
 namespace ebb::internal {
 namespace {
 constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
-}
+constexpr std::size_t kIndexGroup = 32;
+}  // namespace
 
 LogScan::LogScan(Core& core, Start start)
     : core_(core),
@@ -51,14 +52,20 @@ absl::Status LogScan::Pass() {
   uncommitted_sessions_.clear();
   replayed_records_ = 0;
   verified_bytes_ = 0;
+  const std::uint64_t end = second_pass_ ? cut_block_ : core_.files.device->EndBlock();
+  PageReader reader(core_, {.first_block = geometry_.BlockOf(from_),
+                            .end_block = std::min(end, start_.bad_header_block)});
   for (std::uint64_t page = geometry_.PageOf(from_);; ++page) {
     // Frames are the buffer of the scan; more than the budget's are never resident.
-    if (page >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
-      log_.ReleaseFrame(page - geometry_.frame_count);
+    const std::uint64_t newest = page + PageReader::kMostAhead;
+    if (newest >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
+      log_.ReleaseFrame(newest - geometry_.frame_count);
     }
-    absl::StatusOr<std::uint64_t> end_block = LoadPage(page);
+    absl::StatusOr<std::uint64_t> end_block = LoadPage(reader, page);
     if (!end_block.ok()) return end_block.status();
-    if (absl::Status status = ReadRecords(page, *end_block); !status.ok()) return status;
+    absl::Status status = ReadRecords(page, *end_block);
+    if (status.ok()) status = IndexWaiting();
+    if (!status.ok()) return status;
     if (start_.progress) {
       const std::uint64_t blocks = core_.files.device->EndBlock() - geometry_.BlockOf(from_);
       start_.progress({verified_bytes_, blocks * kBlockBytes});
@@ -75,56 +82,34 @@ absl::Status LogScan::Pass() {
 
 // Fills the page's frame; returns the first block that is not part of the log, at most the next
 // page's first.
-absl::StatusOr<std::uint64_t> LogScan::LoadPage(std::uint64_t page) {
+absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_t page) {
+  auto incarnations = reader.Load(page);
+  if (!incarnations.ok()) return incarnations.status();
   const std::uint64_t page_first = page * geometry_.blocks_per_page();
-  const std::uint64_t first = std::max(page_first, geometry_.BlockOf(from_));
-  std::uint64_t end = page_first + geometry_.blocks_per_page();
-  end = std::min(end, second_pass_ ? cut_block_ : core_.files.device->EndBlock());
-  end = std::min(end, start_.bad_header_block);
   const std::span<std::byte> frame = log_.FrameForRecovery(page);
-  for (std::uint64_t block = first; block < end;) {
-    absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
-    if (!count.ok()) return count.status();
-    if (*count == 0) return block;
-    for (std::uint64_t i = 0; i < *count; ++i, ++block) {
-      const std::span<const std::byte> bytes(buffer_.get() + i * kBlockBytes, kBlockBytes);
-      if (!Accept(block, bytes)) return block;
-      verified_bytes_ += kBlockBytes;
-      std::memcpy(frame.data() + (block - page_first) * kBlockPayloadBytes, bytes.data(),
-                  kBlockPayloadBytes);
-    }
+  std::uint64_t block = std::max(page_first, geometry_.BlockOf(from_));
+  for (const std::uint64_t incarnation : *incarnations) {
+    const auto payload =
+        frame.subspan((block - page_first) * kBlockPayloadBytes, kBlockPayloadBytes);
+    if (!Accept(block, incarnation, payload)) break;
+    verified_bytes_ += kBlockBytes;
+    ++block;
   }
-  return std::max(first, end);
+  return block;
 }
 
-// How many of `count` blocks there are; a file can end early.
-absl::StatusOr<std::uint64_t> LogScan::ReadBlocks(std::uint64_t block, std::uint64_t count) {
-  Device& device = *core_.files.device;
-  absl::Status status = device.Read(block, {buffer_.get(), count * kBlockBytes});
-  if (status.ok()) return count;
-  if (!absl::IsOutOfRange(status)) return status;
-  for (std::uint64_t i = 0; i < count; ++i) {
-    status = device.Read(block + i, {buffer_.get() + i * kBlockBytes, kBlockBytes});
-    if (absl::IsOutOfRange(status)) return i;
-    if (!status.ok()) return status;
-  }
-  return count;
-}
-
-// A block belongs to the log if it verifies and is of the history that is being read, or begins
+// A block that verifies belongs to the log if it is of the history that is being read, or begins
 // the next one.
-bool LogScan::Accept(std::uint64_t block, std::span<const std::byte> bytes) {
-  const std::uint64_t store_id = core_.config.log.store_id;
-  const auto incarnation = VerifyBlock(bytes, store_id, block);
-  if (!incarnation.has_value()) return false;
+bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
+                     std::span<const std::byte> payload) {
   const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
-  if (!incarnations_.empty() && *incarnation == current) return true;
-  const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id);
+  if (!incarnations_.empty() && incarnation == current) return true;
+  const auto commit = DecodeCommitRecord(payload, core_.config.log.store_id);
   if (!commit.has_value() || commit->kind != RecordKind::kOpen ||
       commit->previous_incarnation != current || commit->cut_block != block) {
     return false;
   }
-  incarnations_.push_back({block, *incarnation});
+  incarnations_.push_back({block, incarnation});
   return true;
 }
 
@@ -179,12 +164,22 @@ absl::Status LogScan::Index(const Record& record, Address address) {
   if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
   const RecordShape shape = core_.config.log.shape;
   const std::uint64_t hash = HashKey(record.key(), record.key_length(), !shape.key_variable());
-  HashIndex::Slot slot;
-  // Alone here, so never contended.
-  if (core_.index.FindOrCreate(hash, slot) != HashIndex::CreateResult::kFound ||
-      !HashIndex::Publish(slot, address)) {
-    return absl::ResourceExhaustedError("no memory for the hash index");
+  core_.index.Prefetch(hash);
+  waiting_.push_back({hash, address});
+  return waiting_.size() < kIndexGroup ? absl::OkStatus() : IndexWaiting();
+}
+
+// In groups, so that their buckets come from memory side by side.
+absl::Status LogScan::IndexWaiting() {
+  for (const Waiting& waiting : waiting_) {
+    HashIndex::Slot slot;
+    // Alone here, so never contended.
+    if (core_.index.FindOrCreate(waiting.hash, slot) != HashIndex::CreateResult::kFound ||
+        !HashIndex::Publish(slot, waiting.address)) {
+      return absl::ResourceExhaustedError("no memory for the hash index");
+    }
   }
+  waiting_.clear();
   return absl::OkStatus();
 }
 
@@ -280,7 +275,8 @@ absl::Status LogScan::LookForLaterCommits() {
   // Files may be missing in between, and one may have been put there with any number.
   for (std::uint64_t block = device.NextBlock(bad_block_); block < end;
        block = device.NextBlock(block)) {
-    absl::StatusOr<std::uint64_t> count = ReadBlocks(block, std::min(kReadBlocks, end - block));
+    const std::uint64_t wanted = std::min(kReadBlocks, end - block);
+    const auto count = ReadBlocks(device, block, {buffer_.get(), wanted * kBlockBytes});
     if (!count.ok()) return count.status();
     for (std::uint64_t i = 0; i < *count; ++i) {
       const std::span<const std::byte> bytes(buffer_.get() + i * kBlockBytes, kBlockBytes);

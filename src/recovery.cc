@@ -365,8 +365,10 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
   position.tail = geometry.BlockStart(start.cut_block + 1);
   position.incarnations = std::move(start.histories);
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
+  // One frame is free for the next page, and pages behind the tail may have been read into others.
+  const std::uint64_t end_page = tail_page + 2 + PageReader::kMostAhead;
   const std::uint64_t head_page =
-      tail_page + 2 > geometry.frame_count ? tail_page + 2 - geometry.frame_count : 0;
+      end_page > geometry.frame_count ? end_page - geometry.frame_count : 0;
   position.head = std::max({position.begin, geometry.PageStart(head_page), scanned_from});
   if (geometry.frame_slots() > geometry.frame_count) {
     for (std::uint64_t page = tail_page + 1; page < head_page + geometry.frame_slots(); ++page) {

@@ -48,6 +48,28 @@ std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
   return keys;
 }
 
+// ---- progress ----
+
+TEST(RecoveryTest, AnOpeningTellsHowFarItHasCome) {
+  SimFileSystem files;
+  {
+    auto store = Must(OpenTiny<U64Store>("db", &files));
+    for (std::uint64_t i = 0; i < 5000; ++i) Must(store.Upsert(i, i));
+    Must(store.Close());
+  }
+  std::vector<RecoveryProgress> told;
+  Options options = TinyOptions();
+  options.recovery_progress = [&](const RecoveryProgress& progress) { told.push_back(progress); };
+  auto store = Must(OpenIn<U64Store>("db", TinyEnvironment(&files), options));
+  EXPECT_GE(told.size(), 5000 * 24 / 4080U);
+  for (std::size_t i = 1; i < told.size(); ++i) {
+    EXPECT_GE(told[i].scanned_bytes, told[i - 1].scanned_bytes);
+  }
+  EXPECT_EQ(told.back().scanned_bytes, told.back().total_bytes);
+  EXPECT_EQ(told.back().scanned_bytes, store.recovery().verified_bytes);
+  EXPECT_EQ(store.recovery().replayed_records, 5000U);
+}
+
 // ---- close and reopen ----
 
 TEST(RecoveryTest, AStoreIsClosedAndReopenedTimeAndAgain) {

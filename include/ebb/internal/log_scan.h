@@ -11,6 +11,8 @@
 // to the one before it, the records of version v + 1 (they ran beside the commit of v, and the
 // commit of v + 1 never came).
 //
+// Pages come from the device ahead of the scan, in the pool (page_reader.h).
+//
 // Thread safety: one thread, before the store has others. Changes nothing on the device.
 #pragma once
 
@@ -27,6 +29,7 @@
 #include "ebb/internal/block.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/manifest.h"
+#include "ebb/internal/page_reader.h"
 
 namespace ebb::internal {
 
@@ -71,11 +74,11 @@ class LogScan {
   };
 
   absl::Status Pass();
-  absl::StatusOr<std::uint64_t> LoadPage(std::uint64_t page);
-  absl::StatusOr<std::uint64_t> ReadBlocks(std::uint64_t block, std::uint64_t count);
-  bool Accept(std::uint64_t block, std::span<const std::byte> bytes);
+  absl::StatusOr<std::uint64_t> LoadPage(PageReader& reader, std::uint64_t page);
+  bool Accept(std::uint64_t block, std::uint64_t incarnation, std::span<const std::byte> payload);
   absl::Status ReadRecords(std::uint64_t page, std::uint64_t end_block);
   absl::Status Index(const Record& record, Address address);
+  absl::Status IndexWaiting();
   absl::Status TakeSessions(const Record& record, Address address);
   absl::Status TakeCommit(const Record& record, Address address);
   void CloseUncommitted(Address end);
@@ -88,8 +91,13 @@ class LogScan {
   HybridLog& log_;
   const Geometry& geometry_;
   const Start start_;
-  const Address from_;  // the first record
-  AlignedBuffer buffer_;
+  const Address from_;    // the first record
+  AlignedBuffer buffer_;  // for LookForLaterCommits
+  struct Waiting {
+    std::uint64_t hash = 0;
+    Address address;
+  };
+  std::vector<Waiting> waiting_;  // to be indexed
   bool second_pass_ = false;
 
   // What a pass knows.

@@ -17,8 +17,11 @@
 //
 // The pages scanned last stay in memory, as many as the budget holds.
 //
+// With a checkpoint (manifest.h) the scan begins where its image ends. One that does not verify is
+// passed over for the next older one; without any the whole log is read.
+//
 // Thread safety: one opening at a time for a directory; the lock file sees to it. Progress: reads
-// the whole log; its speed is that of a sequential read in one thread.
+// the log in the pool, ahead of the calling thread, which fills the index.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,149 @@
+#include "ebb/internal/page_reader.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <span>
+#include <utility>
+
+#include "ebb/internal/block.h"
+
+namespace ebb::internal {
+namespace {
+
+constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
+
+struct Loaded {
+  absl::Status status;
+  std::vector<std::uint64_t> incarnations;
+};
+
+// Blocks [first, end) of one page.
+Loaded LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
+  Loaded loaded;
+  const Geometry& geometry = core.log.geometry();
+  const AlignedBuffer buffer = AllocateAligned(std::min(kReadBlocks, end - first) * kBlockBytes);
+  if (buffer == nullptr) {
+    loaded.status = absl::ResourceExhaustedError("no memory to read the log");
+    return loaded;
+  }
+  const std::uint64_t page = first / geometry.blocks_per_page();
+  const std::uint64_t page_first = page * geometry.blocks_per_page();
+  const std::span<std::byte> frame = core.log.FrameForRecovery(page);
+  for (std::uint64_t block = first; block < end;) {
+    const std::uint64_t wanted = std::min(kReadBlocks, end - block);
+    const auto count = ReadBlocks(*core.files.device, block, {buffer.get(), wanted * kBlockBytes});
+    if (!count.ok()) {
+      loaded.status = count.status();
+      return loaded;
+    }
+    for (std::uint64_t i = 0; i < *count; ++i, ++block) {
+      const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
+      const auto incarnation = VerifyBlock(bytes, core.config.log.store_id, block);
+      if (!incarnation.has_value()) return loaded;
+      std::memcpy(frame.data() + (block - page_first) * kBlockPayloadBytes, bytes.data(),
+                  kBlockPayloadBytes);
+      loaded.incarnations.push_back(*incarnation);
+    }
+    if (*count < wanted) return loaded;
+  }
+  return loaded;
+}
+
+}  // namespace
+
+absl::StatusOr<std::uint64_t> ReadBlocks(Device& device, std::uint64_t block,
+                                         std::span<std::byte> bytes) {
+  const std::uint64_t count = bytes.size() / kBlockBytes;
+  absl::Status status = device.Read(block, bytes);
+  if (status.ok()) return count;
+  if (!absl::IsOutOfRange(status)) return status;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    status = device.Read(block + i, bytes.subspan(i * kBlockBytes, kBlockBytes));
+    if (absl::IsOutOfRange(status)) return i;
+    if (!status.ok()) return status;
+  }
+  return count;
+}
+
+struct PageReader::Shared {
+  enum class State { kWaiting, kRunning, kDone };
+  struct Page {
+    State state = State::kWaiting;
+    std::uint64_t first_block = 0;
+    std::uint64_t end_block = 0;
+    Loaded loaded;
+  };
+
+  Mutex mu;
+  CondVar done;
+  std::map<std::uint64_t, Page> pages ABSL_GUARDED_BY(mu);
+
+  // Loads the page unless somebody else does or has done so, or nobody wants it any more.
+  void Work(Core& core, std::uint64_t number) {
+    std::uint64_t first = 0;
+    std::uint64_t end = 0;
+    {
+      MutexLock lock(mu);
+      const auto page = pages.find(number);
+      if (page == pages.end() || page->second.state != State::kWaiting) return;
+      page->second.state = State::kRunning;
+      first = page->second.first_block;
+      end = page->second.end_block;
+    }
+    Loaded loaded = LoadBlocks(core, first, end);
+    MutexLock lock(mu);
+    Page& page = pages.find(number)->second;
+    page.loaded = std::move(loaded);
+    page.state = State::kDone;
+    done.NotifyAll();
+  }
+};
+
+PageReader::PageReader(Core& core, Range range)
+    : range_(range),
+      blocks_per_page_(core.log.geometry().blocks_per_page()),
+      core_(core),
+      shared_(std::make_shared<Shared>()),
+      requested_end_(range.first_block / blocks_per_page_) {}
+
+PageReader::~PageReader() {
+  MutexLock lock(shared_->mu);
+  auto& pages = shared_->pages;
+  for (;;) {
+    std::erase_if(pages,
+                  [](const auto& page) { return page.second.state != Shared::State::kRunning; });
+    if (pages.empty()) return;
+    shared_->done.Wait(shared_->mu);
+  }
+}
+
+void PageReader::LoadAhead(std::uint64_t page) {
+  const std::uint64_t first = std::max(range_.first_block, page * blocks_per_page_);
+  const std::uint64_t end = std::min(range_.end_block, (page + 1) * blocks_per_page_);
+  if (first >= end) return;
+  {
+    MutexLock lock(shared_->mu);
+    Shared::Page& slot = shared_->pages[page];
+    slot.first_block = first;
+    slot.end_block = end;
+  }
+  if (core_.config.pool_threads == 0) return;
+  core_.pool.Post([shared = shared_, &core = core_, page] { shared->Work(core, page); });
+}
+
+absl::StatusOr<std::vector<std::uint64_t>> PageReader::Load(std::uint64_t page) {
+  const std::uint64_t ahead = core_.config.pool_threads == 0 ? 0 : kMostAhead;
+  for (; requested_end_ <= page + ahead; ++requested_end_) LoadAhead(requested_end_);
+  shared_->Work(core_, page);
+  MutexLock lock(shared_->mu);
+  const auto slot = shared_->pages.find(page);
+  if (slot == shared_->pages.end()) return std::vector<std::uint64_t>();  // beyond the range
+  while (slot->second.state != Shared::State::kDone) shared_->done.Wait(shared_->mu);
+  Loaded loaded = std::move(slot->second.loaded);
+  shared_->pages.erase(slot);
+  if (!loaded.status.ok()) return loaded.status;
+  return std::move(loaded.incarnations);
+}
+
+}  // namespace ebb::internal
