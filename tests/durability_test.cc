@@ -263,28 +263,31 @@ TEST(DurabilityTest, ManySessionsAreRecorded) {
 // One thread writes through sessions of one name, one after the other, while another commits: each
 // update notes its number under its own key, so a prefix is told at once.
 TEST(DurabilityTest, SessionsThatComeAndGoBesideCommitsAreCutAtTheirSerial) {
-  constexpr std::uint64_t kUpdates = 4000;
+  constexpr std::size_t kCrashes = 100;
   SimFileSystem files;
   auto store = Must(OpenWith(Durability::kManual, files));
-  internal::Atomic<bool> done{false};
+  internal::Atomic<std::uint64_t> written{0};
+  internal::Atomic<bool> enough{false};
   std::thread writer([&] {
-    while (true) {
+    while (!enough.load(std::memory_order_acquire)) {
       auto session = Must(store.NewSession("a"));
-      if (session.serial() >= kUpdates) break;
       const std::uint64_t until = session.serial() + session.serial() % 7 + 1;
       while (session.serial() < until) {
         Must(session.Upsert((session.serial() + 1) % 50, session.serial() + 1));
       }
+      written.store(session.serial(), std::memory_order_release);
     }
-    done.store(true, std::memory_order_release);
   });
   std::vector<std::unique_ptr<SimFileSystem>> crashes;
-  while (!done.load(std::memory_order_acquire)) {
+  std::uint64_t seen = 0;
+  while (crashes.size() < kCrashes) {
     Must(store.Commit());
-    if (crashes.size() < 200) crashes.push_back(files.Crash(crashes.size()));
+    crashes.push_back(files.Crash(crashes.size()));
+    while (written.load(std::memory_order_acquire) == seen) std::this_thread::yield();
+    seen = written.load(std::memory_order_acquire);
   }
+  enough.store(true, std::memory_order_release);
   writer.join();
-  EXPECT_GE(crashes.size(), 5U);
   for (const auto& crash : crashes) {
     auto recovered = Must(OpenTiny<U64Store>("db", crash.get()));
     const Reports& sessions = recovered.recovery().sessions;
