@@ -297,12 +297,15 @@ void DamageTest::FlipBits() {
       flip(places[i], i == exhaustive || Scale() >= 10);
     }
   };
-  flip_all(subject_.headers);
-  flip_all(subject_.commits);
   flip_all(subject_.checkpoints);
+  // With checkpoints the log is as it is without, and only less of it is read.
+  if (subject_.checkpoints.empty() || Scale() >= 10) {
+    flip_all(subject_.headers);
+    flip_all(subject_.commits);
+  }
   for (const Subject::Place& place : subject_.others) flip(place, false);
   judgement_.Print("flipped bits");
-  EXPECT_GE(judgement_.counts().total(), Scaled(100000));
+  EXPECT_GE(judgement_.counts().total(), Scaled(50000));
 }
 
 // Every length, by sectors; by bytes in the headers and at the ends of blocks.
