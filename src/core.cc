@@ -117,10 +117,11 @@ absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Addres
 absl::Status NameSession(SessionState& session, std::string_view name) {
   Core& core = *session.core;
   if (core.epochs.closed()) return core.ClosedError();
+  std::string copy(name);  // may throw: before the table knows the session
   if (absl::Status status = core.sessions.Enter(name, session.serials); !status.ok()) {
     return status;
   }
-  session.name = name;
+  session.name = std::move(copy);
   return absl::OkStatus();
 }
 

@@ -14,6 +14,9 @@
 //   end. An operation of v never links to a record of v+1: meeting one means that the bump was
 //   published, so its second look fails. So the records of version <= v below the control record
 //   are one state, whose chains contain nothing of v+1.
+//   A commit is a prefix of every session and closed under what depends on what, but no cut through
+//   one order of all operations: a read of v+1, or an InsertIfAbsent that finds its key, may come
+//   before an update of v that the commit keeps.
 //   Nothing blocks: operations of v+1 go on while v drains, except those that must change a record
 //   which an operation of v may still be changing.
 //
