@@ -218,7 +218,7 @@ TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
       })) << name;
     }
     EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(700)));
-    Fill(store, model = model, 9, 0);
+    Must(store.Upsert(9999, 1));
     EXPECT_EQ(Must(store.Checkpoint()).id, 3U);
   }
 }
