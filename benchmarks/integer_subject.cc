@@ -1,3 +1,5 @@
+#include <chrono>
+
 #include "ebb/store.h"
 #include "subjects.h"
 #include "team.h"
@@ -9,7 +11,8 @@ using IntegerStore = Store<std::uint64_t, std::uint64_t>;
 
 IntegerStore OpenStore(const StoreShape& shape) {
   const Options options{.log_memory_bytes = shape.log_memory_bytes,
-                        .index_bucket_count = BucketCountFor(shape.key_count)};
+                        .index_bucket_count = BucketCountFor(shape.key_count),
+                        .durability = Durability::kManual};
   return Must(shape.directory.empty() ? IntegerStore::OpenInMemory(options)
                                       : IntegerStore::Open(shape.directory, options));
 }
@@ -60,6 +63,25 @@ Tally IntegerSubject::Run(Verb verb, int thread, std::span<const std::uint64_t> 
 Tally IntegerSubject::ReadStatusOr(int thread, std::span<const std::uint64_t> keys) {
   return ReadStatusOrLoop(state_->sessions[static_cast<std::size_t>(thread)], keys);
 }
+
+Tally IntegerSubject::Mix(int thread, std::span<const std::uint64_t> keys, std::uint64_t choices,
+                          Latencies* latencies) {
+  using Clock = std::chrono::steady_clock;
+  IntegerStore::Session& session = state_->sessions[static_cast<std::size_t>(thread)];
+  if (latencies == nullptr) return MixLoop(session, keys, choices, [] {});
+  Clock::time_point last = Clock::now();
+  return MixLoop(session, keys, choices, [latencies, &last] {
+    const Clock::time_point now = Clock::now();
+    const auto passed = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last);
+    latencies->Add(static_cast<std::uint64_t>(passed.count()));
+    last = now;
+  });
+}
+
+void IntegerSubject::Commit() { Must(state_->store.Commit()); }
+void IntegerSubject::Checkpoint() { Must(state_->store.Checkpoint()); }
+
+const RecoveryReport& IntegerSubject::Recovery() const { return state_->store.recovery(); }
 
 StoreStats IntegerSubject::Stats() const { return state_->store.Stats(); }
 

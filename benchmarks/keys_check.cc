@@ -1,4 +1,5 @@
-// Checks the key streams: run by ctest, a second or two, non-zero when something is wrong.
+// Checks the key streams and the account of latencies: run by ctest, a second or two, non-zero when
+// something is wrong.
 //
 // The zipfian generator is compared with the exact probabilities of the first ranks and of the
 // tail; the rest would only show as benchmark figures that nobody could explain.
@@ -8,6 +9,7 @@
 #include <unordered_map>
 
 #include "keys.h"
+#include "latency.h"
 
 namespace ebb::bench {
 namespace {
@@ -82,6 +84,24 @@ void CheckValuesNameTheirKeys() {
   Check(!IsStringValueOf(StringKeyOf(8), StringValueOf(name).view()), "but not of another");
 }
 
+// A second of calls of 100 ns, in which one call stalls for 10 ms.
+void CheckLatenciesTellAStall() {
+  Latencies latencies;
+  for (int call = 0; call < 9'900'000; ++call) latencies.Add(100);
+  Latencies other;
+  other.Add(10'000'000);
+  latencies.Merge(other);
+  const auto is_near = [](double seen, double expected) {
+    return std::fabs(seen - expected) <= expected / 16.0;
+  };
+  Check(is_near(latencies.ByCalls(0.5), 100.0), "half of the calls are short");
+  Check(is_near(latencies.ByCalls(0.001), 100.0), "a single stall is rare among the calls");
+  Check(latencies.Most() == 10'000'000.0, "the longest call is known");
+  // The stall is a hundredth of the time; a thousandth of it comes in the first ms of the stall.
+  Check(is_near(latencies.ByMoments(0.001), 9'000'000.0), "but not for who comes at any moment");
+  Check(latencies.ByMoments(0.02) < 110.0, "who waits for nothing but calls under way");
+}
+
 }  // namespace
 }  // namespace ebb::bench
 
@@ -89,6 +109,7 @@ int main() {
   ebb::bench::CheckZipfianFollowsItsLaw();
   ebb::bench::CheckStreamsShareTheirHotKeys();
   ebb::bench::CheckValuesNameTheirKeys();
-  std::puts("keys_check: key streams are as they should be");
+  ebb::bench::CheckLatenciesTellAStall();
+  std::puts("keys_check: key streams and latencies are as they should be");
   return 0;
 }

@@ -75,6 +75,26 @@ template <typename Session>
   return tally;
 }
 
+// Reads and upserts in any order: a set bit of `choices` makes an upsert of the key in its place.
+// At most 64 keys. `after_each` is called after each.
+template <typename Session, typename F>
+[[gnu::noinline]] Tally MixLoop(Session& session, std::span<const std::uint64_t> keys,
+                                std::uint64_t choices, F&& after_each) {
+  Tally tally;
+  for (const std::uint64_t key : keys) {
+    if ((choices & 1) != 0) {
+      if (session.Upsert(key, ValueOf(key)).ok()) ++tally.ok_count;
+    } else {
+      std::uint64_t value = 0;
+      if (session.Read(key, value).ok()) ++tally.ok_count;
+      if (!IsValueOf(key, value)) ++tally.wrong_count;
+    }
+    choices >>= 1;
+    after_each();
+  }
+  return tally;
+}
+
 // What the loops above cost without a store: subtracted from counts of instructions. Values are as
 // unknown to the compiler as a store's.
 struct NoSession {

@@ -1,6 +1,8 @@
 // ebb_report: every first-slice figure as a ratio of two things measured in turn in one run.
 //
-//   ebb_report [--keys=N] [--rounds=N] [--dir=FOLDER] [--only=memory,strings,load,device,counts]
+//   ebb_report [--keys=N] [--rounds=N] [--dir=FOLDER] [--only=GROUPS]
+//
+// Groups are memory, strings, load, device, durability, recovery and counts, with commas between.
 //
 // Prints a table in Markdown: the store's figure, what it is compared with, the median of the
 // paired rounds with their spread, and whether the target is met. A few minutes with the defaults;
@@ -26,6 +28,8 @@ int main(int argc, char** argv) {
   if (wanted("strings")) AddStringRows(settings, table);
   if (wanted("load")) AddLoadRows(settings, table);
   if (wanted("device")) AddDeviceRows(settings, table);
+  if (wanted("durability")) AddDurabilityRows(settings, table);
+  if (wanted("recovery")) AddRecoveryRows(settings, table);
   table.Print();
   return 0;
 }

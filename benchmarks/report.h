@@ -16,6 +16,10 @@ void AddStringRows(const Settings& settings, Table& table);
 void AddLoadRows(const Settings& settings, Table& table);
 // Reads past memory against pread.
 void AddDeviceRows(const Settings& settings, Table& table);
+// Operations beside commits and checkpoints against operations without.
+void AddDurabilityRows(const Settings& settings, Table& table);
+// Opening a store again against reading its files.
+void AddRecoveryRows(const Settings& settings, Table& table);
 // Instructions per operation and compile time, by the scripts beside this file. `program` is the
 // path of the running report: the program that counts lies beside it.
 void AddCountRows(const Settings& settings, const std::string& program, Table& table);

@@ -64,6 +64,11 @@ Settings SettingsFromArguments(int argc, char** argv) {
   return settings;
 }
 
+std::uint64_t Settings::recovery_log_bytes() const {
+  const std::uint64_t available = std::filesystem::space(directory).available;
+  return std::min(key_count * 100, available / 8);
+}
+
 std::uint64_t BucketCountFor(std::uint64_t key_count) {
   return std::bit_ceil(std::max<std::uint64_t>((key_count + 4) / 5, 1024));
 }

@@ -20,6 +20,9 @@ struct Settings {
 
   // A fifth: five times the bytes per record, and peers that load slowly.
   std::uint64_t string_key_count() const { return std::max<std::uint64_t>(key_count / 5, 1000); }
+  // Of the stores that are opened again: 1 GB by default, less where the disk of the folder is
+  // small.
+  std::uint64_t recovery_log_bytes() const;
   // Keys prepared for each thread and distribution.
   std::uint64_t stream_length() const { return std::min<std::uint64_t>(key_count, 4'000'000); }
 };

@@ -10,7 +10,8 @@ using StringStore = Store<std::string, std::string>;
 
 StringStore OpenStore(const StoreShape& shape) {
   const Options options{.log_memory_bytes = shape.log_memory_bytes,
-                        .index_bucket_count = BucketCountFor(shape.key_count)};
+                        .index_bucket_count = BucketCountFor(shape.key_count),
+                        .durability = Durability::kManual};
   return Must(shape.directory.empty() ? StringStore::OpenInMemory(options)
                                       : StringStore::Open(shape.directory, options));
 }
@@ -56,6 +57,11 @@ Tally StringSubject::Read(StringRead way, int thread, std::span<const StringKey>
 Tally StringSubject::Upsert(int thread, std::span<const StringKey> keys) {
   return StringUpsertLoop(state_->sessions[static_cast<std::size_t>(thread)], keys);
 }
+
+void StringSubject::Commit() { Must(state_->store.Commit()); }
+void StringSubject::Checkpoint() { Must(state_->store.Checkpoint()); }
+
+const RecoveryReport& StringSubject::Recovery() const { return state_->store.recovery(); }
 
 StoreStats StringSubject::Stats() const { return state_->store.Stats(); }
 

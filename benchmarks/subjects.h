@@ -4,8 +4,11 @@
 // two files include ebb/store.h. A call handles a span of keys in the session of one thread; its
 // own cost is spread over the span.
 //
-// Thread safety: calls with different thread numbers may run at once; everything else one at a
-// time. Any failed call of the store aborts with its message.
+// Thread safety: calls with different thread numbers may run at once, beside them Commit and
+// Checkpoint in one more thread; everything else one at a time. Any failed call of the store aborts
+// with its message.
+//
+// Nothing is committed but by Commit, Checkpoint and the destructor.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +20,7 @@
 #include "ceiling.h"
 #include "ebb/stats.h"
 #include "keys.h"
+#include "latency.h"
 #include "loops.h"
 #include "settings.h"
 
@@ -46,7 +50,13 @@ class IntegerSubject {
   double Load();
   Tally Run(Verb verb, int thread, std::span<const std::uint64_t> keys);
   Tally ReadStatusOr(int thread, std::span<const std::uint64_t> keys);
+  // MixLoop; with `latencies` each call is timed.
+  Tally Mix(int thread, std::span<const std::uint64_t> keys, std::uint64_t choices,
+            Latencies* latencies);
+  void Commit();
+  void Checkpoint();
   StoreStats Stats() const;
+  const RecoveryReport& Recovery() const;
 
  private:
   struct State;
@@ -61,7 +71,10 @@ class StringSubject {
   double Load();
   Tally Read(StringRead way, int thread, std::span<const StringKey> keys);
   Tally Upsert(int thread, std::span<const StringKey> keys);
+  void Commit();
+  void Checkpoint();
   StoreStats Stats() const;
+  const RecoveryReport& Recovery() const;
 
  private:
   struct State;

@@ -1,8 +1,9 @@
 # Programs other than ebb_tests: the examples on real input, and what their tests need.
 
-# Benchmarks are no part of a test build, but the key streams under them are checked here.
+# Benchmarks are no part of a test build, but the key streams and latencies are checked here.
 add_executable(ebb_keys_check
-  "${PROJECT_SOURCE_DIR}/benchmarks/keys_check.cc" "${PROJECT_SOURCE_DIR}/benchmarks/keys.cc")
+  "${PROJECT_SOURCE_DIR}/benchmarks/keys_check.cc" "${PROJECT_SOURCE_DIR}/benchmarks/keys.cc"
+  "${PROJECT_SOURCE_DIR}/benchmarks/latency.cc")
 target_compile_features(ebb_keys_check PRIVATE cxx_std_20)
 target_link_libraries(ebb_keys_check PRIVATE Threads::Threads)
 ebb_own_target(ebb_keys_check)
