@@ -45,6 +45,7 @@
 // (locked values); the general form may wait for the device, for a page, or for a record to freeze.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -591,15 +592,19 @@ class Operations {
     const Bounds bounds(core, guard);
     HashIndex::Slot slot;
     if (const Step step = FindSlot<Op>(core, hash, slot); step != Step::kDone) return step;
+    // What a blind operation wants of a record is to change it in place. Below here none can be,
+    // and the line of memory that tells so would be most of what the append costs.
+    const Address floor =
+        Op::kBlind ? std::max(bounds.read_only, bounds.version_floor) : bounds.head;
 
     Address own;  // our slot in the log, when an earlier turn has left us one
     std::uint64_t own_extent = 0;
     // Each turn after the first means that another record of the chain was published.
     for (;; slot.entry = HashIndex::Reload(slot)) {
-      const Address address = Walk(core, guard, slot.entry.address(), bounds.head, key);
+      const Address address = Walk(core, guard, slot.entry.address(), floor, key);
       std::optional<Record> record;
       Where where = Where::kAbsent;
-      if (address >= bounds.head) {
+      if (address >= floor) {
         record.emplace(core.log.At(address, guard), kShape);
         where = bounds.Classify(address, record->header().LoadAcquire());
       } else if (!Op::kBlind && address >= core.log.begin()) {
