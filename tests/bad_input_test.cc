@@ -74,6 +74,12 @@ std::vector<Row> BadRows() {
   bad("background_threads", &Options::background_threads, {0, 33, 0xffffffff});
   bad("write_batch_bytes", &Options::write_batch_bytes,
       {0, 1, 4095, 4097, 6 * kKiB, 64 * kMiB + 4096, kHuge});
+  bad("durability", &Options::durability, {4, 5, 255});
+  bad("commit_interval_ms", &Options::commit_interval_ms, {0, 3'600'001, 0xffffffff});
+  bad("checkpoint_interval_ms", &Options::checkpoint_interval_ms,
+      {1, 99, 24 * 3'600'000 + 1, 0xffffffff});
+  bad("checkpoints_kept", &Options::checkpoints_kept, {0, 1001, 0xffffffff});
+  bad("preallocate_bytes", &Options::preallocate_bytes, {1, 4095, 4097, kTiB + 4096, kHuge});
   // A page of 64 KiB holds 16 blocks of 4,080 bytes, and a record takes 24 beside key and value.
   bad("max_key_bytes", &Options::max_key_bytes, {16 * 4080 - 23, kHuge});
   bad("max_value_bytes", &Options::max_value_bytes, {16 * 4080 - 23, kHuge});
@@ -83,7 +89,7 @@ std::vector<Row> BadRows() {
 TEST(BadInputTest, EachBadOptionIsRefusedByNameAndNothingIsCreated) {
   TempDir dir;
   const std::vector<Row> rows = BadRows();
-  ASSERT_GE(rows.size(), 45U);
+  ASSERT_GE(rows.size(), 63U);
   for (const Row& row : rows) {
     SCOPED_TRACE(std::string(row.field) + " " + std::to_string(row.value));
     const auto refused = [&](const absl::Status& status) {
@@ -137,6 +143,11 @@ TEST(BadInputTest, TheEndsOfEachRangeAreAllowed) {
   good("index_bucket_count", &Options::index_bucket_count, {1024, std::uint64_t{1} << 31});
   good("background_threads", &Options::background_threads, {1, 32});
   good("write_batch_bytes", &Options::write_batch_bytes, {4096, 8192, 64 * kMiB});
+  good("durability", &Options::durability, {0, 1, 2, 3});
+  good("commit_interval_ms", &Options::commit_interval_ms, {1, 3'600'000});
+  good("checkpoint_interval_ms", &Options::checkpoint_interval_ms, {0, 100, 24 * 3'600'000});
+  good("checkpoints_kept", &Options::checkpoints_kept, {1, 1000});
+  good("preallocate_bytes", &Options::preallocate_bytes, {0, 4096, kTiB});
   good("max_key_bytes", &Options::max_key_bytes, {0, 1, 16 * 4080 - 24});
   good("max_value_bytes", &Options::max_value_bytes, {0, 1, 16 * 4080 - 24});
   for (const Row& row : rows) {
