@@ -356,6 +356,8 @@ absl::Status Coordinator::CloseLocked() {
   ShutOut();
   absl::Status status;
   if (core_.has_files()) {
+    // Without it nothing is lost, only the next opening is longer.
+    if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
     MutexLock lock(mu_);
     status = CommitLocked(nullptr);
     // The mark commits the next version, in which nothing has happened.

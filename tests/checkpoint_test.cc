@@ -306,6 +306,24 @@ TEST(CheckpointTest, BackgroundCheckpointsComeWhenSomethingHasChanged) {
   EXPECT_EQ(Must(recovered.Read(2)), 2U);
 }
 
+TEST(CheckpointTest, CloseWritesOneIfTheyComeByThemselves) {
+  for (const std::uint32_t interval_ms : {0U, 3'600'000U}) {
+    SimFileSystem files;
+    U64Model model;
+    Options options = TinyOptions();
+    options.checkpoint_interval_ms = interval_ms;
+    {
+      auto store = Must(OpenIn<U64Store>("db", TinyEnvironment(&files), options));
+      Fill(store, model, 1);
+      Must(store.Close());
+    }
+    auto reopened = Must(OpenTiny<U64Store>("db", &files));
+    EXPECT_EQ(reopened.recovery().checkpoint_id, interval_ms == 0 ? 0U : 1U);
+    EXPECT_EQ(reopened.recovery().replayed_records == 0, interval_ms != 0);
+    EXPECT_TRUE(HoldsOnly(reopened, model, KeysUpTo(700)));
+  }
+}
+
 TEST(CheckpointTest, CallersShareAndCloseEndsOne) {
   SimFileSystem disk;
   FaultFileSystem files(disk);

@@ -59,7 +59,7 @@ struct Options {
   std::uint32_t commit_interval_ms = 1000;
 
   // Milliseconds between checkpoints in the background: 0 for none, or 100 to 86,400,000. One is
-  // skipped when nothing has changed since the last.
+  // skipped when nothing has changed since the last. Unless this is 0, Close writes one too.
   std::uint32_t checkpoint_interval_ms = 0;
 
   // How many checkpoints to keep: 1 to 1,000. Older ones are removed when a new one is complete.
