@@ -26,6 +26,29 @@ void HashIndex::Clear() {
   overflow_count_.store(0, std::memory_order_relaxed);  // alone here
 }
 
+// Nothing was ever taken out, so the first empty word is the end of the chain's entries.
+bool HashIndex::PutAlone(std::uint64_t hash, Address address) {
+  const std::uint32_t tag = TagOf(hash);
+  for (IndexBucket* bucket = BucketOf(hash);;) {
+    for (AtomicWord& word : bucket->entries) {
+      const IndexEntry entry(word.load(std::memory_order_relaxed));  // alone here
+      if (!entry.is_empty() && entry.tag() != tag) continue;
+      if (entry.is_empty() || entry.address() < address) {
+        word.store(IndexEntry::Make(tag, address).word(), std::memory_order_relaxed);  // alone here
+      }
+      return true;
+    }
+    IndexBucket* next = Next(*bucket);
+    if (next == nullptr) {
+      next = TakeOverflowBucket();
+      if (next == nullptr) return false;
+      bucket->overflow.store(reinterpret_cast<std::uint64_t>(next),
+                             std::memory_order_relaxed);  // alone here
+    }
+    bucket = next;
+  }
+}
+
 HashIndex::Slot HashIndex::FindSlow(IndexBucket* bucket, std::uint32_t tag) const {
   for (; bucket != nullptr; bucket = Next(*bucket)) {
     for (AtomicWord& word : bucket->entries) {

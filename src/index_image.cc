@@ -63,12 +63,8 @@ absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& ma
     if (entry.address() < core.log.geometry().BlockStart(1)) continue;
     // The bits of the hash that the chain is named by.
     const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
-    HashIndex::Slot slot;
-    if (core.index.FindOrCreate(hash, slot) != HashIndex::CreateResult::kFound) {
+    if (!core.index.PutAlone(hash, entry.address())) {
       return absl::ResourceExhaustedError("no memory for the hash index");
-    }
-    if (slot.entry.address() < entry.address() && !HashIndex::Publish(slot, entry.address())) {
-      return absl::InternalError("an image was loaded beside operations");
     }
   }
   return absl::OkStatus();

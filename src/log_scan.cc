@@ -172,10 +172,7 @@ absl::Status LogScan::Index(const Record& record, Address address) {
 // In groups, so that their buckets come from memory side by side.
 absl::Status LogScan::IndexWaiting() {
   for (const Waiting& waiting : waiting_) {
-    HashIndex::Slot slot;
-    // Alone here, so never contended.
-    if (core_.index.FindOrCreate(waiting.hash, slot) != HashIndex::CreateResult::kFound ||
-        !HashIndex::Publish(slot, waiting.address)) {
+    if (!core_.index.PutAlone(waiting.hash, waiting.address)) {
       return absl::ResourceExhaustedError("no memory for the hash index");
     }
   }

@@ -103,6 +103,21 @@ TEST(DurabilityTest, WithAlwaysAFailedCommitIsTheUpdatesAnswer) {
   EXPECT_FALSE(store.Close().ok());
 }
 
+TEST(DurabilityTest, ACommitCostsOneSync) {
+  SimFileSystem disk;
+  FaultFileSystem files(disk);
+  auto store = Must(OpenWith(Durability::kManual, files));
+  auto session = Must(store.NewSession("a"));
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    Must(session.Upsert(i, i));
+    files.ResetCounts();
+    Must(store.Commit());
+    EXPECT_EQ(files.Count(CallKind::kSync), 1U);
+    EXPECT_EQ(files.Count(CallKind::kSyncDirectory), 0U);
+    EXPECT_LE(files.Count(CallKind::kWrite), 2U);
+  }
+}
+
 // While one commit is held at its sync, many callers wait; the next one serves all of them.
 TEST(DurabilityTest, WaitingCallersShareOneCommit) {
   SimFileSystem disk;

@@ -237,6 +237,32 @@ TEST_F(HashIndexTest, PublishThatLostTheRaceChangesNothing) {
   EXPECT_EQ(tiny_.Find(TinyHash(0, 9)).entry.address(), Address(4080));
 }
 
+// ---- Recovery, alone ----
+
+// Like FindOrCreate and Publish, in chains of all lengths; the highest address stays.
+TEST_F(HashIndexTest, PutAloneKeepsTheNewestOfEachChain) {
+  constexpr std::uint32_t kTags = 300;
+  for (const std::uint64_t round : {2, 1, 3, 0}) {
+    for (std::uint32_t tag = 0; tag < kTags; ++tag) {
+      for (std::uint32_t bucket = 0; bucket < 2; ++bucket) {
+        ASSERT_TRUE(tiny_.PutAlone(TinyHash(bucket, tag), Address(4096 * (1 + tag) + 8 * round)));
+      }
+    }
+  }
+  std::size_t entries = 0;
+  for (std::uint32_t tag = 0; tag < kTags; ++tag) {
+    for (std::uint32_t bucket = 0; bucket < 2; ++bucket) {
+      const Slot slot = tiny_.Find(TinyHash(bucket, tag));
+      ASSERT_EQ(slot.entry.address(), Address(4096 * (1 + tag) + 24)) << tag;
+      EXPECT_EQ(Create(tiny_, TinyHash(bucket, tag)).word, slot.word);
+    }
+  }
+  for (std::uint32_t bucket = 0; bucket < 2; ++bucket) {
+    tiny_.ForEachEntry(bucket, [&](IndexEntry) { ++entries; });
+  }
+  EXPECT_EQ(entries, 2 * kTags);
+}
+
 // ---- Two-phase insert, scripted: the test plays the other inserter ----
 
 // Hazard 9. Fails when OtherEntryHasTag ignores tentative entries, or overflow buckets.

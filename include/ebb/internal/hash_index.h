@@ -104,6 +104,9 @@ class HashIndex {
   bool ok() const { return buckets_ != nullptr; }
   // Empties the index. Alone: before any other thread knows it.
   void Clear();
+  // Makes `address` the newest record of the hash's chain unless it has a newer one. Alone, too,
+  // and so without any of the care below. False: no memory.
+  bool PutAlone(std::uint64_t hash, Address address);
 
   // The entry of the hash's tag; an empty entry when there is none.
   EBB_INLINE Slot Find(std::uint64_t hash) const {
