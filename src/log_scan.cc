@@ -11,7 +11,6 @@
 
 namespace ebb::internal {
 namespace {
-constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
 constexpr std::size_t kIndexGroup = 32;
 }  // namespace
 

@@ -9,18 +9,17 @@
 #include "ebb/internal/block.h"
 
 namespace ebb::internal {
-namespace {
 
-constexpr std::uint64_t kReadBlocks = 256;  // 1 MiB at a time
-
-struct Loaded {
+struct LoadedPage {
   absl::Status status;
   std::vector<std::uint64_t> incarnations;
 };
 
+namespace {
+
 // Blocks [first, end) of one page.
-Loaded LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
-  Loaded loaded;
+LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
+  LoadedPage loaded;
   const Geometry& geometry = core.log.geometry();
   const AlignedBuffer buffer = AllocateAligned(std::min(kReadBlocks, end - first) * kBlockBytes);
   if (buffer == nullptr) {
@@ -72,7 +71,7 @@ struct PageReader::Shared {
     State state = State::kWaiting;
     std::uint64_t first_block = 0;
     std::uint64_t end_block = 0;
-    Loaded loaded;
+    LoadedPage loaded;
   };
 
   Mutex mu;
@@ -91,7 +90,7 @@ struct PageReader::Shared {
       first = page->second.first_block;
       end = page->second.end_block;
     }
-    Loaded loaded = LoadBlocks(core, first, end);
+    LoadedPage loaded = LoadBlocks(core, first, end);
     MutexLock lock(mu);
     Page& page = pages.find(number)->second;
     page.loaded = std::move(loaded);
@@ -140,7 +139,7 @@ absl::StatusOr<std::vector<std::uint64_t>> PageReader::Load(std::uint64_t page) 
   const auto slot = shared_->pages.find(page);
   if (slot == shared_->pages.end()) return std::vector<std::uint64_t>();  // beyond the range
   while (slot->second.state != Shared::State::kDone) shared_->done.Wait(shared_->mu);
-  Loaded loaded = std::move(slot->second.loaded);
+  LoadedPage loaded = std::move(slot->second.loaded);
   shared_->pages.erase(slot);
   if (!loaded.status.ok()) return loaded.status;
   return std::move(loaded.incarnations);

@@ -24,6 +24,8 @@
 
 namespace ebb::internal {
 
+// How much is read at a time: 1 MiB.
+inline constexpr std::uint64_t kReadBlocks = 256;
 // How many of the blocks that `bytes` has room for there are from `block` on; a file can end early.
 absl::StatusOr<std::uint64_t> ReadBlocks(Device& device, std::uint64_t block,
                                          std::span<std::byte> bytes);
