@@ -104,7 +104,15 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
   }
   std::sort(found.numbers.begin(), found.numbers.end());
-  if (found.numbers.empty()) return found;
+  if (found.numbers.empty()) {
+    // The first file's name is durable before there is a checkpoint: no trace of a crash either.
+    const auto checkpoint = std::find_if(names.begin(), names.end(), [](const std::string& name) {
+      return CheckpointOfFile(name).has_value();
+    });
+    if (checkpoint == names.end()) return found;
+    return absl::DataLossError(
+        fmt::format("{} is missing, but {} is there", FileDevice::SegmentName(0), *checkpoint));
+  }
   if (found.numbers.front() != 0) {
     return absl::DataLossError(fmt::format("{} is missing, but later files of the log are there",
                                            FileDevice::SegmentName(0)));
@@ -316,6 +324,19 @@ absl::StatusOr<bool> LoadNewestImage(Core& core, FoundCheckpoints& found) {
   return false;
 }
 
+// Below `from` nothing is read at the opening, but whether the files are there is seen at once.
+absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, Address from) {
+  const std::uint64_t end = geometry.BlockOf(from);
+  for (std::uint64_t first = 0; first < end; first += geometry.segment_blocks) {
+    const std::uint64_t last = std::min(first + geometry.segment_blocks, end) - 1;
+    if (device.NextBlock(last) != last) {
+      return absl::DataLossError(fmt::format("{}: missing: a checkpoint states that it was durable",
+                                             device.Describe(last)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 struct NewHistory {
   std::uint64_t uncertain_block = 0;  // from here on nothing states that it is durable
   std::uint64_t cut_block = 0;
@@ -384,6 +405,11 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   absl::StatusOr<bool> image = LoadNewestImage(core, checkpoints);
   if (!image.ok()) return image.status();
   const Manifest* const manifest = *image ? &checkpoints.manifests.back() : nullptr;
+  if (manifest != nullptr) {
+    absl::Status status =
+        CheckFilesBelow(*core.files.device, core.log.geometry(), manifest->scan_from);
+    if (!status.ok()) return status;
+  }
   LogScan scan(core, {.bad_header_block = found.bad_header_block,
                       .manifest = manifest,
                       .durable = checkpoints.durable,
