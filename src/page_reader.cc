@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <new>
 #include <span>
 #include <utility>
 
@@ -90,7 +91,13 @@ struct PageReader::Shared {
       first = page->second.first_block;
       end = page->second.end_block;
     }
-    LoadedPage loaded = LoadBlocks(core, first, end);
+    LoadedPage loaded;
+    // Thrown on, it would leave a page that runs for ever, which the destructor waits for.
+    try {
+      loaded = LoadBlocks(core, first, end);
+    } catch (const std::bad_alloc&) {
+      loaded.status = absl::ResourceExhaustedError("no memory to read the log");
+    }
     MutexLock lock(mu);
     Page& page = pages.find(number)->second;
     page.loaded = std::move(loaded);
