@@ -115,6 +115,20 @@ TEST_F(SessionTableTest, ACommitDoesNotGiveANewSessionTheSerialsOfTheOldOne) {
   EXPECT_EQ(Commit(2), (Reports{{"a", 1}}));
 }
 
+// Also one that the log does not know until that commit has written it there.
+TEST_F(SessionTableTest, ANameForgottenBesideTheCommitThatRecordsItIsForgotten) {
+  ASSERT_TRUE(table_.Enter("a", a_).ok());
+  a_.Take(1);
+  table_.Leave("a");
+  const Reports changes = table_.Changes(1);
+  ASSERT_TRUE(table_.Forget("a").ok());
+  table_.SetRecorded(changes);
+  EXPECT_TRUE(table_.HasChanges());
+  EXPECT_EQ(Commit(2), (Reports{{"a", kForgotten}}));
+  EXPECT_EQ(table_.Recorded(), Reports{});
+  EXPECT_TRUE(FailsWith(table_.Forget("a"), StatusCode::kNotFound));
+}
+
 TEST_F(SessionTableTest, ASessionThatHasDoneNothingIsNoChange) {
   ASSERT_TRUE(table_.Enter("a", a_).ok());
   EXPECT_FALSE(table_.HasChanges());
