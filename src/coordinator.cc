@@ -230,6 +230,9 @@ absl::Status Coordinator::WriteCheckpoint() {
   using std::chrono::milliseconds;
   const Clock::time_point begun = Clock::now();
   const auto now = std::chrono::system_clock::now().time_since_epoch();
+  if (checkpoint_id_ >= kMostCheckpointId) {  // by a file or record that is not ours
+    return absl::ResourceExhaustedError("the ids of checkpoints are used up");
+  }
   Manifest manifest;
   manifest.id = ++checkpoint_id_;
   manifest.created_unix_ms =

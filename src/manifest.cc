@@ -62,7 +62,9 @@ std::optional<std::uint64_t> CheckpointOfFile(const std::string& name) {
   for (const std::string_view prefix : {kManifestPrefix, kImagePrefix}) {
     const auto id = NumberBetween(finished, prefix, kSuffix);
     // Only names that the store makes: no leading zeros.
-    if (id.has_value() && (finished == ManifestName(*id) || finished == ImageName(*id))) return id;
+    if (id.has_value() && *id != 0 && *id <= kMostCheckpointId &&
+        (finished == ManifestName(*id) || finished == ImageName(*id)))
+      return id;
   }
   return std::nullopt;
 }

@@ -190,6 +190,27 @@ TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
   SimFileSystem original;
   U64Model model;
   {
+// Ids that a name or a record of somebody else pretends to must not make ours begin anew.
+TEST(CheckpointTest, AForeignFileDoesNotUseUpTheIds) {
+  SimFileSystem files;
+  U64Model model;
+  Must(Must(OpenTiny<U64Store>("db", &files)).Close());
+  auto directory = files.OpenDirectory("db", false).directory;
+  directory->Open("manifest-18446744073709551615.ebb", {.create = true});
+  for (std::uint64_t id = 1; id < 3; ++id) {
+    auto store = Must(OpenTiny<U64Store>("db", &files));
+    EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(700)));
+    for (std::uint64_t key = 0; key < 20; ++key) Must(store.Upsert(key, model[key] = id));
+    EXPECT_EQ(Must(store.Checkpoint()).id, id);
+    Must(store.Close());
+  }
+  EXPECT_TRUE(files.Exists("db", "manifest-18446744073709551615.ebb"));
+  directory->Open("index-9223372036854775807.ebb", {.create = true});
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  EXPECT_TRUE(FailsWith(store.Checkpoint().status(), StatusCode::kResourceExhausted, "ids"));
+  EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(700)));
+}
+
     auto store = Must(OpenTiny<U64Store>("db", &original));
     Fill(store, model, 1);
     Must(store.Checkpoint());

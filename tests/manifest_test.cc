@@ -74,10 +74,11 @@ TEST(ManifestTest, AnotherStoresOrANameThatIsNotItsOwnIsDamage) {
 // Files that the store did not make are never taken for its own.
 TEST(ManifestTest, OnlyNamesThatTheStoreMakesAreItsFiles) {
   EXPECT_EQ(CheckpointOfFile("manifest-1.ebb"), 1U);
-  EXPECT_EQ(CheckpointOfFile("index-18446744073709551615.ebb"), ~std::uint64_t{0});
+  EXPECT_EQ(CheckpointOfFile("index-9223372036854775807.ebb"), internal::kMostCheckpointId);
   EXPECT_EQ(CheckpointOfFile("index-7.ebb.new"), 7U);
   for (const char* name : {"manifest-.ebb", "manifest-01.ebb", "manifest-1.ebb.newer", "index-1",
                            "index--1.ebb", "index-1.ebb.new.new", "log-00000001.ebb", "LOCK",
+                           "index-0.ebb", "index-9223372036854775808.ebb",
                            "index-18446744073709551616.ebb", "manifest-1x.ebb", ".ebb", ".new"}) {
     EXPECT_EQ(CheckpointOfFile(name), std::nullopt) << name;
   }

@@ -30,6 +30,9 @@
 
 namespace ebb::internal {
 
+// Ids begin with 1.
+inline constexpr std::uint64_t kMostCheckpointId = ~std::uint64_t{0} >> 1;
+
 struct Manifest {
   std::uint64_t id = 0;
   std::uint64_t created_unix_ms = 0;
