@@ -297,8 +297,10 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept
   }
   MutexLock lock(checkpoint_mu_);
   {
+  // Before any mutex: in a forked child nobody may be left to unlock it.
+  if (core_.epochs.closed()) return core_.ClosedError();
     MutexLock commit_lock(mu_);
-    if (stopped_ || core_.epochs.closed()) return core_.ClosedError();
+    if (stopped_) return core_.ClosedError();
   }
   return CleanUpLocked(kept);
 }

@@ -3,6 +3,9 @@
 //
 // Hazards: 35 (a fuzzy image), 36 (versions after several reopenings), 40 (crash between data and
 // manifest; two at once), 42 (records below the start of the image).
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -17,6 +20,7 @@
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/temp_dir.h"
 
 namespace ebb::test {
 namespace {
@@ -186,10 +190,6 @@ TEST(CheckpointTest, IdsNeverRepeat) {
   }
 }
 
-TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
-  SimFileSystem original;
-  U64Model model;
-  {
 // Ids that a name or a record of somebody else pretends to must not make ours begin anew.
 TEST(CheckpointTest, AForeignFileDoesNotUseUpTheIds) {
   SimFileSystem files;
@@ -211,6 +211,10 @@ TEST(CheckpointTest, AForeignFileDoesNotUseUpTheIds) {
   EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(700)));
 }
 
+TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
+  SimFileSystem original;
+  U64Model model;
+  {
     auto store = Must(OpenTiny<U64Store>("db", &original));
     Fill(store, model, 1);
     Must(store.Checkpoint());
@@ -377,6 +381,32 @@ TEST(CheckpointTest, CallersShareAndCloseEndsOne) {
   closer.join();
   auto reopened = Must(OpenTiny<U64Store>("db", &files));
   EXPECT_TRUE(HoldsOnly(reopened, model, KeysUpTo(700)));
+}
+
+// Whatever the parent's threads are doing, and hold, at that moment.
+TEST(CheckpointTest, AForkedChildIsRefusedAtOnce) {
+  const TempDir dir;
+  FaultFileSystem files(internal::PosixFileSystem());
+  auto store = Must(OpenTiny<U64Store>(dir / "db", &files));
+  Must(store.Upsert(1, 1));
+  files.Hold(CallKind::kRename);
+  std::thread running([&] { Must(store.Checkpoint()); });
+  ASSERT_TRUE(files.WaitUntilHeld(CallKind::kRename, 1));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(10);  // a child that hangs is killed
+    const bool refused = absl::IsFailedPrecondition(store.Commit()) &&
+                         absl::IsFailedPrecondition(store.Checkpoint().status()) &&
+                         absl::IsFailedPrecondition(store.CleanupCheckpoints(1).status()) &&
+                         absl::IsFailedPrecondition(store.ForgetSession("a")) &&
+                         absl::IsFailedPrecondition(store.Close());
+    ::_exit(refused ? 0 : 1);
+  }
+  files.Release(CallKind::kRename);
+  running.join();
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 // Writers go on while checkpoints and commits follow each other; then the power fails. Each thread
