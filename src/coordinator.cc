@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <new>
 #include <set>
 #include <string>
 #include <utility>
@@ -106,6 +107,7 @@ void Coordinator::ShiftVersion() {
 
 absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   HybridLog& log = core_.log;
+  owes_control_ = true;  // also if memory runs out on the way
   settled_ = true;
   absl::Status status = AppendSessions(version);
   HybridLog::Extent extent;
@@ -228,11 +230,11 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
 absl::Status Coordinator::WriteCheckpoint() {
   using Clock = std::chrono::steady_clock;
   using std::chrono::milliseconds;
-  const Clock::time_point begun = Clock::now();
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
   if (checkpoint_id_ >= kMostCheckpointId) {  // by a file or record that is not ours
     return absl::ResourceExhaustedError("the ids of checkpoints are used up");
   }
+  const Clock::time_point begun = Clock::now();
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
   Manifest manifest;
   manifest.id = ++checkpoint_id_;
   manifest.created_unix_ms =
@@ -295,10 +297,10 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept
   if (kept == 0) {
     return absl::InvalidArgumentError("kept is 0: the newest checkpoint is never removed");
   }
-  MutexLock lock(checkpoint_mu_);
-  {
   // Before any mutex: in a forked child nobody may be left to unlock it.
   if (core_.epochs.closed()) return core_.ClosedError();
+  MutexLock lock(checkpoint_mu_);
+  {
     MutexLock commit_lock(mu_);
     if (stopped_) return core_.ClosedError();
   }
@@ -361,12 +363,16 @@ absl::Status Coordinator::CloseLocked() {
   ShutOut();
   absl::Status status;
   if (core_.has_files()) {
-    // Without it nothing is lost, only the next opening is longer.
-    if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
-    MutexLock lock(mu_);
-    status = CommitLocked(nullptr);
-    // The mark commits the next version, in which nothing has happened.
-    if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
+    try {
+      // Without it nothing is lost, only the next opening is longer.
+      if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
+      MutexLock lock(mu_);
+      status = CommitLocked(nullptr);
+      // The mark commits the next version, in which nothing has happened.
+      if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
+    } catch (const std::bad_alloc&) {
+      status = absl::ResourceExhaustedError("no memory to close the store");
+    }
   }
   if (!status.ok() && !core_.health.poisoned()) return status;  // may be tried again
   status.Update(LetGo());

@@ -384,6 +384,7 @@ absl::Status FileDevice::Sync() {
     }
     sync_directory = std::exchange(directory_unsynced_, false);
   }
+    files.reserve(segments_.size());  // may throw: before any mark is off
   // After a failure the rest is tried all the same: its marks are off already.
   absl::Status first_failure;
   for (const auto& [number, file] : files) {

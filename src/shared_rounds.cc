@@ -1,5 +1,7 @@
 #include "ebb/internal/shared_rounds.h"
 
+#include <new>
+
 namespace ebb::internal {
 
 absl::Status SharedRounds::Join() {
@@ -13,7 +15,12 @@ absl::Status SharedRounds::Join() {
     running_ = true;
     ++begun_count_;
     mu_.Unlock();
-    absl::Status status = work_();
+    absl::Status status;
+    try {
+      status = work_();
+    } catch (const std::bad_alloc&) {  // those who wait must hear of it
+      status = absl::ResourceExhaustedError("no memory for a commit or a checkpoint");
+    }
     mu_.Lock();
     running_ = false;
     ended_count_ = begun_count_;

@@ -460,5 +460,49 @@ TEST(IoFaultTest, AnOpeningWithoutMemoryCanBeRepeated) {
   EXPECT_GE(failures, 20U);
 }
 
+// Whoever waits for it hears of it, nothing is lost, and the next one goes on.
+TEST(IoFaultTest, CommitsCheckpointsAndClosingWithoutMemory) {
+  if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
+  const TempDir dir;
+  const std::string path = dir / "db";
+  const std::function<absl::Status(LedgerStore&)> calls[] = {
+      [](LedgerStore& store) { return store.Commit(); },
+      [](LedgerStore& store) { return store.Checkpoint().status(); },
+      [](LedgerStore& store) { return store.Close(); },
+  };
+  std::uint64_t failures = 0;
+  for (const auto& call : calls) {
+    for (std::uint64_t number = 1;; ++number) {
+      SCOPED_TRACE("allocation " + std::to_string(number));
+      Restore(Snapshot(), path);
+      Ledger ledger;
+      bool met = false;
+      {
+        auto store = Must(Open(internal::PosixFileSystem(), path));
+        auto session = Must(ledger.OpenSession(store, 0));
+        Must(ledger.Upserts(session, 5));
+        Must(store.Checkpoint());
+        Must(ledger.Upserts(session, 5));
+        FailAllocation(number);
+        const absl::Status status = call(store);
+        met = FailAllocation(0);
+        if (!status.ok()) {
+          ++failures;
+          EXPECT_TRUE(FailsWith(status, StatusCode::kResourceExhausted));
+        }
+        if (!store.Commit().ok()) Must(store.Close());
+        Restore(SnapshotOf(path), dir / "left");
+      }
+      auto store = Must(Open(internal::PosixFileSystem(), dir / "left"));
+      EXPECT_TRUE(ledger.SerialsAre(store.recovery(), ledger.size()));
+      auto session = store.NewSession();
+      ASSERT_EQ(Must(ReadLedger(session)), ledger.After(ledger.size()));
+      if (!met) break;
+    }
+  }
+  std::printf("%llu calls without memory\n", static_cast<unsigned long long>(failures));
+  EXPECT_GE(failures, 30U);
+}
+
 }  // namespace
 }  // namespace ebb::test

@@ -1,5 +1,6 @@
 #include "ebb/internal/shared_rounds.h"
 
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -64,6 +65,18 @@ TEST(SharedRoundsTest, AFailureIsTheAnswerOfItsRoundOnly) {
       [&] { return ++runs == 2 ? absl::UnavailableError("second") : absl::OkStatus(); });
   EXPECT_TRUE(rounds.Join().ok());
   EXPECT_EQ(rounds.Join().message(), "second");
+  EXPECT_TRUE(rounds.Join().ok());
+}
+
+// Else everybody would wait for ever for a round that nobody runs.
+TEST(SharedRoundsTest, WorkWithoutMemoryEndsItsRound) {
+  int runs = 0;
+  SharedRounds rounds([&]() -> absl::Status {
+    if (++runs == 1) throw std::bad_alloc();
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(rounds.Join().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(rounds.running());
   EXPECT_TRUE(rounds.Join().ok());
 }
 
