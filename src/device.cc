@@ -344,9 +344,13 @@ absl::Status FileDevice::Reserve(std::uint64_t number, File& file, std::uint64_t
   const std::uint64_t ahead = std::min(
       (block_count + config_.reserve_blocks - 1) / config_.reserve_blocks * config_.reserve_blocks,
       config_.segment_blocks);
+  constexpr int kReserveAttempts = 100;
   int error = 0;
   for (const std::uint64_t target : {ahead, block_count}) {
-    error = file.Reserve((1 + reserved) * kBlockBytes, (target - reserved) * kBlockBytes);
+    int attempts = 0;
+    do {
+      error = file.Reserve((1 + reserved) * kBlockBytes, (target - reserved) * kBlockBytes);
+    } while ((error == EINTR || error == EAGAIN) && ++attempts < kReserveAttempts);
     // A file that cannot reserve takes its space when it is written.
     if (error == EOPNOTSUPP) error = 0;
     if (error == 0) {
@@ -354,7 +358,9 @@ absl::Status FileDevice::Reserve(std::uint64_t number, File& file, std::uint64_t
       segments_[PlaceOf(number)].reserved_count = target;
       return absl::OkStatus();
     }
-    if (error != ENOSPC && error != EDQUOT) break;  // less will not do either
+    const bool less_may_do =
+        error == ENOSPC || error == EDQUOT || error == EFBIG || error == EINTR || error == EAGAIN;
+    if (!less_may_do) break;
   }
   return FileError("reserve", SegmentName(number), (1 + reserved) * kBlockBytes, error);
 }
@@ -378,13 +384,13 @@ absl::Status FileDevice::Sync() {
   bool sync_directory;
   {
     MutexLock lock(mu_);
+    files.reserve(segments_.size());  // may throw: before any mark is off
     for (Segment& segment : segments_) {
       if (segment.unsynced) files.emplace_back(segment.number, segment.file.get());
       segment.unsynced = false;
     }
     sync_directory = std::exchange(directory_unsynced_, false);
   }
-    files.reserve(segments_.size());  // may throw: before any mark is off
   // After a failure the rest is tried all the same: its marks are off already.
   absl::Status first_failure;
   for (const auto& [number, file] : files) {

@@ -672,6 +672,17 @@ TEST_F(DeviceTest, SpaceIsTakenAheadAndItsLackIsFoundBeforeAnythingIsWritten) {
               HasSubstr("UNAVAILABLE: reserve of log-00000003.ebb"));
 }
 
+TEST_F(DeviceTest, AReservationThatIsInterruptedOrTooLargeIsTriedAgain) {
+  std::unique_ptr<FileDevice> device = *rig_.TryOpen(3);
+  for (const int error : {EINTR, EAGAIN, EFBIG}) {
+    rig_.faults().Arm({.kind = CallKind::kReserve, .error = error});
+    EXPECT_TRUE(device->Write(static_cast<std::uint64_t>(error) * 4, Blocks(0, 1).span()).ok());
+  }
+  EXPECT_EQ(rig_.faults().FiredCount(), 3U);
+  rig_.faults().Arm({.kind = CallKind::kReserve, .sticky = true, .error = EINTR});
+  EXPECT_EQ(device->Write(0, Blocks(0, 1).span()).code(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(DeviceTest, SegmentWithoutAHeaderIsTakenAwayAndMadeAnew) {
   ASSERT_TRUE(rig_.Write(0, 1).ok());
   rig_.faults().Arm({.kind = CallKind::kWrite, .error = ENOSPC});
