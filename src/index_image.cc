@@ -20,6 +20,7 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
   if (absl::Status status = writer.Open(); !status.ok()) return status;
   std::vector<std::uint64_t> words;
   for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
+    if (bucket % 1024 == 0 && stop()) return absl::AbortedError("the store is being closed");
     words.assign(1, kBucketMark | bucket);
     core.index.ForEachEntry(bucket, [&](IndexEntry entry) {
       if (entry.address() > kNoRecord && entry.address() < manifest.scan_from) {
@@ -31,7 +32,6 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
     if (absl::Status status = writer.Append(std::as_bytes(std::span(words))); !status.ok()) {
       return status;
     }
-    if (bucket % 1024 == 0 && stop()) return absl::AbortedError("the store is being closed");
   }
   absl::Status status = writer.Finish();
   manifest.image_bytes = writer.file_bytes();

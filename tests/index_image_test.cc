@@ -97,6 +97,18 @@ TEST(IndexImageTest, WhatIsAtOrAboveTheStartOfTheScanIsLeftOut) {
       FailsWith(LoadIndexImage(core, *directory, manifest), StatusCode::kDataLoss, "shape"));
 }
 
+// Also while it finds nothing: an index may be huge and nearly empty.
+TEST(IndexImageTest, StopsInAnEmptyIndex) {
+  SimFileSystem files;
+  auto store = OpenWithExponent(files, "db", 2);
+  Manifest manifest;
+  manifest.id = 1;
+  manifest.scan_from = StoreAccess::GetCore(store).log.tail();
+  const auto status = WriteIndexImage(
+      StoreAccess::GetCore(store), [] { return true; }, manifest);
+  EXPECT_EQ(status.code(), StatusCode::kAborted);
+}
+
 TEST(IndexImageTest, StopsWhenTold) {
   SimFileSystem files;
   auto store = OpenWithExponent(files, "db", 2);
