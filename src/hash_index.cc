@@ -27,7 +27,7 @@ void HashIndex::Clear() {
 }
 
 // Nothing was ever taken out, so the first empty word is the end of the chain's entries.
-bool HashIndex::PutAlone(std::uint64_t hash, Address address) {
+std::optional<Address> HashIndex::PutAlone(std::uint64_t hash, Address address) {
   const std::uint32_t tag = TagOf(hash);
   for (IndexBucket* bucket = BucketOf(hash);;) {
     for (AtomicWord& word : bucket->entries) {
@@ -36,12 +36,12 @@ bool HashIndex::PutAlone(std::uint64_t hash, Address address) {
       if (entry.is_empty() || entry.address() < address) {
         word.store(IndexEntry::Make(tag, address).word(), std::memory_order_relaxed);  // alone here
       }
-      return true;
+      return entry.is_empty() ? kNoRecord : entry.address();
     }
     IndexBucket* next = Next(*bucket);
     if (next == nullptr) {
       next = TakeOverflowBucket();
-      if (next == nullptr) return false;
+      if (next == nullptr) return std::nullopt;
       bucket->overflow.store(reinterpret_cast<std::uint64_t>(next),
                              std::memory_order_relaxed);  // alone here
     }

@@ -368,6 +368,9 @@ absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& 
   const Geometry& geometry = config_.geometry;
   const RecordShape shape = config_.shape;
   const std::uint64_t block = geometry.BlockOf(address);
+  if (address.value() % 8 != 0 || geometry.OffsetOf(address) >= payload_bytes_) {
+    return Damaged(block, "is near a place that no record can have, to which a chain leads");
+  }
   const std::uint64_t in_block = geometry.OffsetOf(address) % kBlockPayloadBytes;
   const std::uint64_t room = payload_bytes_ - geometry.OffsetOf(address);
   const auto blocks_for = [&](std::uint64_t bytes) {

@@ -63,7 +63,7 @@ absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& ma
     if (entry.address() < core.log.geometry().BlockStart(1)) continue;
     // The bits of the hash that the chain is named by.
     const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
-    if (!core.index.PutAlone(hash, entry.address())) {
+    if (!core.index.PutAlone(hash, entry.address()).has_value()) {
       return absl::ResourceExhaustedError("no memory for the hash index");
     }
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "ebb/internal/hash.h"
@@ -26,14 +27,23 @@ absl::Status LogScan::Run() {
   if (buffer_ == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
   if (absl::Status status = Pass(); !status.ok()) return status;
   if (absl::Status status = LookForLaterCommits(); !status.ok()) return status;
-  if (voids_.empty() && geometry_.BlockOf(cursor_) == cut_block_) return absl::OkStatus();
+  if (voids_.empty() && geometry_.BlockOf(cursor_) == cut_block_) return CheckLinks();
   second_pass_ = true;
   core_.index.Clear();
   if (start_.manifest != nullptr) {
     absl::Status status = LoadIndexImage(core_, *core_.files.directory, *start_.manifest);
     if (!status.ok()) return status;
   }
-  return Pass();
+  if (absl::Status status = Pass(); !status.ok()) return status;
+  return CheckLinks();
+}
+
+// What memory holds of a chain is not looked at again, so every link must lead to where the chain
+// ended when the record was put there. In a first pass that was not the last, chains also hold what
+// is void.
+absl::Status LogScan::CheckLinks() const {
+  if (bad_link_.is_null()) return absl::OkStatus();
+  return Malformed(bad_link_, "a record that links to another place than its chain's end");
 }
 
 absl::Status LogScan::Pass() {
@@ -51,6 +61,7 @@ absl::Status LogScan::Pass() {
   uncommitted_sessions_.clear();
   replayed_records_ = 0;
   verified_bytes_ = 0;
+  bad_link_ = Address();
   const std::uint64_t end = second_pass_ ? cut_block_ : core_.files.device->EndBlock();
   PageReader reader(core_, {.first_block = geometry_.BlockOf(from_),
                             .end_block = std::min(end, start_.bad_header_block)});
@@ -164,16 +175,20 @@ absl::Status LogScan::Index(const Record& record, Address address) {
   const RecordShape shape = core_.config.log.shape;
   const std::uint64_t hash = HashKey(record.key(), record.key_length(), !shape.key_variable());
   core_.index.Prefetch(hash);
-  waiting_.push_back({hash, address});
+  waiting_.push_back({hash, address, header.prev()});
   return waiting_.size() < kIndexGroup ? absl::OkStatus() : IndexWaiting();
 }
 
 // In groups, so that their buckets come from memory side by side.
 absl::Status LogScan::IndexWaiting() {
   for (const Waiting& waiting : waiting_) {
-    if (!core_.index.PutAlone(waiting.hash, waiting.address)) {
+    const std::optional<Address> newest = core_.index.PutAlone(waiting.hash, waiting.address);
+    if (!newest.has_value()) {
       return absl::ResourceExhaustedError("no memory for the hash index");
     }
+    // Below from_ chains are on the device, and verified when they are read.
+    const bool follows = waiting.prev == *newest || waiting.prev < from_;
+    if (!follows && bad_link_.is_null()) bad_link_ = waiting.address;
   }
   waiting_.clear();
   return absl::OkStatus();

@@ -245,7 +245,8 @@ TEST_F(HashIndexTest, PutAloneKeepsTheNewestOfEachChain) {
   for (const std::uint64_t round : {2, 1, 3, 0}) {
     for (std::uint32_t tag = 0; tag < kTags; ++tag) {
       for (std::uint32_t bucket = 0; bucket < 2; ++bucket) {
-        ASSERT_TRUE(tiny_.PutAlone(TinyHash(bucket, tag), Address(4096 * (1 + tag) + 8 * round)));
+        ASSERT_TRUE(tiny_.PutAlone(TinyHash(bucket, tag), Address(4096 * (1 + tag) + 8 * round))
+                        .has_value());
       }
     }
   }

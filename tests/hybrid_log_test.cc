@@ -643,6 +643,17 @@ TEST_F(HybridLogDamageTest, BlockOfAnotherHistoryIsDataLoss) {
   EXPECT_THAT(ExpectDataLoss(), HasSubstr("another history"));
 }
 
+TEST_F(HybridLogDamageTest, PlacesThatNoRecordCanHaveAreDataLoss) {
+  const internal::Geometry& geometry = rig_.geometry();
+  for (const internal::Address place :
+       {written_.address + 4, geometry.PageStart(1) + geometry.payload_bytes(),
+        geometry.PageStart(2) + (geometry.page_bytes() - 8)}) {
+    const absl::Status status = rig_.ReadFromDevice(place).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << place.value();
+    EXPECT_THAT(status.ToString(), HasSubstr("no record can have")) << place.value();
+  }
+}
+
 // Blocks that verify and hold nonsense, made by somebody who can compute checksums.
 TEST_F(HybridLogDamageTest, ForgedRecordsAreDataLoss) {
   const RecordHeader good =

@@ -16,12 +16,15 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "ebb/internal/block.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
@@ -306,6 +309,35 @@ TEST(LogScanTest, BlocksOfAnotherHistoryAreTold) {
 // ---- ends ----
 
 // A file that has been cut: damage is told, unless the log ends where it had ended once.
+// A link to something that is no record of its chain, made by somebody who can compute checksums.
+// Once it is in memory nobody verifies it again, and it could lead a reader anywhere.
+TEST(LogScanTest, AForgedLinkIsTold) {
+  SimFileSystem files(/*direct=*/false);
+  {
+    auto store = Must(OpenForScan(files));
+    Must(store.Upsert("first", "1"));
+    Must(store.Upsert("forged", "2"));
+    Must(store.Close());
+  }
+  const std::string file = SnapshotOf(files, "db").at(SegmentFile(0));
+  const std::size_t key = file.find("forged");
+  ASSERT_NE(key, std::string::npos);
+  const std::size_t place = key / kBlock * kBlock;
+  std::string block = file.substr(place, kBlock);
+  const auto word = [&](const std::string& bytes, std::size_t at) {
+    std::uint64_t value;
+    std::memcpy(&value, bytes.data() + at, 8);
+    return value;
+  };
+  const std::size_t record = key % kBlock - 24;
+  const std::uint64_t forged = (word(block, record) & ~internal::RecordHeader::kPrevMask) | 4088;
+  std::memcpy(block.data() + record, &forged, 8);
+  internal::SealBlock(std::as_writable_bytes(std::span(block)), word(file, 16), place / kBlock - 1,
+                      word(block, 4080));
+  Overwrite(files, "db", SegmentFile(0), place, block);
+  EXPECT_TRUE(FailsWith(OpenForScan(files).status(), StatusCode::kDataLoss, "links"));
+}
+
 TEST(LogScanTest, CutFilesAreToldOrGiveAnEarlierCommit) {
   const Closed closed;
   std::uint64_t refused = 0;

@@ -38,6 +38,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #if defined(__SSE2__)
@@ -105,8 +106,9 @@ class HashIndex {
   // Empties the index. Alone: before any other thread knows it.
   void Clear();
   // Makes `address` the newest record of the hash's chain unless it has a newer one. Alone, too,
-  // and so without any of the care below. False: no memory.
-  bool PutAlone(std::uint64_t hash, Address address);
+  // and so without any of the care below. What was its newest record, kNoRecord when there was
+  // none; nothing: no memory.
+  std::optional<Address> PutAlone(std::uint64_t hash, Address address);
 
   // The entry of the hash's tag; an empty entry when there is none.
   EBB_INLINE Slot Find(std::uint64_t hash) const {

@@ -79,6 +79,7 @@ class LogScan {
   absl::Status ReadRecords(std::uint64_t page, std::uint64_t end_block);
   absl::Status Index(const Record& record, Address address);
   absl::Status IndexWaiting();
+  absl::Status CheckLinks() const;
   absl::Status TakeSessions(const Record& record, Address address);
   absl::Status TakeCommit(const Record& record, Address address);
   void CloseUncommitted(Address end);
@@ -96,6 +97,7 @@ class LogScan {
   struct Waiting {
     std::uint64_t hash = 0;
     Address address;
+    Address prev;
   };
   std::vector<Waiting> waiting_;  // to be indexed
   bool second_pass_ = false;
@@ -115,6 +117,7 @@ class LogScan {
   std::vector<SessionReport> uncommitted_sessions_;  // since the last commit record
   std::uint64_t replayed_records_ = 0;
   std::uint64_t verified_bytes_ = 0;
+  Address bad_link_;  // the first record whose link is not its chain's end, or null
 
   std::vector<VoidRange> voids_;  // found by the first pass, in order
 };
