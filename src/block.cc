@@ -141,7 +141,9 @@ std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent) 
   for (std::uint64_t count = Get<std::uint64_t>(extent, 16); count != 0; --count) {
     if (rest.size() < 16) return std::nullopt;
     const std::uint64_t name_bytes = Get<std::uint64_t>(rest, 8);
-    if (name_bytes > rest.size() - 16) return std::nullopt;
+    if (name_bytes == 0 || name_bytes > kMostSessionNameBytes || name_bytes > rest.size() - 16) {
+      return std::nullopt;
+    }
     SessionReport session;
     session.serial = Get<std::uint64_t>(rest, 0);
     session.name.assign(reinterpret_cast<const char*>(rest.data()) + 16, name_bytes);

@@ -141,8 +141,8 @@ absl::StatusOr<Manifest> ReadManifest(Directory& directory, std::uint64_t store_
     std::uint64_t name_bytes = 0;
     status = reader.ReadWord(session.serial);
     status.Update(status.ok() ? reader.ReadWord(name_bytes) : status);
-    if (status.ok() && name_bytes > reader.file_bytes()) {
-      status = reader.Damaged("a name longer than the file");
+    if (status.ok() && (name_bytes == 0 || name_bytes > kMostSessionNameBytes)) {
+      status = reader.Damaged("a session's name of a length that none has");
     }
     if (!status.ok()) break;
     std::string padded((name_bytes + 7) / 8 * 8, '\0');

@@ -276,10 +276,11 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
     return a.first_block < b.first_block;
   };
   const std::vector<IncarnationSpan>& histories = manifest.incarnations;
-  return manifest.scan_from >= geometry.BlockStart(1) && manifest.scan_from <= manifest.durable &&
+  return manifest.scan_from >= geometry.BlockStart(1) && manifest.scan_from < manifest.durable &&
          manifest.scan_from == geometry.Normalize(manifest.scan_from) &&
-         manifest.durable.value() <= Address::kMask && !histories.empty() &&
-         histories.front().first_block == 0 &&
+         manifest.scan_from.value() % 8 == 0 && manifest.durable.value() <= Address::kMask &&
+         manifest.durable == geometry.BlockStart(geometry.BlockOf(manifest.durable)) &&
+         !histories.empty() && histories.front().first_block == 0 &&
          std::is_sorted(histories.begin(), histories.end(), by_block) &&
          histories.back().first_block <= geometry.BlockOf(manifest.scan_from);
 }

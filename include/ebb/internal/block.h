@@ -96,6 +96,7 @@ SessionsExtent FitSessions(std::span<const SessionReport> sessions, std::uint64_
 // `extent` is as FitSessions says.
 void EncodeSessions(std::uint64_t version, std::span<const SessionReport> sessions,
                     std::span<std::byte> extent);
+inline constexpr std::size_t kMostSessionNameBytes = 255;
 struct SessionsRecord {
   std::uint64_t version = 0;
   std::vector<SessionReport> sessions;

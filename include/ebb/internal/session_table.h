@@ -26,6 +26,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/atomic.h"
+#include "ebb/internal/block.h"
 #include "ebb/internal/check.h"
 #include "ebb/internal/mutex.h"
 #include "ebb/stats.h"
@@ -49,7 +50,7 @@ class SessionSerials {
 
 class SessionTable {
  public:
-  static constexpr std::size_t kMostNameBytes = 255;
+  static constexpr std::size_t kMostNameBytes = kMostSessionNameBytes;
 
   // The live session of this name; its serials go on where the last one's ended. InvalidArgument
   // for a bad name, FailedPrecondition when a session of the name is alive.
