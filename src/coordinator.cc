@@ -331,7 +331,9 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
       const auto id = CheckpointOfFile(name);
       if (!id.has_value() || kept_names.contains(name)) continue;
       if ((name == ManifestName(*id)) != manifests) continue;
-      if (const int error = directory.Unlink(name); error != 0 && error != ENOENT) {
+      const int error = directory.Unlink(name);
+      if (error == EISDIR) continue;  // no file, so none of ours
+      if (error != 0 && error != ENOENT) {
         return FileError("unlink", name, 0, error);
       }
       unlinked = true;

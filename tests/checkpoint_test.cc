@@ -3,6 +3,7 @@
 //
 // Hazards: 35 (a fuzzy image), 36 (versions after several reopenings), 40 (crash between data and
 // manifest; two at once), 42 (records below the start of the image).
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -209,6 +210,16 @@ TEST(CheckpointTest, AForeignFileDoesNotUseUpTheIds) {
   auto store = Must(OpenTiny<U64Store>("db", &files));
   EXPECT_TRUE(FailsWith(store.Checkpoint().status(), StatusCode::kResourceExhausted, "ids"));
   EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(700)));
+}
+
+TEST(CheckpointTest, ADirectoryWithTheNameOfAFileIsLeftAlone) {
+  const TempDir dir;
+  auto store = Must(OpenTiny<U64Store>(dir / "db"));
+  ASSERT_EQ(::mkdir((dir / "db/index-77.ebb").c_str(), 0700), 0);
+  Must(store.Upsert(1, 1));
+  Must(store.Checkpoint());
+  Must(store.CleanupCheckpoints(1));
+  EXPECT_EQ(::rmdir((dir / "db/index-77.ebb").c_str()), 0);
 }
 
 TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
