@@ -77,6 +77,11 @@ bool Coordinator::NothingToCommit() const {
 absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   if (stopped_) return core_.ClosedError();
   if (core_.health.poisoned()) return core_.health.status();
+  // A control record that could not be written goes first: while that fails, one more for each
+  // commit would only use up the log's memory.
+  if (control_end_ > durable_) {
+    if (absl::Status status = MakeDurable(); !status.ok()) return status;
+  }
   if (manifest == nullptr && NothingToCommit()) return absl::OkStatus();
   changed_since_open_ = true;
   if (owes_control_) {
@@ -137,10 +142,16 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
       status.ok() ? log.geometry().Normalize(extent.start + extent.bytes) : log.tail();
   log.EndVersionShift(end);
   if (!status.ok()) return status;
-  if (status = log.FlushTo(end); !status.ok()) return status;
-  if (status = core_.files.device->Sync(); !status.ok()) {
+  control_end_ = end;
+  return MakeDurable();
+}
+
+absl::Status Coordinator::MakeDurable() {
+  const Address end = control_end_;
+  if (absl::Status status = core_.log.FlushTo(end); !status.ok()) return status;
+  if (absl::Status status = core_.files.device->Sync(); !status.ok()) {
     core_.health.Poison(status);
-    log.BlockUpdates();
+    core_.log.BlockUpdates();
     return core_.health.status();
   }
   durable_ = end;

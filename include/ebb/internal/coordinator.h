@@ -117,6 +117,8 @@ class Coordinator {
   void ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Appends what ends a version and makes it durable.
   absl::Status WriteControl(std::uint64_t version, bool clean) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Flushes and syncs the log up to control_end_.
+  absl::Status MakeDurable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status AppendSessions(std::uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Appends a record that `reserve` finds room for and `encode` writes; sets `extent`.
   absl::Status Append(const std::function<HybridLog::Extent(const EpochGuard&)>& reserve,
@@ -149,7 +151,8 @@ class Coordinator {
   bool owes_control_ ABSL_GUARDED_BY(mu_) = false;
   // No operation of version_ has acted below durable_, as far as that can be told.
   bool settled_ ABSL_GUARDED_BY(mu_) = true;
-  Address durable_ ABSL_GUARDED_BY(mu_);  // the end of the last durable commit or open record
+  Address durable_ ABSL_GUARDED_BY(mu_);      // the end of the last durable commit or open record
+  Address control_end_ ABSL_GUARDED_BY(mu_);  // of the last control record, durable or not
   std::uint64_t recorded_checkpoint_id_ ABSL_GUARDED_BY(mu_) = 0;  // in the control records
   bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
 };
