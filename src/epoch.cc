@@ -34,8 +34,8 @@ namespace {
 
 bool g_force_fallback = false;
 
-// Every live manager, for the fork handler. The lock is held across fork, so that the child finds
-// the list whole.
+// Every live manager, for the fork handler. Its lock and theirs are held across fork, so that the
+// child finds the lists whole, and no lock that belongs to a thread which it does not have.
 struct ForkRegistry {
   std::mutex mu;
   std::vector<EpochManager*> managers;
@@ -43,11 +43,20 @@ struct ForkRegistry {
 ForkRegistry& Registry() {
   static ForkRegistry* const registry = [] {
     auto* made = new ForkRegistry;
-    pthread_atfork([] { Registry().mu.lock(); }, [] { Registry().mu.unlock(); },
-                   [] {
-                     EpochManager::PoisonAllAfterFork();
-                     Registry().mu.unlock();
-                   });
+    pthread_atfork(
+        [] {
+          Registry().mu.lock();
+          EpochManager::LockAllForFork();
+        },
+        [] {
+          EpochManager::UnlockAllAfterFork();
+          Registry().mu.unlock();
+        },
+        [] {
+          EpochManager::PoisonAllAfterFork();
+          EpochManager::UnlockAllAfterFork();
+          Registry().mu.unlock();
+        });
     return made;
   }();
   return *registry;
@@ -128,6 +137,14 @@ bool EpochManager::NoSlowCalls() {
   return std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) {
     return slot->busy.load(std::memory_order_seq_cst) == 0;  // [busy]
   });
+}
+
+void EpochManager::LockAllForFork() {
+  for (EpochManager* manager : Registry().managers) manager->mu_.Lock();
+}
+
+void EpochManager::UnlockAllAfterFork() {
+  for (EpochManager* manager : Registry().managers) manager->mu_.Unlock();
 }
 
 void EpochManager::PoisonAllAfterFork() {

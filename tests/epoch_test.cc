@@ -329,6 +329,27 @@ TEST_P(EpochTest, ForkWaitsForManagersThatAreBeingMade) {
   maker.join();
 }
 
+// A slot is taken under a mutex that any thread may hold when another one forks; the child's first
+// session must not wait for it.
+TEST_P(EpochTest, ForkWaitsForSlotsThatAreBeingTaken) {
+  Atomic<bool> done{false};
+  std::vector<std::thread> takers;
+  for (int i = 0; i < 2; ++i) {
+    takers.emplace_back([&] {
+      while (!done.load(std::memory_order_acquire)) epochs_.ReleaseSlot(epochs_.AcquireSlot());
+    });
+  }
+  for (int i = 0; i < 100; ++i) {
+    const int result = InChild([&] {
+      epochs_.ReleaseSlot(&a_);
+      return epochs_.AcquireSlot() == &a_ ? 0 : 1;
+    });
+    ASSERT_EQ(result, 0);
+  }
+  done.store(true, std::memory_order_release);
+  for (std::thread& taker : takers) taker.join();
+}
+
 // ---- Threads ----
 
 // A writer hides what it takes away, waits for the drain and takes it away; readers of it must

@@ -119,6 +119,9 @@ class EpochManager {
   // Makes every look of every manager fail for ever: the forked child of a process has no pool
   // and must not write to its parent's files. Installed with pthread_atfork.
   static void PoisonAllAfterFork();
+  // Around a fork, with the list of managers locked.
+  static void LockAllForFork() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  static void UnlockAllAfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS;
   // Tests: managers made from now on do without membarrier.
   static void ForceFallbackForTesting(bool force);
 
