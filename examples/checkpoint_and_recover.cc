@@ -1,6 +1,6 @@
 // checkpoint_and_recover: a bank that is killed again and again, and never loses a cent.
 //
-//   checkpoint_and_recover [seconds=5] [directory]
+//   checkpoint_and_recover [seconds=5] [directory without a bank.ebb]
 //
 // A child process opens the bank and moves money between accounts, on several threads, while
 // commits and checkpoints come by themselves. At a random moment it is killed with SIGKILL. Then
@@ -155,7 +155,11 @@ int main(int argc, char** argv) {
   std::string temporary = (std::filesystem::temp_directory_path() / "ebb-bank-XXXXXX").string();
   if (argc <= 2 && mkdtemp(temporary.data()) == nullptr) return 1;
   const std::string path = (argc > 2 ? std::string(argv[2]) : temporary) + "/bank.ebb";
-  std::filesystem::remove_all(path);
+  if (std::filesystem::exists(path)) {
+    std::fprintf(stderr, "%s exists already; this example begins with a bank of its own\n",
+                 path.c_str());
+    return 2;
+  }
   OpenAccounts(path);
 
   const std::uint64_t seed = std::random_device{}();

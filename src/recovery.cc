@@ -297,7 +297,10 @@ absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, const Cor
     found.last_id = std::max(found.last_id, *id);
     if (name != ManifestName(*id)) continue;
     absl::StatusOr<Manifest> manifest = ReadManifest(directory, core.config.log.store_id, *id);
-    if (absl::IsUnimplemented(manifest.status())) return manifest.status();
+    // Neither says anything about the file.
+    if (absl::IsUnimplemented(manifest.status()) || absl::IsResourceExhausted(manifest.status())) {
+      return manifest.status();
+    }
     if (!manifest.ok()) {
       found.notes.emplace_back(manifest.status().message());
     } else if (!IsPlausible(*manifest, core.log.geometry())) {

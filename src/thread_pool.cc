@@ -1,5 +1,6 @@
 #include "ebb/internal/thread_pool.h"
 
+#include <new>
 #include <utility>
 
 namespace ebb::internal {
@@ -37,6 +38,7 @@ std::function<void()> ThreadPool::TakeJob() {
   if (jobs_.empty()) return {};
   std::function<void()> job = std::move(jobs_.front());
   jobs_.pop_front();
+  if (!jobs_.empty()) wake_.NotifyOne();  // several may have become due at once
   return job;
 }
 
@@ -78,7 +80,12 @@ void ThreadPool::Work() {
       }
       if (stopping_) return;
     }
-    job();
+    // A job that runs out of memory ends there. Whoever needs its effect does the same and is told.
+    try {
+      job();
+    } catch (const std::bad_alloc&) {
+      continue;
+    }
   }
 }
 

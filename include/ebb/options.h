@@ -1,4 +1,6 @@
-// Options: what a store is told when it is opened. Every option is honoured or refused by name.
+// Options: what a store is told when it is opened. Every option is honoured or refused by name. (A
+// store in memory has no files: what is said of files, commits and checkpoints does not concern
+// it.)
 //
 // Thread safety: plain data. All sizes are bytes unless the name says otherwise.
 #pragma once
@@ -55,7 +57,7 @@ struct Options {
   Durability durability = Durability::kPeriodic;
 
   // Milliseconds between the commits of kPeriodic: 1 to 3,600,000. A crash loses at most what
-  // happened since the last one began.
+  // happened since the last one began; with one background thread a checkpoint can hold it up.
   std::uint32_t commit_interval_ms = 1000;
 
   // Milliseconds between checkpoints in the background: 0 for none, or 100 to 86,400,000. One is
