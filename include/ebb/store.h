@@ -54,9 +54,9 @@ class Store {
 
   // Opens the store in the directory `path`, or creates it (the directory too, but not its
   // parents). Checks everything first; takes an exclusive lock; reads back what the store holds,
-  // which takes as long as reading its log once. Errors: InvalidArgument naming the option,
-  // FailedPrecondition (open elsewhere; other types or page size), DataLoss, Unimplemented (written
-  // by a newer version), ResourceExhausted, Unavailable.
+  // which takes as long as reading its log from the newest checkpoint on. Errors: InvalidArgument
+  // naming the option, FailedPrecondition (open elsewhere; other types or page size), DataLoss,
+  // Unimplemented (written by a newer version), ResourceExhausted, Unavailable.
   static absl::StatusOr<Store> Open(const std::string& path, const Options& options = {}) {
     return OpenIn(path, options, {});
   }

@@ -11,6 +11,9 @@
 // to the one before it, the records of version v + 1 (they ran beside the commit of v, and the
 // commit of v + 1 never came).
 //
+// Each record must link to where its chain ended when it is met, since what is in memory is not
+// verified again; links below the start of the scan are verified when they are read.
+//
 // Pages come from the device ahead of the scan, in the pool (page_reader.h).
 //
 // Thread safety: one thread, before the store has others. Changes nothing on the device.

@@ -15,7 +15,8 @@
 // cut off, and an open record with a new incarnation is written and synced. An interrupted opening
 // leaves the same log to be opened again.
 //
-// The pages scanned last stay in memory, as many as the budget holds.
+// The pages scanned last stay in memory, as many as the budget holds less those read ahead. What
+// is below the start of a scan stays on the device.
 //
 // With a checkpoint (manifest.h) the scan begins where its image ends. One that does not verify is
 // passed over for the next older one; without any the whole log is read.
