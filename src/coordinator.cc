@@ -134,7 +134,7 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
         [&](std::span<std::byte> bytes) {
           EncodeCommitRecord(record, core_.config.log.store_id, bytes);
         },
-        extent);
+        CommitRecord::kLeastExtentBytes, extent);
   }
   owes_control_ = !status.ok();
   // What is above the tail now was made after the drain, with or without a control record.
@@ -167,7 +167,7 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
   for (std::span<const SessionReport> rest = changes; !rest.empty();) {
     const SessionsExtent fitting = FitSessions(rest, room);
     const auto reserve = [&](const EpochGuard& guard) {
-      const Address start = core_.log.Allocate(fitting.bytes, guard);
+      const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kSpare);
       return HybridLog::Extent{start, start.is_null() ? 0 : fitting.bytes};
     };
     HybridLog::Extent extent;
@@ -176,7 +176,7 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
         [&](std::span<std::byte> bytes) {
           EncodeSessions(version, rest.first(fitting.count), bytes);
         },
-        extent);
+        fitting.bytes, extent);
     if (!status.ok()) return status;
     rest = rest.subspan(fitting.count);
   }
@@ -186,7 +186,7 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
 
 absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const EpochGuard&)>& reserve,
                                  const std::function<void(std::span<std::byte>)>& encode,
-                                 HybridLog::Extent& extent) {
+                                 std::uint64_t least_bytes, HybridLog::Extent& extent) {
   HybridLog& log = core_.log;
   for (;;) {  // ends: each turn after the first starts with room in the page
     {
@@ -200,7 +200,8 @@ absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const Epo
         return absl::OkStatus();
       }
     }
-    if (absl::Status status = log.WaitForPage(); !status.ok()) return status;
+    absl::Status status = log.WaitForPage(least_bytes, HybridLog::Space::kSpare);
+    if (!status.ok()) return status;
   }
 }
 

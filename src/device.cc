@@ -319,7 +319,6 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
     const std::span<const std::byte> piece = bytes.first(count * kBlockBytes);
     absl::StatusOr<File*> file = FindOrCreateSegment(number);
     if (!file.ok()) return file.status();
-    if (absl::Status status = Reserve(number, **file, index + count); !status.ok()) return status;
     const FullTransfer transfer = WriteFully(**file, (1 + index) * kBlockBytes, piece);
     NoteWritten(number, index + BlocksIn(transfer.moved));
     if (transfer.error != 0) {
@@ -332,8 +331,21 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
   return absl::OkStatus();
 }
 
-absl::Status FileDevice::Reserve(std::uint64_t number, File& file, std::uint64_t block_count) {
+absl::Status FileDevice::Reserve(std::uint64_t begin, std::uint64_t end) {
   if (config_.reserve_blocks == 0) return absl::OkStatus();
+  while (begin < end) {
+    const std::uint64_t number = begin / config_.segment_blocks;
+    const std::uint64_t piece_end = std::min(end, (number + 1) * config_.segment_blocks);
+    absl::StatusOr<File*> file = FindOrCreateSegment(number);
+    if (!file.ok()) return file.status();
+    absl::Status status = ReserveIn(number, **file, piece_end - number * config_.segment_blocks);
+    if (!status.ok()) return status;
+    begin = piece_end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileDevice::ReserveIn(std::uint64_t number, File& file, std::uint64_t block_count) {
   std::uint64_t reserved = 0;
   {
     MutexLock lock(mu_);

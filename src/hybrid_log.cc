@@ -59,6 +59,9 @@ void HybridLog::Restore(Position position) {
   for (AtomicWord* word : {&flushed_until_, &safe_read_only_, &read_only_, &update_from_}) {
     word->store(tail.value(), std::memory_order_release);  // [boundary]
   }
+  // What there is to be had is taken when it is needed.
+  space_end_.store(tail.value(), std::memory_order_release);  // [space]
+  ordinary_end_.store(0, std::memory_order_release);          // [space]
   incarnations_ = std::move(position.incarnations);
   MutexLock lock(boundary_mu_);
   requested_read_only_ = tail;
@@ -66,8 +69,12 @@ void HybridLog::Restore(Position position) {
 
 // ---- allocation ----
 
-Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard) {
+Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard, Space space) {
   EBB_DCHECK(extent_bytes % 8 == 0 && extent_bytes <= payload_bytes_);
+  // Ordinary records may overtake this look into a page that was turned to for the spare: one of
+  // each thread at most, which the spare can bear.
+  if (!HasSpace(NextPlace(), extent_bytes, space)) [[unlikely]]
+    return Address();
   const std::uint64_t word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);  // [tail]
   const std::uint64_t offset = TailOffset(word);
   const Address start = config_.geometry.PageStart(TailPage(word)) + offset;
@@ -90,6 +97,7 @@ HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const 
     const std::uint64_t offset = TailOffset(word);
     if (offset > payload_bytes_) return {};
     const Address start = config_.geometry.PageStart(TailPage(word)) + offset;
+    if (!HasSpace(start, least_bytes, Space::kSpare)) return {};
     const std::uint64_t end =
         (offset + least_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
     // Too little left: take all of it as a filler, and overshoot so that the page turns.
@@ -114,6 +122,52 @@ Address HybridLog::tail() const {
                                   : geometry.PageStart(TailPage(word)) + offset;
 }
 
+Address HybridLog::NextPlace() const {
+  const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // a hint; Allocate takes it
+  return config_.geometry.PageStart(TailPage(word)) + std::min(TailOffset(word), payload_bytes_);
+}
+
+// A record that crosses its page's end makes a filler there, so the page is what must have space.
+bool HybridLog::HasSpace(Address at, std::uint64_t extent_bytes, Space space) const {
+  if (at < LoadAcquire(ordinary_end_)) [[likely]]  // [space]
+    return true;
+  if (space == Space::kOrdinary) return false;
+  const Geometry& geometry = config_.geometry;
+  const std::uint64_t end = std::min(geometry.OffsetOf(at) + extent_bytes, payload_bytes_);
+  const std::uint64_t block = geometry.BlockOf(geometry.PageStart(geometry.PageOf(at)) + (end - 1));
+  return geometry.BlockStart(block + 1) <= LoadAcquire(space_end_);  // [space]
+}
+
+absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space space) {
+  MutexLock lock(space_mu_);
+  if (HasSpace(at, extent_bytes, space)) return absl::OkStatus();
+  const Geometry& geometry = config_.geometry;
+  const std::uint64_t page_end = (geometry.PageOf(at) + 1) * geometry.blocks_per_page();
+  const std::uint64_t begin = geometry.BlockOf(LoadAcquire(space_end_));
+  const auto take = [&](std::uint64_t end) {
+    if (end <= begin) return absl::OkStatus();
+    absl::Status status = device_.Reserve(begin, end);
+    if (status.ok()) {
+      space_end_.store(geometry.BlockStart(end).value(), std::memory_order_release);  // [space]
+    }
+    return status;
+  };
+  absl::Status status = take(page_end + SpareBlocks(geometry));
+  if (status.ok()) {
+    ordinary_end_.store(geometry.PageStart(geometry.PageOf(at) + 1).value(),
+                        std::memory_order_release);  // [space]
+  } else if (space == Space::kSpare) {
+    status =
+        take(std::min(geometry.BlockOf(at) + 1 + extent_bytes / kBlockPayloadBytes + 1, page_end));
+  }
+  return status;
+}
+
+void HybridLog::TakeSpaceAhead(std::uint64_t pages_ahead) {
+  const std::uint64_t page = config_.geometry.PageOf(NextPlace()) + pages_ahead;
+  static_cast<void>(TakeSpace(config_.geometry.PageStart(page), 0, Space::kOrdinary));
+}
+
 bool HybridLog::AddressSpaceIsUsedUp() const {
   const std::uint64_t page =
       TailPage(tail_.load(std::memory_order_relaxed));  // the page number only grows
@@ -121,41 +175,51 @@ bool HybridLog::AddressSpaceIsUsedUp() const {
                          << (config_.geometry.address_bits - config_.geometry.page_shift);
 }
 
-// True when the tail's page has room, because it had or because it was turned here.
-bool HybridLog::TryTurnPage() {
+// kRoom: the tail's page has room and space, because it had or because it was turned here.
+HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space) {
+  const Geometry& geometry = config_.geometry;
   std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
   // Each failure of the CAS is one overshooting allocation; its thread then waits for the turn.
   for (;;) {
-    if (TailOffset(word) <= payload_bytes_) return true;
-    const std::uint64_t next_page = TailPage(word) + 1;
-    const std::uint64_t oldest_page = config_.geometry.PageOf(safe_head());
-    if (next_page - oldest_page >= config_.geometry.frame_count || AddressSpaceIsUsedUp()) {
-      return false;
+    const bool full = TailOffset(word) > payload_bytes_;
+    const std::uint64_t page = TailPage(word) + (full ? 1 : 0);
+    const Address place = geometry.PageStart(page) + (full ? 0 : TailOffset(word));
+    if (!HasSpace(place, extent_bytes, space)) return Turn::kNeedsSpace;
+    if (!full) return Turn::kRoom;
+    const std::uint64_t oldest_page = geometry.PageOf(safe_head());
+    if (page - oldest_page >= geometry.frame_count || AddressSpaceIsUsedUp()) {
+      return Turn::kNeedsFrame;
     }
-    if (tail_.compare_exchange_weak(word, next_page << tail_shift(),
+    if (tail_.compare_exchange_weak(word, page << tail_shift(),
                                     std::memory_order_acq_rel,  // [tail]
                                     std::memory_order_acquire)) {
       counters_.page_turns.fetch_add(1, std::memory_order_relaxed);  // statistics
       ScheduleMaintenance();
-      return true;
+      return Turn::kRoom;
     }
   }
 }
 
-absl::Status HybridLog::WaitForPage() {
+absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   counters_.page_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
   Backoff backoff;
-  while (!TryTurnPage()) {
+  for (;;) {  // ends: each turn takes space, moves a boundary, or waits for somebody who does
+    const Turn turn = TryTurnPage(extent_bytes, space);
+    if (turn == Turn::kRoom) return absl::OkStatus();
     if (health_.poisoned()) return health_.status();
     if (AddressSpaceIsUsedUp()) {
       return absl::ResourceExhaustedError(fmt::format(
           "the log's address space of 2^{} bytes is used up", config_.geometry.address_bits));
     }
+    if (turn == Turn::kNeedsSpace) {
+      const Address place = config_.geometry.Normalize(NextPlace());
+      if (absl::Status status = TakeSpace(place, extent_bytes, space); !status.ok()) return status;
+      continue;
+    }
     absl::StatusOr<bool> moved = Help();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
   }
-  return absl::OkStatus();
 }
 
 // ---- maintenance ----
@@ -299,6 +363,7 @@ bool HybridLog::NothingToDo() {
 // again, and so does the job of the next page turn.
 void HybridLog::Maintain() {
   maintenance_scheduled_.exchange(false, std::memory_order_acq_rel);  // [scheduled]
+  TakeSpaceAhead(1);
   Backoff backoff;
   while (!maintenance_stopped_.load(std::memory_order_relaxed)) {  // seen by the next turn at most
     absl::StatusOr<bool> moved = Help();

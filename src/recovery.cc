@@ -401,6 +401,7 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
     }
   }
   core.log.Restore(std::move(position));
+  core.log.TakeSpaceAhead(0);
 }
 
 // Reads what the files hold into the index and the frames; changes no file.

@@ -309,20 +309,51 @@ TEST(CoordinatorTest, CommitsThatFailOverAndOverLoseNothing) {
 // the same call succeeds when there is room.
 // Each of them once left a control record, a block, behind in memory, until there was none left.
 TEST(CoordinatorTest, CommitsThatFailDoNotUseUpTheMemory) {
-  SimFileSystem files;
-  auto store = Must(OpenTiny<U64Store>("db", &files));
-  Must(Commit(store));
-  files.SetCapacityBytes(files.UsedBytes());
+  Rig rig;
+  auto store = Must(OpenTiny<U64Store>("db", &rig.faults));
   Must(store.Upsert(1, 1));
+  rig.faults.Arm({.kind = CallKind::kWrite, .sticky = true, .error = ENOSPC});
   EXPECT_EQ(Commit(store).code(), StatusCode::kResourceExhausted);
   const std::uint64_t tail = store.Stats().tail_address;
   for (int i = 0; i < 20; ++i) EXPECT_EQ(Commit(store).code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(store.Stats().tail_address, tail);
   Must(store.Upsert(2, 2));
-  files.SetCapacityBytes(~std::uint64_t{0});
+  rig.faults.Disarm();
   Must(Commit(store));
   EXPECT_TRUE(
-      (CrashLeaves<U64Store>(files, kNothingSurvives, U64Model{{1, 1}, {2, 2}}, KeysUpTo(9))));
+      (CrashLeaves<U64Store>(rig.files, kNothingSurvives, U64Model{{1, 1}, {2, 2}}, KeysUpTo(9))));
+}
+
+// What has been accepted can be committed on a disk that is full, and the store be closed and
+// opened; only updates that need space are refused.
+TEST(CoordinatorTest, AFullDiskRefusesUpdatesAndNothingElse) {
+  SimFileSystem files;
+  U64Model model;
+  {
+    auto store = Must(OpenTiny<U64Store>("db", &files));
+    Must(store.Upsert(1, model[1] = 1));
+    files.SetCapacityBytes(files.UsedBytes());
+    absl::Status status;
+    for (std::uint64_t i = 2; status.ok() && i < 100000; ++i) {
+      status = store.Upsert(i, i);
+      if (status.ok()) model[i] = i;
+    }
+    EXPECT_TRUE(FailsWith(status, StatusCode::kResourceExhausted, "log-0"));
+    Must(Commit(store));
+    EXPECT_TRUE(
+        (CrashLeaves<U64Store>(files, kNothingSurvives, model, KeysUpTo(model.size() + 9))));
+    EXPECT_EQ(store.Upsert(100000, 1).code(), StatusCode::kResourceExhausted);
+    Must(store.Close());
+  }
+  {
+    auto store = Must(OpenTiny<U64Store>("db", &files));
+    EXPECT_EQ(Must(store.Read(model.size())), model.size());
+    EXPECT_EQ(store.Upsert(1, 2).code(), StatusCode::kResourceExhausted);
+    files.SetCapacityBytes(~std::uint64_t{0});
+    Must(store.Upsert(1, model[1] = 2));
+    Must(store.Close());
+  }
+  EXPECT_TRUE((CrashLeaves<U64Store>(files, kNothingSurvives, model, KeysUpTo(model.size() + 9))));
 }
 
 TEST(CoordinatorTest, CloseCanBeTriedAgainOnceThereIsRoom) {

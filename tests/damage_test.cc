@@ -58,6 +58,7 @@ struct Subject {
     std::uint64_t offset = 0;
   };
   std::vector<Place> headers;      // of files of the log
+  std::vector<Place> spares;       // the same, of files that only have their space yet
   std::vector<Place> commits;      // blocks with commit records
   std::vector<Place> others;       // the log's other blocks
   std::vector<Place> checkpoints;  // blocks of images and manifests
@@ -75,6 +76,7 @@ void Classify(Subject& subject) {
           std::as_bytes(std::span(bytes)).subspan(offset, internal::kBlockPayloadBytes);
       const bool commit = internal::DecodeCommitRecord(payload, store_id).has_value();
       (name.substr(0, 4) != "log-" ? subject.checkpoints
+       : bytes.size() == kBlock    ? subject.spares
        : offset == 0               ? subject.headers
        : commit                    ? subject.commits
                                    : subject.others)
@@ -298,6 +300,7 @@ void DamageTest::FlipBits() {
     }
   };
   flip_all(subject_.checkpoints);
+  flip_all(subject_.spares);
   // With checkpoints the log is as it is without, and only less of it is read.
   if (subject_.checkpoints.empty() || Scale() >= 10) {
     flip_all(subject_.headers);

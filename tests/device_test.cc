@@ -647,28 +647,29 @@ TEST_F(DeviceTest, FullDiskIsReportedAsSuchAndWritingGoesOnWhenThereIsSpace) {
   EXPECT_TRUE(rig_.Check(0, 5).ok());
 }
 
-TEST_F(DeviceTest, SpaceIsTakenAheadAndItsLackIsFoundBeforeAnythingIsWritten) {
+TEST_F(DeviceTest, SpaceIsReservedAheadAndItsLackIsFoundBeforeAnythingIsWritten) {
   std::unique_ptr<FileDevice> device = *rig_.TryOpen(3);
   files_.SetCapacityBytes(6 * kBlockBytes);
-  ASSERT_TRUE(device->Write(0, Blocks(0, 1).span()).ok());
+  ASSERT_TRUE(device->Reserve(0, 1).ok());
   EXPECT_EQ(files_.UsedBytes(), 4 * kBlockBytes);  // header, and three blocks at a time
-  EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), 2 * kBlockBytes);
+  EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), kBlockBytes);
   files_.SetCapacityBytes(4 * kBlockBytes);
   const std::uint64_t calls = rig_.faults().Count(CallKind::kReserve);
-  ASSERT_TRUE(device->Write(1, Blocks(1, 2).span()).ok());
+  ASSERT_TRUE(device->Reserve(1, 3).ok());
   EXPECT_EQ(rig_.faults().Count(CallKind::kReserve), calls);
-  EXPECT_EQ(device->Write(3, Blocks(3, 1).span()).code(), absl::StatusCode::kResourceExhausted);
+  ASSERT_TRUE(device->Write(0, Blocks(0, 3).span()).ok());
+  EXPECT_EQ(device->Reserve(3, 4).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), 4 * kBlockBytes);
-  // Not enough to take some ahead, but for what is needed.
+  // Not enough to take some ahead, but for what is needed, in two files.
   files_.SetCapacityBytes(7 * kBlockBytes);
-  EXPECT_TRUE(device->Write(3, Blocks(3, 2).span()).ok());
+  EXPECT_TRUE(device->Reserve(3, 5).ok());
   EXPECT_EQ(files_.UsedBytes(), 7 * kBlockBytes);
   // Where files cannot reserve, writes find out by themselves.
   files_.SetCapacityBytes(100 * kBlockBytes);
   rig_.faults().Arm({.kind = CallKind::kReserve, .error = EOPNOTSUPP});
-  EXPECT_TRUE(device->Write(8, Blocks(8, 1).span()).ok());
+  EXPECT_TRUE(device->Reserve(8, 9).ok());
   rig_.faults().Arm({.kind = CallKind::kReserve, .error = EIO});
-  EXPECT_THAT(MessageOf(device->Write(12, Blocks(12, 1).span())),
+  EXPECT_THAT(MessageOf(device->Reserve(12, 13)),
               HasSubstr("UNAVAILABLE: reserve of log-00000003.ebb"));
 }
 
@@ -676,11 +677,12 @@ TEST_F(DeviceTest, AReservationThatIsInterruptedOrTooLargeIsTriedAgain) {
   std::unique_ptr<FileDevice> device = *rig_.TryOpen(3);
   for (const int error : {EINTR, EAGAIN, EFBIG}) {
     rig_.faults().Arm({.kind = CallKind::kReserve, .error = error});
-    EXPECT_TRUE(device->Write(static_cast<std::uint64_t>(error) * 4, Blocks(0, 1).span()).ok());
+    const std::uint64_t block = static_cast<std::uint64_t>(error) * 4;
+    EXPECT_TRUE(device->Reserve(block, block + 1).ok());
   }
   EXPECT_EQ(rig_.faults().FiredCount(), 3U);
   rig_.faults().Arm({.kind = CallKind::kReserve, .sticky = true, .error = EINTR});
-  EXPECT_EQ(device->Write(0, Blocks(0, 1).span()).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(device->Reserve(0, 1).code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(DeviceTest, SegmentWithoutAHeaderIsTakenAwayAndMadeAnew) {

@@ -124,6 +124,7 @@ LogRig::LogRig(Setup setup)
       slot_(*epochs_.AcquireSlot()) {
   EXPECT_TRUE(log_.ok());
   log_.Restore(setup_.position.value_or(EmptyLog(setup_.geometry)));
+  log_.TakeSpaceAhead(0);
 }
 
 LogRig::~LogRig() {

@@ -123,7 +123,8 @@ class Coordinator {
   // Appends a record that `reserve` finds room for and `encode` writes; sets `extent`.
   absl::Status Append(const std::function<HybridLog::Extent(const EpochGuard&)>& reserve,
                       const std::function<void(std::span<std::byte>)>& encode,
-                      HybridLog::Extent& extent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+                      std::uint64_t least_bytes, HybridLog::Extent& extent)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Core& core_;
   EpochSlot* const slot_;  // guarded by mu_

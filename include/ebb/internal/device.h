@@ -9,8 +9,8 @@
 // is called by one thread and covers the writes that had returned; Truncate and Close are called
 // by one thread while nothing else runs. Progress: all may block.
 //
-// Space is taken before it is written to, some of it ahead, so that a disk that is full is found
-// out before anything is half written.
+// Space is reserved before it is written to, some of it ahead, so that a disk that is full is found
+// out before anything is accepted (hybrid_log.h).
 //
 // Errors: ResourceExhausted when there is no space (the same write may succeed later),
 // Unavailable for any other failed call, and for every failed sync or close whatever its cause,
@@ -49,6 +49,11 @@ class Device {
   virtual absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) = 0;
   // Everything written before survives a power loss. A failure is never retried by the caller.
   virtual absl::Status Sync() = 0;
+  // Takes the space for blocks [begin, end), so that writing them does not fail for lack of it.
+  // What was taken before an error stays. One thread at a time.
+  virtual absl::Status Reserve(std::uint64_t /*begin*/, std::uint64_t /*end*/) {
+    return absl::OkStatus();
+  }
   // Writes blocks [begin, end) as they are read, and the headers of files that begin there, so that
   // the next Sync writes them out: a sync that failed in an earlier life may have dropped them from
   // the device while the page cache still shows them.
@@ -114,6 +119,7 @@ class FileDevice final : public Device {
 
   absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
+  absl::Status Reserve(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Sync() override;
   absl::Status WriteAgain(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Truncate(std::uint64_t block) override;
@@ -142,7 +148,7 @@ class FileDevice final : public Device {
   File* FindSegment(std::uint64_t number) const;
   absl::StatusOr<File*> FindOrCreateSegment(std::uint64_t number);
   // Takes space for the first `block_count` blocks of a segment, and some more while there is some.
-  absl::Status Reserve(std::uint64_t number, File& file, std::uint64_t block_count);
+  absl::Status ReserveIn(std::uint64_t number, File& file, std::uint64_t block_count);
   absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number) const;
   void NoteWritten(std::uint64_t number, std::uint64_t block_count);
   void NoteUnsynced(std::uint64_t number);

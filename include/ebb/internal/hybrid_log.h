@@ -13,6 +13,7 @@
 //   safe_read_only, safe_head
 //                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
 //   flushed_until   FlushChunk, under flush_mu_
+//   space_end_      TakeSpace, under space_mu_; so does ordinary_end_
 //
 // Argument: below safe_read_only no byte changes any more. Stage stores update_from and read_only
 //   and then bumps; Settle moves safe_read_only only after every guard that could have loaded the
@@ -27,6 +28,13 @@
 // Argument: no hole. A slot is allocated, and its header with its extent written, in one guard;
 //   the rest of a page is made a filler by the allocation that crossed its end, in its guard.
 //   Both are over before safe_read_only can pass.
+//
+// Space on the device is taken before it is needed: no page is turned to before all of it has
+// space, and kSpareBlocks beyond it are spare, for what makes a store durable or smaller (commit
+// records, compaction). So whatever an update was acknowledged for can be flushed and committed on
+// a disk that has become full meanwhile. A page that was turned to for the sake of the spare takes
+// no ordinary records until it has space like any other. (On a file system that cannot reserve,
+// space is what is free when a block is written.)
 //
 // update_from is the one boundary that updates load: an unflagged record at or above it may be
 // updated in place. It is a floor and a high bit, kInfinity, under which nothing is (Session
@@ -46,6 +54,7 @@
 //               frame's last users did happens before its new ones.
 //   [boundary]  boundary store, release -> boundary load, acquire: everything that was true before
 //               the boundary moved. With the epoch's edges it gives the arguments above.
+//   [space]     TakeSpace: store, release, after the device has reserved -> append: load, acquire.
 //   [scheduled] ScheduleMaintenance: exchange, acq_rel -> Maintain: exchange, acq_rel.
 //
 // Thread safety: all public methods, any thread, but Restore. Progress: Allocate, At and the
@@ -53,6 +62,7 @@
 // for the device and for guards to end.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -94,6 +104,10 @@ struct IncarnationSpan {
 class HybridLog {
  public:
   static constexpr std::uint64_t kInfinity = std::uint64_t{1} << 63;
+  // How many blocks beyond the tail's page are spare: 2 MiB, or four small pages.
+  static constexpr std::uint64_t SpareBlocks(const Geometry& geometry) {
+    return std::min<std::uint64_t>(4 * geometry.blocks_per_page(), 512);
+  }
 
   struct Config {
     Geometry geometry;
@@ -132,10 +146,14 @@ class HybridLog {
   EBB_INLINE std::byte* At(Address address, const EpochGuard&) const {
     return frames_ + (address.value() & frame_mask_);
   }
+  // Who asks for space on the device: kSpare is for records that make a store durable or smaller.
+  enum class Space : std::uint8_t { kOrdinary, kSpare };
   // `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Null: the page is
   // full; leave the guard, WaitForPage, and start again.
-  Address Allocate(std::uint64_t extent_bytes, const EpochGuard& guard);
-  // From the tail to the end of a block's payload, at least `least_bytes`: for commit records.
+  Address Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
+                   Space space = Space::kOrdinary);
+  // From the tail to the end of a block's payload, at least `least_bytes`: for commit records, so
+  // from the spare space.
   struct Extent {
     Address start;
     std::uint64_t bytes = 0;  // 0: the page is full, as above
@@ -144,9 +162,13 @@ class HybridLog {
 
   // ---- waiting, outside any guard ----
 
-  // Returns once the tail's page has room, or the error that keeps it from getting any:
-  // ResourceExhausted (device or address space), Unavailable (device, poison).
-  absl::Status WaitForPage();
+  // Returns once the tail's page has room and space, or the error that keeps it from getting any:
+  // ResourceExhausted (device or address space), Unavailable (device, poison). For kSpare
+  // `extent_bytes`, not 0, is what the record takes.
+  absl::Status WaitForPage(std::uint64_t extent_bytes = 0, Space space = Space::kOrdinary);
+  // Takes space ahead, so that the next record need not wait for it. An error does no harm: whoever
+  // needs the space hears of it.
+  void TakeSpaceAhead(std::uint64_t pages_ahead);
   // One step of maintenance; true when it moved something.
   absl::StatusOr<bool> Help();
   // Makes everything below `end`, the start of a block, read-only and writes it to the device.
@@ -209,7 +231,12 @@ class HybridLog {
     return Address(word.load(std::memory_order_acquire));  // [boundary]
   }
 
-  bool TryTurnPage();
+  enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace };
+  Turn TryTurnPage(std::uint64_t extent_bytes, Space space);
+  bool HasSpace(Address at, std::uint64_t extent_bytes, Space space) const;
+  absl::Status TakeSpace(Address at, std::uint64_t extent_bytes, Space space);
+  // Where the next record goes, be it behind a page's end.
+  Address NextPlace() const;
   bool AddressSpaceIsUsedUp() const;
   void FillPageEnd(Address from, const EpochGuard& guard);
   bool ShiftBoundaries();
@@ -250,11 +277,17 @@ class HybridLog {
   // Written by every append.
   alignas(64) AtomicWord tail_{0};
 
+  // Read by every append, written once a page or less.
+  alignas(64) AtomicWord ordinary_end_{0};  // records below have space, and there is the spare, too
+  AtomicWord space_end_{0};                 // all blocks below have space
+
   alignas(64) Mutex boundary_mu_;
   bool staged_ ABSL_GUARDED_BY(boundary_mu_) = false;  // a bump waits for its drain
   std::uint64_t staged_epoch_ ABSL_GUARDED_BY(boundary_mu_) = 0;
   Address requested_read_only_ ABSL_GUARDED_BY(boundary_mu_);
   bool updates_blocked_ ABSL_GUARDED_BY(boundary_mu_) = false;
+
+  Mutex space_mu_;
 
   Mutex flush_mu_;
   AlignedBuffer flush_buffer_ ABSL_GUARDED_BY(flush_mu_);
