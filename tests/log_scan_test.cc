@@ -44,7 +44,9 @@ internal::Environment ScanEnvironment(SimFileSystem& files) {
   return environment;
 }
 absl::StatusOr<StringStore> OpenForScan(SimFileSystem& files) {
-  return OpenIn<StringStore>("db", ScanEnvironment(files));
+  Options options = TinyOptions();
+  options.preallocate_bytes = 0;  // no file without a block behind the end
+  return OpenIn<StringStore>("db", ScanEnvironment(files), options);
 }
 
 // Writes some of a hundred keys, the same for the same seed.

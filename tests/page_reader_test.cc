@@ -32,6 +32,7 @@ class PageReaderTest : public testing::TestWithParam<int> {
     environment.frame_count = 32;
     environment.pool_threads = GetParam();
     Options options = TinyOptions();
+    options.preallocate_bytes = 0;
     options.durability = Durability::kManual;
     options.write_batch_bytes = 4 * 4096;
     store_.emplace(Must(OpenIn<U64Store>("db", environment, options)));
