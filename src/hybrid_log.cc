@@ -29,6 +29,12 @@ std::byte* DeviceBuffer::Reserve(std::size_t blocks, std::size_t keep) {
   return bytes_.get();
 }
 
+void JoinPayloads(std::byte* bytes, std::uint64_t first, std::uint64_t end) {
+  for (std::uint64_t i = first; i < end; ++i) {
+    std::memmove(bytes + i * kBlockPayloadBytes, bytes + i * kBlockBytes, kBlockPayloadBytes);
+  }
+}
+
 HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health, Device& device,
                      ThreadPool& pool)
     : frame_mask_(config.geometry.frame_mask()),
@@ -319,6 +325,7 @@ absl::StatusOr<bool> HybridLog::FlushChunk() {
                    ? (geometry.PageOf(from) + 1) * geometry.blocks_per_page()
                    : geometry.BlockOf(end),
                first_block + config_.write_batch_bytes / kBlockBytes);
+  if (first_block == end_block) return false;  // part of a block, which is not sealed yet
   const std::span<std::byte> batch(flush_buffer_.get(), (end_block - first_block) * kBlockBytes);
   for (std::uint64_t block = first_block; block < end_block; ++block) {
     const auto bytes = batch.subspan((block - first_block) * kBlockBytes, kBlockBytes);
@@ -348,6 +355,18 @@ absl::Status HybridLog::FlushTo(Address end) {
   return absl::OkStatus();
 }
 
+void HybridLog::FreezeTo(Address end) {
+  EBB_CHECK(end <= tail());
+  {
+    MutexLock lock(boundary_mu_);
+    requested_read_only_ = std::max(requested_read_only_, end);
+  }
+  Backoff backoff;
+  while (safe_read_only() < end) {
+    if (!ShiftBoundaries()) backoff.Wait();
+  }
+}
+
 void HybridLog::ScheduleMaintenance() {
   if (!maintenance_scheduled_.exchange(true, std::memory_order_acq_rel)) {  // [scheduled]
     pool_.Post([this] { Maintain(); });
@@ -356,7 +375,9 @@ void HybridLog::ScheduleMaintenance() {
 
 bool HybridLog::NothingToDo() {
   MutexLock lock(boundary_mu_);
-  return !staged_ && flushed_until() >= safe_read_only() && requested_read_only_ <= read_only();
+  const Geometry& geometry = config_.geometry;
+  const Address can_be_flushed = geometry.BlockStart(geometry.BlockOf(safe_read_only()));
+  return !staged_ && flushed_until() >= can_be_flushed && requested_read_only_ <= read_only();
 }
 
 // A failed write ends the job: a caller that needs the space meets the error itself and tries
@@ -458,13 +479,6 @@ absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& 
   const std::uint64_t first = blocks_for(least);
   if (absl::Status status = fetch(0, first); !status.ok()) return status;
   std::byte* bytes = buffer.Reserve(first, first);
-  // Moves payloads together, over the trailers, so that a record that crosses blocks is in one
-  // piece; `from` is the first block not yet moved.
-  const auto join = [&](std::uint64_t from, std::uint64_t end) {
-    for (std::uint64_t i = std::max<std::uint64_t>(from, 1); i < end; ++i) {
-      std::memmove(bytes + i * kBlockPayloadBytes, bytes + i * kBlockBytes, kBlockPayloadBytes);
-    }
-  };
   std::uint64_t extent = least;
   if (shape.has_lengths()) {
     std::byte prefix[16];
@@ -481,7 +495,7 @@ absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& 
       bytes = buffer.Reserve(first, first);
     }
   }
-  join(1, blocks_for(extent));
+  JoinPayloads(bytes, 1, blocks_for(extent));
   Record record(bytes + in_block, shape);
   const RecordHeader header = record.header().LoadAcquire();
   if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= address ||

@@ -12,7 +12,7 @@
 //   read_only, head Stage, under boundary_mu_, which also raises update_from
 //   safe_read_only, safe_head
 //                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
-//   flushed_until   FlushChunk, under flush_mu_
+//   flushed_until   FlushChunk, under flush_mu_; always the start of a block
 //   space_end_      TakeSpace, under space_mu_; so does ordinary_end_
 //
 // Argument: below safe_read_only no byte changes any more. Stage stores update_from and read_only
@@ -58,8 +58,8 @@
 //   [scheduled] ScheduleMaintenance: exchange, acq_rel -> Maintain: exchange, acq_rel.
 //
 // Thread safety: all public methods, any thread, but Restore. Progress: Allocate, At and the
-// boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, Help and FlushTo may wait
-// for the device and for guards to end.
+// boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, Help, FlushTo and FreezeTo
+// may wait for guards to end, all but the last for the device too.
 #pragma once
 
 #include <algorithm>
@@ -94,6 +94,10 @@ class DeviceBuffer {
   AlignedBuffer bytes_;
   std::size_t blocks_ = 0;
 };
+
+// Moves the payloads of blocks [first, end) of `bytes` to follow those before them without a gap,
+// over the trailers, so that a record that crosses blocks is in one piece.
+void JoinPayloads(std::byte* bytes, std::uint64_t first, std::uint64_t end);
 
 // Which incarnation wrote the blocks from `first_block` on.
 struct IncarnationSpan {
@@ -173,6 +177,9 @@ class HybridLog {
   absl::StatusOr<bool> Help();
   // Makes everything below `end`, the start of a block, read-only and writes it to the device.
   absl::Status FlushTo(Address end);
+  // Makes everything below `end`, at most the tail, read-only, and returns once no byte of it
+  // changes any more. Waits for guards alone.
+  void FreezeTo(Address end);
 
   // ---- versions ----
 
@@ -188,6 +195,10 @@ class HybridLog {
   // The record at `address`, all of its blocks fetched and verified. DataLoss with file and offset
   // when they are not what was written there. The record lies in `buffer`.
   absl::StatusOr<Record> ReadFromDevice(Address address, DeviceBuffer& buffer);
+  // Blocks below head, from `block` on, verified. DataLoss as above.
+  absl::Status FetchBlocks(std::uint64_t block, std::span<std::byte> bytes);
+  // The DataLoss that says what is wrong with a block, and where it is.
+  absl::Status Damaged(std::uint64_t block, const char* what) const;
   // The bytes of a page's frame, for recovery, before Restore.
   std::span<std::byte> FrameForRecovery(std::uint64_t page) const;
   void ReleaseFrame(std::uint64_t page) const;
@@ -248,8 +259,6 @@ class HybridLog {
   bool NothingToDo();
   void ScheduleMaintenance();
   void Maintain();
-  absl::Status FetchBlocks(std::uint64_t block, std::span<std::byte> bytes);
-  absl::Status Damaged(std::uint64_t block, const char* what) const;
   std::uint64_t ExpectedIncarnation(std::uint64_t block) const;
 
   // Immutable after construction and Restore.

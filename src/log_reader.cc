@@ -1,0 +1,203 @@
+#include "ebb/internal/log_reader.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "ebb/internal/mutex.h"
+
+namespace ebb::internal {
+namespace {
+
+constexpr std::uint64_t kCopyBlocks = 16;  // under one guard
+
+absl::Status NoMemory() { return absl::ResourceExhaustedError("no memory to read the log"); }
+
+}  // namespace
+
+// One piece of the log, read by the pool or by who needs it, whoever comes first.
+struct LogReader::Ahead {
+  enum class State { kNothing, kWaiting, kRunning, kDone };
+
+  Mutex mu;
+  CondVar done;
+  State state ABSL_GUARDED_BY(mu) = State::kNothing;
+  absl::Status status ABSL_GUARDED_BY(mu);
+  // Of whoever has moved the state to where it is.
+  std::uint64_t first = 0;
+  std::uint64_t end = 0;
+  AlignedBuffer bytes;
+
+  void Work(HybridLog& log) {
+    {
+      MutexLock lock(mu);
+      if (state != State::kWaiting) return;
+      state = State::kRunning;
+    }
+    absl::Status read = log.FetchBlocks(first, {bytes.get(), (end - first) * kBlockBytes});
+    MutexLock lock(mu);
+    status = std::move(read);
+    state = State::kDone;
+    done.NotifyAll();
+  }
+};
+
+LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
+    : core_(core),
+      geometry_(core.log.geometry()),
+      slot_(slot),
+      end_(geometry_.Normalize(range.end)),
+      end_block_(geometry_.BlockOf(end_) +
+                 (geometry_.BlockStart(geometry_.BlockOf(end_)) == end_ ? 0 : 1)),
+      config_(config),
+      ahead_blocks_(std::max<std::uint64_t>(1, config.ahead_bytes / kBlockBytes)),
+      ahead_(std::make_shared<Ahead>()),
+      cursor_(geometry_.Normalize(range.from)),
+      first_block_(geometry_.BlockOf(cursor_)),
+      next_block_(first_block_) {}
+
+LogReader::~LogReader() {
+  MutexLock lock(ahead_->mu);
+  while (ahead_->state == Ahead::State::kRunning) ahead_->done.Wait(ahead_->mu);
+  ahead_->state = Ahead::State::kNothing;
+}
+
+absl::StatusOr<std::span<const LogReader::Item>> LogReader::Next() {
+  try {
+    return NextChunk();
+  } catch (const std::bad_alloc&) {
+    return NoMemory();
+  }
+}
+
+absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {
+  items_.clear();
+  // Each turn but the first means that a chunk held no record, or not all of one.
+  for (std::uint64_t bytes = config_.chunk_bytes; items_.empty() && cursor_ < end_;
+       bytes += config_.chunk_bytes) {
+    const Address before = cursor_;
+    absl::Status status = Load(bytes);
+    if (status.ok()) status = Parse();
+    if (!status.ok()) return status;
+    if (cursor_ != before) bytes = 0;
+  }
+  return items_;
+}
+
+// What has been shown makes room for at least `bytes` from the next record on.
+absl::Status LogReader::Load(std::uint64_t bytes) {
+  const std::uint64_t shown = std::min(geometry_.BlockOf(cursor_), next_block_) - first_block_;
+  if (shown != 0) {
+    std::memmove(bytes_.get(), bytes_.get() + shown * kBlockPayloadBytes,
+                 (next_block_ - first_block_ - shown) * kBlockPayloadBytes);
+    first_block_ += shown;
+  }
+  const std::uint64_t wanted = bytes / kBlockPayloadBytes + 1;
+  if (!Reserve(wanted + std::max(kCopyBlocks, ahead_blocks_))) return NoMemory();
+  while (next_block_ < end_block_ && next_block_ - first_block_ < wanted) {
+    if (CopyFromMemory()) continue;
+    if (absl::Status status = ReadFromDevice(); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+bool LogReader::Reserve(std::uint64_t blocks) {
+  blocks = std::min(blocks, end_block_ - first_block_);
+  if (blocks <= capacity_) return true;
+  AlignedBuffer grown = AllocateAligned(blocks * kBlockBytes);
+  if (grown == nullptr) return false;
+  if (bytes_ != nullptr) {
+    std::memcpy(grown.get(), bytes_.get(), (next_block_ - first_block_) * kBlockPayloadBytes);
+  }
+  bytes_ = std::move(grown);
+  capacity_ = blocks;
+  return true;
+}
+
+// Some blocks of the next page that has any; false when they are not in memory any more.
+bool LogReader::CopyFromMemory() {
+  const std::uint64_t page_end =
+      (next_block_ / geometry_.blocks_per_page() + 1) * geometry_.blocks_per_page();
+  const std::uint64_t end = std::min({next_block_ + kCopyBlocks, page_end, end_block_});
+  const Address start = geometry_.BlockStart(next_block_);
+  // Behind end_ others are writing.
+  const std::uint64_t bytes = std::min((end - next_block_) * kBlockPayloadBytes, end_ - start);
+  EpochGuard guard(core_.epochs, slot_);
+  if (start < core_.log.head_acquire()) return false;
+  CopyFromLog(core_.log.At(start, guard), bytes,
+              bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
+  next_block_ = end;
+  return true;
+}
+
+// Everything before it is on the device, and stays there.
+std::uint64_t LogReader::DeviceEnd() const {
+  return std::min(end_block_, geometry_.BlockOf(core_.log.head_acquire()));
+}
+
+absl::Status LogReader::ReadFromDevice() {
+  Ahead& ahead = *ahead_;
+  if (ahead.bytes == nullptr) ahead.bytes = AllocateAligned(ahead_blocks_ * kBlockBytes);
+  if (ahead.bytes == nullptr) return NoMemory();
+  Expect(DeviceEnd());
+  ahead.Work(core_.log);
+  {
+    MutexLock lock(ahead.mu);
+    while (ahead.state != Ahead::State::kDone) ahead.done.Wait(ahead.mu);
+    ahead.state = Ahead::State::kNothing;
+    if (!ahead.status.ok()) return ahead.status;
+  }
+  for (std::uint64_t block = ahead.first; block < ahead.end; ++block) {
+    std::memcpy(bytes_.get() + (block - first_block_) * kBlockPayloadBytes,
+                ahead.bytes.get() + (block - ahead.first) * kBlockBytes, kBlockPayloadBytes);
+  }
+  next_block_ = ahead.end;
+  if (config_.ahead_bytes != 0 && core_.config.pool_threads != 0 && next_block_ < DeviceEnd()) {
+    Expect(DeviceEnd());
+    try {
+      core_.pool.Post([ahead = ahead_, &log = core_.log] { ahead->Work(log); });
+    } catch (const std::bad_alloc&) {
+      return absl::OkStatus();  // then it is read when it is needed
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Lets the next piece be read, unless somebody was asked for it before.
+void LogReader::Expect(std::uint64_t device_end) {
+  MutexLock lock(ahead_->mu);
+  if (ahead_->state != Ahead::State::kNothing) return;
+  ahead_->first = next_block_;
+  ahead_->end = std::min(next_block_ + ahead_blocks_, device_end);
+  ahead_->state = Ahead::State::kWaiting;
+}
+
+// Takes records from what is loaded, up to the first that is not whole.
+absl::Status LogReader::Parse() {
+  const RecordShape shape = core_.log.shape();
+  while (cursor_ < end_ && geometry_.BlockOf(cursor_) < next_block_) {
+    const std::uint64_t block = geometry_.BlockOf(cursor_);
+    const std::uint64_t offset = geometry_.OffsetOf(cursor_);
+    const std::uint64_t at =
+        (block - first_block_) * kBlockPayloadBytes + offset % kBlockPayloadBytes;
+    // A record ends with its page at the latest, and before end_.
+    const std::uint64_t room = std::min(geometry_.payload_bytes() - offset, end_ - cursor_);
+    const std::uint64_t loaded =
+        std::min(room, (next_block_ - first_block_) * kBlockPayloadBytes - at);
+    const Record record(bytes_.get() + at, shape);
+    const RecordHeader header = record.header().LoadAcquire();
+    const bool is_record = header.kind() == RecordKind::kRecord;
+    const std::uint64_t least = is_record ? shape.prefix_bytes() : 8;
+    if (loaded < least && loaded < room) break;
+    const std::uint64_t extent = least <= room ? record.ExtentOf() : 0;
+    if (extent > loaded && extent <= room) break;
+    if (extent == 0 || extent % 8 != 0 || !record.WellFormed(room)) {
+      return core_.log.Damaged(block, "holds a malformed record");
+    }
+    if (is_record && header.valid()) items_.push_back({cursor_, record});
+    cursor_ = geometry_.Normalize(cursor_ + extent);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ebb::internal
