@@ -369,6 +369,11 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
   EncodeCommitRecord(record, config.store_id, block.first(kBlockPayloadBytes));
   SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
+  // In memory too, so that what is there can be stepped through.
+  const Address start_address = config.geometry.BlockStart(cut_block);
+  std::memcpy(core.log.FrameForRecovery(config.geometry.PageOf(start_address)).data() +
+                  config.geometry.OffsetOf(start_address),
+              block.data(), kBlockPayloadBytes);
 
   Device& device = *core.files.device;
   // What was read may so far have been in the page cache only; from here on it counts as durable.
