@@ -130,9 +130,12 @@ bool LogReader::CopyFromMemory() {
   return true;
 }
 
-// Everything before it is on the device, and stays there.
+// Everything before it is on the device, and stays there. Whole blocks are: head lies within one
+// only after an opening, and then that block is there too.
 std::uint64_t LogReader::DeviceEnd() const {
-  return std::min(end_block_, geometry_.BlockOf(core_.log.head_acquire()));
+  const Address head = core_.log.head_acquire();
+  const std::uint64_t block = geometry_.BlockOf(head);
+  return std::min(end_block_, geometry_.BlockStart(block) == head ? block : block + 1);
 }
 
 absl::Status LogReader::ReadFromDevice() {

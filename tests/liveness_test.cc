@@ -224,7 +224,7 @@ TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
   for (const auto& item : items) candidates.push_back({item.record, item.address});
   Liveness liveness(core, *slot);
   EXPECT_TRUE(FailsWith(liveness.Decide(candidates, Liveness::kEverything), StatusCode::kDataLoss,
-                        .ebb at offset"));
+                        ".ebb at offset"));
 }
 
 TEST(LivenessTest, NothingToDecideIsFine) {
