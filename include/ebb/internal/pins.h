@@ -1,0 +1,61 @@
+// Pins: addresses at and above which nothing may be truncated, because a scan still reads there.
+//
+// A pin does not keep `begin` from moving, only the bytes where they are: compaction may copy what
+// lies above a pin, and commit a begin above it. Who truncates keeps to this order:
+//
+//   1. the log's begin moves to `wanted`
+//   2. limit = pins.Limit(wanted); what is below `limit` is truncated, and index entries that lead
+//      there are swept: a scan needs those that lead to a tombstone above its own end
+//
+// Argument: Add loads begin while it holds the mutex. Either its pin is there when Limit looks, or
+//   it comes after Limit, so after begin has moved, and then it is not below `limit`.
+//
+// Thread safety: all methods, any thread. Progress: a mutex for a moment.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <set>
+
+#include "ebb/internal/address.h"
+#include "ebb/internal/hybrid_log.h"
+#include "ebb/internal/mutex.h"
+
+namespace ebb::internal {
+
+class Pins {
+ public:
+  static constexpr std::size_t kMost = 64;
+
+  // Pins the log's begin, until Remove of what this returns. Nothing: there are too many.
+  std::optional<Address> Add(const HybridLog& log) {
+    MutexLock lock(mu_);
+    if (pinned_.size() == kMost) return std::nullopt;
+    return *pinned_.insert(log.begin());
+  }
+  void Remove(Address address) {
+    MutexLock lock(mu_);
+    pinned_.erase(pinned_.find(address));
+  }
+  // The lower of `wanted` and the lowest pin.
+  Address Limit(Address wanted) const {
+    MutexLock lock(mu_);
+    return pinned_.empty() ? wanted : std::min(wanted, *pinned_.begin());
+  }
+
+  struct Report {
+    std::size_t count = 0;
+    Address lowest;  // null: there is none
+  };
+  Report GetReport() const {
+    MutexLock lock(mu_);
+    return {pinned_.size(), pinned_.empty() ? Address() : *pinned_.begin()};
+  }
+
+ private:
+  mutable Mutex mu_;
+  std::multiset<Address> pinned_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace ebb::internal
