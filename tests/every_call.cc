@@ -32,6 +32,7 @@ void CallEverything(Calls& calls, const Key& key, const Value& value) {
   ebb::Must(calls.Read(key, read));
   ebb::Must(calls.Read(key, [&read](View view) { read = Value(view); }));
   read = ebb::Must(calls.Read(key));
+  if constexpr (ebb::ComparableValue<Value>) ebb::Must(calls.CompareExchange(key, read, value));
   if (ebb::Must(calls.Contains(key))) ebb::Must(calls.Delete(key));
 }
 

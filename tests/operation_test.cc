@@ -303,6 +303,23 @@ TYPED_TEST(OperationTest, InsertIfAbsentInsertsOnlyThen) {
   });
 }
 
+TYPED_TEST(OperationTest, CompareExchangeReplacesWhatItExpectsAndNothingElse) {
+  const auto old = this->Make(this->kOld);
+  for (const std::uint64_t next : {6, 7, 8}) {  // strings: longer and shorter than the old one
+    const auto value = this->Make(next);
+    this->AtEveryPlace(value, std::nullopt, [&](auto& store, bool present) {
+      const std::uint64_t tail = store.Stats().tail_address;
+      EXPECT_EQ(store.CompareExchange(Chain::kTarget, value, old),
+                absl::Status(present ? StatusCode::kAborted : StatusCode::kNotFound, ""));
+      EXPECT_EQ(store.Stats().tail_address, tail) << "an answer alone wrote something";
+      EXPECT_EQ(store.CompareExchange(Chain::kTarget, old, value).code(),
+                present ? StatusCode::kOk : StatusCode::kNotFound);
+      EXPECT_EQ(store.CompareExchange(Chain::kTarget, old, this->Make(9)).code(),
+                present ? StatusCode::kAborted : StatusCode::kNotFound);
+    });
+  }
+}
+
 // A key that comes and goes, with its records passing from memory to the device at every stage.
 TYPED_TEST(OperationTest, AKeyComesAndGoesAndComesBack) {
   this->Prepare(Place::kAbsent);

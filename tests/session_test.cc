@@ -87,6 +87,9 @@ TEST(SessionTest, OutcomesHaveNoMessageAndErrorsDo) {
   EXPECT_EQ(session.Delete("key"), absl::Status(StatusCode::kNotFound, ""));
   EXPECT_EQ(session.InsertIfAbsent("key", "value"), absl::OkStatus());
   EXPECT_EQ(session.InsertIfAbsent("key", "value"), absl::Status(StatusCode::kAlreadyExists, ""));
+  EXPECT_EQ(session.CompareExchange("key", "other", "x"), absl::Status(StatusCode::kAborted, ""));
+  EXPECT_EQ(session.CompareExchange("none", "value", "x"), absl::Status(StatusCode::kNotFound, ""));
+  EXPECT_EQ(session.CompareExchange("key", "value", "x"), absl::OkStatus());
   const absl::Status refused = session.Upsert("key", std::string(5000, 'x'));
   EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
   EXPECT_FALSE(refused.message().empty());

@@ -3,7 +3,8 @@
 // Threads do everything that sessions can do, on few keys and little memory, while another thread
 // commits. Four kinds of keys, each with a truth of its own:
 //
-//   counters   all threads Rmw them, half of them in chains that several keys share. The value is
+//   counters   all threads Rmw them, or read and CompareExchange until that succeeds; half of them
+//              are in chains that several keys share. The value is
 //              the sum of what was added, never less than what one has seen or added oneself.
 //   owned      one thread writes, deletes and inserts each; it knows exactly what the key holds.
 //              The others read: never something older than what was acknowledged when they began,
@@ -205,12 +206,29 @@ class Run {
       const std::size_t room = Room();
       const unsigned one_in = run_.phase_.yield_one_in;
       const bool yields = one_in != 0 && Random(one_in) == 0;
+      if (Random(4) == 0) return ExchangeCounter(i, by, room);
       const absl::Status status = session_.Rmw(key, [&](Value& value) {
         if (yields) std::this_thread::yield();
         S::Add(key, by, room, value);
       });
       if (!status.ok()) return Fail("Rmw of a counter: " + status.ToString());
       run_.added_[i].fetch_add(by, std::memory_order_relaxed);
+    }
+
+    void ExchangeCounter(std::size_t i, std::uint64_t by, std::size_t room) {
+      const std::uint64_t key = run_.counter_keys_[i];
+      for (;;) {  // ends: each turn means that another thread has added something
+        absl::Status status = session_.Read(key, value_);
+        if (status.ok()) {
+          Value next = value_;
+          S::Add(key, by, room, next);
+          status = session_.CompareExchange(key, value_, next);
+        }
+        if (absl::IsAborted(status)) continue;
+        if (!status.ok()) return Fail("CompareExchange of a counter: " + status.ToString());
+        run_.added_[i].fetch_add(by, std::memory_order_relaxed);
+        return;
+      }
     }
 
     void ReadCounter(std::size_t i) {
@@ -251,6 +269,9 @@ class Run {
       absl::Status status;
       if (Random(4) == 0) {
         status = session_.Rmw(i, [&](Value& edited) { edited = value; });
+      } else if (Random(8) == 0 && Holds(i)) {
+        status = session_.Read(i, value_);
+        if (status.ok()) status = session_.CompareExchange(i, value_, value);
       } else {
         status = session_.Upsert(i, value);
       }

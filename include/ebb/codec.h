@@ -51,4 +51,9 @@ concept ValueType = requires {
   Codec<T>::kFixed;
 };
 
+// What CompareExchange takes: equal values have equal bytes.
+template <typename T>
+concept ComparableValue = ValueType<T> &&
+    (!Codec<T>::kFixed || std::has_unique_object_representations_v<T>);
+
 }  // namespace ebb

@@ -124,9 +124,16 @@ class Session {
     return ToStatus(Ops::InsertIfAbsent(*state_, key, value));
   }
 
+  // Sets the value to `desired` if it is `expected`, byte for byte. Aborted, without a message,
+  // when it is another; NotFound when the key is absent. Progress: as Rmw.
+  absl::Status CompareExchange(KeyView key, ValueView expected,
+                               ValueView desired) requires ComparableValue<Value> {
+    return ToStatus(Ops::CompareExchange(*state_, key, expected, desired));
+  }
+
   // The number of this session's last update. Every update takes the next number unless it is
-  // refused (NotFound and AlreadyExists are answers, not refusals). A named session goes on from
-  // the last number of its name.
+  // refused (NotFound, AlreadyExists and Aborted are answers, not refusals). A named session goes
+  // on from the last number of its name.
   std::uint64_t serial() const { return state_->serials.taken(); }
   // Empty when the session has no name.
   const std::string& name() const { return state_->name; }
@@ -153,6 +160,8 @@ class Session {
         return absl::Status(absl::StatusCode::kNotFound, {});
       case internal::OpStatus::kAlreadyExists:
         return absl::Status(absl::StatusCode::kAlreadyExists, {});
+      case internal::OpStatus::kAborted:
+        return absl::Status(absl::StatusCode::kAborted, {});
       case internal::OpStatus::kRefused:
         return state_->error;
     }

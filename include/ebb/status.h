@@ -3,6 +3,7 @@
 // Every fallible call returns absl::Status or absl::StatusOr; nothing is thrown.
 //   kNotFound            the key is absent; no message, no allocation
 //   kAlreadyExists       InsertIfAbsent of a key that is present; no message
+//   kAborted             CompareExchange of a value that is another than expected; no message
 //   kInvalidArgument     bad option, key or value; the message names the field
 //   kFailedPrecondition  closed store, second opener, other key or value type, a call from a
 //                        callback of the same session, use in a forked child

@@ -126,6 +126,10 @@ class Store {
   absl::Status InsertIfAbsent(KeyView key, ValueView value) {
     return Local().InsertIfAbsent(key, value);
   }
+  absl::Status CompareExchange(KeyView key, ValueView expected,
+                               ValueView desired) requires ComparableValue<Value> {
+    return Local().CompareExchange(key, expected, desired);
+  }
 
   // Makes every update durable that returned before this call, of all sessions. One sync of the log
   // files; concurrent callers share it. Operations go on meanwhile. An error says that nothing is

@@ -2,8 +2,9 @@
 // key explains it.
 //
 // A value is a number whose hexadecimal digits are the operations that it has seen: Upsert and
-// InsertIfAbsent number n set it to n, Rmw number n appends the digit n. So a value shows the order
-// of the updates it is made of, and a lost one is missing.
+// InsertIfAbsent number n set it to n, Rmw number n appends the digit n, and CompareExchange number
+// n, if it is what it expects, sets it to the digit n twice. So a value shows the order of the
+// updates it is made of, and a lost one is missing.
 //
 // Explains() searches, for each key, for an order of its operations (after Wing and Gong, "Testing
 // and verifying concurrent objects", 1993) that keeps every operation that had ended before another
@@ -39,8 +40,8 @@ inline constexpr std::size_t kHistoryKeys = 2;
 using KeyStates = std::array<std::optional<std::uint64_t>, kHistoryKeys>;
 
 struct HistoryOp {
-  enum class Kind { kRead, kUpsert, kRmw, kDelete, kInsert };
-  enum class Result { kPending, kOk, kNotFound, kAlreadyExists, kRefused };
+  enum class Kind { kRead, kUpsert, kRmw, kDelete, kInsert, kCompareExchange };
+  enum class Result { kPending, kOk, kNotFound, kAlreadyExists, kAborted, kRefused };
   Kind kind = Kind::kRead;
   std::size_t key = 0;
   std::size_t session = 0;
@@ -48,7 +49,7 @@ struct HistoryOp {
   std::uint64_t begin = 0;
   std::uint64_t end = ~std::uint64_t{0};
   Result result = Result::kPending;
-  std::uint64_t read = 0;  // what a read found
+  std::uint64_t read = 0;  // what a read found, or a CompareExchange expected
 };
 
 class History {
@@ -199,6 +200,12 @@ class History {
         if (!present) state = op.number;
         return op.result == (present ? Result::kAlreadyExists : Result::kOk);
       }
+      case Kind::kCompareExchange: {
+        if (!state.has_value()) return op.result == Result::kNotFound;
+        const bool same = *state == op.read;
+        if (same) state = op.number << 4 | op.number;
+        return op.result == (same ? Result::kOk : Result::kAborted);
+      }
     }
     return false;
   }
@@ -222,8 +229,10 @@ inline std::string DescribeStates(const KeyStates& states) {
 }
 
 inline std::string History::Describe() const {
-  static constexpr const char* kKinds[] = {"Read", "Upsert", "Rmw", "Delete", "InsertIfAbsent"};
-  static constexpr const char* kResults[] = {"pending", "OK", "absent", "present", "refused"};
+  static constexpr const char* kKinds[] = {"Read",   "Upsert",         "Rmw",
+                                           "Delete", "InsertIfAbsent", "CompareExchange"};
+  static constexpr const char* kResults[] = {"pending", "OK",      "absent",
+                                             "present", "aborted", "refused"};
   std::string text;
   for (const HistoryOp& op : ops_) {
     char line[128];

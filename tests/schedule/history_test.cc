@@ -33,6 +33,18 @@ TEST(HistoryTest, OneAfterTheOtherHasOneExplanation) {
   EXPECT_FALSE(history.Explains(Keys(0x12, {}))) << "a stale read";
 }
 
+TEST(HistoryTest, AComparisonIsWonByWhatIsThere) {
+  History history;
+  Do(history, 0, Kind::kCompareExchange, 0, Result::kNotFound, 0x1);
+  Do(history, 0, Kind::kUpsert, 0, Result::kOk);                // 2
+  Do(history, 0, Kind::kCompareExchange, 0, Result::kOk, 0x2);  // 3
+  Do(history, 0, Kind::kCompareExchange, 0, Result::kAborted, 0x2);
+  EXPECT_TRUE(history.Explains(Keys(0x33, {})));
+  EXPECT_FALSE(history.Explains(Keys(0x44, {}))) << "a comparison that failed took effect";
+  Do(history, 0, Kind::kCompareExchange, 0, Result::kAborted, 0x33);
+  EXPECT_FALSE(history.Explains(std::nullopt)) << "it was what it expected";
+}
+
 TEST(HistoryTest, OperationsAtTheSameTimeMayHaveEitherOrder) {
   History history;
   const std::size_t first = history.Begin(0, Kind::kRmw, 0);

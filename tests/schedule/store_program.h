@@ -115,17 +115,20 @@ class StoreProgram {
   SimFileSystem& files() { return *files_; }
 
   Kind RandomKind() {
-    static constexpr Kind kKinds[] = {Kind::kRead,   Kind::kUpsert, Kind::kRmw, Kind::kDelete,
-                                      Kind::kInsert, Kind::kUpsert, Kind::kRmw};
-    return kKinds[schedule_.random().Below(7)];
+    static constexpr Kind kKinds[] = {Kind::kRead,   Kind::kUpsert,         Kind::kRmw,
+                                      Kind::kDelete, Kind::kInsert,         Kind::kUpsert,
+                                      Kind::kRmw,    Kind::kCompareExchange};
+    return kKinds[schedule_.random().Below(8)];
   }
 
   // Returns the operation's place in the history.
   std::size_t Do(Caller& caller, Kind kind, std::size_t key) {
     Session& session = caller.session;
+    const std::uint64_t id = ChainKeys()[key];
+    Value expected{};
+    if (kind == Kind::kCompareExchange) static_cast<void>(session.Read(id, expected));
     const std::size_t place = history_.Begin(caller.number, kind, key);
     const std::uint64_t digit = history_.op(place).number;
-    const std::uint64_t id = ChainKeys()[key];
     absl::Status status;
     std::uint64_t read = 0;
     switch (kind) {
@@ -146,6 +149,11 @@ class StoreProgram {
         break;
       case Kind::kInsert:
         status = session.InsertIfAbsent(id, Number::Make(digit));
+        break;
+      case Kind::kCompareExchange:
+        read = Number::Read(expected);
+        // As a string it outgrows what an Upsert has made.
+        status = session.CompareExchange(id, expected, Number::Make(digit << 4 | digit));
         break;
     }
     history_.End(place, ResultOf(status), read);
@@ -260,6 +268,9 @@ class StoreProgram {
         return Result::kNotFound;
       case absl::StatusCode::kAlreadyExists:
         return Result::kAlreadyExists;
+      case absl::StatusCode::kAborted:
+        schedule_.Count("lost comparisons", 1);
+        return Result::kAborted;
       case absl::StatusCode::kFailedPrecondition:
         return Result::kRefused;
       default:

@@ -1,5 +1,5 @@
-// Operations: one key, one session, one user thread. What Read, Upsert, Rmw, Delete and
-// InsertIfAbsent do between the facade and the log.
+// Operations: one key, one session, one user thread. What Read, Upsert, Rmw, Delete, InsertIfAbsent
+// and CompareExchange do between the facade and the log.
 //
 // Every operation has two forms. The hit is inline: enter the guard, load one boundary, find the
 // entry, walk to the record, look a second time, act. Anything else leaves it without effect for
@@ -21,13 +21,14 @@
 //   again.
 //   A record is published by one CAS of the entry, from the value that the decision was made on.
 //   So between decision and publication the chain has not grown; and a frozen record does not
-//   change. Hence what depends on the old record (Rmw, Delete, InsertIfAbsent) replaces exactly
-//   what it has read. A blind Upsert may append above a record that somebody still updates in
-//   place: that update began before the append was published, and takes its place before it.
-//   A value that outgrows its record is sealed for its successor, under the record's lock, after
-//   the successor's slot has been allocated; writers recheck the seal under the lock and readers
-//   need not care. If publication fails the seal is taken back.
-//   A tombstone is set by CAS from a header without flags, or appended above a frozen record. An
+//   change. Hence what depends on the old record (Rmw, Delete, InsertIfAbsent, CompareExchange)
+//   replaces exactly what it has read. In place that is one CAS of the value, or a write under the
+//   lock with the sequence that the value was read with. A blind Upsert may append above a record
+//   that somebody still updates in place: that update began before the append was published, and
+//   takes its place before it. A value that outgrows its record is sealed for its successor, under
+//   the record's lock, after the successor's slot has been allocated; writers recheck the seal
+//   under the lock and readers need not care. If publication fails the seal is taken back. A
+//   tombstone is set by CAS from a header without flags, or appended above a frozen record. An
 //   update in place that had seen the header without it comes before it.
 //   On the way to the device the guard is left. What lies on the device does not change, so the
 //   answer of the walk below an address holds for ever, and holds for the key while the walk in
@@ -62,7 +63,8 @@
 namespace ebb::internal {
 
 // How an operation ended. kRefused: the session's `error` says why.
-enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists, kRefused};
+enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists, kAborted,
+                                                 kRefused};
 
 // How one attempt under one guard ended.
 enum class Step : std::uint8_t {
@@ -167,7 +169,26 @@ class Operations {
         }
       }
     }
-    RmwOp<Fn> op{session, fn, initial};
+    RmwOp<Fn> op{{session}, fn, initial};
+    return Update(session, key, hash, op);
+  }
+
+  static OpStatus CompareExchange(SessionState& session, KeyView key, ValueView expected,
+                                  ValueView desired) {
+    Core& core = *session.core;
+    if (!Fits(core, key, desired)) return RefuseSizes(session, key, desired);
+    const std::uint64_t hash = K::Hash(key);
+    if constexpr (!kShape.locked()) {
+      if (session.idle()) [[likely]] {
+        EpochGuard guard(core.epochs, *session.slot);
+        if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
+          const OpStatus status = CompareExchangeUnlocked(*record, expected, desired);
+          session.serials.Take(guard.version_bits());
+          return status;
+        }
+      }
+    }
+    CompareExchangeOp op{{session}, expected, desired};
     return Update(session, key, hash, op);
   }
 
@@ -185,9 +206,9 @@ class Operations {
   // Copies the value of a record that Read gave to its consumer.
   static EBB_INLINE void CopyValue(const Found& found, Value& out) {
     if constexpr (!kShape.locked()) {
-      out = LoadUnlocked(found.record);
+      out = V::LoadUnlocked(found.record);
     } else if (found.frozen) {
-      CopyFrozen(found.record, out);
+      V::CopyFrozen(found.record, out);
     } else {
       CopyLocked(found.log, found.address, found.record, out);
     }
@@ -203,13 +224,47 @@ class Operations {
   enum class Wish : std::uint8_t { kDone, kAppend, kWait, kAgain };
   enum class Where : std::uint8_t { kAbsent, kMutable, kFrozen, kUnsettled };
 
-  // The four updates. Each has: kCreates, whether it inserts when absent; kBlind, whether it needs
+  // The five updates. Each has: kCreates, whether it inserts when absent; kBlind, whether it needs
   // no record below; Decide, called under the guard after an agreed look; and what Append writes.
   struct PlainOp {
     OpStatus status = OpStatus::kOk;
-    // Before and after a failed publication; only Rmw has something to do.
+    // Before and after a failed publication; only what may outgrow a record has something to do.
     bool Seal(const Record*) const { return true; }
     void Unseal(const Record*) const {}
+  };
+
+  struct CopyingOp {
+    SessionState& session;
+    OpStatus status = OpStatus::kOk;
+    std::conditional_t<V::kFixed, Value, char> fixed{};
+    LockWord seen{};        // what the copy of a mutable value was made under
+    bool outgrown = false;  // a mutable record is to be sealed for its successor
+
+    Value& Copy() {
+      if constexpr (V::kFixed) {
+        return fixed;
+      } else {
+        return session.scratch;
+      }
+    }
+
+    // Freezes the mutable record for the successor that is about to be published, if its value is
+    // still the one that was copied.
+    bool Seal(const Record* record) {
+      if (!outgrown) return true;
+      AtomicLockWord lock = record->lock();
+      if (!lock.TryLock(seen)) return false;
+      const RecordHeader header = record->header().LoadAcquire();
+      const bool sealed = !header.has_flags() &&
+                          record->header().CasAcqRel(header, header.With(RecordHeader::kSealed));
+      lock.Unlock(seen);
+      return sealed;
+    }
+    void Unseal(const Record* record) {
+      if (!outgrown) return;
+      const RecordHeader header = record->header().LoadAcquire();
+      EBB_CHECK(record->header().CasAcqRel(header, header.Without(RecordHeader::kSealed)));
+    }
   };
 
   struct UpsertOp : PlainOp {
@@ -270,26 +325,69 @@ class Operations {
     }
   };
 
+  struct CompareExchangeOp : CopyingOp {
+    static constexpr bool kCreates = false;
+    static constexpr bool kBlind = false;
+    static constexpr bool kTombstone = false;
+    using CopyingOp::Copy;
+    ValueView expected;
+    ValueView desired;
+
+    Wish Decide(Where where, Address address, const Record* record) {
+      this->outgrown = false;
+      switch (where) {
+        case Where::kAbsent:
+          return Answer(OpStatus::kNotFound);
+        case Where::kFrozen:
+          V::CopyFrozen(*record, Copy());
+          return V::Equals(Copy(), expected) ? Wish::kAppend : Answer(OpStatus::kAborted);
+        case Where::kMutable:
+          return DecideMutable(address, *record);
+        case Where::kUnsettled:
+          return Wish::kWait;
+      }
+      return Wish::kWait;
+    }
+    Wish Answer(OpStatus answer) {
+      this->status = answer;
+      return Wish::kDone;
+    }
+    Wish DecideMutable(Address address, const Record& record) {
+      if constexpr (kShape.locked()) {
+        for (;;) {  // lock-free: each turn means that another update took effect
+          this->seen = CopyLocked(this->session.core->log, address, record, Copy());
+          if (!V::Equals(Copy(), expected)) return Answer(OpStatus::kAborted);
+          this->outgrown = V::Bytes(desired) > record.capacity();
+          if (this->outgrown) return Wish::kAppend;
+          switch (WriteLocked(record, this->seen, V::Data(desired), V::Bytes(desired))) {
+            case WriteResult::kWritten:
+              return Wish::kDone;
+            case WriteResult::kChanged:
+              break;
+            case WriteResult::kTooSmall:
+            case WriteResult::kFlagged:
+              return Wish::kAgain;
+          }
+        }
+      } else {
+        return Answer(CompareExchangeUnlocked(record, expected, desired));
+      }
+    }
+    ValueView NewValue() const { return desired; }
+  };
+
   template <typename Fn>
-  struct RmwOp {
+  struct RmwOp : CopyingOp {
     static constexpr bool kCreates = true;
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = false;
-    SessionState& session;
+    using CopyingOp::Copy;
+    using CopyingOp::outgrown;
+    using CopyingOp::seen;
+    using CopyingOp::session;
     Fn& fn;
     ValueView initial;
-    OpStatus status = OpStatus::kOk;
-    std::conditional_t<V::kFixed, Value, char> fixed{};
-    LockWord seen{};        // what the copy of a mutable value was made under
-    bool outgrown = false;  // a mutable record is to be sealed for its successor
 
-    Value& Copy() {
-      if constexpr (V::kFixed) {
-        return fixed;
-      } else {
-        return session.scratch;
-      }
-    }
     Wish Decide(Where where, Address address, const Record* record) {
       outgrown = false;
       switch (where) {
@@ -298,7 +396,7 @@ class Operations {
           fn(Copy());
           return Wish::kAppend;
         case Where::kFrozen:
-          CopyFrozen(*record, Copy());
+          V::CopyFrozen(*record, Copy());
           fn(Copy());
           return Wish::kAppend;
         case Where::kMutable:
@@ -332,24 +430,6 @@ class Operations {
       }
     }
     ValueView NewValue() { return Copy(); }
-
-    // Freezes the mutable record for the successor that is about to be published, if its value is
-    // still the one that was copied.
-    bool Seal(const Record* record) {
-      if (!outgrown) return true;
-      AtomicLockWord lock = record->lock();
-      if (!lock.TryLock(seen)) return false;
-      const RecordHeader header = record->header().LoadAcquire();
-      const bool sealed = !header.has_flags() &&
-                          record->header().CasAcqRel(header, header.With(RecordHeader::kSealed));
-      lock.Unlock(seen);
-      return sealed;
-    }
-    void Unseal(const Record* record) {
-      if (!outgrown) return;
-      const RecordHeader header = record->header().LoadAcquire();
-      EBB_CHECK(record->header().CasAcqRel(header, header.Without(RecordHeader::kSealed)));
-    }
   };
 
   static EBB_INLINE bool Fits(const Core& core, KeyView key, ValueView value) {
@@ -383,18 +463,6 @@ class Operations {
     return std::nullopt;
   }
 
-  static EBB_INLINE Value LoadUnlocked(const Record& record) {
-    return V::FromWord(WordAt(record.value()).load(std::memory_order_acquire));  // [value]
-  }
-  // The value of a record that nobody changes any more; locks and seals do not count.
-  static void CopyFrozen(const Record& record, Value& out) {
-    if constexpr (kShape.locked()) {
-      V::CopyOut(record.value(), record.lock().LoadAcquire().value_bytes(), out);
-    } else {
-      out = LoadUnlocked(record);
-    }
-  }
-
   static EBB_INLINE WriteResult UpsertInPlace(const Record& record, ValueView value) {
     if constexpr (kShape.locked()) {
       Spin spin;
@@ -422,6 +490,17 @@ class Operations {
         return;
       }
     }
+  }
+
+  static OpStatus CompareExchangeUnlocked(const Record& record, ValueView expected,
+                                          ValueView desired) {
+    std::uint64_t word = V::ToWord(expected);
+    return WordAt(record.value())
+                   .compare_exchange_strong(word, V::ToWord(desired),
+                                            std::memory_order_acq_rel,  // [value]
+                                            std::memory_order_acquire)
+               ? OpStatus::kOk
+               : OpStatus::kAborted;
   }
 
   // ---- the general forms ----

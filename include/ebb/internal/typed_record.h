@@ -48,6 +48,13 @@ struct KeyOf {
     }
     return std::memcmp(record.key(), Data(key), Bytes(key)) == 0;
   }
+  static void CopyOut(const Record& record, Key& out) {
+    if constexpr (kFixed) {
+      std::memcpy(&out, record.key(), sizeof(Key));
+    } else {
+      out.assign(reinterpret_cast<const char*>(record.key()), record.key_length());
+    }
+  }
 };
 
 // A value in a record: unlocked (one atomic word) or locked (sequence and bytes).
@@ -69,6 +76,10 @@ struct ValueOf {
       return value.size();
     }
   }
+  // As bytes.
+  static bool Equals(View a, View b) {
+    return Bytes(a) == Bytes(b) && std::memcmp(Data(a), Data(b), Bytes(a)) == 0;
+  }
   // One word, zero-extended; only for unlocked values.
   static EBB_INLINE std::uint64_t ToWord(View value) {
     std::uint64_t word = 0;
@@ -87,6 +98,17 @@ struct ValueOf {
     } else {
       out.resize(bytes);
       CopyFromLog(from, bytes, out.data());
+    }
+  }
+  static EBB_INLINE Value LoadUnlocked(const Record& record) {
+    return FromWord(WordAt(record.value()).load(std::memory_order_acquire));  // [value]
+  }
+  // The value of a record that nobody changes any more; locks and seals do not count.
+  static void CopyFrozen(const Record& record, Value& out) {
+    if constexpr (!RecordShape{8, kFixed ? sizeof(Value) : RecordShape::kVariable}.locked()) {
+      out = LoadUnlocked(record);
+    } else {
+      CopyOut(record.value(), record.lock().LoadAcquire().value_bytes(), out);
     }
   }
 };
