@@ -72,6 +72,9 @@ StoreStats Core::Stats() const {
   stats.safe_read_only_address = log.safe_read_only().value();
   stats.read_only_address = log.read_only().value();
   stats.tail_address = log.tail().value();
+  const Pins::Report pinned = pins.GetReport();
+  stats.pin_count = pinned.count;
+  stats.lowest_pinned_address = pinned.lowest.value();
 
   const Geometry& geometry = log.geometry();
   stats.page_bytes = geometry.page_bytes();

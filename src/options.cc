@@ -88,6 +88,11 @@ absl::Status Validate(const Options& options) {
         {"checkpoint_interval_ms", options.checkpoint_interval_ms, 100, 24 * 3'600'000}));
   }
   status.Update(CheckRange({"checkpoints_kept", options.checkpoints_kept, 1, 1000}));
+  status.Update(CheckRange({"scan_ahead_bytes", options.scan_ahead_bytes, 0, 64 * kMiB}));
+  if (status.ok() && options.scan_ahead_bytes % (4 * kKiB) != 0) {
+    status = absl::InvalidArgumentError(fmt::format(
+        "scan_ahead_bytes is {}: must be a multiple of 4096", options.scan_ahead_bytes));
+  }
   // A record of the longest key alone, or value alone, must fit in a page.
   const std::uint64_t payload_bytes = page_bytes / 4096 * 4080;
   status.Update(CheckRange({"max_key_bytes", options.max_key_bytes, 0, payload_bytes - 24}));

@@ -219,6 +219,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.commit_interval_ms = options.commit_interval_ms;
   config.checkpoint_interval_ms = options.checkpoint_interval_ms;
   config.checkpoints_kept = options.checkpoints_kept;
+  config.scan_ahead_bytes = options.scan_ahead_bytes;
 
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
   config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;

@@ -78,6 +78,7 @@ std::vector<Row> BadRows() {
   bad("commit_interval_ms", &Options::commit_interval_ms, {0, 3'600'001, 0xffffffff});
   bad("checkpoint_interval_ms", &Options::checkpoint_interval_ms,
       {1, 99, 24 * 3'600'000 + 1, 0xffffffff});
+  bad("scan_ahead_bytes", &Options::scan_ahead_bytes, {1, 4097, 64 * kMiB + 4096});
   bad("checkpoints_kept", &Options::checkpoints_kept, {0, 1001, 0xffffffff});
   bad("preallocate_bytes", &Options::preallocate_bytes, {1, 4095, 4097, kTiB + 4096, kHuge});
   // A page of 64 KiB holds 16 blocks of 4,080 bytes, and a record takes 24 beside key and value.
@@ -146,6 +147,7 @@ TEST(BadInputTest, TheEndsOfEachRangeAreAllowed) {
   good("durability", &Options::durability, {0, 1, 2, 3});
   good("commit_interval_ms", &Options::commit_interval_ms, {1, 3'600'000});
   good("checkpoint_interval_ms", &Options::checkpoint_interval_ms, {0, 100, 24 * 3'600'000});
+  good("scan_ahead_bytes", &Options::scan_ahead_bytes, {0, 4096, 64 * kMiB});
   good("checkpoints_kept", &Options::checkpoints_kept, {1, 1000});
   good("preallocate_bytes", &Options::preallocate_bytes, {0, 4096, kTiB});
   good("max_key_bytes", &Options::max_key_bytes, {0, 1, 16 * 4080 - 24});

@@ -12,6 +12,7 @@
 #include <optional>
 #include <ostream>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -268,6 +269,41 @@ TEST(HybridLogTest, FlushWaitsForGuardsThatSawTheOldReadOnlyBoundary) {
   std::uint64_t flushed = 0;
   std::memcpy(&flushed, rig.device().Get(1)->data() + LogRig::kOverheadBytes, 8);
   EXPECT_EQ(flushed, 0x1234567812345678U);
+}
+
+// A scan may end anywhere: what is below is frozen, and blocks are still written whole and once.
+TEST(HybridLogTest, FreezingEndsWithinABlockAndFlushingBeforeIt) {
+  LogRig rig({});
+  const Written first = Must(rig.AppendExtent(1000));
+  const internal::Address end = rig.log().tail();
+  EpochSlot& writer_slot = *rig.epochs().AcquireSlot();
+  std::optional<EpochGuard> writer(std::in_place, rig.epochs(), writer_slot);
+  std::thread freezer([&] { rig.log().FreezeTo(end); });
+  while (rig.log().read_only() < end) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(rig.log().safe_read_only(), rig.geometry().PageStart(1)) << "somebody may be writing";
+  writer.reset();
+  freezer.join();
+  EXPECT_EQ(rig.log().safe_read_only(), end);
+  EXPECT_GT(rig.log().update_from(), first.address.value());
+  rig.log().FreezeTo(end);  // again, and below: nothing to do
+  rig.log().FreezeTo(first.address);
+  Must(rig.HelpUntilIdle());
+  EXPECT_TRUE(rig.device().writes().empty());
+  EXPECT_EQ(rig.log().flushed_until(), rig.geometry().PageStart(1));
+  const Written second = Must(rig.AppendExtent(1000));
+  rig.log().FreezeTo(rig.log().tail());
+  Must(rig.FillUntilPage(12, 4080));
+  Must(rig.HelpUntilIdle());
+  EXPECT_TRUE(rig.Holds(first));
+  EXPECT_TRUE(rig.Holds(second));
+  std::set<std::uint64_t> blocks;
+  for (const auto& write : rig.device().writes()) {
+    for (std::uint64_t i = 0; i < write.block_count; ++i) {
+      EXPECT_TRUE(blocks.insert(write.block + i).second) << "written twice: " << write.block + i;
+    }
+  }
+  EXPECT_GE(blocks.size(), 3U);
 }
 
 // Hazard 24: a guard that saw the old head may still read the page.

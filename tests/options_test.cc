@@ -32,6 +32,7 @@ void SetThreads(Options& options, std::uint64_t value) {
   options.background_threads = static_cast<std::uint32_t>(value);
 }
 void SetBatch(Options& options, std::uint64_t value) { options.write_batch_bytes = value; }
+void SetScanAhead(Options& options, std::uint64_t value) { options.scan_ahead_bytes = value; }
 void SetMaxKey(Options& options, std::uint64_t value) { options.max_key_bytes = value; }
 void SetMaxValue(Options& options, std::uint64_t value) { options.max_value_bytes = value; }
 
@@ -92,6 +93,8 @@ TEST(OptionsTest, EveryFieldRefusesWhatIsTooLarge) {
            {"background_threads", SetThreads, 33},
            {"background_threads", SetThreads, 0xffffffff},
            {"write_batch_bytes", SetBatch, 64 * kMiB + 4 * kKiB},
+           {"scan_ahead_bytes", SetScanAhead, 64 * kMiB + 4 * kKiB},
+           {"scan_ahead_bytes", SetScanAhead, 4 * kKiB + 1},
            {"write_batch_bytes", SetBatch, kHuge},
            {"max_key_bytes", SetMaxKey, kMostFieldBytes + 1},
            {"max_key_bytes", SetMaxKey, kHuge},

@@ -1,7 +1,7 @@
 // Stress: chance at work, with an exact oracle.
 //
 // Threads do everything that sessions can do, on few keys and little memory, while another thread
-// commits. Four kinds of keys, each with a truth of its own:
+// commits and one scans. Four kinds of keys, each with a truth of its own:
 //
 //   counters   all threads Rmw them, or read and CompareExchange until that succeeds; half of them
 //              are in chains that several keys share. The value is
@@ -29,6 +29,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -76,11 +77,12 @@ struct Events {
   std::uint64_t fuzzy_waits = 0;
   std::uint64_t failed_cas = 0;
   std::uint64_t device_reads = 0;
+  std::uint64_t scans = 0;
 
   bool Reaches(const Events& least) const {
     return operations >= least.operations && page_turns >= least.page_turns &&
            fuzzy_waits >= least.fuzzy_waits && failed_cas >= least.failed_cas &&
-           device_reads >= least.device_reads;
+           device_reads >= least.device_reads && scans >= least.scans;
   }
   void Add(const Events& more) {
     operations += more.operations;
@@ -88,6 +90,7 @@ struct Events {
     fuzzy_waits += more.fuzzy_waits;
     failed_cas += more.failed_cas;
     device_reads += more.device_reads;
+    scans += more.scans;
   }
 };
 
@@ -143,6 +146,7 @@ class Run {
       threads.emplace_back([&, id] { Worker(*this, db, id).Work(); });
     }
     threads.emplace_back([&] { CommitInALoop(db); });
+    threads.emplace_back([&] { ScanInALoop(db); });
     Watch(db);
     stop_.store(true, std::memory_order_release);
     for (std::thread& thread : threads) thread.join();
@@ -383,10 +387,57 @@ class Run {
     }
   }
 
+  void ScanInALoop(Db& db) {
+    while (!stop_.load(std::memory_order_acquire) && !failures_.any()) {
+      ScanOnce(db);
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+  }
+  // Every key once, none older than what was acknowledged before the scan was made, none newer than
+  // what had begun afterwards.
+  void ScanOnce(Db& db) {
+    std::vector<std::uint64_t> least;
+    std::vector<std::uint64_t> acked;
+    std::vector<std::uint64_t> begun;
+    for (const auto& added : added_) least.push_back(added.load(std::memory_order_relaxed));
+    for (const Owned& owned : owned_) acked.push_back(owned.acked.load(std::memory_order_acquire));
+    auto it = db.NewScan();
+    for (const Owned& owned : owned_) begun.push_back(owned.begun.load(std::memory_order_acquire));
+    std::map<std::uint64_t, std::uint64_t> shown;
+    while (it.Next()) {
+      if (stop_.load(std::memory_order_acquire)) return;
+      const auto number = S::Number(it.key(), it.value());
+      const std::string key = "scanned key " + std::to_string(it.key());
+      if (!number.has_value()) return Fail(key + " is torn");
+      if (!shown.emplace(it.key(), *number).second) return Fail(key + " is there twice");
+    }
+    if (!it.status().ok()) return Fail("scan: " + it.status().ToString());
+    for (std::size_t i = 0; i < kCounters; ++i) {
+      const auto found = shown.find(counter_keys_[i]);
+      if (found == shown.end() || found->second < least[i]) Fail("a scan shows an old counter");
+    }
+    for (std::size_t i = 0; i < owned_.size(); ++i) {
+      const auto found = shown.find(i);
+      const std::uint64_t last = acked[i] >> 1;
+      const bool quiet = begun[i] == last;  // nobody wrote it meanwhile
+      const bool present = found != shown.end();
+      if (quiet && present != ((acked[i] & 1) != 0))
+        Fail("a scan shows a deleted key, or lacks one");
+      if (!present) continue;
+      if (found->second < last || found->second > begun[i])
+        Fail("a scan shows another time's value");
+    }
+    scans_.fetch_add(1, std::memory_order_relaxed);
+  }
+
   Events EventsOf(Db& db) const {
     const StoreStats stats = db.Stats();
-    return {operations_.load(std::memory_order_relaxed), stats.page_turn_count,
-            stats.fuzzy_wait_count, stats.failed_cas_count, stats.device_read_count};
+    return {operations_.load(std::memory_order_relaxed),
+            stats.page_turn_count,
+            stats.fuzzy_wait_count,
+            stats.failed_cas_count,
+            stats.device_read_count,
+            scans_.load(std::memory_order_relaxed)};
   }
 
   // Until the time is over and everything has happened often enough, or hope is lost.
@@ -437,6 +488,7 @@ class Run {
   Failures failures_;
   std::atomic<bool> stop_{false};
   std::atomic<std::uint64_t> operations_{0};
+  std::atomic<std::uint64_t> scans_{0};
   // Sums of operations that have returned.
   std::array<std::atomic<std::uint64_t>, kCounters> added_{};
   std::array<std::atomic<std::int64_t>, kContested> present_{};
@@ -449,14 +501,15 @@ class Run {
 Events Least() {
   const double scale = Scale();
   const auto scaled = [&](double count) { return static_cast<std::uint64_t>(count * scale); };
-  return {scaled(7e6), scaled(1e4), scaled(1e3), scaled(1e3), scaled(1e4)};
+  return {scaled(7e6), scaled(1e4), scaled(1e3), scaled(1e3), scaled(1e4), scaled(20)};
 }
 
 std::vector<Phase> Phases() {
   const double scale = Scale();
   const Events least = Least();
-  const Events rare{0, least.page_turns, least.fuzzy_waits, least.failed_cas, least.device_reads};
-  const Events frequent{least.operations, 0, 0, 0, 0};
+  const Events rare{0, least.page_turns, least.fuzzy_waits, least.failed_cas, least.device_reads,
+                    0};
+  const Events frequent{least.operations, 0, 0, 0, 0, least.scans};
   return {
       {.name = "shared chains, 8 pages of a block",
        .page_shift = 12,
@@ -509,13 +562,14 @@ TYPED_TEST(StressTest, EveryKeyHoldsWhatItsWritersSay) {
     const Events events = run.Go();
     std::printf(
         "%-34s %5.1f s: %9llu operations, %7llu page turns, %6llu fuzzy waits, %6llu failed "
-        "CASes, %8llu device reads\n",
+        "CASes, %8llu device reads, %4llu scans\n",
         phase.name, std::chrono::duration<double>(Clock::now() - start).count(),
         static_cast<unsigned long long>(events.operations),
         static_cast<unsigned long long>(events.page_turns),
         static_cast<unsigned long long>(events.fuzzy_waits),
         static_cast<unsigned long long>(events.failed_cas),
-        static_cast<unsigned long long>(events.device_reads));
+        static_cast<unsigned long long>(events.device_reads),
+        static_cast<unsigned long long>(events.scans));
     std::fflush(stdout);
     ASSERT_EQ(run.FailureText(), "") << phase.name << ", EBB_STRESS_SEED=" << seed;
     total.Add(events);
@@ -526,6 +580,7 @@ TYPED_TEST(StressTest, EveryKeyHoldsWhatItsWritersSay) {
   EXPECT_GE(total.fuzzy_waits, least.fuzzy_waits);
   EXPECT_GE(total.failed_cas, least.failed_cas);
   EXPECT_GE(total.device_reads, least.device_reads);
+  EXPECT_GE(total.scans, least.scans);
 }
 
 }  // namespace

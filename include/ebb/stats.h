@@ -67,6 +67,9 @@ struct StoreStats {
   std::uint64_t read_only_address = 0;       // below: copied when updated; above: updated in place
   std::uint64_t tail_address = 0;            // where the next record goes
 
+  std::uint64_t pin_count = 0;              // scans under way
+  std::uint64_t lowest_pinned_address = 0;  // the log's files are kept from here on; 0: no pin
+
   std::uint64_t page_bytes = 0;
   std::uint64_t log_memory_bytes = 0;    // frames the log may keep resident
   std::uint64_t index_memory_bytes = 0;  // buckets and overflow buckets

@@ -25,6 +25,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,7 @@
 #include "ebb/internal/recovery.h"
 #include "ebb/internal/thread_session.h"
 #include "ebb/options.h"
+#include "ebb/scan.h"
 #include "ebb/session.h"
 #include "ebb/stats.h"
 #include "ebb/status.h"
@@ -131,6 +133,32 @@ class Store {
     return Local().CompareExchange(key, expected, desired);
   }
 
+  // Goes through the keys: each once, with the newest value that it had when the scan was made; the
+  // head of ebb/scan.h says what exactly that is, what it costs, and which errors there are.
+  ScanIterator<Key, Value> NewScan() { return ScanIterator<Key, Value>(core_); }
+  // Of keys that begin with `prefix`. Reads the whole log all the same.
+  ScanIterator<Key, Value> NewScan(
+      std::string_view prefix) requires std::same_as<Key, std::string> {
+    return ScanIterator<Key, Value>(core_, std::string(prefix));
+  }
+  // Calls fn(key, value) for each; if it returns bool, false ends the scan, which is then OK. `fn`
+  // runs without any lock and may call the store. What it throws comes through.
+  template <ScanVisitor<KeyView, ValueView> F>
+  absl::Status Scan(F&& fn) {
+    return Show(NewScan(), fn);
+  }
+  template <ScanVisitor<KeyView, ValueView> F>
+  requires std::same_as<Key, std::string> absl::Status ScanPrefix(std::string_view prefix, F&& fn) {
+    return Show(NewScan(prefix), fn);
+  }
+  // All of them at once, in memory.
+  absl::StatusOr<std::vector<std::pair<Key, Value>>> ScanAll() {
+    std::vector<std::pair<Key, Value>> all;
+    absl::Status status = Scan([&](KeyView key, ValueView value) { all.emplace_back(key, value); });
+    if (!status.ok()) return status;
+    return all;
+  }
+
   // Makes every update durable that returned before this call, of all sessions. One sync of the log
   // files; concurrent callers share it. Operations go on meanwhile. An error says that nothing is
   // promised about what came after the last good commit: ResourceExhausted (make room and call
@@ -187,6 +215,18 @@ class Store {
         internal::OpenStore(path, options, internal::Operations<Key, Value>::kShape, environment);
     if (!opened.ok()) return opened.status();
     return Store(*std::move(opened));
+  }
+
+  template <typename F>
+  static absl::Status Show(ScanIterator<Key, Value> it, F& fn) {
+    while (it.Next()) {
+      if constexpr (std::is_void_v<std::invoke_result_t<F&, KeyView, ValueView>>) {
+        fn(it.key(), it.value());
+      } else if (!fn(it.key(), it.value())) {
+        break;
+      }
+    }
+    return it.status();
   }
 
   // The calling thread's session.

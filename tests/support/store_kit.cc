@@ -38,6 +38,7 @@ Options TinyOptions() {
   options.write_batch_bytes = 4096;
   options.direct_io = false;
   options.huge_pages = false;
+  options.scan_ahead_bytes = 4096;
   return options;
 }
 

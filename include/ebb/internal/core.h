@@ -36,6 +36,7 @@
 #include "ebb/internal/hash_index.h"
 #include "ebb/internal/health.h"
 #include "ebb/internal/hybrid_log.h"
+#include "ebb/internal/pins.h"
 #include "ebb/internal/record.h"
 #include "ebb/internal/session_table.h"
 #include "ebb/internal/thread_pool.h"
@@ -64,6 +65,7 @@ struct CoreConfig {
   std::uint32_t checkpoints_kept = 2;
   std::uint64_t max_key_bytes = 0;    // resolved: never 0
   std::uint64_t max_value_bytes = 0;  // resolved
+  std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
 };
 
 class Core {
@@ -108,6 +110,7 @@ class Core {
   SessionTable sessions;
   // Structures.
   HybridLog log;
+  Pins pins;
   HashIndex index;
 
   // Makes everything durable that took effect before the call; waits for it. Set by the

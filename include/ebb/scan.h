@@ -1,0 +1,78 @@
+// ScanIterator<Key, Value>: goes through the keys of a store, each once, in no order that means
+// anything.
+//
+//   auto it = db.NewScan();
+//   while (it.Next()) use(it.key(), it.value());
+//   if (!it.status().ok()) ...      // it ended early
+//
+// What it shows is the state below one address of the log, fixed when it is made: every key whose
+// newest update returned before that, with that value; nothing that began afterwards. Of updates
+// that ran at that moment some may be seen and others not. Nothing that happens later changes what
+// is shown.
+//
+// It holds no lock, and operations go on beside it. While it is there the files of the log are not
+// cut in front of what it has yet to read, so do not keep one longer than needed; a store has at
+// most 64 at a time, and Stats tells of them. Cost: making one makes all records in memory
+// read-only, so that each is copied once when it is updated next; going through reads the whole log
+// once, and its dead records need a look at what replaced them. Memory: some megabytes, however
+// much the store holds (a record larger than that counts twice).
+//
+// Thread safety: one thread at a time. It may outlive the store; it then ends with
+// FailedPrecondition, as it does when the store has been closed. It must not be made inside a
+// callback of Read or Rmw.
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "ebb/codec.h"
+#include "ebb/internal/live_scan.h"
+#include "ebb/internal/typed_record.h"
+
+namespace ebb {
+
+// What a scan may call: with a key and a value; returns nothing, or whether to go on.
+template <typename F, typename KeyView, typename ValueView>
+concept ScanVisitor = std::invocable<F&, KeyView, ValueView> &&
+    (std::is_void_v<std::invoke_result_t<F&, KeyView, ValueView>> ||
+     std::convertible_to<std::invoke_result_t<F&, KeyView, ValueView>, bool>);
+
+template <KeyType Key, ValueType Value>
+class Store;
+
+template <KeyType Key, ValueType Value>
+class ScanIterator {
+ public:
+  using KeyView = typename Codec<Key>::View;
+  using ValueView = typename Codec<Value>::View;
+
+  // Moves to the next key; false when there is none, or after an error, which status() tells.
+  // Progress: mostly a few instructions; now and then it waits for the device.
+  bool Next() {
+    if (!scan_->Next()) return false;
+    internal::KeyOf<Key>::CopyOut(scan_->record(), key_);
+    internal::ValueOf<Value>::CopyFrozen(scan_->record(), value_);
+    return true;
+  }
+  // Of where Next has moved to, until it is called again.
+  KeyView key() const { return key_; }
+  ValueView value() const { return value_; }
+  // OK while it goes on and when it has shown everything. DataLoss, Unavailable: from the device.
+  // ResourceExhausted: memory, or too many scans. FailedPrecondition: closed.
+  const absl::Status& status() const { return scan_->status(); }
+
+ private:
+  friend class Store<Key, Value>;
+  explicit ScanIterator(std::shared_ptr<internal::Core> core, std::string prefix = {})
+      : scan_(std::make_unique<internal::LiveScan>(std::move(core), std::move(prefix))) {}
+
+  std::unique_ptr<internal::LiveScan> scan_;
+  Key key_{};
+  Value value_{};
+};
+
+}  // namespace ebb
