@@ -215,7 +215,7 @@ absl::StatusOr<CheckpointInfo> Coordinator::Checkpoint() {
 }
 
 absl::Status Coordinator::RunCheckpoint() {
-  MutexLock lock(checkpoint_mu_);
+  MutexLock lock(job_mu_);
   bool needed = false;
   absl::Status status = CheckpointIsNeeded(needed);
   if (status.ok() && needed) status = WriteCheckpoint();
@@ -311,7 +311,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept
   }
   // Before any mutex: in a forked child nobody may be left to unlock it.
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(checkpoint_mu_);
+  MutexLock lock(job_mu_);
   {
     MutexLock commit_lock(mu_);
     if (stopped_) return core_.ClosedError();
@@ -408,7 +408,7 @@ absl::Status Coordinator::LetGo() {
   }
   core_.log.StopMaintenance();
   core_.pool.Stop();
-  MutexLock checkpoint_lock(checkpoint_mu_);  // a checkpoint of a user's thread may still run
+  MutexLock job_lock(job_mu_);  // a job of a user's thread may still run
   absl::Status status = core_.files.device->Close();
   if (core_.files.directory != nullptr) core_.files.directory->Unlock();
   core_.files = {};

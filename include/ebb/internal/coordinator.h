@@ -99,10 +99,10 @@ class Coordinator {
   absl::Status CommitLocked(Manifest* manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool NothingToCommit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status RunCheckpoint();
-  absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(checkpoint_mu_);
-  absl::Status CheckpointIsNeeded(bool& needed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(checkpoint_mu_);
+  absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status CheckpointIsNeeded(bool& needed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::StatusOr<std::uint64_t> CleanUpLocked(std::uint64_t kept)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(checkpoint_mu_);
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status SyncDirectory();
   void ScheduleCheckpoint();
   // The next periodic commit, in the pool.
@@ -137,8 +137,8 @@ class Coordinator {
   SharedRounds checkpoint_rounds_;
   Atomic<bool> closing_{false};  // jobs end soon
 
-  Mutex checkpoint_mu_;  // one checkpoint or clean-up at a time; before mu_
-  std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(checkpoint_mu_) = 0;  // the newest begun
+  Mutex job_mu_;  // one job at a time beside the commits; before mu_
+  std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(job_mu_) = 0;  // the newest begun
   // What is told of checkpoints while one runs.
   mutable Mutex list_mu_;  // taken last
   std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);
