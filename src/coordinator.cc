@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "ebb/internal/index_growth.h"
 #include "ebb/internal/index_image.h"
 
 namespace ebb::internal {
@@ -26,6 +27,7 @@ Coordinator::Coordinator(Core& core, Start start)
                                        std::memory_order_relaxed);  // statistics
   core_.make_durable = [this] { return commits_.Join(); };
   if (core_.config.durability == Durability::kAlways) core_.log.BlockUpdates();
+  if (core_.config.index_auto_grow) core_.index.on_crowded = [this] { AskForGrowth(); };
   if (!core_.has_files()) return;
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
   if (core_.config.checkpoint_interval_ms != 0) ScheduleCheckpoint();
@@ -363,6 +365,34 @@ void Coordinator::ScheduleCheckpoint() {
     static_cast<void>(checkpoint_rounds_.Join());
     if (!core_.health.poisoned()) ScheduleCheckpoint();
   });
+}
+
+// ---- growth ----
+
+absl::Status Coordinator::GrowIndex() {
+  if (core_.epochs.closed()) return core_.ClosedError();
+  MutexLock lock(job_mu_);
+  // Set before the index is left half-way, which is when nobody reads it any more. A checkpoint may
+  // still wait for job_mu_, but it stops before it reads a bucket.
+  const auto stop = [this] {
+    return closing_.load(std::memory_order_relaxed);  // a chunk later is soon enough
+  };
+  return stop() ? core_.ClosedError() : internal::GrowIndex(core_, stop);
+}
+
+// In an operation, under its guard. One that fails is not tried again before the next opening.
+void Coordinator::AskForGrowth() {
+  if (growth_asked_.exchange(true, std::memory_order_relaxed)) return;  // whoever is first posts it
+  try {
+    core_.pool.Post([this] {
+      while (core_.index.crowded()) {
+        if (!GrowIndex().ok()) return;
+      }
+      growth_asked_.store(false, std::memory_order_relaxed);  // the next bucket taken asks again
+    });
+  } catch (const std::bad_alloc&) {
+    growth_asked_.store(false, std::memory_order_relaxed);  // the same
+  }
 }
 
 // ---- closing ----

@@ -97,6 +97,8 @@ StoreStats Core::Stats() const {
   stats.commit_count = count(counters.commits);
   stats.failed_commit_count = count(counters.failed_commits);
   stats.durable_address = count(counters.durable_address);
+  stats.index_growth_count = count(counters.index_growths);
+  stats.index_longest_split_us = count(counters.longest_split_us);
   stats.direct_io = direct_io;
   stats.membarrier = epochs.uses_membarrier();
   return stats;

@@ -1,35 +1,63 @@
 #include "ebb/internal/hash_index.h"
 
+#include <new>
+#include <utility>
+
+#include "ebb/options.h"
+
 namespace ebb::internal {
 namespace {
+
 constexpr std::size_t kChunkBuckets = 4096;
+
+constexpr std::size_t RegionBytes(int exponent) {
+  return (std::size_t{1} << exponent) * sizeof(IndexBucket);
 }
 
+// The largest size that an index may ever have.
+int MostExponent(int exponent, int creation_exponent) {
+  const std::uint64_t fit = std::bit_ceil(PhysicalMemoryBytes()) / sizeof(IndexBucket);
+  return std::max(exponent, std::min(creation_exponent + IndexEntry::kTagBits,
+                                     static_cast<int>(std::bit_width(fit)) - 1));
+}
+
+}  // namespace
+
 HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages)
-    : mask_((std::uint64_t{1} << exponent) - 1),
-      creation_exponent_(creation_exponent),
-      exponent_(exponent),
-      huge_pages_(huge_pages),
-      region_((std::size_t{1} << exponent) * sizeof(IndexBucket), huge_pages) {
+    : creation_exponent_(creation_exponent),
+      most_exponent_(MostExponent(exponent, creation_exponent)),
+      huge_pages_(huge_pages) {
+  // Less where address space is limited.
+  for (;; --most_exponent_) {
+    region_ = MappedRegion::Reserve(RegionBytes(most_exponent_), huge_pages);
+    if (region_.data() != nullptr) break;
+    if (most_exponent_ == exponent) return;
+  }
+  if (!region_.GrowTo(RegionBytes(exponent))) return;
   // Zeroed memory is a table of empty buckets: all words 0.
   buckets_ = reinterpret_cast<IndexBucket*>(region_.data());
+  mask_.store((std::uint64_t{1} << exponent) - 1, std::memory_order_relaxed);  // alone here
 }
 
 HashIndex::~HashIndex() = default;
 
 void HashIndex::Clear() {
   region_.Release(0, region_.bytes());
+  retired_ = nullptr;
   MutexLock lock(mu_);
   overflow_chunks_.clear();
-  overflow_free_.clear();
+  overflow_free_ = nullptr;
   overflow_used_ = 0;
   overflow_count_.store(0, std::memory_order_relaxed);  // alone here
 }
 
-// Nothing was ever taken out, so the first empty word is the end of the chain's entries.
+// ---- alone ----
+
+// Nothing was ever taken out but by moving rows, which leaves no holes. So the first empty word is
+// the end of the row's entries.
 std::optional<Address> HashIndex::PutAlone(std::uint64_t hash, Address address) {
   const std::uint32_t tag = TagOf(hash);
-  for (IndexBucket* bucket = BucketOf(hash);;) {
+  for (IndexBucket* bucket = buckets_ + (hash & (bucket_count() - 1));;) {
     for (AtomicWord& word : bucket->entries) {
       const IndexEntry entry(word.load(std::memory_order_relaxed));  // alone here
       if (!entry.is_empty() && entry.tag() != tag) continue;
@@ -49,18 +77,55 @@ std::optional<Address> HashIndex::PutAlone(std::uint64_t hash, Address address) 
   }
 }
 
-HashIndex::Slot HashIndex::FindSlow(IndexBucket* bucket, std::uint32_t tag) const {
-  for (; bucket != nullptr; bucket = Next(*bucket)) {
-    for (AtomicWord& word : bucket->entries) {
-      const IndexEntry entry(word.load(std::memory_order_acquire));  // [publish]
-      if (entry.tag() == tag && !entry.is_empty() && !entry.tentative()) return {&word, entry};
-    }
+bool HashIndex::ResizeAlone(int exponent) {
+  if (exponent > most_exponent_ || !region_.GrowTo(RegionBytes(exponent))) return false;
+  mask_.store((std::uint64_t{1} << exponent) - 1, std::memory_order_relaxed);  // alone here
+  return true;
+}
+
+void HashIndex::GrowAloneIfCrowded() {
+  if (!crowded() || BeginGrowth() != GrowthStart::kStarted) return;
+  while (growing()) {
+    BeginSplit();
+    FinishSplit();
   }
-  return {};
+  ReclaimOverflow();
+}
+
+// ---- beside others ----
+
+HashIndex::RowPlace HashIndex::WhereIs(std::uint64_t hash) const {
+  const GrowthWord growth(growth_.load(std::memory_order_acquire));  // [grow]
+  if (!growth.active())
+    return {mask_.load(std::memory_order_acquire), RowState::kSettled};  // [grow]
+  const std::uint64_t bucket = hash & growth.old_mask();
+  if (bucket < growth.first_bucket()) return {growth.new_mask(), RowState::kSettled};
+  if (bucket >= growth.end_bucket()) return {growth.old_mask(), RowState::kSettled};
+  return {growth.old_mask(), growth.moving() ? RowState::kMoving : RowState::kDraining};
+}
+
+HashIndex::Slot HashIndex::FindSlow(std::uint64_t hash) const {
+  const std::uint32_t tag = TagOf(hash);
+  // Ends: each turn after the first means that the row was split meanwhile, once for each size.
+  for (;;) {
+    const RowPlace place = WhereIs(hash);
+    for (IndexBucket* bucket = buckets_ + (hash & place.mask); bucket != nullptr;
+         bucket = Next(*bucket)) {
+      for (AtomicWord& word : bucket->entries) {
+        const IndexEntry entry(word.load(std::memory_order_acquire));  // [publish] [move]
+        if (entry.tag() == tag && !entry.is_empty() && !entry.tentative()) return {&word, entry};
+      }
+    }
+    const RowPlace now = WhereIs(hash);
+    if (now.state == RowState::kMoving) return {nullptr, IndexEntry::Make(tag, kBeingMoved)};
+    if (now.mask == place.mask) return {};
+  }
 }
 
 HashIndex::CreateResult HashIndex::FindOrCreate(std::uint64_t hash, Slot& slot) {
-  IndexBucket* const first = BucketOf(hash);
+  const RowPlace place = WhereIs(hash);
+  if (place.state != RowState::kSettled) return CreateResult::kContended;
+  IndexBucket* const first = buckets_ + (hash & place.mask);
   const std::uint32_t tag = TagOf(hash);
   const IndexEntry final_entry = IndexEntry::Make(tag, kNoRecord);
   const IndexEntry claim(final_entry.word() | IndexEntry::kTentative);
@@ -118,30 +183,142 @@ bool HashIndex::OtherEntryHasTag(IndexBucket* first, std::uint32_t tag,
   return false;
 }
 
+std::uint64_t HashIndex::SweepBucket(std::uint64_t bucket_number, Address begin) {
+  EBB_DCHECK(!growing());
+  std::uint64_t swept = 0;
+  for (IndexBucket* bucket = buckets_ + bucket_number; bucket != nullptr; bucket = Next(*bucket)) {
+    for (AtomicWord& word : bucket->entries) {
+      std::uint64_t seen = word.load(std::memory_order_relaxed);  // the CAS rechecks
+      const IndexEntry entry(seen);
+      if (entry.is_empty() || entry.tentative() || entry.address() >= begin) continue;
+      // A failure means that it leads to a record again.
+      swept += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);  // [claim]
+    }
+  }
+  return swept;
+}
+
 IndexBucket* HashIndex::TakeOverflowBucket() {
   MutexLock lock(mu_);
-  overflow_count_.fetch_add(1, std::memory_order_relaxed);  // statistics
-  if (!overflow_free_.empty()) {
-    IndexBucket* const bucket = overflow_free_.back();
-    overflow_free_.pop_back();
-    return bucket;
-  }
-  if (overflow_chunks_.empty() || overflow_used_ == kChunkBuckets) {
-    MappedRegion chunk(kChunkBuckets * sizeof(IndexBucket), huge_pages_);
-    if (chunk.data() == nullptr) {
-      overflow_count_.fetch_sub(1, std::memory_order_relaxed);  // statistics
-      return nullptr;
+  IndexBucket* bucket = overflow_free_;
+  if (bucket != nullptr) {
+    overflow_free_ = Next(*bucket);
+    bucket->overflow.store(0, std::memory_order_relaxed);  // published with the link to it
+  } else {
+    if (overflow_chunks_.empty() || overflow_used_ == kChunkBuckets) {
+      MappedRegion chunk(kChunkBuckets * sizeof(IndexBucket), huge_pages_);
+      if (chunk.data() == nullptr) return nullptr;
+      overflow_chunks_.push_back(std::move(chunk));
+      overflow_used_ = 0;
     }
-    overflow_chunks_.push_back(std::move(chunk));
-    overflow_used_ = 0;
+    bucket = reinterpret_cast<IndexBucket*>(overflow_chunks_.back().data()) + overflow_used_++;
   }
-  return reinterpret_cast<IndexBucket*>(overflow_chunks_.back().data()) + overflow_used_++;
+  overflow_count_.fetch_add(1, std::memory_order_relaxed);  // statistics
+  if (on_crowded && crowded() && !growing()) on_crowded();
+  return bucket;
 }
 
 void HashIndex::ReturnOverflowBucket(IndexBucket* bucket) {
   MutexLock lock(mu_);
-  overflow_free_.push_back(bucket);
+  bucket->overflow.store(reinterpret_cast<std::uint64_t>(overflow_free_),
+                         std::memory_order_relaxed);  // under mu_
+  overflow_free_ = bucket;
   overflow_count_.fetch_sub(1, std::memory_order_relaxed);  // statistics
+}
+
+// ---- growth ----
+
+HashIndex::GrowthStart HashIndex::BeginGrowth() {
+  EBB_CHECK(!growing());
+  const int exponent = this->exponent();
+  if (exponent >= most_exponent_) return GrowthStart::kAtLimit;
+  // As many as there are tags for one bucket.
+  scratch_size_ = std::size_t{1} << (creation_exponent_ + IndexEntry::kTagBits - exponent);
+  scratch_.reset(new (std::nothrow) IndexEntry[scratch_size_]);
+  if (scratch_ == nullptr || !region_.GrowTo(RegionBytes(exponent + 1))) {
+    return GrowthStart::kNoMemory;
+  }
+  growth_.store(GrowthWord::Draining(exponent, 0).word(), std::memory_order_release);  // [grow]
+  return GrowthStart::kStarted;
+}
+
+void HashIndex::BeginSplit() {
+  ReclaimOverflow();
+  const GrowthWord growth(growth_.load(std::memory_order_relaxed));  // our own word
+  growth_.store(growth.Moving().word(), std::memory_order_release);  // [grow]
+}
+
+void HashIndex::FinishSplit() {
+  const GrowthWord growth(growth_.load(std::memory_order_relaxed));  // our own word
+  EBB_CHECK(growth.moving());
+  for (std::uint64_t bucket = growth.first_bucket(); bucket < growth.end_bucket(); ++bucket) {
+    SplitRow(bucket, growth.exponent());
+  }
+  if (growth.end_bucket() <= growth.old_mask()) {
+    growth_.store(GrowthWord::Draining(growth.exponent(), growth.chunk() + 1).word(),
+                  std::memory_order_release);  // [grow]
+    return;
+  }
+  scratch_.reset();
+  mask_.store(growth.new_mask(), std::memory_order_release);  // [grow]
+  growth_.store(0, std::memory_order_release);                // [grow]
+}
+
+// Both rows are written anew from copies of their entries, and the buckets of the old row serve
+// both: that takes no memory, since two rows without holes need no more than one did.
+void HashIndex::SplitRow(std::uint64_t bucket_number, int exponent) {
+  IndexBucket* const lower = buckets_ + bucket_number;
+  IndexBucket* const upper = lower + (std::size_t{1} << exponent);
+  const std::uint32_t upper_bit = std::uint32_t{1} << (exponent - creation_exponent_);
+  std::size_t lower_end = 0;
+  std::size_t upper_begin = scratch_size_;
+  for (const IndexBucket* bucket = lower; bucket != nullptr; bucket = Next(*bucket)) {
+    for (const AtomicWord& word : bucket->entries) {
+      const IndexEntry entry(word.load(std::memory_order_relaxed));  // alone here, after a drain
+      if (entry.address() <= kNoRecord) continue;
+      EBB_CHECK(!entry.tentative() && lower_end < upper_begin);
+      ((entry.tag() & upper_bit) != 0 ? scratch_[--upper_begin] : scratch_[lower_end++]) = entry;
+    }
+  }
+  const std::span<const IndexEntry> all(scratch_.get(), scratch_size_);
+  IndexBucket* spare = FillRow(lower, all.first(lower_end), Next(*lower));
+  spare = FillRow(upper, all.subspan(upper_begin), spare);
+  while (spare != nullptr) Retire(std::exchange(spare, Next(*spare)));
+}
+
+// Makes a row of exactly these entries, in the first bucket and as many of the linked `spare` ones
+// as it takes; the rest of those.
+IndexBucket* HashIndex::FillRow(IndexBucket* first, std::span<const IndexEntry> entries,
+                                IndexBucket* spare) {
+  for (IndexBucket* bucket = first;;) {
+    const std::size_t count = std::min<std::size_t>(entries.size(), IndexBucket::kEntries);
+    for (std::size_t i = 0; i < IndexBucket::kEntries; ++i) {
+      bucket->entries[i].store(i < count ? entries[i].word() : 0,
+                               std::memory_order_release);  // [move]
+    }
+    entries = entries.subspan(count);
+    IndexBucket* const next = entries.empty() ? nullptr : spare;
+    if (next != nullptr) spare = Next(*next);
+    bucket->overflow.store(reinterpret_cast<std::uint64_t>(next),
+                           std::memory_order_release);  // [move]
+    if (next == nullptr) {
+      EBB_CHECK(entries.empty());
+      return spare;
+    }
+    bucket = next;
+  }
+}
+
+// Readers that are still there walk on through empty buckets.
+void HashIndex::Retire(IndexBucket* bucket) {
+  for (AtomicWord& word : bucket->entries) word.store(0, std::memory_order_release);  // [move]
+  bucket->overflow.store(reinterpret_cast<std::uint64_t>(retired_),
+                         std::memory_order_release);  // [move]
+  retired_ = bucket;
+}
+
+void HashIndex::ReclaimOverflow() {
+  while (retired_ != nullptr) ReturnOverflowBucket(std::exchange(retired_, Next(*retired_)));
 }
 
 }  // namespace ebb::internal

@@ -66,6 +66,7 @@ absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& ma
     if (!core.index.PutAlone(hash, entry.address()).has_value()) {
       return absl::ResourceExhaustedError("no memory for the hash index");
     }
+    if (core.config.index_auto_grow) core.index.GrowAloneIfCrowded();
   }
   return absl::OkStatus();
 }

@@ -181,6 +181,7 @@ absl::Status LogScan::Index(const Record& record, Address address) {
 
 // In groups, so that their buckets come from memory side by side.
 absl::Status LogScan::IndexWaiting() {
+  if (core_.config.index_auto_grow) core_.index.GrowAloneIfCrowded();
   for (const Waiting& waiting : waiting_) {
     const std::optional<Address> newest = core_.index.PutAlone(waiting.hash, waiting.address);
     if (!newest.has_value()) {

@@ -11,19 +11,35 @@ constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 }
 
 MappedRegion::MappedRegion(std::size_t bytes, bool huge_pages) {
-  const std::size_t slack = bytes >= kHugePageBytes ? kHugePageBytes : 0;
-  void* mapping = mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE,
+  MappedRegion region = Reserve(bytes, huge_pages);
+  if (region.data_ != nullptr && region.GrowTo(bytes)) *this = std::move(region);
+}
+
+// Without access the kernel counts it as nobody's memory, also where it promises no more than it
+// has.
+MappedRegion MappedRegion::Reserve(std::size_t reserved_bytes, bool huge_pages) {
+  MappedRegion region;
+  const std::size_t slack = reserved_bytes >= kHugePageBytes ? kHugePageBytes : 0;
+  void* mapping = mmap(nullptr, reserved_bytes + slack, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping == MAP_FAILED) return;
-  mapping_ = static_cast<std::byte*>(mapping);
-  mapping_bytes_ = bytes + slack;
-  const auto address = reinterpret_cast<std::uintptr_t>(mapping_);
+  if (mapping == MAP_FAILED) return region;
+  region.mapping_ = static_cast<std::byte*>(mapping);
+  region.mapping_bytes_ = reserved_bytes + slack;
+  region.reserved_bytes_ = reserved_bytes;
+  const auto address = reinterpret_cast<std::uintptr_t>(mapping);
   const std::uintptr_t aligned =
       slack == 0 ? address : (address + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
-  data_ = mapping_ + (aligned - address);
-  bytes_ = bytes;
+  region.data_ = region.mapping_ + (aligned - address);
   // Advice only: a kernel that does not know it changes nothing.
-  static_cast<void>(madvise(data_, bytes_, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+  static_cast<void>(
+      madvise(region.data_, reserved_bytes, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+  return region;
+}
+
+bool MappedRegion::GrowTo(std::size_t bytes) {
+  if (bytes > reserved_bytes_ || mprotect(data_, bytes, PROT_READ | PROT_WRITE) != 0) return false;
+  bytes_ = bytes;
+  return true;
 }
 
 MappedRegion::~MappedRegion() {
@@ -33,6 +49,7 @@ MappedRegion::~MappedRegion() {
 MappedRegion& MappedRegion::operator=(MappedRegion&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(reserved_bytes_, other.reserved_bytes_);
   std::swap(mapping_, other.mapping_);
   std::swap(mapping_bytes_, other.mapping_bytes_);
   return *this;
@@ -54,13 +71,15 @@ std::uint64_t MappedRegion::huge_page_bytes() const {
     unsigned long end = 0;
     unsigned long kib = 0;
     if (std::sscanf(line, "%lx-%lx ", &begin, &end) == 2) {
-      inside = begin < first + bytes_ && end > first;
+      inside = begin < first + reserved_bytes_ && end > first;
     } else if (inside && std::sscanf(line, "AnonHugePages: %lu kB", &kib) == 1) {
       total += std::uint64_t{kib} * 1024;
     }
   }
   std::fclose(maps);
-  return total < bytes_ ? total : bytes_;  // neighbours with the same flags share a mapping
+  return total < reserved_bytes_
+             ? total
+             : reserved_bytes_;  // neighbours with the same flags share a mapping
 }
 
 }  // namespace ebb::internal

@@ -36,14 +36,14 @@ absl::Status CheckPowerOfTwo(const Range& range) {
       fmt::format("{} is {}: must be a power of two", range.field, range.value));
 }
 
-std::uint64_t PhysicalMemoryBytes() {
+}  // namespace
+
+std::uint64_t internal::PhysicalMemoryBytes() {
   const long pages = sysconf(_SC_PHYS_PAGES);
   const long bytes = sysconf(_SC_PAGESIZE);
   if (pages <= 0 || bytes <= 0) return std::uint64_t{1} << 46;  // unknown: let mapping decide
   return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(bytes);
 }
-
-}  // namespace
 
 std::uint64_t EffectivePageBytes(const Options& options) {
   if (options.page_bytes != 0) return options.page_bytes;
@@ -52,8 +52,8 @@ std::uint64_t EffectivePageBytes(const Options& options) {
 
 absl::Status Validate(const Options& options) {
   const std::uint64_t page_bytes = EffectivePageBytes(options);
-  absl::Status status =
-      CheckRange({"log_memory_bytes", options.log_memory_bytes, kMiB, PhysicalMemoryBytes()});
+  absl::Status status = CheckRange(
+      {"log_memory_bytes", options.log_memory_bytes, kMiB, internal::PhysicalMemoryBytes()});
   status.Update(CheckPowerOfTwo({"page_bytes", page_bytes, kLeastPageBytes, kMostPageBytes}));
   if (status.ok() && options.log_memory_bytes / page_bytes < kLeastFrames) {
     status = absl::InvalidArgumentError(

@@ -210,6 +210,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
                     std::uint64_t{1} << asked, std::uint64_t{1} << creation_exponent,
                     std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
   }
+  config.index_auto_grow = options.index_auto_grow;
   config.pool_threads = environment.pool_threads >= 0
                             ? static_cast<unsigned>(environment.pool_threads)
                             : options.background_threads;
@@ -320,6 +321,11 @@ absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, const Cor
 // there is none.
 absl::StatusOr<bool> LoadNewestImage(Core& core, FoundCheckpoints& found) {
   for (; !found.manifests.empty(); found.manifests.pop_back()) {
+    // As large as it was, if there is memory; else somewhat slower.
+    const auto exponent = static_cast<int>(found.manifests.back().index_exponent);
+    if (core.config.index_auto_grow && exponent > core.index.exponent()) {
+      static_cast<void>(core.index.ResizeAlone(exponent));
+    }
     absl::Status status = LoadIndexImage(core, *core.files.directory, found.manifests.back());
     if (status.ok()) return true;
     if (absl::IsResourceExhausted(status)) return status;

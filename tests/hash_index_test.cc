@@ -223,7 +223,8 @@ TEST_F(HashIndexTest, IndexWithoutMemoryIsNotOk) {
 TEST_F(HashIndexTest, PublishMovesTheEntryToTheNewRecord) {
   Slot slot = Create(tiny_, TinyHash(0, 9));
   ASSERT_TRUE(HashIndex::Publish(slot, Address(4080)));
-  EXPECT_EQ(HashIndex::Reload(slot), IndexEntry::Make(9, Address(4080)));
+  EXPECT_TRUE(HashIndex::Reload(slot));
+  EXPECT_EQ(slot.entry, IndexEntry::Make(9, Address(4080)));
   slot = tiny_.Find(TinyHash(0, 9));
   ASSERT_TRUE(HashIndex::Publish(slot, Address(4104)));
   EXPECT_EQ(tiny_.Find(TinyHash(0, 9)).entry.address(), Address(4104));
@@ -262,6 +263,299 @@ TEST_F(HashIndexTest, PutAloneKeepsTheNewestOfEachChain) {
     tiny_.ForEachEntry(bucket, [&](IndexEntry) { ++entries; });
   }
   EXPECT_EQ(entries, 2 * kTags);
+}
+
+// ---- Growth, scripted: the test is the grower, and plays the others between its steps ----
+
+// The address that tests publish for a hash.
+Address AddressFor(std::uint64_t hash) { return Address(4096 + 8 * (hash & 0xffff)); }
+
+void CreateAndPublish(HashIndex& index, std::uint64_t hash) {
+  ASSERT_TRUE(HashIndex::Publish(Create(index, hash), AddressFor(hash)));
+}
+void GrowAlone(HashIndex& index) {
+  ASSERT_EQ(index.BeginGrowth(), HashIndex::GrowthStart::kStarted);
+  while (index.growing()) {
+    index.BeginSplit();
+    index.FinishSplit();
+  }
+  index.ReclaimOverflow();
+}
+// Entries of each row, in any order.
+std::vector<std::multiset<std::uint64_t>> Rows(const HashIndex& index) {
+  std::vector<std::multiset<std::uint64_t>> rows(index.bucket_count());
+  for (std::uint64_t bucket = 0; bucket < rows.size(); ++bucket) {
+    index.ForEachEntry(bucket, [&](IndexEntry entry) { rows[bucket].insert(entry.word()); });
+  }
+  return rows;
+}
+
+// Fails when the bit that splits is another one, when a row keeps what goes up, or leaves holes.
+TEST_F(HashIndexTest, AGrownIndexIsWhatAFreshOneOfItsSizeWouldBe) {
+  std::vector<std::uint64_t> hashes;
+  for (std::uint32_t tag = 0; tag < 700; ++tag) {
+    hashes.push_back(TinyHash(0, tag * 41));
+    if (tag % 3 == 0) hashes.push_back(TinyHash(1, tag * 37));
+  }
+  for (const std::uint64_t hash : hashes) CreateAndPublish(tiny_, hash);
+  for (int exponent = kTinyExponent + 1; exponent <= 12; ++exponent) {
+    GrowAlone(tiny_);
+    HashIndex fresh(exponent, kTinyExponent, false);
+    for (const std::uint64_t hash : hashes) CreateAndPublish(fresh, hash);
+    ASSERT_EQ(tiny_.exponent(), exponent);
+    EXPECT_EQ(Rows(tiny_), Rows(fresh));
+    EXPECT_EQ(tiny_.overflow_count(), fresh.overflow_count());
+    EXPECT_EQ(tiny_.memory_bytes(), fresh.memory_bytes());
+    for (const std::uint64_t hash : hashes) {
+      ASSERT_EQ(tiny_.Find(hash).entry.address(), AddressFor(hash));
+      ASSERT_EQ(Create(tiny_, hash).word, tiny_.Find(hash).word);
+    }
+    EXPECT_EQ(tiny_.Find(TinyHash(0, 1)).word, nullptr);
+  }
+}
+
+// Fails when the limit is not asked for.
+TEST_F(HashIndexTest, TheSixteenthDoublingIsRefusedAndNothingIsLost) {
+  constexpr std::uint64_t kChains = std::uint64_t{1} << (kTinyExponent + IndexEntry::kTagBits);
+  for (std::uint64_t hash = 0; hash < kChains; hash += 5) {
+    ASSERT_TRUE(tiny_.PutAlone(hash, AddressFor(hash)).has_value());
+  }
+  for (int doubling = 0; doubling < IndexEntry::kTagBits; ++doubling) GrowAlone(tiny_);
+  EXPECT_EQ(tiny_.bucket_count(), kChains);
+  EXPECT_EQ(tiny_.overflow_count(), 0U);
+  EXPECT_EQ(tiny_.BeginGrowth(), HashIndex::GrowthStart::kAtLimit);
+  EXPECT_FALSE(tiny_.growing());
+  for (std::uint64_t hash = 0; hash < kChains; ++hash) {
+    ASSERT_EQ(tiny_.Find(hash).entry.address(), hash % 5 == 0 ? AddressFor(hash) : Address());
+  }
+}
+
+// 16 rows of one chunk each, so that every state of a growth is a state of some row. Nine entries
+// in each: two thirds of them stay.
+class HashIndexGrowthTest : public HashIndexTest {
+ protected:
+  static constexpr int kExponent = 4;
+  static constexpr std::uint64_t kRows = 16;
+  // Tag bit 0 is bit 4 of the hash.
+  static constexpr std::uint64_t Hash(std::uint64_t row, std::uint64_t tag) {
+    return tag << kExponent | row;
+  }
+  static constexpr std::uint64_t kTags[] = {0, 1, 2, 4, 5, 6, 8, 9, 10};
+  static constexpr std::uint64_t kOtherTags[] = {3, 12};  // one goes up, one stays
+
+  HashIndexGrowthTest() {
+    for (std::uint64_t row = 0; row < kRows; ++row) {
+      for (const std::uint64_t tag : kTags) CreateAndPublish(index_, Hash(row, tag));
+    }
+    EXPECT_EQ(index_.BeginGrowth(), HashIndex::GrowthStart::kStarted);
+  }
+  void SplitNext() {
+    index_.BeginSplit();
+    index_.FinishSplit();
+  }
+  // The row answers as one whose chunk is not being moved.
+  void ExpectKnown(std::uint64_t row) {
+    for (const std::uint64_t tag : kTags) {
+      EXPECT_EQ(index_.Find(Hash(row, tag)).entry.address(), AddressFor(Hash(row, tag)))
+          << row << ", " << tag;
+    }
+    for (const std::uint64_t tag : kOtherTags) {
+      EXPECT_EQ(index_.Find(Hash(row, tag)).word, nullptr);
+      EXPECT_TRUE(index_.Find(Hash(row, tag)).entry.is_empty()) << row << ", " << tag;
+    }
+  }
+  void ExpectWritersTurnedAway(std::uint64_t row) {
+    Slot slot;
+    for (const std::uint64_t tag : {kTags[0], kTags[1], kOtherTags[0], kOtherTags[1]}) {
+      EXPECT_EQ(index_.FindOrCreate(Hash(row, tag), slot), CreateResult::kContended);
+      EXPECT_EQ(index_.FindForUpdate(Hash(row, tag), slot), CreateResult::kContended);
+    }
+  }
+
+  HashIndex index_{kExponent, kExponent, false};
+};
+
+// Hazard 14. Fails when FindSlow takes a miss in a chunk that moves for an answer, or looks for
+// what has been split in its old row only.
+TEST_F(HashIndexGrowthTest, ReadersKnowEveryRowButMissesOfTheOneThatIsMoved) {
+  for (std::uint64_t moving = 0; moving < kRows; ++moving) {
+    for (std::uint64_t row = 0; row < kRows; ++row) ExpectKnown(row);
+    index_.BeginSplit();
+    for (std::uint64_t row = 0; row < kRows; ++row) {
+      if (row != moving) ExpectKnown(row);
+    }
+    for (const std::uint64_t tag : kTags) {
+      EXPECT_EQ(index_.Find(Hash(moving, tag)).entry.address(), AddressFor(Hash(moving, tag)));
+    }
+    for (const std::uint64_t tag : kOtherTags) {
+      EXPECT_EQ(index_.Find(Hash(moving, tag)).entry.address(), internal::kBeingMoved);
+    }
+    index_.FinishSplit();
+  }
+  EXPECT_FALSE(index_.growing());
+  for (std::uint64_t row = 0; row < kRows; ++row) ExpectKnown(row);
+}
+
+// Hazard 14. Fails when FindOrCreate or FindForUpdate do not ask for the state of the chunk.
+TEST_F(HashIndexGrowthTest, WritersAreTurnedAwayFromTheChunkThatDrainsOrMoves) {
+  for (std::uint64_t chunk = 0; chunk < kRows; ++chunk) {
+    ExpectWritersTurnedAway(chunk);
+    for (std::uint64_t row = 0; row < kRows; ++row) {
+      if (row == chunk) continue;
+      Slot slot;
+      ASSERT_EQ(index_.FindForUpdate(Hash(row, 3), slot), CreateResult::kFound);
+      ASSERT_EQ(index_.FindForUpdate(Hash(row, 5), slot), CreateResult::kFound);
+      EXPECT_EQ(slot.entry.address(), AddressFor(Hash(row, 5)));
+    }
+    index_.BeginSplit();
+    ExpectWritersTurnedAway(chunk);
+    index_.FinishSplit();
+  }
+}
+
+TEST_F(HashIndexGrowthTest, WhatIsWrittenMeanwhileStaysWhereItWasPut) {
+  std::map<std::uint64_t, Address> written;
+  for (std::uint64_t chunk = 0; chunk < kRows; ++chunk) {
+    for (std::uint64_t row = 0; row < kRows; ++row) {
+      if (row == chunk) continue;
+      // A new entry that stays, one that goes up, and a change of either kind.
+      for (const std::uint64_t tag : {20 + 2 * chunk, 21 + 2 * chunk, kTags[0], kTags[1]}) {
+        const Address address(Address(1 << 20) + 8 * written.size() + 4096 * chunk);
+        Slot slot = Create(index_, Hash(row, tag));
+        ASSERT_TRUE(HashIndex::Publish(slot, address));
+        written[Hash(row, tag)] = address;
+      }
+    }
+    SplitNext();
+    for (const auto& [hash, address] : written) {
+      ASSERT_EQ(index_.Find(hash).entry.address(), address) << "after chunk " << chunk;
+    }
+  }
+  index_.ReclaimOverflow();
+  std::size_t entries = 0;
+  for (const auto& row : Rows(index_)) entries += row.size();
+  EXPECT_EQ(entries, kRows * (std::size(kTags) - 2) + written.size());
+}
+
+// A reader may stand in an overflow bucket that its row no longer needs. Fails when Retire gives it
+// back at once.
+TEST_F(HashIndexGrowthTest, UnlinkedBucketsAreUsedAgainOnlyAfterTheNextDrain) {
+  ASSERT_EQ(index_.overflow_count(), kRows);
+  const auto overflow = [&](std::uint64_t row) {  // by its ninth entry, which is in there
+    const Slot slot = index_.Find(Hash(row, kTags[8]));
+    return &BucketAround(slot);
+  };
+  const IndexBucket* const retired = overflow(0);
+  SplitNext();
+  EXPECT_TRUE(Entries(*retired).empty());
+  EXPECT_EQ(index_.overflow_count(), kRows);
+  // Whoever needs one now gets another.
+  for (std::uint64_t tag = 20; tag < 40; ++tag) CreateAndPublish(index_, Hash(7, tag));
+  EXPECT_TRUE(Entries(*retired).empty());
+  EXPECT_EQ(retired->overflow.load(std::memory_order_relaxed), 0U);
+  const std::uint64_t before = index_.overflow_count();
+  index_.BeginSplit();
+  EXPECT_EQ(index_.overflow_count(), before - 1);
+  index_.FinishSplit();
+  for (std::uint64_t tag = 50; tag < 57; ++tag) CreateAndPublish(index_, Hash(8, tag));
+  EXPECT_FALSE(Entries(*retired).empty());
+  while (index_.growing()) SplitNext();
+  index_.ReclaimOverflow();
+  for (std::uint64_t tag = 20; tag < 40; ++tag) {
+    ASSERT_EQ(index_.Find(Hash(7, tag)).entry.address(), AddressFor(Hash(7, tag)));
+  }
+}
+
+// Hazard 18: nobody can hold them any more.
+TEST_F(HashIndexGrowthTest, EntriesWithoutARecordGo) {
+  for (std::uint64_t tag = 100; tag < 120; ++tag) Create(index_, Hash(9, tag));
+  while (index_.growing()) SplitNext();
+  for (std::uint64_t tag = 100; tag < 120; ++tag) {
+    EXPECT_TRUE(index_.Find(Hash(9, tag)).entry.is_empty());
+  }
+  for (std::uint64_t row = 0; row < kRows; ++row) ExpectKnown(row);
+}
+
+TEST_F(HashIndexTest, AnIndexFilledAloneGrowsAsItFills) {
+  constexpr std::uint64_t kHashes = 20000;
+  for (std::uint64_t hash = 0; hash < kHashes; ++hash) {
+    ASSERT_TRUE(tiny_.PutAlone(hash * 3, AddressFor(hash * 3)).has_value());
+    tiny_.GrowAloneIfCrowded();
+    ASSERT_LE(tiny_.overflow_count(), tiny_.bucket_count() / 8);
+  }
+  EXPECT_GE(tiny_.bucket_count(), kHashes / 8);
+  for (std::uint64_t hash = 0; hash < kHashes; ++hash) {
+    ASSERT_EQ(tiny_.Find(hash * 3).entry.address(), AddressFor(hash * 3));
+  }
+  // Alone and empty, it takes any size.
+  tiny_.Clear();
+  ASSERT_TRUE(tiny_.ResizeAlone(16));
+  EXPECT_FALSE(tiny_.ResizeAlone(17));
+  EXPECT_EQ(tiny_.bucket_count(), 1U << 16);
+  EXPECT_EQ(tiny_.Find(3).word, nullptr);
+}
+
+TEST_F(HashIndexTest, ACrowdedIndexSaysSoWhenItTakesAnotherOverflowBucket) {
+  HashIndex index(4, 4, false);
+  int asked = 0;
+  index.on_crowded = [&] { ++asked; };
+  const auto fill = [&](std::uint64_t row) {  // one overflow bucket
+    for (std::uint64_t tag = 0; tag < 8; ++tag) Create(index, tag << 4 | row);
+  };
+  fill(0);
+  fill(1);
+  EXPECT_EQ(asked, 0);
+  fill(2);
+  EXPECT_EQ(asked, 1);
+  ASSERT_EQ(index.BeginGrowth(), HashIndex::GrowthStart::kStarted);
+  fill(3);
+  EXPECT_EQ(asked, 1);  // it grows
+}
+
+// ---- Sweeping ----
+
+// Hazard 18. Fails when SweepBucket takes claims, or what is not below.
+TEST_F(HashIndexTest, ASweepTakesDeadEntriesAndThoseWithoutARecordAndNoOthers) {
+  for (std::uint32_t tag = 0; tag < 20; ++tag) CreateAndPublish(tiny_, TinyHash(0, tag));
+  Create(tiny_, TinyHash(0, 30));
+  const Slot claim = Create(tiny_, TinyHash(0, 31));
+  claim.word->store(claim.entry.word() | IndexEntry::kTentative, std::memory_order_seq_cst);
+  CreateAndPublish(tiny_, TinyHash(1, 3));
+
+  const Address begin = AddressFor(TinyHash(0, 10));
+  EXPECT_EQ(tiny_.SweepBucket(0, begin), 11U);
+  for (std::uint32_t tag = 0; tag < 20; ++tag) {
+    EXPECT_EQ(tiny_.Find(TinyHash(0, tag)).entry.is_empty(), tag < 10) << tag;
+  }
+  EXPECT_EQ(tiny_.Find(TinyHash(0, 30)).word, nullptr);
+  EXPECT_TRUE(IndexEntry(claim.word->load(std::memory_order_relaxed)).tentative());
+  EXPECT_FALSE(tiny_.Find(TinyHash(1, 3)).entry.is_empty());
+  // Their places are taken again, and what is behind the holes is found.
+  const std::uint64_t buckets = tiny_.overflow_count();
+  for (std::uint32_t tag = 40; tag < 51; ++tag) CreateAndPublish(tiny_, TinyHash(0, tag));
+  EXPECT_EQ(tiny_.overflow_count(), buckets);
+  for (std::uint32_t tag = 40; tag < 51; ++tag) {
+    EXPECT_EQ(Create(tiny_, TinyHash(0, tag)).word, tiny_.Find(TinyHash(0, tag)).word);
+  }
+}
+
+// Hazards 10 and 18. Fails when Reload says nothing about the tag.
+TEST_F(HashIndexTest, ASlotWhoseEntryWasSweptPublishesNothingAndSaysSo) {
+  const auto swept = [&](const auto& then) {
+    HashIndex index(kTinyExponent, kTinyExponent, false);
+    Slot slot = Create(index, TinyHash(0, 5));
+    EXPECT_EQ(index.SweepBucket(0, Address(4096)), 1U);
+    then(index);
+    EXPECT_FALSE(HashIndex::Publish(slot, Address(5000)));
+    return HashIndex::Reload(slot);
+  };
+  EXPECT_FALSE(swept([](HashIndex&) {}));
+  EXPECT_FALSE(swept([](HashIndex& index) { CreateAndPublish(index, TinyHash(0, 6)); }));
+  EXPECT_FALSE(swept([](HashIndex& index) {
+    const Slot claim = Create(index, TinyHash(0, 5));
+    claim.word->store(claim.entry.word() | IndexEntry::kTentative, std::memory_order_seq_cst);
+  }));
+  EXPECT_TRUE(swept([](HashIndex& index) { CreateAndPublish(index, TinyHash(0, 5)); }));
 }
 
 // ---- Two-phase insert, scripted: the test plays the other inserter ----

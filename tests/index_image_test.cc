@@ -70,6 +70,35 @@ TEST(IndexImageTest, LoadsIntoAnIndexOfAnySize) {
   }
 }
 
+// Of an index that has grown under its entries, at each of its sizes.
+TEST(IndexImageTest, HoldsWhatAGrownIndexHolds) {
+  constexpr std::uint64_t kKeys = 2000;
+  SimFileSystem files;
+  auto source = OpenWithExponent(files, "db", 2);
+  Must(source.Commit());
+  Core& core = StoreAccess::GetCore(source);
+  for (std::uint64_t key = 0; key < kKeys; ++key) Must(source.Upsert(key, key));
+  const auto expected = AddressesOf(core, kKeys);
+  const auto copy = files.Crash(kNothingSurvives);
+  auto directory = files.OpenDirectory("db", false).directory;
+  for (std::uint64_t id = 1; id <= 9; ++id) {
+    Must(source.GrowIndex());
+    Manifest manifest;
+    manifest.id = id;
+    manifest.scan_from = core.log.tail();
+    ASSERT_TRUE(WriteIndexImage(core, Never, manifest).ok());
+    EXPECT_EQ(manifest.index_exponent, 2 + id);
+    for (const int loaded_into : {2, 6, 12}) {
+      auto target = OpenWithExponent(*copy, "db", loaded_into);
+      Core& target_core = StoreAccess::GetCore(target);
+      target_core.index.Clear();
+      ASSERT_TRUE(LoadIndexImage(target_core, *directory, manifest).ok());
+      EXPECT_TRUE(AddressesOf(target_core, kKeys) == expected)
+          << "from " << 2 + id << " to " << loaded_into;
+    }
+  }
+}
+
 TEST(IndexImageTest, WhatIsAtOrAboveTheStartOfTheScanIsLeftOut) {
   SimFileSystem files;
   auto store = OpenWithExponent(files, "db", 8);

@@ -47,6 +47,26 @@ TEST(MappedRegionTest, OnlyTouchedPagesAreResident) {
   EXPECT_EQ(ResidentPages(region), 2U);
 }
 
+// Fails when GrowTo maps anew, or when Reserve asks for memory.
+TEST(MappedRegionTest, AReservedRegionGrowsWhereItLies) {
+  MappedRegion region = MappedRegion::Reserve(std::size_t{1} << 36, false);
+  ASSERT_NE(region.data(), nullptr);
+  EXPECT_EQ(region.bytes(), 0U);
+  std::byte* const data = region.data();
+  for (const std::size_t bytes : {kPage, 4 * kMiB, 64 * kMiB}) {
+    const std::size_t before = region.bytes();
+    ASSERT_TRUE(region.GrowTo(bytes));
+    ASSERT_EQ(region.data(), data);
+    EXPECT_EQ(region.bytes(), bytes);
+    EXPECT_TRUE(before == 0 || data[before - 1] == std::byte{7});
+    EXPECT_EQ(data[bytes - 1], std::byte{0});
+    data[bytes - 1] = std::byte{7};
+  }
+  EXPECT_LE(ResidentPages(region), 4U);
+  EXPECT_FALSE(region.GrowTo(std::size_t{1} << 46));  // beyond what is reserved
+  EXPECT_EQ(region.bytes(), 64 * kMiB);
+}
+
 TEST(MappedRegionTest, ReleasedPagesGiveTheirMemoryBackAndReadAsZeros) {
   const MappedRegion region(8 * kPage, false);
   ASSERT_NE(region.data(), nullptr);

@@ -37,10 +37,14 @@ struct Options {
   // Fixed when the store is created; afterwards the store's own size is used.
   std::uint64_t segment_bytes = std::uint64_t{1} << 30;
 
-  // Buckets of the hash index, 64 bytes each: a power of two from 1,024 to 2^31. Four to five keys
-  // a bucket are best; more still answer rightly, slower. The count at creation is the least for
-  // the life of the store, and at most 2^15 times it can be asked for later.
+  // Buckets of the hash index to begin with, 64 bytes each: a power of two from 1,024 to 2^31. Four
+  // to five keys a bucket are best; more still answer rightly, slower. The count at creation is the
+  // least for the life of the store, and 2^15 times it is the most.
   std::uint64_t index_bucket_count = std::uint64_t{1} << 16;
+
+  // Double the index whenever it holds more than some five keys a bucket, beside operations, up to
+  // that most or to what physical memory could hold. Without, only GrowIndex() does.
+  bool index_auto_grow = true;
 
   // Threads of the internal pool that flush and evict beside the callers: 1 to 32. Callers that
   // must wait help, so one is enough for any number of sessions.
@@ -95,5 +99,10 @@ absl::Status Validate(const Options& options);
 
 // The page size that `options` leads to at creation: page_bytes, or the automatic choice for 0.
 std::uint64_t EffectivePageBytes(const Options& options);
+
+namespace internal {
+// Of the machine; far more than any has when it does not tell.
+std::uint64_t PhysicalMemoryBytes();
+}  // namespace internal
 
 }  // namespace ebb

@@ -75,7 +75,9 @@ struct StoreStats {
   std::uint64_t index_memory_bytes = 0;  // buckets and overflow buckets
   std::uint64_t huge_page_bytes = 0;     // of log and index memory, backed by huge pages now
   std::uint64_t index_bucket_count = 0;
-  std::uint64_t index_overflow_count = 0;  // overflow buckets in use
+  std::uint64_t index_overflow_count = 0;    // overflow buckets in use
+  std::uint64_t index_growth_count = 0;      // doublings since Open
+  std::uint64_t index_longest_split_us = 0;  // that operations on a chunk of buckets had to wait
 
   std::uint64_t flushed_bytes = 0;      // written to the device by flushes, whole blocks
   std::uint64_t device_read_count = 0;  // reads of the device made for operations

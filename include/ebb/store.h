@@ -189,6 +189,12 @@ class Store {
   }
   CheckpointStats GetCheckpointStats() const { return coordinator_->GetCheckpointStats(); }
 
+  // Doubles the buckets of the index, as it does by itself when Options::index_auto_grow is set and
+  // there are more than some five keys a bucket; reads and updates go on. ResourceExhausted: it is
+  // as large as it can become (2^15 times its size at creation, or what physical memory could
+  // hold). Progress: waits for callbacks that are running, and for a checkpoint that is.
+  absl::Status GrowIndex() { return coordinator_->GrowIndex(); }
+
   // What Open found and did.
   const RecoveryReport& recovery() const { return recovery_; }
 

@@ -1,5 +1,5 @@
-// Operations under schedules: sessions that act on two keys of one chain, or on one key, and
-// nothing else, in a store in memory.
+// Operations under schedules: sessions that act on two keys of one chain, or on one key, in a store
+// in memory; alone, or while its index grows.
 #include <gtest/gtest.h>
 
 #include "tests/schedule/store_program.h"
@@ -29,6 +29,36 @@ TEST(OperationSchedules, UnlockedValuesAreRegisters) {
 TEST(OperationSchedules, LockedValuesAreRegisters) {
   Explored explored = Explore(50000, Operations<std::string>);
   explored.ExpectPerSchedule("lost publications", 0.005);
+}
+
+// The same with others in their row, so that entries move when it is split.
+template <typename Value>
+void OperationsBesideGrowth(Schedule& schedule) {
+  Random& random = schedule.random();
+  StoreProgram<Value> program(schedule, nullptr, false);
+  if (!schedule.failure().empty()) return;
+  auto& store = program.store();
+  for (std::uint64_t id = kFirstFillKey; id < kFirstFillKey + random.Below(40); ++id) {
+    Must(store.Upsert(id, Value{}));
+  }
+  if (random.Below(4) != 0) {
+    auto caller = program.NewCaller();
+    program.Do(caller, HistoryOp::Kind::kUpsert, 0);
+  }
+  AddSessions(schedule, program, 2 + random.Below(2), 2, 1 + random.Below(kHistoryKeys));
+  const std::uint64_t doublings = 1 + random.Below(2);
+  schedule.Add([&, doublings] {
+    for (std::uint64_t i = 0; i < doublings; ++i) Must(store.GrowIndex());
+  });
+  schedule.Run();
+  program.CheckHistory(program.States(store));
+  program.Count();
+}
+TEST(OperationSchedules, UnlockedValuesAreRegistersWhileTheIndexGrows) {
+  Explore(30000, OperationsBesideGrowth<std::uint64_t>);
+}
+TEST(OperationSchedules, LockedValuesAreRegistersWhileTheIndexGrows) {
+  Explore(30000, OperationsBesideGrowth<std::string>);
 }
 
 }  // namespace

@@ -75,6 +75,7 @@ absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files) {
   options.write_batch_bytes = 4096;
   options.direct_io = false;
   options.huge_pages = false;
+  options.index_auto_grow = false;
   return internal::StoreAccess::Open<StoreType>("db", options, environment);
 }
 

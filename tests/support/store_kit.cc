@@ -39,6 +39,7 @@ Options TinyOptions() {
   options.direct_io = false;
   options.huge_pages = false;
   options.scan_ahead_bytes = 4096;
+  options.index_auto_grow = false;
   return options;
 }
 

@@ -70,7 +70,7 @@ constexpr std::uint64_t kTinyFrameCount = 8;
 constexpr std::uint64_t kTinyMemoryBytes = kTinyPageBytes * kTinyFrameCount;
 
 internal::Environment TinyEnvironment(internal::FileSystem* files = nullptr);
-// Buffered and without huge pages, which would only cost time here.
+// Buffered and without huge pages, which would only cost time here; the index stays as it is.
 Options TinyOptions();
 
 template <typename StoreType>

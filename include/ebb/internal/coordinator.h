@@ -38,8 +38,11 @@
 // A failed write leaves the store as it is: the commit fails and can be tried again. A failed sync
 // poisons it (health.h).
 //
-// Thread safety: all methods, any thread. Progress: Commit and Close wait for guards to end and
-// for the device.
+// The index grows (index_growth.h) when it says that it is crowded, or when somebody asks. An image
+// and a growth exclude each other by job_mu_.
+//
+// Thread safety: all methods, any thread. Progress: Commit, GrowIndex and Close wait for guards to
+// end and for the device.
 #pragma once
 
 #include <cstdint>
@@ -87,6 +90,9 @@ class Coordinator {
   absl::StatusOr<std::uint64_t> CleanUpCheckpoints(std::uint64_t kept);
   CheckpointStats GetCheckpointStats() const;
 
+  // Doubles the index. ResourceExhausted when it cannot be larger, or there is no memory.
+  absl::Status GrowIndex();
+
   // Refuses new operations, waits for those that run, commits, and closes the files. After an error
   // that may pass (no space) nothing is lost: it can be called again, and the store stays closed
   // to operations meanwhile. Once it has closed it answers the same status for ever.
@@ -105,6 +111,8 @@ class Coordinator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status SyncDirectory();
   void ScheduleCheckpoint();
+  // Has the pool grow the index until it is no longer crowded. Never waits.
+  void AskForGrowth();
   // The next periodic commit, in the pool.
   void ScheduleCommit();
   absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
@@ -135,7 +143,8 @@ class Coordinator {
 
   SharedRounds commits_;
   SharedRounds checkpoint_rounds_;
-  Atomic<bool> closing_{false};  // jobs end soon
+  Atomic<bool> closing_{false};       // jobs end soon
+  Atomic<bool> growth_asked_{false};  // the pool has it to do, or it has failed
 
   Mutex job_mu_;  // one job at a time beside the commits; before mu_
   std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(job_mu_) = 0;  // the newest begun

@@ -56,6 +56,7 @@ struct CoreConfig {
   HybridLog::Config log;
   int index_exponent = 16;
   int creation_exponent = 16;
+  bool index_auto_grow = true;
   unsigned pool_threads = 1;
   bool force_fallback = false;
   bool has_files = true;
@@ -126,6 +127,8 @@ class Core {
     AtomicWord commits{0};
     AtomicWord failed_commits{0};
     AtomicWord durable_address{0};
+    AtomicWord index_growths{0};
+    AtomicWord longest_split_us{0};
   };
   Counters counters;
 };

@@ -1,6 +1,7 @@
 // HashIndex: from the hash of a key to the newest record of its chain. Knows neither log nor keys.
 //
-// 2^b buckets of one cache line: seven entries and a link to an overflow bucket.
+// 2^b buckets of one cache line: seven entries and a link to an overflow bucket. A bucket and those
+// linked to it are a row.
 //
 //   entry:   bits 0..47 address | bits 48..62 tag | bit 63 tentative
 //   bucket of a hash: its low b bits.   tag of a hash: its bits [b0, b0 + 15)
@@ -8,37 +9,97 @@
 // b0 is the size exponent at the store's creation and never changes, so the records of one chain
 // agree in their low b0 + 15 bits of hash at every size of the index.
 //
+// Growth doubles the index where it lies: address space for the largest size is reserved from the
+// start, so buckets never move. Row i of 2^b splits into i and i + 2^b by bit b of the hash, which
+// is a bit of the tag: no record is read. One thread does it, chunk after chunk of buckets; the
+// growth word says how far it has come, and mask_ stays that of the old size until the end:
+//
+//   0         stable: mask_ says where everything is
+//   draining  chunks below this one are split. Here nobody begins to change the index any more; the
+//             grower waits until the guards are gone that may have begun before
+//   moving    the grower is alone in this chunk, but for readers
+//
 // Invariants
-//   In the buckets of one chain of overflow links, at most one entry without the tentative bit has
-//   a given tag.
-//   An entry that is neither empty nor tentative stays for the life of the index; only its
-//   address changes, and only by the CAS in Publish. Its address is kNoRecord until then.
-//   A link, once set, stays.
+//   In a row, at most one entry without the tentative bit has a given tag; only while a row is
+//   moved may there be copies of it, in this row or the one it splits into, all with the same
+//   address. Whatever bits of a tag do not come from the bucket's number of the old size tell the
+//   chain, so an entry found by its tag in either of the two rows is of the right chain. The
+//   address of an entry that is neither empty nor tentative (a final one) is changed only by the
+//   CAS in Publish. A final entry goes only by the CAS in SweepBucket, or with its row's move. Its
+//   address is kNoRecord until the first Publish. A link, once set, stays until its row is moved.
+//   Buckets that are then no longer needed are empty and handed out again only when no guard is
+//   left that may have come to them by their old row. The sizes, the chunks of each, and the states
+//   of each chunk come one after the other and never back. So where mask_ and growth word say the
+//   same about a row before and after it was searched, nothing was moved in it meanwhile. A slot is
+//   good for Publish under the guard that it was got under, and only from FindOrCreate or
+//   FindForUpdate.
 //
 // Argument for the first (two-phase insert, as in FASTER; Chandramouli et al., SIGMOD 2018): an
-//   inserter claims an empty slot with a tentative entry, then scans the whole chain again, and
+//   inserter claims an empty slot with a tentative entry, then scans the whole row again, and
 //   makes its entry final only if no other entry, tentative or not, has the tag; else it clears
 //   its own and starts again. Claims and second scans are sequentially consistent: of two
 //   inserters whose claims are both in place, the one whose claim is later in that order sees the
 //   other's. Bucket links are part of the same order, so a bucket linked meanwhile is scanned too.
 //   Two that see each other both back off, outside their guards and for different times.
 //
+// Argument for growth.
+//   Writers. Whoever will publish or insert reads the growth word after it has entered its guard
+//   (FindOrCreate, FindForUpdate) and leaves if its chunk is draining or moving. If it is not yet,
+//   then by [announce] (epoch.h) the drain that follows waits for this guard; so the row stays
+//   where it is for the length of the guard. If it is split, the row stays until the next growth,
+//   whose drains wait as well. So nobody holds a slot in a moving chunk, no entry there is
+//   tentative, and one that still has no record has nobody who would give it one: it is dropped.
+//   Readers, hits. An entry that is found was the newest of its chain when it was loaded: while a
+//   row is moved nobody publishes in it, so its copies agree; before its chunk is left behind every
+//   other word of its old places has been overwritten. Nothing is asked on a hit.
+//   Readers, misses. An entry that was not found may have been moved past the search. Whoever has
+//   not seen a word of the row because it was moved has read a store of the grower ([move]), and
+//   therefore then reads a growth word or mask that is at least as far. If that is where it was
+//   before, the miss is true. If the chunk is moving, the answer is not known: the entry has the
+//   address kBeingMoved, below every record, and the reader leaves its guard and starts again.
+//   The hot Find searches by mask_ alone and looks at the growth word only after a miss.
+//   Not to be known is cheap where it is rare, and cheaper than to keep rows searchable while their
+//   entries are put together anew, as dense as in an index that was always of this size.
+//
+// Argument for sweeping. An entry whose address is below the log's begin leads to no live record,
+//   and so says the same as no entry. Taking it away frees its word for another tag, or for the
+//   same again. Who has it in a slot fails to publish, since addresses do not come back; Reload
+//   then tells that the word is not the tag's any more. An entry without a record is swept too: the
+//   inserter whose it is fails likewise and starts again; and should the same tag have come back to
+//   the same word without a record, its chain is as empty as when the inserter decided. Tentative
+//   entries are left alone, so claims are cleared by their inserters only, and the argument above
+//   holds: a second scan may miss an entry that is being swept, which then is none. A search that
+//   runs beside a sweep and the next insert may miss the new entry in a word that it has passed:
+//   then that insert was not published when the search began, and absent was the answer then.
+//
 // Edges
 //   [publish]  Publish: entry CAS, acq_rel -> Find: entry load, acquire. Record bytes before the
 //              address; and, through acquire, everything older in the chain.
 //   [claim]    two-phase insert: claim CAS, link CAS and second scan, all seq_cst, among
-//   themselves.
+//              themselves. A swept word is cleared in the same order.
+//   [grow]     grower: growth word and mask stores, release -> Find and others: loads, acquire.
+//   What
+//              was moved before; and memory for the new size.
+//   [move]     grower: entry and link stores, release -> Find: entry and link loads, acquire. The
+//              growth word that says moving; and the record behind an address.
 //
-// Thread safety: all methods, any thread. Progress: Find is wait-free but for the length of the
-// overflow chain; Publish is wait-free; FindOrCreate is lock-free but for a mutex held for a moment
-// when an overflow bucket is taken. Cost: Find is one cache line while chains fit a bucket.
+// Thread safety: all methods, any thread, but for those that say alone or grower (one at a time).
+// Those that follow links run under a guard if the index may grow meanwhile.
+// Progress: Find is wait-free but for the length of the row, and but for rows that are moved while
+// it searches them; Publish is wait-free; FindOrCreate is lock-free but for a mutex held for a
+// moment when an overflow bucket is taken, and for a chunk being split. Cost: Find is one cache
+// line while rows fit a bucket.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #if defined(__SSE2__)
@@ -52,6 +113,10 @@
 #include "ebb/internal/mutex.h"
 
 namespace ebb::internal {
+
+// In the entry of a search that must be made again, see above. Below every begin, as kNoRecord is.
+inline constexpr Address kBeingMoved{16};
+static_assert(kNoRecord < kBeingMoved);
 
 class IndexEntry {
  public:
@@ -86,6 +151,33 @@ struct alignas(64) IndexBucket {
 };
 static_assert(sizeof(IndexBucket) == 64, "a bucket is one cache line");
 
+// How far a growth has come; 0: there is none.
+//
+//   bit 0 active | bit 1 moving | bits 2..7 size exponent before | bits 8..63 chunk
+class GrowthWord {
+ public:
+  constexpr explicit GrowthWord(std::uint64_t word) : word_(word) {}
+  static constexpr GrowthWord Draining(int exponent, std::uint64_t chunk) {
+    return GrowthWord(chunk << 8 | static_cast<std::uint64_t>(exponent) << 2 | 1);
+  }
+  constexpr GrowthWord Moving() const { return GrowthWord(word_ | 2); }
+  constexpr std::uint64_t word() const { return word_; }
+  constexpr bool active() const { return (word_ & 1) != 0; }
+  constexpr bool moving() const { return (word_ & 2) != 0; }
+  constexpr int exponent() const { return static_cast<int>(word_ >> 2 & 63); }
+  constexpr std::uint64_t old_mask() const { return (std::uint64_t{1} << exponent()) - 1; }
+  constexpr std::uint64_t new_mask() const { return old_mask() << 1 | 1; }
+  constexpr std::uint64_t chunk() const { return word_ >> 8; }
+  // A chunk is 4,096 buckets, half a megabyte to go through; less while there would be fewer than
+  // 16 of them.
+  constexpr int chunk_shift() const { return std::clamp(exponent() - 4, 0, 12); }
+  constexpr std::uint64_t first_bucket() const { return chunk() << chunk_shift(); }
+  constexpr std::uint64_t end_bucket() const { return (chunk() + 1) << chunk_shift(); }
+
+ private:
+  std::uint64_t word_;
+};
+
 class HashIndex {
  public:
   // Where an entry stands, and what it was when it was found.
@@ -95,7 +187,8 @@ class HashIndex {
   };
   enum class CreateResult : std::uint8_t {
     kFound,      // slot is set
-    kContended,  // another thread inserts the same tag: leave the guard, yield, try again
+    kContended,  // another thread inserts the same tag, or the row is about to be split: leave the
+                 // guard, yield, try again
     kNoMemory,
   };
 
@@ -109,12 +202,18 @@ class HashIndex {
   // and so without any of the care below. What was its newest record, kNoRecord when there was
   // none; nothing: no memory.
   std::optional<Address> PutAlone(std::uint64_t hash, Address address);
+  // Makes an empty index of another size. Alone. False: no memory; then it is as it was.
+  bool ResizeAlone(int exponent);
+  // Doubles a crowded index, if there is memory. Alone.
+  void GrowAloneIfCrowded();
 
-  // The entry of the hash's tag; an empty entry when there is none.
+  // The entry of the hash's tag; an empty entry when there is none. kBeingMoved: not known now,
+  // leave the guard, yield, try again.
   EBB_INLINE Slot Find(std::uint64_t hash) const {
-    IndexBucket* bucket = BucketOf(hash);
-    const std::uint32_t tag = TagOf(hash);
 #if defined(__SSE2__) && !defined(EBB_TSAN)
+    const std::uint64_t mask = mask_.load(std::memory_order_acquire);  // [grow]
+    IndexBucket* bucket = buckets_ + (hash & mask);
+    const std::uint32_t tag = TagOf(hash);
     unsigned matches = MatchTag(*bucket, tag);
     if (matches != 0) [[likely]] {
       AtomicWord& word = bucket->entries[static_cast<std::size_t>(std::countr_zero(matches)) / 2];
@@ -124,16 +223,25 @@ class HashIndex {
       if (entry.word() >> Address::kBits == tag && !entry.is_empty()) [[likely]] {
         return {&word, entry};
       }
-    } else if (bucket->overflow.load(std::memory_order_relaxed) == 0) [[likely]] {
+    } else if (bucket->overflow.load(std::memory_order_relaxed) == 0 && IsStable(mask)) [[likely]] {
       return {};  // an entry or link set meanwhile was not there when this call began
     }
 #endif
-    return FindSlow(bucket, tag);
+    return FindSlow(hash);
   }
 
   // Asks the cache for the hash's bucket.
-  void Prefetch(std::uint64_t hash) const { __builtin_prefetch(BucketOf(hash)); }
+  void Prefetch(std::uint64_t hash) const {
+    __builtin_prefetch(buckets_ + (hash & mask_.load(std::memory_order_relaxed)));  // only a hint
+  }
 
+  // The same as Find, for a slot that may be published to: found (an empty entry, too) or
+  // contended.
+  CreateResult FindForUpdate(std::uint64_t hash, Slot& slot) const {
+    if (WhereIs(hash).state != RowState::kSettled) return CreateResult::kContended;
+    slot = Find(hash);
+    return CreateResult::kFound;
+  }
   // The entry of the hash's tag, made with address kNoRecord when there was none.
   CreateResult FindOrCreate(std::uint64_t hash, Slot& slot);
 
@@ -145,12 +253,22 @@ class HashIndex {
                                               std::memory_order_acq_rel,  // [publish]
                                               std::memory_order_relaxed);
   }
-  static IndexEntry Reload(const Slot& slot) {
-    return IndexEntry(slot.word->load(std::memory_order_acquire));  // [publish]
+  // Loads the entry again after a failed publication. False when it is not the tag's any more: it
+  // was swept; start again.
+  [[nodiscard]] static bool Reload(Slot& slot) {
+    const IndexEntry now(slot.word->load(std::memory_order_acquire));  // [publish]
+    const bool same = now.tag() == slot.entry.tag() && !now.is_empty() && !now.tentative();
+    slot.entry = now;
+    return same;
   }
 
-  // Shows each entry that is neither empty nor tentative of a bucket and those linked to it, as
-  // they come.
+  // Takes the entries out of a row whose address is below `begin`; says how many. Beside
+  // operations, but not beside a growth. No record below `begin` counts any more, and whoever loads
+  // the log's begin from now on finds it there or above.
+  std::uint64_t SweepBucket(std::uint64_t bucket_number, Address begin);
+
+  // Shows each entry of a row that is neither empty nor tentative, as they come. Not beside a
+  // growth.
   template <typename Show>
   void ForEachEntry(std::uint64_t bucket_number, Show&& show) const {
     for (const IndexBucket* bucket = buckets_ + bucket_number; bucket != nullptr;
@@ -162,17 +280,58 @@ class HashIndex {
     }
   }
 
-  int exponent() const { return exponent_; }
+  // ---- growth: the grower's calls, in this order ----
+
+  enum class GrowthStart : std::uint8_t { kStarted, kAtLimit, kNoMemory };
+  // The first chunk drains. At the limit: 15 doublings since creation, or what the machine's memory
+  // could hold.
+  GrowthStart BeginGrowth();
+  // A chunk that drains is moved. Call when no guard is left from before it began to drain.
+  void BeginSplit();
+  // It is split; the next one drains, or the growth has ended.
+  void FinishSplit();
+  bool growing() const {
+    return growth_.load(std::memory_order_relaxed) != 0;  // the grower's own word; others: a hint
+  }
+  // Overflow buckets that are no longer linked are free again. Call when no guard is left from
+  // before the end of the last split; BeginSplit does it as well.
+  void ReclaimOverflow();
+
+  // More than one overflow bucket for eight buckets, as with some five keys in each: it is time to
+  // grow.
+  bool crowded() const { return overflow_count() > bucket_count() / 8; }
+  // Called when an overflow bucket is taken from a crowded index: under a guard and a mutex of the
+  // index, so it must neither wait nor throw. Set it before there are other threads.
+  std::function<void()> on_crowded;
+
+  int exponent() const { return std::countr_zero(bucket_count()); }
   int creation_exponent() const { return creation_exponent_; }
-  std::uint64_t bucket_count() const { return mask_ + 1; }
+  // While the index grows, as before.
+  std::uint64_t bucket_count() const {
+    return mask_.load(std::memory_order_acquire) + 1;  // [grow]
+  }
   std::uint64_t overflow_count() const {
     return overflow_count_.load(std::memory_order_relaxed);  // statistics
   }
   std::uint64_t memory_bytes() const { return (bucket_count() + overflow_count()) * 64; }
-  std::uint64_t huge_page_bytes() const { return region_.huge_page_bytes(); }
+  std::uint64_t huge_page_bytes() const {
+    return std::min(region_.huge_page_bytes(), bucket_count() * sizeof(IndexBucket));
+  }
 
  private:
-  IndexBucket* BucketOf(std::uint64_t hash) const { return buckets_ + (hash & mask_); }
+  enum class RowState : std::uint8_t { kSettled, kDraining, kMoving };
+  // Where the row of a hash is now, by the mask that leads to it.
+  struct RowPlace {
+    std::uint64_t mask = 0;
+    RowState state = RowState::kSettled;
+  };
+  RowPlace WhereIs(std::uint64_t hash) const;
+  // After a search by this mask: nothing was moved since it was loaded.
+  bool IsStable(std::uint64_t mask) const {
+    asm volatile("" ::: "memory");                          // the search's vector loads stay above
+    return growth_.load(std::memory_order_acquire) == 0 &&  // [grow]
+           mask_.load(std::memory_order_acquire) == mask;   // [grow]
+  }
   std::uint32_t TagOf(std::uint64_t hash) const {
     return static_cast<std::uint32_t>(hash >> creation_exponent_) &
            ((1u << IndexEntry::kTagBits) - 1);
@@ -197,25 +356,36 @@ class HashIndex {
     return static_cast<unsigned>(_mm_movemask_epi8(equal)) & 0x3fffu;
   }
 #endif
-  Slot FindSlow(IndexBucket* bucket, std::uint32_t tag) const;
+  Slot FindSlow(std::uint64_t hash) const;
   bool OtherEntryHasTag(IndexBucket* first, std::uint32_t tag, const AtomicWord* own) const;
   IndexBucket* TakeOverflowBucket();
   void ReturnOverflowBucket(IndexBucket* bucket);
 
+  void SplitRow(std::uint64_t bucket_number, int exponent);
+  static IndexBucket* FillRow(IndexBucket* first, std::span<const IndexEntry> entries,
+                              IndexBucket* spare);
+  void Retire(IndexBucket* bucket);
+
   // Immutable after construction.
   IndexBucket* buckets_ = nullptr;
-  std::uint64_t mask_ = 0;
   int creation_exponent_ = 0;
-  int exponent_ = 0;
+  int most_exponent_ = 0;  // that there is address space for
   bool huge_pages_ = false;
+  // Written by the grower, read by everybody.
+  AtomicWord mask_{0};
+  AtomicWord growth_{0};
+  // The grower's alone.
   MappedRegion region_;
+  std::unique_ptr<IndexEntry[]> scratch_;  // the entries of a row
+  std::size_t scratch_size_ = 0;
+  IndexBucket* retired_ = nullptr;  // linked; readers may still be there
 
   // Cold.
   alignas(64) AtomicWord overflow_count_{0};
   Mutex mu_;
   std::vector<MappedRegion> overflow_chunks_ ABSL_GUARDED_BY(mu_);
-  std::size_t overflow_used_ ABSL_GUARDED_BY(mu_) = 0;  // buckets taken of the last chunk
-  std::vector<IndexBucket*> overflow_free_ ABSL_GUARDED_BY(mu_);
+  std::size_t overflow_used_ ABSL_GUARDED_BY(mu_) = 0;         // buckets taken of the last chunk
+  IndexBucket* overflow_free_ ABSL_GUARDED_BY(mu_) = nullptr;  // linked
 };
 
 }  // namespace ebb::internal

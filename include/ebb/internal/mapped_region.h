@@ -1,7 +1,8 @@
 // MappedRegion: a large piece of zeroed memory that is resident only where it was touched.
 //
 // Used for log frames and index buckets. Aligned to 2 MiB when it is at least that large, so that
-// the kernel can back it with huge pages when asked to.
+// the kernel can back it with huge pages when asked to. One that is reserved first has addresses
+// and nothing else: it can grow where it lies.
 //
 // Thread safety: Release and huge_page_bytes may be called from any thread for ranges that nobody
 // else uses. Errors: a null region when the address space or memory is out. Cost: system calls.
@@ -18,12 +19,17 @@ class MappedRegion {
   MappedRegion() = default;
   // Maps `bytes`; `huge_pages` asks for them. Check data() for null.
   MappedRegion(std::size_t bytes, bool huge_pages);
+  // Address space for so many bytes, of which none can be used yet. Check data() for null.
+  static MappedRegion Reserve(std::size_t reserved_bytes, bool huge_pages);
+  // Makes the first `bytes` of what is reserved usable; false when the kernel has no memory. Those
+  // that were before stay as they are.
+  bool GrowTo(std::size_t bytes);
   ~MappedRegion();
   MappedRegion(MappedRegion&& other) noexcept { *this = std::move(other); }
   MappedRegion& operator=(MappedRegion&& other) noexcept;
 
   std::byte* data() const { return data_; }
-  std::size_t bytes() const { return bytes_; }
+  std::size_t bytes() const { return bytes_; }  // usable
   // Gives the memory of a page-aligned range back; it reads as zeros afterwards.
   void Release(std::size_t offset, std::size_t count) const;
   // How much of the region is backed by huge pages now, by the kernel's account; 0 when unknown.
@@ -32,7 +38,8 @@ class MappedRegion {
  private:
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
-  std::byte* mapping_ = nullptr;  // what munmap wants: the region with its alignment slack
+  std::size_t reserved_bytes_ = 0;
+  std::byte* mapping_ = nullptr;  // what munmap wants: all that is reserved, with alignment slack
   std::size_t mapping_bytes_ = 0;
 };
 

@@ -70,7 +70,7 @@ enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists,
 enum class Step : std::uint8_t {
   kDone,       // with an OpStatus
   kRestart,    // the look did not agree
-  kContended,  // another thread inserts the same tag, or holds a seal
+  kContended,  // another thread inserts the same tag, splits or sweeps its row, or holds a seal
   kUnsettled,  // the record is not frozen yet
   kPageFull,
   kOnDevice,  // the chain goes on there
@@ -511,7 +511,8 @@ class Operations {
     Core& core = *session.core;
     if (!session.idle()) return Refuse(session, core.ReenteredError());
     SlowScope scope(*session.slot);
-    // Each turn means that something was bumped meanwhile.
+    Backoff backoff;
+    // Each turn means that something was bumped meanwhile, or a piece of the index is moved.
     for (;;) {
       if (core.epochs.closed()) return Refuse(session, core.ClosedError());
       Address on_device;
@@ -528,8 +529,12 @@ class Operations {
           consume(Found{core.log, address, record, address < safe_read_only});
           return OpStatus::kOk;
         }
-        if (address < core.log.begin()) return OpStatus::kNotFound;
+        if (address < core.log.begin() && address != kBeingMoved) return OpStatus::kNotFound;
         on_device = address;
+      }
+      if (on_device == kBeingMoved) {
+        backoff.Wait();
+        continue;
       }
       auto found = FindOnDevice(session, on_device, K::Data(key), K::Bytes(key));
       if (!found.ok()) return Refuse(session, found.status());
@@ -647,17 +652,14 @@ class Operations {
   // kDone: `slot` is the key's, or empty for an operation that creates none.
   template <typename Op>
   static Step FindSlot(Core& core, std::uint64_t hash, HashIndex::Slot& slot) {
-    if constexpr (Op::kCreates) {
-      switch (core.index.FindOrCreate(hash, slot)) {
-        case HashIndex::CreateResult::kFound:
-          return Step::kDone;
-        case HashIndex::CreateResult::kContended:
-          return Step::kContended;
-        case HashIndex::CreateResult::kNoMemory:
-          return Step::kNoMemory;
-      }
-    } else {
-      slot = core.index.Find(hash);
+    switch (Op::kCreates ? core.index.FindOrCreate(hash, slot)
+                         : core.index.FindForUpdate(hash, slot)) {
+      case HashIndex::CreateResult::kFound:
+        return Step::kDone;
+      case HashIndex::CreateResult::kContended:
+        return Step::kContended;
+      case HashIndex::CreateResult::kNoMemory:
+        return Step::kNoMemory;
     }
     return Step::kDone;
   }
@@ -679,7 +681,7 @@ class Operations {
     Address own;  // our slot in the log, when an earlier turn has left us one
     std::uint64_t own_extent = 0;
     // Each turn after the first means that another record of the chain was published.
-    for (;; slot.entry = HashIndex::Reload(slot)) {
+    for (;;) {
       const Address address = Walk(core, guard, slot.entry.address(), floor, key);
       std::optional<Record> record;
       Where where = Where::kAbsent;
@@ -724,6 +726,7 @@ class Operations {
         session.serials.Take(guard.version_bits());
         return Step::kDone;
       }
+      if (!HashIndex::Reload(slot)) return Step::kContended;
     }
   }
 

@@ -1,0 +1,54 @@
+#include "ebb/internal/index_growth.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace ebb::internal {
+namespace {
+
+void DrainGuards(Core& core) {
+  const std::uint64_t epoch = core.epochs.Bump();
+  Backoff backoff;
+  while (!core.epochs.Drained(epoch)) backoff.Wait();
+}
+
+absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
+  const char* reason = why == HashIndex::GrowthStart::kAtLimit
+                           ? "it cannot have more (2^15 times what the store was created with, or "
+                             "what physical memory holds)"
+                           : "no memory for twice as many";
+  return absl::ResourceExhaustedError(
+      fmt::format("the index has {} buckets: {}", index.bucket_count(), reason));
+}
+
+}  // namespace
+
+absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
+  using Clock = std::chrono::steady_clock;
+  HashIndex& index = core.index;
+  const HashIndex::GrowthStart start = index.BeginGrowth();
+  if (start != HashIndex::GrowthStart::kStarted) return Refusal(index, start);
+  std::uint64_t longest_us = 0;
+  for (Clock::time_point begun = Clock::now(); index.growing();) {
+    if (stop()) return absl::AbortedError("the store is being closed");
+    DrainGuards(core);
+    index.BeginSplit();
+    index.FinishSplit();
+    const Clock::time_point now = Clock::now();
+    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(now - begun);
+    longest_us = std::max(longest_us, static_cast<std::uint64_t>(took.count()));
+    begun = now;
+  }
+  DrainGuards(core);
+  index.ReclaimOverflow();
+  Core::Counters& counters = core.counters;
+  counters.index_growths.fetch_add(1, std::memory_order_relaxed);  // statistics
+  // Only growths write it, one at a time.
+  const std::uint64_t before = counters.longest_split_us.load(std::memory_order_relaxed);
+  counters.longest_split_us.store(std::max(before, longest_us), std::memory_order_relaxed);  // same
+  return absl::OkStatus();
+}
+
+}  // namespace ebb::internal
