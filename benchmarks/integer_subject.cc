@@ -11,7 +11,9 @@ using IntegerStore = Store<std::uint64_t, std::uint64_t>;
 
 IntegerStore OpenStore(const StoreShape& shape) {
   const Options options{.log_memory_bytes = shape.log_memory_bytes,
-                        .index_bucket_count = BucketCountFor(shape.key_count),
+                        .index_bucket_count = shape.bucket_count != 0
+                                                  ? shape.bucket_count
+                                                  : BucketCountFor(shape.key_count),
                         .durability = Durability::kManual};
   return Must(shape.directory.empty() ? IntegerStore::OpenInMemory(options)
                                       : IntegerStore::Open(shape.directory, options));

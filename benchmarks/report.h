@@ -14,6 +14,8 @@ void AddMemoryRows(const Settings& settings, Table& table);
 void AddStringRows(const Settings& settings, Table& table);
 // Load speed, memory per record at rest, epoch guard.
 void AddLoadRows(const Settings& settings, Table& table);
+// An index that has grown with its load against one of the right size.
+void AddGrowthRows(const Settings& settings, Table& table);
 // Reads past memory against pread.
 void AddDeviceRows(const Settings& settings, Table& table);
 // Operations beside commits and checkpoints against operations without.

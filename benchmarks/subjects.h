@@ -30,7 +30,8 @@ struct StoreShape {
   std::uint64_t key_count = 0;
   std::uint64_t log_memory_bytes = 0;
   int thread_count = 1;
-  std::string directory{};  // empty: a store without files
+  std::string directory{};         // empty: a store without files
+  std::uint64_t bucket_count = 0;  // to begin with; 0: for its keys
 };
 
 // Log memory in which every record of a loaded store stays mutable, appends included.
