@@ -46,9 +46,9 @@ using internal::Environment;
 using Random = std::mt19937_64;
 using Picks = std::vector<std::size_t>;
 
-enum class Step { kUpserts, kRmws, kDeletes, kCommit, kCheckpoint, kReopen, kKill, kClose };
-constexpr Step kSteps[] = {Step::kUpserts,    Step::kRmws,   Step::kDeletes, Step::kCommit,
-                           Step::kCheckpoint, Step::kReopen, Step::kKill};
+enum class Step { kUpserts, kRmws, kDeletes, kCommit, kCheckpoint, kGrow, kReopen, kKill, kClose };
+constexpr Step kSteps[] = {Step::kUpserts,    Step::kRmws, Step::kDeletes, Step::kCommit,
+                           Step::kCheckpoint, Step::kGrow, Step::kReopen,  Step::kKill};
 
 const char* NameOf(Step step) {
   switch (step) {
@@ -62,6 +62,8 @@ const char* NameOf(Step step) {
       return "commit ";
     case Step::kCheckpoint:
       return "checkpoint ";
+    case Step::kGrow:
+      return "grow ";
     case Step::kReopen:
       return "reopen ";
     case Step::kKill:
@@ -104,6 +106,8 @@ class Run {
         return Promise([&] { return store_->Commit(); });
       case Step::kCheckpoint:
         return Promise([&] { return store_->Checkpoint().status(); });
+      case Step::kGrow:
+        return Must(store_->GrowIndex());
       case Step::kReopen:
         Promise([&] { return store_->Close(); });
         store_.reset();

@@ -1,7 +1,7 @@
 // Stress: chance at work, with an exact oracle.
 //
 // Threads do everything that sessions can do, on few keys and little memory, while another thread
-// commits and one scans. Four kinds of keys, each with a truth of its own:
+// commits and lets the index grow, and one scans. Four kinds of keys, each with a truth of its own:
 //
 //   counters   all threads Rmw them, or read and CompareExchange until that succeeds; half of them
 //              are in chains that several keys share. The value is
@@ -378,8 +378,13 @@ class Run {
     }
   }
 
+  // And now and then the index doubles, while it can.
   void CommitInALoop(Db& db) {
-    while (!stop_.load(std::memory_order_acquire) && !failures_.any()) {
+    for (int round = 1; !stop_.load(std::memory_order_acquire) && !failures_.any(); ++round) {
+      if (round % 32 == 0) {
+        const absl::Status status = db.GrowIndex();
+        if (!status.ok() && !absl::IsResourceExhausted(status)) Fail("Grow: " + status.ToString());
+      }
       if (const absl::Status status = Commit(db); !status.ok()) {
         Fail("Commit: " + status.ToString());
       }
