@@ -27,7 +27,7 @@ Coordinator::Coordinator(Core& core, Start start)
                                        std::memory_order_relaxed);  // statistics
   core_.make_durable = [this] { return commits_.Join(); };
   if (core_.config.durability == Durability::kAlways) core_.log.BlockUpdates();
-  if (core_.config.index_auto_grow) core_.index.on_crowded = [this] { AskForGrowth(); };
+  if (core_.config.index_auto_grow) core_.index.OnCrowded([this] { AskForGrowth(); });
   if (!core_.has_files()) return;
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
   if (core_.config.checkpoint_interval_ms != 0) ScheduleCheckpoint();

@@ -53,8 +53,8 @@ void HashIndex::Clear() {
 
 // ---- alone ----
 
-// Nothing was ever taken out but by moving rows, which leaves no holes. So the first empty word is
-// the end of the row's entries.
+// Nothing has been swept yet, and a row that was split has no holes. So the first empty word is the
+// end of the row's entries.
 std::optional<Address> HashIndex::PutAlone(std::uint64_t hash, Address address) {
   const std::uint32_t tag = TagOf(hash);
   for (IndexBucket* bucket = buckets_ + (hash & (bucket_count() - 1));;) {
@@ -85,11 +85,9 @@ bool HashIndex::ResizeAlone(int exponent) {
 
 void HashIndex::GrowAloneIfCrowded() {
   if (!crowded() || BeginGrowth() != GrowthStart::kStarted) return;
-  while (growing()) {
-    BeginSplit();
-    FinishSplit();
-  }
-  ReclaimOverflow();
+  do BeginSplit();
+  while (FinishSplit());
+  EndGrowth();
 }
 
 // ---- beside others ----
@@ -184,7 +182,7 @@ bool HashIndex::OtherEntryHasTag(IndexBucket* first, std::uint32_t tag,
 }
 
 std::uint64_t HashIndex::SweepBucket(std::uint64_t bucket_number, Address begin) {
-  EBB_DCHECK(!growing());
+  EBB_DCHECK(!IsGrowing());
   std::uint64_t swept = 0;
   for (IndexBucket* bucket = buckets_ + bucket_number; bucket != nullptr; bucket = Next(*bucket)) {
     for (AtomicWord& word : bucket->entries) {
@@ -214,7 +212,7 @@ IndexBucket* HashIndex::TakeOverflowBucket() {
     bucket = reinterpret_cast<IndexBucket*>(overflow_chunks_.back().data()) + overflow_used_++;
   }
   overflow_count_.fetch_add(1, std::memory_order_relaxed);  // statistics
-  if (on_crowded && crowded() && !growing()) on_crowded();
+  if (on_crowded_ && crowded() && !IsGrowing()) on_crowded_();
   return bucket;
 }
 
@@ -228,8 +226,13 @@ void HashIndex::ReturnOverflowBucket(IndexBucket* bucket) {
 
 // ---- growth ----
 
+void HashIndex::OnCrowded(std::function<void()> ask) {
+  MutexLock lock(mu_);
+  on_crowded_ = std::move(ask);
+}
+
 HashIndex::GrowthStart HashIndex::BeginGrowth() {
-  EBB_CHECK(!growing());
+  EBB_CHECK(!IsGrowing());
   const int exponent = this->exponent();
   if (exponent >= most_exponent_) return GrowthStart::kAtLimit;
   // As many as there are tags for one bucket.
@@ -248,20 +251,23 @@ void HashIndex::BeginSplit() {
   growth_.store(growth.Moving().word(), std::memory_order_release);  // [grow]
 }
 
-void HashIndex::FinishSplit() {
+bool HashIndex::FinishSplit() {
   const GrowthWord growth(growth_.load(std::memory_order_relaxed));  // our own word
   EBB_CHECK(growth.moving());
   for (std::uint64_t bucket = growth.first_bucket(); bucket < growth.end_bucket(); ++bucket) {
     SplitRow(bucket, growth.exponent());
   }
-  if (growth.end_bucket() <= growth.old_mask()) {
-    growth_.store(GrowthWord::Draining(growth.exponent(), growth.chunk() + 1).word(),
-                  std::memory_order_release);  // [grow]
-    return;
-  }
-  scratch_.reset();
+  growth_.store(GrowthWord::Draining(growth.exponent(), growth.chunk() + 1).word(),
+                std::memory_order_release);  // [grow]
+  if (growth.end_bucket() <= growth.old_mask()) return true;
   mask_.store(growth.new_mask(), std::memory_order_release);  // [grow]
-  growth_.store(0, std::memory_order_release);                // [grow]
+  return false;
+}
+
+void HashIndex::EndGrowth() {
+  ReclaimOverflow();
+  scratch_.reset();
+  growth_.store(0, std::memory_order_release);  // [grow]
 }
 
 // Both rows are written anew from copies of their entries, and the buckets of the old row serve

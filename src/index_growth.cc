@@ -31,18 +31,19 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
   const HashIndex::GrowthStart start = index.BeginGrowth();
   if (start != HashIndex::GrowthStart::kStarted) return Refusal(index, start);
   std::uint64_t longest_us = 0;
-  for (Clock::time_point begun = Clock::now(); index.growing();) {
+  Clock::time_point begun = Clock::now();
+  for (bool more = true; more;) {
     if (stop()) return absl::AbortedError("the store is being closed");
     DrainGuards(core);
     index.BeginSplit();
-    index.FinishSplit();
+    more = index.FinishSplit();
     const Clock::time_point now = Clock::now();
     const auto took = std::chrono::duration_cast<std::chrono::microseconds>(now - begun);
     longest_us = std::max(longest_us, static_cast<std::uint64_t>(took.count()));
     begun = now;
   }
   DrainGuards(core);
-  index.ReclaimOverflow();
+  index.EndGrowth();
   Core::Counters& counters = core.counters;
   counters.index_growths.fetch_add(1, std::memory_order_relaxed);  // statistics
   // Only growths write it, one at a time.

@@ -275,11 +275,9 @@ void CreateAndPublish(HashIndex& index, std::uint64_t hash) {
 }
 void GrowAlone(HashIndex& index) {
   ASSERT_EQ(index.BeginGrowth(), HashIndex::GrowthStart::kStarted);
-  while (index.growing()) {
-    index.BeginSplit();
-    index.FinishSplit();
-  }
-  index.ReclaimOverflow();
+  do index.BeginSplit();
+  while (index.FinishSplit());
+  index.EndGrowth();
 }
 // Entries of each row, in any order.
 std::vector<std::multiset<std::uint64_t>> Rows(const HashIndex& index) {
@@ -324,7 +322,6 @@ TEST_F(HashIndexTest, TheSixteenthDoublingIsRefusedAndNothingIsLost) {
   EXPECT_EQ(tiny_.bucket_count(), kChains);
   EXPECT_EQ(tiny_.overflow_count(), 0U);
   EXPECT_EQ(tiny_.BeginGrowth(), HashIndex::GrowthStart::kAtLimit);
-  EXPECT_FALSE(tiny_.growing());
   for (std::uint64_t hash = 0; hash < kChains; ++hash) {
     ASSERT_EQ(tiny_.Find(hash).entry.address(), hash % 5 == 0 ? AddressFor(hash) : Address());
   }
@@ -349,9 +346,15 @@ class HashIndexGrowthTest : public HashIndexTest {
     }
     EXPECT_EQ(index_.BeginGrowth(), HashIndex::GrowthStart::kStarted);
   }
-  void SplitNext() {
+  // False when it was the last.
+  bool SplitNext() {
     index_.BeginSplit();
-    index_.FinishSplit();
+    return index_.FinishSplit();
+  }
+  void SplitTheRest() {
+    while (SplitNext()) {
+    }
+    index_.EndGrowth();
   }
   // The row answers as one whose chunk is not being moved.
   void ExpectKnown(std::uint64_t row) {
@@ -390,9 +393,10 @@ TEST_F(HashIndexGrowthTest, ReadersKnowEveryRowButMissesOfTheOneThatIsMoved) {
     for (const std::uint64_t tag : kOtherTags) {
       EXPECT_EQ(index_.Find(Hash(moving, tag)).entry.address(), internal::kBeingMoved);
     }
-    index_.FinishSplit();
+    EXPECT_EQ(index_.FinishSplit(), moving + 1 < kRows);
   }
-  EXPECT_FALSE(index_.growing());
+  for (std::uint64_t row = 0; row < kRows; ++row) ExpectKnown(row);
+  index_.EndGrowth();
   for (std::uint64_t row = 0; row < kRows; ++row) ExpectKnown(row);
 }
 
@@ -431,7 +435,7 @@ TEST_F(HashIndexGrowthTest, WhatIsWrittenMeanwhileStaysWhereItWasPut) {
       ASSERT_EQ(index_.Find(hash).entry.address(), address) << "after chunk " << chunk;
     }
   }
-  index_.ReclaimOverflow();
+  index_.EndGrowth();
   std::size_t entries = 0;
   for (const auto& row : Rows(index_)) entries += row.size();
   EXPECT_EQ(entries, kRows * (std::size(kTags) - 2) + written.size());
@@ -459,8 +463,7 @@ TEST_F(HashIndexGrowthTest, UnlinkedBucketsAreUsedAgainOnlyAfterTheNextDrain) {
   index_.FinishSplit();
   for (std::uint64_t tag = 50; tag < 57; ++tag) CreateAndPublish(index_, Hash(8, tag));
   EXPECT_FALSE(Entries(*retired).empty());
-  while (index_.growing()) SplitNext();
-  index_.ReclaimOverflow();
+  SplitTheRest();
   for (std::uint64_t tag = 20; tag < 40; ++tag) {
     ASSERT_EQ(index_.Find(Hash(7, tag)).entry.address(), AddressFor(Hash(7, tag)));
   }
@@ -469,7 +472,7 @@ TEST_F(HashIndexGrowthTest, UnlinkedBucketsAreUsedAgainOnlyAfterTheNextDrain) {
 // Hazard 18: nobody can hold them any more.
 TEST_F(HashIndexGrowthTest, EntriesWithoutARecordGo) {
   for (std::uint64_t tag = 100; tag < 120; ++tag) Create(index_, Hash(9, tag));
-  while (index_.growing()) SplitNext();
+  SplitTheRest();
   for (std::uint64_t tag = 100; tag < 120; ++tag) {
     EXPECT_TRUE(index_.Find(Hash(9, tag)).entry.is_empty());
   }
@@ -498,7 +501,7 @@ TEST_F(HashIndexTest, AnIndexFilledAloneGrowsAsItFills) {
 TEST_F(HashIndexTest, ACrowdedIndexSaysSoWhenItTakesAnotherOverflowBucket) {
   HashIndex index(4, 4, false);
   int asked = 0;
-  index.on_crowded = [&] { ++asked; };
+  index.OnCrowded([&] { ++asked; });
   const auto fill = [&](std::uint64_t row) {  // one overflow bucket
     for (std::uint64_t tag = 0; tag < 8; ++tag) Create(index, tag << 4 | row);
   };

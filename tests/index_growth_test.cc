@@ -258,10 +258,10 @@ class GrowingStoreTest : public ::testing::Test {
     EXPECT_EQ(core_.index.BeginGrowth(), HashIndex::GrowthStart::kStarted);
   }
   void FinishGrowth() {
-    core_.index.FinishSplit();
+    EXPECT_TRUE(core_.index.FinishSplit());
     core_.index.BeginSplit();
-    core_.index.FinishSplit();
-    core_.index.ReclaimOverflow();
+    EXPECT_FALSE(core_.index.FinishSplit());
+    core_.index.EndGrowth();
   }
 
   U64Store store_;

@@ -153,13 +153,12 @@ class Chains {
   void Grow() {
     if (index_.BeginGrowth() != HashIndex::GrowthStart::kStarted)
       return schedule_.Fail("no growth");
-    while (index_.growing()) {
+    do {
       Drain();
       index_.BeginSplit();
-      index_.FinishSplit();
-    }
+    } while (index_.FinishSplit());
     Drain();
-    index_.ReclaimOverflow();
+    index_.EndGrowth();
   }
   // Everything published so far is dead.
   void Sweep() {

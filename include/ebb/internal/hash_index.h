@@ -12,12 +12,13 @@
 // Growth doubles the index where it lies: address space for the largest size is reserved from the
 // start, so buckets never move. Row i of 2^b splits into i and i + 2^b by bit b of the hash, which
 // is a bit of the tag: no record is read. One thread does it, chunk after chunk of buckets; the
-// growth word says how far it has come, and mask_ stays that of the old size until the end:
+// growth word says how far it has come, and mask_ stays that of the old size until all are split:
 //
 //   0         stable: mask_ says where everything is
 //   draining  chunks below this one are split. Here nobody begins to change the index any more; the
 //             grower waits until the guards are gone that may have begun before
 //   moving    the grower is alone in this chunk, but for readers
+//   (the chunk after the last)  all are split and mask_ is the new one; one more wait, and then 0
 //
 // Invariants
 //   In a row, at most one entry without the tentative bit has a given tag; only while a row is
@@ -57,7 +58,12 @@
 //   therefore then reads a growth word or mask that is at least as far. If that is where it was
 //   before, the miss is true. If the chunk is moving, the answer is not known: the entry has the
 //   address kBeingMoved, below every record, and the reader leaves its guard and starts again.
-//   The hot Find searches by mask_ alone and looks at the growth word only after a miss.
+//   The hot Find searches by mask_ alone, and after a miss asks only whether the growth word is 0.
+//   Then nothing was moved while it searched, and the mask was right. For after each move, and
+//   after the store of mask_, comes a drain before the word is 0 again. A guard that saw anything
+//   of a move holds that drain up, and finds the word as it is; one that begins later than the last
+//   drain sees the new mask; and a growth that begins later than a guard waits for it before it
+//   moves anything.
 //   Not to be known is cheap where it is rare, and cheaper than to keep rows searchable while their
 //   entries are put together anew, as dense as in an index that was always of this size.
 //
@@ -223,7 +229,7 @@ class HashIndex {
       if (entry.word() >> Address::kBits == tag && !entry.is_empty()) [[likely]] {
         return {&word, entry};
       }
-    } else if (bucket->overflow.load(std::memory_order_relaxed) == 0 && IsStable(mask)) [[likely]] {
+    } else if (bucket->overflow.load(std::memory_order_relaxed) == 0 && !IsGrowing()) [[likely]] {
       return {};  // an entry or link set meanwhile was not there when this call began
     }
 #endif
@@ -288,21 +294,17 @@ class HashIndex {
   GrowthStart BeginGrowth();
   // A chunk that drains is moved. Call when no guard is left from before it began to drain.
   void BeginSplit();
-  // It is split; the next one drains, or the growth has ended.
-  void FinishSplit();
-  bool growing() const {
-    return growth_.load(std::memory_order_relaxed) != 0;  // the grower's own word; others: a hint
-  }
-  // Overflow buckets that are no longer linked are free again. Call when no guard is left from
-  // before the end of the last split; BeginSplit does it as well.
-  void ReclaimOverflow();
+  // It is split, and the next one drains. False when it was the last.
+  bool FinishSplit();
+  // The growth has ended. Call when no guard is left from before the end of the last split.
+  void EndGrowth();
 
   // More than one overflow bucket for eight buckets, as with some five keys in each: it is time to
   // grow.
   bool crowded() const { return overflow_count() > bucket_count() / 8; }
-  // Called when an overflow bucket is taken from a crowded index: under a guard and a mutex of the
-  // index, so it must neither wait nor throw. Set it before there are other threads.
-  std::function<void()> on_crowded;
+  // `ask` is called when an overflow bucket is taken from a crowded index: under a guard and a
+  // mutex of the index, so it must neither wait nor throw.
+  void OnCrowded(std::function<void()> ask);
 
   int exponent() const { return std::countr_zero(bucket_count()); }
   int creation_exponent() const { return creation_exponent_; }
@@ -326,11 +328,10 @@ class HashIndex {
     RowState state = RowState::kSettled;
   };
   RowPlace WhereIs(std::uint64_t hash) const;
-  // After a search by this mask: nothing was moved since it was loaded.
-  bool IsStable(std::uint64_t mask) const {
-    asm volatile("" ::: "memory");                          // the search's vector loads stay above
-    return growth_.load(std::memory_order_acquire) == 0 &&  // [grow]
-           mask_.load(std::memory_order_acquire) == mask;   // [grow]
+  // After a search.
+  bool IsGrowing() const {
+    asm volatile("" ::: "memory");                        // the search's vector loads stay above
+    return growth_.load(std::memory_order_acquire) != 0;  // [grow]
   }
   std::uint32_t TagOf(std::uint64_t hash) const {
     return static_cast<std::uint32_t>(hash >> creation_exponent_) &
@@ -338,7 +339,7 @@ class HashIndex {
   }
   static IndexBucket* Next(const IndexBucket& bucket) {
     return reinterpret_cast<IndexBucket*>(
-        bucket.overflow.load(std::memory_order_seq_cst));  // [claim]
+        bucket.overflow.load(std::memory_order_seq_cst));  // [claim] [move]
   }
 #if defined(__SSE2__) && !defined(EBB_TSAN)
   // Two bits for each of the seven entries whose top 16 bits are `tag`. The loads are plain vector
@@ -365,6 +366,7 @@ class HashIndex {
   static IndexBucket* FillRow(IndexBucket* first, std::span<const IndexEntry> entries,
                               IndexBucket* spare);
   void Retire(IndexBucket* bucket);
+  void ReclaimOverflow();
 
   // Immutable after construction.
   IndexBucket* buckets_ = nullptr;
@@ -383,6 +385,7 @@ class HashIndex {
   // Cold.
   alignas(64) AtomicWord overflow_count_{0};
   Mutex mu_;
+  std::function<void()> on_crowded_ ABSL_GUARDED_BY(mu_);
   std::vector<MappedRegion> overflow_chunks_ ABSL_GUARDED_BY(mu_);
   std::size_t overflow_used_ ABSL_GUARDED_BY(mu_) = 0;         // buckets taken of the last chunk
   IndexBucket* overflow_free_ ABSL_GUARDED_BY(mu_) = nullptr;  // linked
