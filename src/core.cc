@@ -119,6 +119,10 @@ absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Addres
   return std::nullopt;
 }
 
+absl::Status Undecodable(const char* what, std::size_t bytes) {
+  return absl::DataLossError(fmt::format("the codec does not take a {} of {} bytes", what, bytes));
+}
+
 absl::Status NameSession(SessionState& session, std::string_view name) {
   Core& core = *session.core;
   if (core.epochs.closed()) return core.ClosedError();

@@ -73,6 +73,12 @@ bool LiveScan::Next() {
   return true;
 }
 
+bool LiveScan::Fail(const char* what, std::size_t bytes) {
+  status_ = Undecodable(what, bytes);
+  End();
+  return false;
+}
+
 absl::Status LiveScan::LoadChunk() {
   shown_ = 0;
   live_.clear();

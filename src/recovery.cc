@@ -145,11 +145,23 @@ absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) 
   return error == 0 ? absl::OkStatus() : FileError("create", name, 0, error);
 }
 
-absl::Status CheckHeader(const SegmentHeader& header, RecordShape shape, const Options& options) {
-  if (header.shape != shape) {
+std::string DescribeCodecs(std::uint32_t word) {
+  const auto part = [](std::uint32_t version) {
+    return version == 0 ? std::string("built in") : fmt::format("version {}", version);
+  };
+  return fmt::format("keys: {}, values: {}", part(word >> 16), part(word & 0xffff));
+}
+
+absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const Options& options) {
+  if (header.shape != types.shape) {
     return absl::FailedPreconditionError(
         fmt::format("the store was created with {}, and is opened with {}",
-                    DescribeShape(header.shape), DescribeShape(shape)));
+                    DescribeShape(header.shape), DescribeShape(types.shape)));
+  }
+  if (header.codec_version != types.codec_word) {
+    return absl::FailedPreconditionError(
+        fmt::format("the store was created with codecs of {}, and is opened with codecs of {}",
+                    DescribeCodecs(header.codec_version), DescribeCodecs(types.codec_word)));
   }
   if (header.hash_version != kHashVersion) {
     return absl::UnimplementedError(
@@ -165,10 +177,11 @@ absl::Status CheckHeader(const SegmentHeader& header, RecordShape shape, const O
 }
 
 // What a new store's segments say about it.
-SegmentHeader NewHeader(const Options& options, const Environment& environment, RecordShape shape) {
+SegmentHeader NewHeader(const Options& options, const Environment& environment, StoredTypes types) {
   SegmentHeader header;
   header.store_id = RandomWord();
-  header.shape = shape;
+  header.shape = types.shape;
+  header.codec_version = types.codec_word;
   header.hash_version = kHashVersion;
   header.page_shift = environment.page_shift != 0 ? environment.page_shift
                                                   : std::countr_zero(EffectivePageBytes(options));
@@ -490,10 +503,10 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   return opened;
 }
 
-absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, RecordShape shape,
+absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes types,
                                          const Environment& environment) {
   absl::StatusOr<CoreConfig> config =
-      MakeConfig(NewHeader(options, environment, shape), options, environment);
+      MakeConfig(NewHeader(options, environment, types), options, environment);
   if (!config.ok()) return config.status();
   if (options.durability == Durability::kAlways) {
     return absl::InvalidArgumentError(
@@ -528,11 +541,11 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
 }
 
 absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Options& options,
-                                           RecordShape shape, const Environment& environment) {
+                                           StoredTypes types, const Environment& environment) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
-  if (environment.in_memory) return OpenInMemory(options, shape, environment);
+  if (environment.in_memory) return OpenInMemory(options, types, environment);
   // What does not fit these types or limits is refused before anything is created.
-  const SegmentHeader fresh = NewHeader(options, environment, shape);
+  const SegmentHeader fresh = NewHeader(options, environment, types);
   if (absl::StatusOr<CoreConfig> config = MakeConfig(fresh, options, environment); !config.ok()) {
     return config.status();
   }
@@ -544,7 +557,7 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);
   if (!found.ok()) return found.status();
   if (found->header.has_value()) {
-    absl::Status status = CheckHeader(*found->header, shape, options);
+    absl::Status status = CheckHeader(*found->header, types, options);
     if (!status.ok()) return status;
   } else {
     absl::Status status = CreateFirstFile(**directory, fresh);
@@ -572,9 +585,9 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 }  // namespace
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
-                                      RecordShape shape, const Environment& environment) {
+                                      StoredTypes types, const Environment& environment) {
   try {
-    return OpenWithMemory(path, options, shape, environment);
+    return OpenWithMemory(path, options, types, environment);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("no memory to open the store");
   }

@@ -34,7 +34,7 @@ std::shared_ptr<Core> OpenCore() {
   internal::Environment environment = TinyEnvironment();
   environment.in_memory = true;
   auto opened = std::make_shared<OpenedStore>(
-      Must(internal::OpenStore("", TinyOptions(), internal::RecordShape{}, environment)));
+      Must(internal::OpenStore("", TinyOptions(), internal::StoredTypes{}, environment)));
   return {opened, opened->core.get()};
 }
 

@@ -5,9 +5,29 @@
 //   * std::string: any bytes, passed in as std::string_view, returned as std::string.
 // Keys are compared and hashed as bytes, so a key type also needs unique object representations
 // (no padding, no floating point). The bytes are those of a little-endian machine.
+//
+// Any other type with a default constructor becomes a key or a value when a program says how:
+//
+//   template <>
+//   struct ebb::Codec<Order> {
+//     static constexpr std::uint32_t kVersion = 1;
+//     static void Encode(const Order& order, std::string& out);             // appends to `out`
+//     static bool Decode(std::string_view bytes, Order& order);             // false: not an Order
+//   };
+//
+// Such a type is stored as the bytes that Encode makes, of any length, and passed as const T&.
+//   * Keys that are equal must be encoded alike, for they are compared and hashed as those bytes;
+//     CompareExchange compares values so, too.
+//   * Decode is given bytes that Encode has made, in this version or, if kVersion was not changed,
+//     an earlier one of the program. When it answers false the call that needed the value is
+//     DataLoss, and an Rmw has no effect. It must not trust the bytes more than that.
+//   * kVersion, from 1 (which is what it is if it is left out) to 65,535, is kept with the store:
+//     opening with another one is FailedPrecondition. Change it when old bytes cannot be read.
+//   * Encode and Decode may throw; they must not call the store.
 #pragma once
 
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -22,10 +42,9 @@ static_assert(std::endian::native == std::endian::little,
 template <typename T>
 struct Codec;
 
-// Plain types: `View` is what calls take, `kFixedBytes` the stored size.
+// Plain types: `kFixedBytes` is the stored size.
 template <typename T>
 requires(std::is_trivially_copyable_v<T>&& std::is_default_constructible_v<T>) struct Codec<T> {
-  using View = const T&;
   static constexpr bool kFixed = true;
   static constexpr std::size_t kFixedBytes = sizeof(T);
 };
@@ -33,27 +52,80 @@ requires(std::is_trivially_copyable_v<T>&& std::is_default_constructible_v<T>) s
 // Strings of any bytes, zero bytes included.
 template <>
 struct Codec<std::string> {
-  using View = std::string_view;
   static constexpr bool kFixed = false;
   static constexpr std::size_t kFixedBytes = 0;
 };
 
-// What a key may be: a built-in codec, and equal keys have equal bytes.
-template <typename T>
-concept KeyType = requires {
-  Codec<T>::kFixed;
-}
-&&(!Codec<T>::kFixed || std::has_unique_object_representations_v<T>);
+namespace internal {
 
-// What a value may be: a built-in codec.
 template <typename T>
-concept ValueType = requires {
+concept BuiltIn = requires {
   Codec<T>::kFixed;
 };
 
+}  // namespace internal
+
+// A type of the program's own, see above.
+template <typename T>
+concept Coded = !internal::BuiltIn<T> && std::is_default_constructible_v<T> &&
+                requires(const T& value, T& read, std::string& out, std::string_view bytes) {
+  Codec<T>::Encode(value, out);
+  { Codec<T>::Decode(bytes, read) } -> std::same_as<bool>;
+};
+
+// What a key may be: one whose equal values have equal bytes.
+template <typename T>
+concept KeyType = Coded<T> ||
+    (internal::BuiltIn<T> && (!Codec<T>::kFixed || std::has_unique_object_representations_v<T>));
+
+// What a value may be.
+template <typename T>
+concept ValueType = Coded<T> || internal::BuiltIn<T>;
+
 // What CompareExchange takes: equal values have equal bytes.
 template <typename T>
-concept ComparableValue = ValueType<T> &&
-    (!Codec<T>::kFixed || std::has_unique_object_representations_v<T>);
+concept ComparableValue = ValueType<T> && KeyType<T>;
+
+namespace internal {
+
+// What lies in the log for a T: itself, or the bytes of its codec.
+template <typename T>
+struct StoredAs {
+  using Type = T;
+  using View = const T&;
+  static constexpr std::uint32_t kVersion = 0;
+};
+template <>
+struct StoredAs<std::string> {
+  using Type = std::string;
+  using View = std::string_view;
+  static constexpr std::uint32_t kVersion = 0;
+};
+template <Coded T>
+struct StoredAs<T> {
+  using Type = std::string;
+  using View = const T&;
+  static constexpr std::uint32_t kVersion = [] {
+    if constexpr (requires { Codec<T>::kVersion; }) {
+      return Codec<T>::kVersion;
+    } else {
+      return 1;
+    }
+  }();
+  static_assert(kVersion >= 1 && kVersion <= 0xffff, "a codec's version is from 1 to 65,535");
+};
+template <typename T>
+using Stored = typename StoredAs<T>::Type;
+
+// The codecs of a store's types in one word, as its files hold it.
+template <typename Key, typename Value>
+inline constexpr std::uint32_t kCodecWord =
+    StoredAs<Key>::kVersion << 16 | StoredAs<Value>::kVersion;
+
+}  // namespace internal
+
+// How calls take a T: std::string_view for strings, const T& for all else.
+template <typename T>
+using ViewOf = typename internal::StoredAs<T>::View;
 
 }  // namespace ebb

@@ -47,15 +47,25 @@ class Store;
 template <KeyType Key, ValueType Value>
 class ScanIterator {
  public:
-  using KeyView = typename Codec<Key>::View;
-  using ValueView = typename Codec<Value>::View;
+  using KeyView = ViewOf<Key>;
+  using ValueView = ViewOf<Value>;
 
   // Moves to the next key; false when there is none, or after an error, which status() tells.
   // Progress: mostly a few instructions; now and then it waits for the device.
   bool Next() {
     if (!scan_->Next()) return false;
-    internal::KeyOf<Key>::CopyOut(scan_->record(), key_);
-    internal::ValueOf<Value>::CopyFrozen(scan_->record(), value_);
+    if constexpr (Coded<Key>) {
+      internal::KeyOf<std::string>::CopyOut(scan_->record(), bytes_);
+      if (!Codec<Key>::Decode(bytes_, key_)) return scan_->Fail("key", bytes_.size());
+    } else {
+      internal::KeyOf<Key>::CopyOut(scan_->record(), key_);
+    }
+    if constexpr (Coded<Value>) {
+      internal::ValueOf<std::string>::CopyFrozen(scan_->record(), bytes_);
+      if (!Codec<Value>::Decode(bytes_, value_)) return scan_->Fail("value", bytes_.size());
+    } else {
+      internal::ValueOf<Value>::CopyFrozen(scan_->record(), value_);
+    }
     return true;
   }
   // Of where Next has moved to, until it is called again.
@@ -71,6 +81,7 @@ class ScanIterator {
       : scan_(std::make_unique<internal::LiveScan>(std::move(core), std::move(prefix))) {}
 
   std::unique_ptr<internal::LiveScan> scan_;
+  std::string bytes_;  // for codecs
   Key key_{};
   Value value_{};
 };

@@ -40,8 +40,8 @@ class Store;
 template <KeyType Key, ValueType Value>
 class Session {
  public:
-  using KeyView = typename Codec<Key>::View;      // std::string_view for strings, else const Key&
-  using ValueView = typename Codec<Value>::View;  // likewise
+  using KeyView = ViewOf<Key>;      // std::string_view for strings, else const Key&
+  using ValueView = ViewOf<Value>;  // likewise
 
   Session(Session&&) noexcept = default;
   // Swaps: each state stays with the core that it belongs to.
@@ -57,17 +57,31 @@ class Session {
   // copying into the same record; a value on the device costs a read for each record of the chain.
   EBB_INLINE absl::StatusOr<Value> Read(KeyView key) {
     absl::StatusOr<Value> result(Value{});
-    const internal::OpStatus status =
-        Ops::Read(*state_, key, [&](const auto& found) { Ops::CopyValue(found, *result); });
-    if (status == internal::OpStatus::kOk) [[likely]]
+    if constexpr (Coded<Value>) {
+      if (absl::Status status = Read(key, *result); !status.ok()) return status;
       return result;
-    return ToStatusSlow(status);
+    } else {
+      const internal::OpStatus status = Ops::Read(
+          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, *result); });
+      if (status == internal::OpStatus::kOk) [[likely]]
+        return result;
+      return ToStatusSlow(status);
+    }
   }
 
   // The same into `value`, whose memory is reused; unspecified unless OK.
   EBB_INLINE absl::Status Read(KeyView key, Value& value) {
-    return ToStatus(
-        Ops::Read(*state_, key, [&](const auto& found) { Ops::CopyValue(found, value); }));
+    if constexpr (Coded<Value>) {
+      std::string& bytes = state_->scratch;
+      const internal::OpStatus status = Ops::Read(
+          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, bytes); });
+      if (status != internal::OpStatus::kOk) return ToStatusSlow(status);
+      return Codec<Value>::Decode(bytes, value) ? absl::OkStatus()
+                                                : internal::Undecodable("value", bytes.size());
+    } else {
+      return ToStatus(Ops::Read(*state_, StoredKey(key),
+                                [&](const auto& found) { Ops::CopyValue(found, value); }));
+    }
   }
 
   // Calls `visitor` with the value, exactly once if OK and never else. A string on the device or
@@ -76,23 +90,30 @@ class Session {
   template <std::invocable<ValueView> F>
   requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
       Read(KeyView key, F&& visitor) {
-    return ToStatus(Ops::Read(*state_, key, [&](const auto& found) {
-      if constexpr (Codec<Value>::kFixed) {
-        Value value;
-        Ops::CopyValue(found, value);
-        visitor(value);
-      } else if (found.frozen) {
-        visitor(Ops::FrozenView(found.record));
-      } else {
-        Ops::CopyValue(found, state_->scratch);
-        visitor(ValueView(state_->scratch));
-      }
-    }));
+    if constexpr (Coded<Value>) {
+      Value value{};
+      if (absl::Status status = Read(key, value); !status.ok()) return status;
+      visitor(value);
+      return absl::OkStatus();
+    } else {
+      return ToStatus(Ops::Read(*state_, StoredKey(key), [&](const auto& found) {
+        if constexpr (Codec<Value>::kFixed) {
+          Value value;
+          Ops::CopyValue(found, value);
+          visitor(value);
+        } else if (found.frozen) {
+          visitor(Ops::FrozenView(found.record));
+        } else {
+          Ops::CopyValue(found, state_->scratch);
+          visitor(ValueView(state_->scratch));
+        }
+      }));
+    }
   }
 
   // Whether the key is present; copies no value. Cost and progress as of Read.
   absl::StatusOr<bool> Contains(KeyView key) {
-    const internal::OpStatus status = Ops::Read(*state_, key, [](const auto&) {});
+    const internal::OpStatus status = Ops::Read(*state_, StoredKey(key), [](const auto&) {});
     if (status == internal::OpStatus::kRefused) return state_->error;
     return status == internal::OpStatus::kOk;
   }
@@ -102,7 +123,7 @@ class Session {
   // store, or a short lock); else appended, which can wait for a page to be flushed. Never reads
   // the device.
   EBB_INLINE absl::Status Upsert(KeyView key, ValueView value) {
-    return ToStatus(Ops::Upsert(*state_, key, value));
+    return ToStatus(Ops::Upsert(*state_, StoredKey(key), StoredValue(value)));
   }
 
   // Changes the key's value atomically: `fn(Value&)` edits a copy, which then takes the old
@@ -112,23 +133,45 @@ class Session {
   // Progress: as Upsert, and may wait for a record that is becoming read-only and read the device.
   template <std::invocable<Value&> F>
   EBB_INLINE absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
-    return ToStatus(Ops::Rmw(*state_, key, fn, initial));
+    if constexpr (Coded<Value>) {
+      auto edit = [&](std::string& bytes) {
+        Value value{};
+        if (!Codec<Value>::Decode(bytes, value)) {
+          state_->error = internal::Undecodable("value", bytes.size());
+          return internal::Edited::kRefused;
+        }
+        fn(value);
+        bytes.clear();
+        Codec<Value>::Encode(value, bytes);
+        return internal::Edited::kYes;
+      };
+      return ToStatus(Ops::Rmw(*state_, StoredKey(key), edit, StoredValue(initial)));
+    } else {
+      return ToStatus(Ops::Rmw(*state_, StoredKey(key), fn, initial));
+    }
   }
 
   // Removes the key; NotFound, and nothing written, when it is absent. Progress: as Rmw.
-  absl::Status Delete(KeyView key) { return ToStatus(Ops::Delete(*state_, key)); }
+  absl::Status Delete(KeyView key) { return ToStatus(Ops::Delete(*state_, StoredKey(key))); }
 
   // Sets the value of an absent key; AlreadyExists, and nothing written, when it is present.
   // Progress: as Rmw.
   absl::Status InsertIfAbsent(KeyView key, ValueView value) {
-    return ToStatus(Ops::InsertIfAbsent(*state_, key, value));
+    return ToStatus(Ops::InsertIfAbsent(*state_, StoredKey(key), StoredValue(value)));
   }
 
   // Sets the value to `desired` if it is `expected`, byte for byte. Aborted, without a message,
   // when it is another; NotFound when the key is absent. Progress: as Rmw.
   absl::Status CompareExchange(KeyView key, ValueView expected,
                                ValueView desired) requires ComparableValue<Value> {
-    return ToStatus(Ops::CompareExchange(*state_, key, expected, desired));
+    if constexpr (Coded<Value>) {
+      std::string expected_bytes;
+      Codec<Value>::Encode(expected, expected_bytes);
+      return ToStatus(
+          Ops::CompareExchange(*state_, StoredKey(key), expected_bytes, StoredValue(desired)));
+    } else {
+      return ToStatus(Ops::CompareExchange(*state_, StoredKey(key), expected, desired));
+    }
   }
 
   // The number of this session's last update. Every update takes the next number unless it is
@@ -142,10 +185,35 @@ class Session {
 
  private:
   friend class Store<Key, Value>;
-  using Ops = internal::Operations<Key, Value>;
+  using Ops = internal::Operations<internal::Stored<Key>, internal::Stored<Value>>;
 
   explicit Session(std::shared_ptr<internal::Core> core)
       : core_(std::move(core)), state_(std::make_unique<internal::SessionState>(*core_)) {}
+
+  // What operations are given: the same, or the bytes of a codec. Under a guard, so in a callback
+  // of this session, these belong to the call that is under way; the new one is refused whatever it
+  // is given.
+  EBB_INLINE decltype(auto) StoredKey(KeyView key) {
+    if constexpr (Coded<Key>) {
+      return Encoded(key, state_->key_bytes);
+    } else {
+      return KeyView(key);
+    }
+  }
+  EBB_INLINE decltype(auto) StoredValue(ValueView value) {
+    if constexpr (Coded<Value>) {
+      return Encoded(value, state_->value_bytes);
+    } else {
+      return ValueView(value);
+    }
+  }
+  template <typename T>
+  std::string_view Encoded(const T& value, std::string& bytes) {
+    if (!state_->idle()) return {};
+    bytes.clear();
+    Codec<T>::Encode(value, bytes);
+    return bytes;
+  }
 
   EBB_INLINE absl::Status ToStatus(internal::OpStatus status) {
     if (status == internal::OpStatus::kOk) [[likely]]

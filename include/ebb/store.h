@@ -6,9 +6,10 @@
 //   if (auto n = db.Read("home"); n.ok()) fmt::print("{}\n", *n);
 //   ebb::Must(db.Close());
 //
-// Key and Value are trivially copyable types or std::string (ebb/codec.h). What operations mean,
-// cost and answer is said once, in ebb/session.h; the same calls on the store itself use a session
-// of the calling thread, made at its first call and given back when the thread ends.
+// Key and Value are trivially copyable types, std::string, or types for which the program has a
+// codec (ebb/codec.h). What operations mean, cost and answer is said once, in ebb/session.h; the
+// same calls on the store itself use a session of the calling thread, made at its first call and
+// given back when the thread ends.
 //
 // Durability: Commit, Checkpoint and Close make every update durable that returned before them, and
 // Options::durability says when that happens by itself. After a crash a store comes back as its
@@ -217,8 +218,10 @@ class Store {
 
   static absl::StatusOr<Store> OpenIn(const std::string& path, const Options& options,
                                       const internal::Environment& environment) {
-    auto opened =
-        internal::OpenStore(path, options, internal::Operations<Key, Value>::kShape, environment);
+    constexpr internal::StoredTypes kTypes{
+        internal::Operations<internal::Stored<Key>, internal::Stored<Value>>::kShape,
+        internal::kCodecWord<Key, Value>};
+    auto opened = internal::OpenStore(path, options, kTypes, environment);
     if (!opened.ok()) return opened.status();
     return Store(*std::move(opened));
   }

@@ -158,8 +158,10 @@ struct SessionState {
   SessionSerials serials;
   std::string name;  // empty: none
   DeviceBuffer device_buffer;
-  std::string scratch;  // copies of string values
-  absl::Status error;   // why the last call was refused
+  std::string scratch;      // copies of string values
+  std::string key_bytes;    // of a key with a codec of its own, during a call
+  std::string value_bytes;  // likewise
+  absl::Status error;       // why the last call was refused
 };
 
 // The newest record of `key` in the part of a chain that is on the device, from `from` down;
@@ -167,6 +169,9 @@ struct SessionState {
 // be a tombstone. Call without a guard.
 absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Address from,
                                                    const void* key, std::size_t key_bytes);
+
+// DataLoss: a codec does not take what is stored.
+absl::Status Undecodable(const char* what, std::size_t bytes);
 
 // Gives a session that has done nothing yet a name. Errors: as SessionTable::Enter.
 absl::Status NameSession(SessionState& session, std::string_view name);

@@ -38,6 +38,8 @@ class LiveScan {
   // After Next said true, and until it is called again.
   const Record& record() const { return live_[shown_ - 1]; }
   const absl::Status& status() const { return status_; }
+  // Ends it: a codec does not take what the record holds. False, for Next to return.
+  bool Fail(const char* what, std::size_t bytes);
 
  private:
   absl::Status Begin();

@@ -63,6 +63,10 @@
 namespace ebb::internal {
 
 // How an operation ended. kRefused: the session's `error` says why.
+// What the function of an Rmw may answer: refused, when it could not read the value. It has set the
+// session's error then.
+enum class Edited : std::uint8_t { kYes, kRefused };
+
 enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists, kAborted,
                                                  kRefused};
 
@@ -388,17 +392,23 @@ class Operations {
     Fn& fn;
     ValueView initial;
 
+    bool Edit() {
+      if constexpr (std::is_same_v<std::invoke_result_t<Fn&, Value&>, Edited>) {
+        if (fn(Copy()) == Edited::kRefused) this->status = OpStatus::kRefused;
+      } else {
+        fn(Copy());
+      }
+      return this->status == OpStatus::kOk;
+    }
     Wish Decide(Where where, Address address, const Record* record) {
       outgrown = false;
       switch (where) {
         case Where::kAbsent:
           Copy() = Value(initial);
-          fn(Copy());
-          return Wish::kAppend;
+          return Edit() ? Wish::kAppend : Wish::kDone;
         case Where::kFrozen:
           V::CopyFrozen(*record, Copy());
-          fn(Copy());
-          return Wish::kAppend;
+          return Edit() ? Wish::kAppend : Wish::kDone;
         case Where::kMutable:
           return DecideMutable(address, *record);
         case Where::kUnsettled:
@@ -410,7 +420,7 @@ class Operations {
       if constexpr (kShape.locked()) {
         for (;;) {  // lock-free: each turn means that another update took effect
           seen = CopyLocked(session.core->log, address, record, Copy());
-          fn(Copy());
+          if (!Edit()) return Wish::kDone;
           outgrown = V::Bytes(Copy()) > record.capacity() ||
                      V::Bytes(Copy()) > session.core->config.max_value_bytes;
           if (outgrown) return Wish::kAppend;
@@ -702,7 +712,7 @@ class Operations {
 
       switch (op.Decide(where, address, record.has_value() ? &*record : nullptr)) {
         case Wish::kDone:
-          session.serials.Take(guard.version_bits());
+          if (op.status != OpStatus::kRefused) session.serials.Take(guard.version_bits());
           return Step::kDone;
         case Wish::kWait:
           return Step::kUnsettled;

@@ -50,17 +50,23 @@ struct Environment {
   int pool_threads = -1;
 };
 
+// What the files say about keys and values.
+struct StoredTypes {
+  RecordShape shape;
+  std::uint32_t codec_word = 0;  // codec.h; 0: both are built in
+};
+
 struct OpenedStore {
   std::shared_ptr<Core> core;
   std::unique_ptr<Coordinator> coordinator;
   RecoveryReport report;
 };
 
-// Opens the store at `path` for records of `shape`, or creates it. Errors: InvalidArgument
+// Opens the store at `path` for records of these types, or creates it. Errors: InvalidArgument
 // (options), FailedPrecondition (opened elsewhere, other types or page size), Unimplemented (newer
 // format), DataLoss, ResourceExhausted, Unavailable. After an error the directory is as it was, but
 // that a directory and a lock file that did not exist may have been made.
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
-                                      RecordShape shape, const Environment& environment);
+                                      StoredTypes types, const Environment& environment);
 
 }  // namespace ebb::internal

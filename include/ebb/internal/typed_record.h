@@ -25,7 +25,7 @@ namespace ebb::internal {
 // A key as the untyped parts see it.
 template <KeyType Key>
 struct KeyOf {
-  using View = typename Codec<Key>::View;
+  using View = ViewOf<Key>;
   static constexpr bool kFixed = Codec<Key>::kFixed;
   static const void* Data(View key) {
     if constexpr (kFixed) {
@@ -60,7 +60,7 @@ struct KeyOf {
 // A value in a record: unlocked (one atomic word) or locked (sequence and bytes).
 template <ValueType Value>
 struct ValueOf {
-  using View = typename Codec<Value>::View;
+  using View = ViewOf<Value>;
   static constexpr bool kFixed = Codec<Value>::kFixed;
   static const void* Data(View value) {
     if constexpr (kFixed) {
