@@ -147,11 +147,11 @@ class GrowthUnderLoad {
       });
     }
     std::uint64_t checkpoints = 0;
-    while (running.load(std::memory_order_relaxed) != 0) {
+    do {
       Must(store.Checkpoint());
       ++checkpoints;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
+    } while (running.load(std::memory_order_relaxed) != 0);
     for (std::thread& thread : threads) thread.join();
     const StoreStats stats = store.Stats();
     std::printf("round %d: %d checkpoints, %d to %d buckets, %d overflow, longest split %d us\n",
@@ -159,7 +159,6 @@ class GrowthUnderLoad {
                 static_cast<int>(stats.index_bucket_count),
                 static_cast<int>(stats.index_overflow_count),
                 static_cast<int>(stats.index_longest_split_us));
-    EXPECT_GE(checkpoints, 3U);
     EXPECT_GT(stats.head_address, stats.tail_address / 10 * 9);
     if (round == 0) EXPECT_GE(stats.index_growth_count, 5U);
     Compare(store);
@@ -448,25 +447,29 @@ TEST(IndexGrowthTest, AnOpeningBeginsWithTheSizeOfTheCheckpointAndGrowsAsItReads
   EXPECT_TRUE(Holds(store, model));
 }
 
-// Hazard 40: what is in the image of a grown index, and nothing else, is what a crash leaves. Fails
-// when images and growths run at once.
+// Hazard 40: what is in the image of a growing index, and nothing else, is what a crash leaves.
+// Fails when images and growths run at once.
 TEST(IndexGrowthTest, CheckpointsBesideGrowthsHoldEverything) {
   SimFileSystem files;
-  auto store = Must(OpenTiny<U64Store>("db", &files));
+  Environment environment = TinyEnvironment(&files);
+  environment.index_exponent = 12;  // so that the last doublings take as long as some checkpoints
+  auto store = Must(OpenIn<U64Store>("db", environment));
   U64Model model;
   for (std::uint64_t key = 0; key < 2000; ++key) Must(store.Upsert(key, model[key] = key ^ 5));
+  std::atomic<bool> grown{false};
   std::thread grower([&] {
-    for (int doubling = 0; doubling < 12; ++doubling) Must(store.GrowIndex());
+    for (int doubling = 0; doubling < 7; ++doubling) Must(store.GrowIndex());
+    grown.store(true, std::memory_order_release);
   });
-  for (std::uint64_t round = 0; round < 12; ++round) {
-    for (std::uint64_t key = round * 50; key < round * 50 + 100; ++key) {
-      Must(store.Upsert(key, model[key] = key + round));
-    }
+  for (std::uint64_t round = 0; round < 3 || !grown.load(std::memory_order_acquire); ++round) {
+    const std::uint64_t key = round % 2000;
+    Must(store.Upsert(key, model[key] = key + round));
     Must(store.Checkpoint());
     const auto after = files.Crash(kNothingSurvives);
-    auto reopened = Must(OpenTiny<U64Store>("db", after.get()));
-    ASSERT_NE(reopened.recovery().checkpoint_id, 0U);
-    ASSERT_TRUE(Holds(reopened, model)) << round;
+    environment.file_system = after.get();
+    auto reopened = Must(OpenIn<U64Store>("db", environment));
+    EXPECT_NE(reopened.recovery().checkpoint_id, 0U);
+    EXPECT_TRUE(Holds(reopened, model)) << round;
   }
   grower.join();
 }
