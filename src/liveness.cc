@@ -61,11 +61,19 @@ void Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
     hashes[i] = HashKey(record.key(), record.key_length(), !shape.key_variable());
     core_.index.Prefetch(hashes[i]);
   }
+  Backoff backoff;
+  while (!TryInMemory(group, hashes, below)) backoff.Wait();
+}
+
+bool Liveness::TryInMemory(std::span<Candidate> group, std::span<const std::uint64_t> hashes,
+                           Address below) {
+  const RecordShape shape = log_.shape();
   EpochGuard guard(core_.epochs, slot_);
   const Address head = log_.head_acquire();
   for (std::size_t i = 0; i < group.size(); ++i) {
     group[i].head = core_.index.Find(hashes[i]).entry;
     const Address newest = group[i].head.address();
+    if (newest == kBeingMoved) return false;
     if (newest >= head && newest != group[i].address) __builtin_prefetch(log_.At(newest, guard));
   }
   for (Candidate& candidate : group) {
@@ -81,6 +89,7 @@ void Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
       walk.at = record.header().LoadAcquire().prev();
     }
   }
+  return true;
 }
 
 std::uint64_t Liveness::LastBlock(const Walk& walk) const {

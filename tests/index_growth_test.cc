@@ -314,6 +314,25 @@ TEST_F(GrowingStoreTest, WhatNeedsTheChunkBeingSplitWaitsForItWithoutAGuard) {
   EXPECT_EQ(Must(store_.Read(KeyWithBits(0, 1, other_in_first_ + 1))), 5U);
 }
 
+// A scan that meets an entry half-way must not take its key for dead. Fails when Liveness walks
+// from kBeingMoved.
+TEST_F(GrowingStoreTest, AScanWaitsForEntriesThatAreBeingMoved) {
+  core_.index.BeginSplit();
+  // As in the middle of the split, when the entry has left its word.
+  const HashIndex::Slot slot = core_.index.Find(HashOf(in_first_));
+  slot.word->store(0, std::memory_order_seq_cst);
+  std::atomic<bool> done{false};
+  std::thread scanner([&] {
+    EXPECT_EQ(Must(store_.ScanAll()).size(), 2U);
+    done.store(true, std::memory_order_release);
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(done.load(std::memory_order_acquire));
+  slot.word->store(slot.entry.word(), std::memory_order_seq_cst);
+  FinishGrowth();
+  scanner.join();
+}
+
 // Hazards 13 and 14: an operation under its guard has its entry, and a growth begins. Fails when
 // GrowIndex does not drain before it moves.
 TEST(IndexGrowthTest, AGrowthWaitsForOperationsThatHaveFoundTheirEntry) {

@@ -71,6 +71,9 @@ class Liveness {
   };
   static bool Arrived(const Walk& walk);
   void DecideInMemory(std::span<Candidate> group, Address below);
+  // One try under one guard. False: entries are being moved by a growth of the index; once more.
+  bool TryInMemory(std::span<Candidate> group, std::span<const std::uint64_t> hashes,
+                   Address below);
   // The last block that tells whether the record at `walk.at` has the candidate's key.
   std::uint64_t LastBlock(const Walk& walk) const;
   absl::Status ReadWindow(std::span<const Walk> walks);
