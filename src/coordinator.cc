@@ -8,20 +8,41 @@
 #include <string>
 #include <utility>
 
+#include "ebb/internal/compaction.h"
 #include "ebb/internal/index_growth.h"
 #include "ebb/internal/index_image.h"
 
 namespace ebb::internal {
+namespace {
+
+bool IsDue(const GcOptions& options, const GcEstimate& estimate) {
+  if (estimate.log_bytes == 0 || estimate.garbage_bytes < options.min_reclaim_bytes) return false;
+  // 1 is not left to an estimate.
+  return options.target_utilization >= 1 ||
+         static_cast<double>(estimate.live_bytes) <
+             options.target_utilization * static_cast<double>(estimate.log_bytes);
+}
+
+std::uint64_t UnixMs() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
+}
+
+}  // namespace
 
 Coordinator::Coordinator(Core& core, Start start)
     : core_(core),
       slot_(core.epochs.AcquireSlot()),
+      job_slot_(core.epochs.AcquireSlot()),
       commits_([this] { return RunCommit(); }),
       checkpoint_rounds_([this] { return RunCheckpoint(); }),
       checkpoint_id_(start.checkpoint_id),
       checkpoints_(std::move(start.checkpoints)),
       version_(start.version),
       durable_(start.durable),
+      begin_(core.log.begin()),
+      next_begin_(core.log.begin()),
       recorded_checkpoint_id_(start.checkpoint_id) {
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
@@ -30,7 +51,12 @@ Coordinator::Coordinator(Core& core, Start start)
   if (core_.config.index_auto_grow) core_.index.OnCrowded([this] { AskForGrowth(); });
   if (!core_.has_files()) return;
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
-  if (core_.config.checkpoint_interval_ms != 0) ScheduleCheckpoint();
+  checkpoint_job_.run = [this] { return checkpoint_rounds_.Join(); };
+  checkpoint_job_.interval = std::chrono::milliseconds(core_.config.checkpoint_interval_ms);
+  gc_job_.run = [this] { return CollectGarbage(core_.config.gc).status(); };
+  gc_job_.interval = std::chrono::milliseconds(core_.config.gc_interval_ms);
+  core_.log.OnPageTurn([this] { LookForGarbage(); });
+  StartBackground();
 }
 
 Coordinator::~Coordinator() {
@@ -41,6 +67,7 @@ Coordinator::~Coordinator() {
       static_cast<void>(LetGo());  // nobody is left to hear of it
     }
   }
+  core_.epochs.ReleaseSlot(job_slot_);
   core_.epochs.ReleaseSlot(slot_);
 }
 
@@ -73,7 +100,8 @@ void Coordinator::ScheduleCommit() {
 
 // Everything below durable_ is read-only, so whatever has changed since has moved the tail.
 bool Coordinator::NothingToCommit() const {
-  return settled_ && !owes_control_ && core_.log.tail() == durable_ && !core_.sessions.HasChanges();
+  return settled_ && !owes_control_ && begin_ == next_begin_ && core_.log.tail() == durable_ &&
+         !core_.sessions.HasChanges();
 }
 
 absl::Status Coordinator::CommitLocked(Manifest* manifest) {
@@ -90,6 +118,8 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
     if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
   }
   if (manifest != nullptr) recorded_checkpoint_id_ = manifest->id;
+  if (begin_ != next_begin_) record_all_sessions_ = true;
+  begin_ = next_begin_;
   ShiftVersion();
   if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
   if (manifest != nullptr) {
@@ -124,7 +154,8 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
     record.checkpoint_id = recorded_checkpoint_id_;
     record.version = version;
     record.clean = clean;
-    record.begin = log.begin();
+    record.begin = begin_;
+    record.begin_incarnation = log.IncarnationAt(begin_);
     record.durable = durable_;
     record.creation_exponent = static_cast<std::uint32_t>(core_.index.creation_exponent());
     record.index_exponent = static_cast<std::uint32_t>(core_.index.exponent());
@@ -164,7 +195,7 @@ absl::Status Coordinator::MakeDurable() {
 
 absl::Status Coordinator::AppendSessions(std::uint64_t version) {
   const std::vector<SessionReport> changes =
-      core_.sessions.Changes(static_cast<unsigned>(version & 3));
+      core_.sessions.Changes(static_cast<unsigned>(version & 3), record_all_sessions_);
   const std::uint64_t room = core_.log.geometry().payload_bytes();
   for (std::span<const SessionReport> rest = changes; !rest.empty();) {
     const SessionsExtent fitting = FitSessions(rest, room);
@@ -183,6 +214,7 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
     rest = rest.subspan(fitting.count);
   }
   core_.sessions.SetRecorded(changes);
+  record_all_sessions_ = false;
   return absl::OkStatus();
 }
 
@@ -248,11 +280,9 @@ absl::Status Coordinator::WriteCheckpoint() {
     return absl::ResourceExhaustedError("the ids of checkpoints are used up");
   }
   const Clock::time_point begun = Clock::now();
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
   Manifest manifest;
   manifest.id = ++checkpoint_id_;
-  manifest.created_unix_ms =
-      static_cast<std::uint64_t>(std::chrono::duration_cast<milliseconds>(now).count());
+  manifest.created_unix_ms = UnixMs();
   manifest.scan_from = core_.log.tail();
   const std::uint64_t epoch = core_.epochs.Bump();
   Backoff backoff;
@@ -359,12 +389,196 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
   return removed_count;
 }
 
-// A failed checkpoint is tried again at the next interval; CheckpointStats tell of it.
-void Coordinator::ScheduleCheckpoint() {
-  core_.pool.PostAfter(std::chrono::milliseconds(core_.config.checkpoint_interval_ms), [this] {
-    static_cast<void>(checkpoint_rounds_.Join());
-    if (!core_.health.poisoned()) ScheduleCheckpoint();
+// ---- jobs that come by themselves ----
+
+void Coordinator::StartBackground() {
+  MutexLock lock(background_mu_);
+  if (background_on_) return;
+  background_on_ = true;
+  stop_jobs_.store(false, std::memory_order_relaxed);  // background_mu_ held
+  for (Job* const job : {&checkpoint_job_, &gc_job_}) {
+    job->stats.enabled = job->interval.count() != 0 && core_.has_files();
+    if (job->stats.enabled) ScheduleJob(*job, job->interval);
+  }
+}
+
+void Coordinator::StopBackground() {
+  MutexLock lock(background_mu_);
+  background_on_ = false;
+  ++generation_;
+  checkpoint_job_.stats.next_due_unix_ms = gc_job_.stats.next_due_unix_ms = 0;
+  stop_jobs_.store(true, std::memory_order_relaxed);  // seen a chunk later
+  while (job_runs_) job_ended_.Wait(background_mu_);
+  stop_jobs_.store(false, std::memory_order_relaxed);  // for those of users
+}
+
+BackgroundStats Coordinator::GetBackgroundStats() const {
+  MutexLock lock(background_mu_);
+  return {.running = background_on_,
+          .active = job_runs_,
+          .checkpoint = checkpoint_job_.stats,
+          .gc = gc_job_.stats};
+}
+
+void Coordinator::ScheduleJob(Job& job, std::chrono::milliseconds delay) {
+  job.stats.next_due_unix_ms = UnixMs() + static_cast<std::uint64_t>(delay.count());
+  core_.pool.PostAfter(delay, [this, &job, generation = generation_] {
+    RunJob(job, generation, /*by_timer=*/true);
   });
+}
+
+// A job that fails is tried again at its next interval; its statistics tell of it.
+void Coordinator::RunJob(Job& job, std::uint64_t generation, bool by_timer) {
+  using std::chrono::milliseconds;
+  constexpr milliseconds kWhileAnotherRuns{20};
+  {
+    MutexLock lock(background_mu_);
+    if (generation != generation_ || core_.health.poisoned()) return;
+    if (job_runs_) {
+      if (by_timer) ScheduleJob(job, kWhileAnotherRuns);
+      return;
+    }
+    job_runs_ = true;
+    job.stats.last_begun_unix_ms = UnixMs();
+  }
+  const auto begun = std::chrono::steady_clock::now();
+  const absl::Status status = job.run();
+  const auto taken = std::chrono::steady_clock::now() - begun;
+  MutexLock lock(background_mu_);
+  job_runs_ = false;
+  ++job.stats.run_count;
+  job.stats.last_duration_ms =
+      static_cast<std::uint64_t>(std::chrono::duration_cast<milliseconds>(taken).count());
+  if (!status.ok()) {
+    ++job.stats.failure_count;
+    job.stats.last_error = status.ToString();
+  }
+  if (by_timer && generation == generation_) ScheduleJob(job, job.interval);
+  job_ended_.NotifyAll();
+}
+
+// In the pool, after a page turn. When the log has grown by what is worth collecting, the timer may
+// be late.
+void Coordinator::LookForGarbage() {
+  if (core_.log.tail().value() < gc_look_at_.load(std::memory_order_relaxed)) return;  // a hint
+  std::uint64_t generation = 0;
+  {
+    MutexLock lock(background_mu_);
+    if (!background_on_ || !gc_job_.stats.enabled || job_runs_) return;
+    generation = generation_;
+  }
+  RunJob(gc_job_, generation, /*by_timer=*/false);
+}
+
+// ---- garbage ----
+
+absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
+  using Clock = std::chrono::steady_clock;
+  if (absl::Status status = Validate(options); !status.ok()) return status;
+  if (core_.epochs.closed()) return core_.ClosedError();
+  const Clock::time_point begun = Clock::now();
+  MutexLock lock(job_mu_);
+  GcStats stats;
+  stats.initial_begin_address = core_.log.begin().value();
+  absl::Status status = CollectLocked(options, stats);
+  if (!status.ok()) return status;
+  stats.new_begin_address = core_.log.begin().value();
+  stats.duration_ms = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count());
+  return stats;
+}
+
+absl::StatusOr<GcEstimate> Coordinator::EstimateGarbage() {
+  if (core_.epochs.closed()) return core_.ClosedError();
+  MutexLock lock(job_mu_);
+  return internal::EstimateGarbage(core_, *job_slot_);
+}
+
+absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
+  if (absl::Status status = Validate(options); !status.ok()) return status;
+  absl::StatusOr<GcEstimate> estimate = EstimateGarbage();
+  if (!estimate.ok()) return estimate.status();
+  return IsDue(options, *estimate);
+}
+
+absl::Status Coordinator::CollectLocked(const GcOptions& options, GcStats& stats) {
+  const auto is_due = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return IsDue(options, internal::EstimateGarbage(core_, *job_slot_));
+  };
+  if (!is_due()) {
+    LookLater(options);
+    return GiveBack(stats);  // what a scan has held up
+  }
+  const Address end = core_.log.tail();
+  core_.log.FreezeTo(end);
+  bool stopped = false;
+  const auto stop = [&](const GcStats& now) {
+    stopped = core_.epochs.closed() || stop_jobs_.load(std::memory_order_relaxed) ||
+              (options.progress && !options.progress(now));
+    return stopped;
+  };
+  Compaction compaction(core_, *job_slot_, stats);
+  do {
+    const Address begin = core_.log.begin();
+    absl::StatusOr<Address> until = compaction.Run(end, options.pass_bytes, stop);
+    if (!until.ok()) return until.status();
+    if (*until == begin) break;
+    if (absl::Status status = MoveBegin(*until, stats); !status.ok()) return status;
+    ++stats.pass_count;
+  } while (!stopped && core_.log.begin() < end && is_due());
+  LookLater(options);
+  return GiveBack(stats);
+}
+
+// Live bytes change slowly, so the log will be due when it has grown to what they allow.
+void Coordinator::LookLater(const GcOptions& options) {
+  const GcEstimate now = internal::EstimateGarbage(core_, *job_slot_);
+  const double due =
+      static_cast<double>(now.live_bytes) / std::max(options.target_utilization, 0.01);
+  const std::uint64_t least = now.live_bytes + options.min_reclaim_bytes;
+  const std::uint64_t at = std::max(static_cast<std::uint64_t>(due), least);
+  const std::uint64_t growth = at > now.log_bytes ? at - now.log_bytes : 0;
+  gc_look_at_.store(core_.log.tail().value() + std::max(growth, options.min_reclaim_bytes / 4),
+                    std::memory_order_relaxed);  // a hint
+}
+
+absl::Status Coordinator::MoveBegin(Address begin, GcStats& stats) {
+  {
+    MutexLock lock(mu_);
+    if (stopped_) return core_.ClosedError();
+    next_begin_ = std::max(next_begin_, begin);  // one whose commit has failed may be there
+  }
+  bool checkpoint = false;
+  {
+    MutexLock lock(list_mu_);
+    checkpoint = !checkpoints_.empty() && checkpoints_.back().scan_address < begin.value();
+  }
+  absl::Status status = checkpoint ? WriteCheckpoint() : commits_.Join();
+  if (status.ok()) status = core_.log.ShiftBegin(begin);
+  if (!status.ok()) return status;
+  {
+    MutexLock lock(list_mu_);
+    std::erase_if(checkpoints_, [begin](const CheckpointInfo& info) {
+      return info.scan_address < begin.value();
+    });
+  }
+  if (checkpoint) status = CleanUpLocked(core_.config.checkpoints_kept).status();
+  if (status.ok()) status = GiveBack(stats);
+  return status;
+}
+
+// Also what an earlier collection could not give back because a scan still read there.
+absl::Status Coordinator::GiveBack(GcStats& stats) {
+  const Address limit = core_.pins.Limit(core_.log.begin());
+  absl::StatusOr<std::uint64_t> freed =
+      core_.files.device->TruncateFront(core_.log.geometry().FrontBlock(limit));
+  if (!freed.ok()) return freed.status();
+  stats.freed_bytes += *freed;
+  for (std::uint64_t bucket = 0; swept_ < limit && bucket < core_.index.bucket_count(); ++bucket) {
+    stats.removed_entries += core_.index.SweepBucket(bucket, limit);
+  }
+  swept_ = std::max(swept_, limit);
+  return absl::OkStatus();
 }
 
 // ---- growth ----

@@ -104,12 +104,14 @@ StoreStats Core::Stats() const {
   return stats;
 }
 
-absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Address from,
+absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, DevicePart part,
                                                    const void* key, std::size_t key_bytes) {
   HybridLog& log = session.core->log;
   // Ends: every previous address is smaller (ReadFromDevice refuses others).
-  for (Address address = from; address >= log.begin();) {
+  for (Address address = part.from; address >= part.begin;) {
     absl::StatusOr<Record> record = log.ReadFromDevice(address, session.device_buffer);
+    // Below begin blocks are given back, so that an error there says nothing.
+    if (!record.ok() && address < log.begin()) return absl::AbortedError("");
     if (!record.ok()) return record.status();
     if (record->key_length() == key_bytes && std::memcmp(record->key(), key, key_bytes) == 0) {
       return *record;

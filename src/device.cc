@@ -144,6 +144,17 @@ absl::Status MemoryDevice::Truncate(std::uint64_t block) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::uint64_t> MemoryDevice::TruncateFront(std::uint64_t block) {
+  MutexLock lock(mu_);
+  std::uint64_t freed_bytes = 0;
+  const std::uint64_t end = std::min<std::uint64_t>(block, blocks_.size());
+  for (; freed_end_ < end; ++freed_end_) {
+    freed_bytes += blocks_[freed_end_] != nullptr ? kBlockBytes : 0;
+    blocks_[freed_end_] = nullptr;
+  }
+  return freed_bytes;
+}
+
 std::uint64_t MemoryDevice::EndBlock() const {
   MutexLock lock(mu_);
   return blocks_.size();
@@ -239,17 +250,17 @@ std::size_t FileDevice::PlaceOf(std::uint64_t number) const {
   return static_cast<std::size_t>(place - segments_.begin());
 }
 
-File* FileDevice::FindSegment(std::uint64_t number) const {
+std::shared_ptr<File> FileDevice::FindSegment(std::uint64_t number) const {
   MutexLock lock(mu_);
   const std::size_t place = PlaceOf(number);
   if (place == segments_.size() || segments_[place].number != number) return nullptr;
-  return segments_[place].file.get();
+  return segments_[place].file;
 }
 
-absl::StatusOr<File*> FileDevice::FindOrCreateSegment(std::uint64_t number) {
-  if (File* const file = FindSegment(number); file != nullptr) return file;
+absl::StatusOr<std::shared_ptr<File>> FileDevice::FindOrCreateSegment(std::uint64_t number) {
+  if (std::shared_ptr<File> file = FindSegment(number); file != nullptr) return file;
   MutexLock create_lock(create_mu_);
-  if (File* const file = FindSegment(number); file != nullptr) return file;
+  if (std::shared_ptr<File> file = FindSegment(number); file != nullptr) return file;
   absl::StatusOr<std::unique_ptr<File>> created = CreateSegment(number);
   if (!created.ok()) return created.status();
   MutexLock lock(mu_);
@@ -260,7 +271,7 @@ absl::StatusOr<File*> FileDevice::FindOrCreateSegment(std::uint64_t number) {
                                                 .block_count = 0,
                                                 .reserved_count = 0,
                                                 .unsynced = true});
-  return segment->file.get();
+  return segment->file;
 }
 
 // The header is in its place before the segment is known to anybody, so before any of its blocks.
@@ -295,7 +306,7 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
     const std::uint64_t index = block % config_.segment_blocks;
     const std::uint64_t count = std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
     const std::span<std::byte> piece = bytes.first(count * kBlockBytes);
-    File* const file = FindSegment(number);
+    const std::shared_ptr<File> file = FindSegment(number);
     if (file == nullptr) return NotWritten(Describe(block));
     const FullTransfer transfer = ReadFully(*file, (1 + index) * kBlockBytes, piece);
     if (transfer.error != 0) {
@@ -317,7 +328,7 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
     const std::uint64_t index = block % config_.segment_blocks;
     const std::uint64_t count = std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
     const std::span<const std::byte> piece = bytes.first(count * kBlockBytes);
-    absl::StatusOr<File*> file = FindOrCreateSegment(number);
+    absl::StatusOr<std::shared_ptr<File>> file = FindOrCreateSegment(number);
     if (!file.ok()) return file.status();
     const FullTransfer transfer = WriteFully(**file, (1 + index) * kBlockBytes, piece);
     NoteWritten(number, index + BlocksIn(transfer.moved));
@@ -336,7 +347,7 @@ absl::Status FileDevice::Reserve(std::uint64_t begin, std::uint64_t end) {
   while (begin < end) {
     const std::uint64_t number = begin / config_.segment_blocks;
     const std::uint64_t piece_end = std::min(end, (number + 1) * config_.segment_blocks);
-    absl::StatusOr<File*> file = FindOrCreateSegment(number);
+    absl::StatusOr<std::shared_ptr<File>> file = FindOrCreateSegment(number);
     if (!file.ok()) return file.status();
     absl::Status status = ReserveIn(number, **file, piece_end - number * config_.segment_blocks);
     if (!status.ok()) return status;
@@ -392,13 +403,13 @@ void FileDevice::NoteUnsynced(std::uint64_t number) {
 }
 
 absl::Status FileDevice::Sync() {
-  std::vector<std::pair<std::uint64_t, File*>> files;
+  std::vector<std::pair<std::uint64_t, std::shared_ptr<File>>> files;
   bool sync_directory;
   {
     MutexLock lock(mu_);
     files.reserve(segments_.size());  // may throw: before any mark is off
     for (Segment& segment : segments_) {
-      if (segment.unsynced) files.emplace_back(segment.number, segment.file.get());
+      if (segment.unsynced) files.emplace_back(segment.number, segment.file);
       segment.unsynced = false;
     }
     sync_directory = std::exchange(directory_unsynced_, false);
@@ -450,7 +461,7 @@ absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
 // Cuts the segment that holds the new end. A file that is shorter already keeps its size: it is
 // never extended by zeros that nobody wrote.
 absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_count) {
-  File* const file = FindSegment(number);
+  const std::shared_ptr<File> file = FindSegment(number);
   if (file == nullptr) return absl::OkStatus();
   const std::uint64_t cut_size = (1 + block_count) * kBlockBytes;
   std::uint64_t size = 0;
@@ -495,22 +506,77 @@ absl::Status FileDevice::Truncate(std::uint64_t block) {
   return Sync();
 }
 
-std::uint64_t FileDevice::EndBlock() const {
-  MutexLock lock(mu_);
-  if (segments_.empty()) return 0;
-  return segments_.back().number * config_.segment_blocks + segments_.back().block_count;
+// From the first segment up. Names go for good with a later sync of the directory; until then a
+// power loss may bring some of them back, and the next opening takes them away again.
+absl::StatusOr<std::uint64_t> FileDevice::TruncateFront(std::uint64_t block) {
+  std::uint64_t freed_bytes = 0;
+  for (;;) {  // ends: each round takes one segment away
+    std::uint64_t number = 0;
+    {
+      MutexLock lock(mu_);
+      if (segments_.empty()) return freed_bytes;
+      number = segments_.front().number;
+    }
+    const std::uint64_t first = number * config_.segment_blocks;
+    if (first >= block) return freed_bytes;
+    if (first + config_.segment_blocks > block) {
+      absl::StatusOr<std::uint64_t> freed = FreeFront(number, block - first);
+      if (!freed.ok()) return freed.status();
+      return freed_bytes + *freed;
+    }
+    if (const int error = directory_.Unlink(SegmentName(number)); error != 0 && error != ENOENT) {
+      return FileError("unlink", SegmentName(number), 0, error);
+    }
+    MutexLock lock(mu_);
+    const Segment& segment = segments_.front();
+    freed_bytes += (1 + segment.block_count - segment.freed_count) * kBlockBytes;
+    segments_.erase(segments_.begin());
+    directory_unsynced_ = true;
+  }
 }
 
-std::uint64_t FileDevice::NextBlock(std::uint64_t block) const {
-  MutexLock lock(mu_);
-  std::uint64_t end = 0;
-  for (std::size_t place = PlaceOf(block / config_.segment_blocks); place < segments_.size();
-       ++place) {
-    const std::uint64_t first = segments_[place].number * config_.segment_blocks;
-    end = first + segments_[place].block_count;
-    if (block < end) return std::max(block, first);
+absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
+                                                    std::uint64_t block_count) {
+  std::shared_ptr<File> file;
+  std::uint64_t freed = 0;
+  {
+    MutexLock lock(mu_);
+    const Segment& segment = segments_[PlaceOf(number)];
+    file = segment.file;
+    freed = segment.freed_count;
+    block_count = std::min(block_count, segment.block_count);
   }
-  return std::max(block, end);
+  if (block_count <= freed) return 0;
+  const int error = file->PunchHole((1 + freed) * kBlockBytes, (block_count - freed) * kBlockBytes);
+  if (error == EOPNOTSUPP) return 0;
+  if (error != 0) {
+    return FileError("punch", SegmentName(number), (1 + freed) * kBlockBytes, error);
+  }
+  MutexLock lock(mu_);
+  Segment& segment = segments_[PlaceOf(number)];
+  segment.freed_count = block_count;
+  segment.unsynced = true;
+  return (block_count - freed) * kBlockBytes;
+}
+
+// Files that only have their space yet do not count.
+std::uint64_t FileDevice::EndBlock() const {
+  MutexLock lock(mu_);
+  for (auto segment = segments_.rbegin(); segment != segments_.rend(); ++segment) {
+    if (segment->block_count == 0) continue;
+    return segment->number * config_.segment_blocks + segment->block_count;
+  }
+  return 0;
+}
+
+std::vector<BlockRange> FileDevice::HeldBlocks() const {
+  MutexLock lock(mu_);
+  std::vector<BlockRange> held;
+  for (const Segment& segment : segments_) {
+    const std::uint64_t first = segment.number * config_.segment_blocks;
+    if (segment.block_count != 0) held.push_back({first, first + segment.block_count});
+  }
+  return held;
 }
 
 bool FileDevice::direct() const {

@@ -135,6 +135,15 @@ class PosixFile final : public File {
     return EOPNOTSUPP;
 #endif
   }
+  int PunchHole([[maybe_unused]] std::uint64_t offset,
+                [[maybe_unused]] std::uint64_t bytes) override {
+#if defined(FALLOC_FL_PUNCH_HOLE)
+    return ErrorOf(::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                               static_cast<off_t>(offset), static_cast<off_t>(bytes)));
+#else
+    return EOPNOTSUPP;
+#endif
+  }
   int Size(std::uint64_t& size) override {
     struct stat status;
     if (::fstat(fd_.get(), &status) != 0) return errno;

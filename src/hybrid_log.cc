@@ -260,6 +260,7 @@ bool HybridLog::Stage() {
         std::min(tail_page + 2 - geometry.frame_count, geometry.PageOf(flushed_until()));
     head_target = std::max(head_target, geometry.PageStart(page));
   }
+  if (requested_head_ <= flushed_until()) head_target = std::max(head_target, requested_head_);
   const bool moves_read_only = read_only_target > read_only();
   const bool moves_head = head_target > head_acquire();
   if (!moves_read_only && !moves_head) return false;
@@ -367,6 +368,22 @@ void HybridLog::FreezeTo(Address end) {
   }
 }
 
+absl::Status HybridLog::ShiftBegin(Address begin) {
+  EBB_CHECK(begin <= flushed_until());
+  {
+    MutexLock lock(boundary_mu_);
+    requested_head_ = std::max(requested_head_, begin);
+  }
+  Backoff backoff;
+  while (safe_head() < begin) {
+    absl::StatusOr<bool> moved = Help();
+    if (!moved.ok()) return moved.status();
+    if (!*moved) backoff.Wait();
+  }
+  begin_.store(begin.value(), std::memory_order_release);  // [boundary]
+  return absl::OkStatus();
+}
+
 void HybridLog::ScheduleMaintenance() {
   if (!maintenance_scheduled_.exchange(true, std::memory_order_acq_rel)) {  // [scheduled]
     pool_.Post([this] { Maintain(); });
@@ -385,6 +402,7 @@ bool HybridLog::NothingToDo() {
 void HybridLog::Maintain() {
   maintenance_scheduled_.exchange(false, std::memory_order_acq_rel);  // [scheduled]
   TakeSpaceAhead(1);
+  if (on_page_turn_) on_page_turn_();
   Backoff backoff;
   while (!maintenance_stopped_.load(std::memory_order_relaxed)) {  // seen by the next turn at most
     absl::StatusOr<bool> moved = Help();
@@ -424,7 +442,8 @@ void HybridLog::ReleaseFrame(std::uint64_t page) const {
   region_.Release(geometry.PageStart(page).value() & frame_mask_, geometry.page_bytes());
 }
 
-std::uint64_t HybridLog::ExpectedIncarnation(std::uint64_t block) const {
+std::uint64_t HybridLog::IncarnationAt(Address address) const {
+  const std::uint64_t block = config_.geometry.BlockOf(address);
   const auto after = std::upper_bound(
       incarnations_.begin(), incarnations_.end(), block,
       [](std::uint64_t number, const IncarnationSpan& span) { return number < span.first_block; });
@@ -445,7 +464,8 @@ absl::Status HybridLog::FetchBlocks(std::uint64_t block, std::span<std::byte> by
   for (std::size_t at = 0; at < bytes.size(); at += kBlockBytes, ++block) {
     const auto incarnation = VerifyBlock(bytes.subspan(at, kBlockBytes), config_.store_id, block);
     if (!incarnation.has_value()) return Damaged(block, "fails its checksum");
-    if (*incarnation != ExpectedIncarnation(block)) return Damaged(block, "is of another history");
+    if (*incarnation != IncarnationAt(config_.geometry.BlockStart(block)))
+      return Damaged(block, "is of another history");
   }
   return absl::OkStatus();
 }

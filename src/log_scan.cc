@@ -20,11 +20,9 @@ LogScan::LogScan(Core& core, Start start)
       log_(core.log),
       geometry_(core.log.geometry()),
       start_(std::move(start)),
-      from_(start_.manifest != nullptr ? start_.manifest->scan_from : Address()),
-      buffer_(AllocateAligned(kReadBlocks * kBlockBytes)) {}
+      from_(start_.manifest != nullptr ? start_.manifest->scan_from : start_.begin) {}
 
 absl::Status LogScan::Run() {
-  if (buffer_ == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
   if (absl::Status status = Pass(); !status.ok()) return status;
   if (absl::Status status = LookForLaterCommits(); !status.ok()) return status;
   if (voids_.empty() && geometry_.BlockOf(cursor_) == cut_block_) return CheckLinks();
@@ -49,6 +47,9 @@ absl::Status LogScan::CheckLinks() const {
 absl::Status LogScan::Pass() {
   incarnations_.clear();
   sessions_.clear();
+  if (start_.manifest == nullptr && !from_.is_null()) {
+    incarnations_.push_back({geometry_.BlockOf(from_), start_.begin_incarnation});
+  }
   if (start_.manifest != nullptr) {
     incarnations_ = start_.manifest->incarnations;
     last_version_ = start_.manifest->version;
@@ -56,6 +57,7 @@ absl::Status LogScan::Pass() {
     for (const auto& [name, serial] : start_.manifest->sessions) sessions_[name] = serial;
   }
   cursor_ = last_commit_end_ = commit_before_end_ = from_;
+  begin_ = Address();
   durable_ = start_.durable;
   uncommitted_ = {};
   uncommitted_sessions_.clear();
@@ -211,7 +213,9 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   const RecordHeader header = record.header().LoadAcquire();
   const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
   if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
-      commit->durable > address ||
+      commit->durable > address || commit->begin < std::max(begin_, geometry_.BlockStart(1)) ||
+      (commit->begin > address && commit->begin != geometry_.BlockStart(1)) ||
+      commit->begin != geometry_.Normalize(commit->begin) || commit->begin.value() % 8 != 0 ||
       commit->creation_exponent != static_cast<std::uint32_t>(core_.index.creation_exponent())) {
     return Malformed(address, "a malformed commit record");
   }
@@ -236,6 +240,7 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   last_version_ = std::max(last_version_, commit->version);
   checkpoint_id_ = std::max(checkpoint_id_, commit->checkpoint_id);
   durable_ = std::max(durable_, commit->durable);
+  begin_ = commit->begin;
   commit_before_end_ = last_commit_end_;
   last_commit_end_ = geometry_.Normalize(address + extent);
   return absl::OkStatus();
@@ -275,32 +280,65 @@ std::string LogScan::DescribeBad() const {
   return core_.files.device->Describe(bad_block_);
 }
 
+absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit& show) {
+  const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
+  const std::uint64_t store_id = core.config.log.store_id;
+  for (std::uint64_t block = range.begin; block < range.end;) {
+    const std::uint64_t wanted = std::min(kReadBlocks, range.end - block);
+    const auto count = ReadBlocks(*core.files.device, block, {buffer.get(), wanted * kBlockBytes});
+    if (!count.ok()) return count.status();
+    for (std::uint64_t i = 0; i < *count; ++i) {
+      const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
+      if (!VerifyBlock(bytes, store_id, block + i).has_value()) continue;
+      const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id);
+      if (commit.has_value() && !show(block + i, *commit)) return absl::OkStatus();
+    }
+    block += std::max<std::uint64_t>(*count, 1);  // past a block that is missing
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
+                                                                    std::uint64_t end_block) {
+  std::optional<CommitRecord> last;
+  const auto keep = [&](std::uint64_t, const CommitRecord& commit) {
+    last = commit;
+    return true;
+  };
+  const std::vector<BlockRange> held = core.files.device->HeldBlocks();
+  for (auto range = held.rbegin(); range != held.rend(); ++range) {
+    for (std::uint64_t end = std::min(range->end, end_block); end > range->begin;) {
+      const std::uint64_t begin = std::max(range->begin, end - std::min(end, kReadBlocks));
+      absl::Status status = ShowCommits(core, {begin, end}, keep);
+      if (!status.ok()) return status;
+      if (last.has_value()) return last;
+      end = begin;
+    }
+  }
+  return last;
+}
+
 // Damage or the end? A block behind the bad one that states that more was durable tells.
 absl::Status LogScan::LookForLaterCommits() {
-  const std::uint64_t end = core_.files.device->EndBlock();
   const Address bad = geometry_.BlockStart(bad_block_);
   if (last_commit_end_ < start_.durable) {
     return absl::DataLossError(
         fmt::format("{}: damaged: a checkpoint states that it was durable", DescribeBad()));
   }
-  Device& device = *core_.files.device;
+  const Device& device = *core_.files.device;
+  absl::Status damage;
   // Files may be missing in between, and one may have been put there with any number.
-  for (std::uint64_t block = device.NextBlock(bad_block_); block < end;
-       block = device.NextBlock(block)) {
-    const std::uint64_t wanted = std::min(kReadBlocks, end - block);
-    const auto count = ReadBlocks(device, block, {buffer_.get(), wanted * kBlockBytes});
-    if (!count.ok()) return count.status();
-    for (std::uint64_t i = 0; i < *count; ++i) {
-      const std::span<const std::byte> bytes(buffer_.get() + i * kBlockBytes, kBlockBytes);
-      if (!VerifyBlock(bytes, core_.config.log.store_id, block + i).has_value()) continue;
-      const auto commit =
-          DecodeCommitRecord(bytes.first(kBlockPayloadBytes), core_.config.log.store_id);
-      if (commit.has_value() && commit->durable > bad) {
-        return absl::DataLossError(fmt::format("{}: damaged: {} states that it was durable",
-                                               DescribeBad(), device.Describe(block + i)));
-      }
-    }
-    block += std::max<std::uint64_t>(*count, 1);  // past a block that is missing
+  for (const BlockRange& range : device.HeldBlocks()) {
+    const auto look = [&](std::uint64_t block, const CommitRecord& commit) {
+      if (commit.durable <= bad) return true;
+      damage = absl::DataLossError(fmt::format("{}: damaged: {} states that it was durable",
+                                               DescribeBad(), device.Describe(block)));
+      return false;
+    };
+    absl::Status status = ShowCommits(core_, {std::max(range.begin, bad_block_), range.end}, look);
+    if (!status.ok()) return status;
+    if (!damage.ok()) return damage;
   }
   return absl::OkStatus();
 }

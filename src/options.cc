@@ -50,6 +50,15 @@ std::uint64_t EffectivePageBytes(const Options& options) {
   return std::clamp(std::bit_floor(options.log_memory_bytes / 16), kLeastPageBytes, kMostPageBytes);
 }
 
+absl::Status Validate(const GcOptions& options) {
+  // Also not a number.
+  if (!(options.target_utilization >= 0 && options.target_utilization <= 1)) {
+    return absl::InvalidArgumentError(
+        fmt::format("target_utilization is {}: must be from 0 to 1", options.target_utilization));
+  }
+  return CheckRange({"pass_bytes", options.pass_bytes, 4 * kKiB, kTiB});
+}
+
 absl::Status Validate(const Options& options) {
   const std::uint64_t page_bytes = EffectivePageBytes(options);
   absl::Status status = CheckRange(
@@ -87,6 +96,10 @@ absl::Status Validate(const Options& options) {
     status.Update(CheckRange(
         {"checkpoint_interval_ms", options.checkpoint_interval_ms, 100, 24 * 3'600'000}));
   }
+  if (options.gc_interval_ms != 0) {
+    status.Update(CheckRange({"gc_interval_ms", options.gc_interval_ms, 1000, 24 * 3'600'000}));
+  }
+  if (status.ok()) status = Validate(options.gc);
   status.Update(CheckRange({"checkpoints_kept", options.checkpoints_kept, 1, 1000}));
   status.Update(CheckRange({"scan_ahead_bytes", options.scan_ahead_bytes, 0, 64 * kMiB}));
   if (status.ok() && options.scan_ahead_bytes % (4 * kKiB) != 0) {

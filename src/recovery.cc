@@ -51,9 +51,9 @@ std::string DescribeShape(RecordShape shape) {
 
 // What the directory holds.
 struct FoundSegments {
-  std::vector<std::uint64_t> numbers;   // ascending
-  std::optional<SegmentHeader> header;  // of segment 0; nothing: there is no store yet
-  std::uint64_t bad_header_block = LogScan::kNoBlock;  // the first block behind a bad header
+  std::vector<std::uint64_t> numbers;      // ascending
+  std::optional<SegmentHeader> header;     // of the first good one; nothing: there is no store yet
+  std::vector<std::uint64_t> bad_headers;  // segments, ascending
 };
 
 absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint64_t number) {
@@ -75,24 +75,6 @@ absl::Status ForeignFile(std::uint64_t number) {
                   FileDevice::SegmentName(number)));
 }
 
-// Later files must be this store's too. One whose header does not verify ends the log, or is
-// damaged: the scan tells, as for any bad block.
-absl::Status CheckOtherHeaders(Directory& directory, FoundSegments& found) {
-  for (const std::uint64_t number : found.numbers) {
-    if (number == 0) continue;
-    const std::uint64_t first_block = number * found.header->segment_blocks;
-    absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
-    if (header.ok() &&
-        (header->store_id != found.header->store_id || header->first_block != first_block)) {
-      return ForeignFile(number);
-    }
-    if (header.ok()) continue;
-    if (!absl::IsDataLoss(header.status())) return header.status();
-    found.bad_header_block = std::min(found.bad_header_block, first_block);
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   std::vector<std::string> names;
   if (const int error = directory.List(names); error != 0) {
@@ -111,17 +93,27 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     });
     if (checkpoint == names.end()) return found;
     return absl::DataLossError(
-        fmt::format("{} is missing, but {} is there", FileDevice::SegmentName(0), *checkpoint));
+        fmt::format("the log's files are missing, but {} is there", *checkpoint));
   }
-  if (found.numbers.front() != 0) {
-    return absl::DataLossError(fmt::format("{} is missing, but later files of the log are there",
-                                           FileDevice::SegmentName(0)));
+  // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
+  // needed any more: the scan tells, as for any bad block.
+  absl::Status first_bad;
+  for (const std::uint64_t number : found.numbers) {
+    absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
+    if (header.ok()) {
+      if (!found.header.has_value()) found.header = *header;
+      if (header->store_id != found.header->store_id ||
+          header->first_block != number * found.header->segment_blocks) {
+        return ForeignFile(number);
+      }
+    } else if (absl::IsDataLoss(header.status())) {
+      found.bad_headers.push_back(number);
+      first_bad.Update(header.status());
+    } else {
+      return header.status();
+    }
   }
-  absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, 0);
-  if (!header.ok()) return header.status();
-  if (header->first_block != 0) return ForeignFile(0);
-  found.header = *header;
-  if (absl::Status status = CheckOtherHeaders(directory, found); !status.ok()) return status;
+  if (!found.header.has_value()) return first_bad;
   return found;
 }
 
@@ -226,13 +218,15 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.index_auto_grow = options.index_auto_grow;
   config.pool_threads = environment.pool_threads >= 0
                             ? static_cast<unsigned>(environment.pool_threads)
-                            : options.background_threads;
+                            : options.background_threads + 1;
   config.force_fallback = environment.force_fallback;
   config.has_files = !environment.in_memory;
   config.durability = options.durability;
   config.commit_interval_ms = options.commit_interval_ms;
   config.checkpoint_interval_ms = options.checkpoint_interval_ms;
   config.checkpoints_kept = options.checkpoints_kept;
+  config.gc_interval_ms = options.gc_interval_ms;
+  config.gc = options.gc;
   config.scan_ahead_bytes = options.scan_ahead_bytes;
 
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
@@ -295,8 +289,7 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
          manifest.scan_from == geometry.Normalize(manifest.scan_from) &&
          manifest.scan_from.value() % 8 == 0 && manifest.durable.value() <= Address::kMask &&
          manifest.durable == geometry.BlockStart(geometry.BlockOf(manifest.durable)) &&
-         !histories.empty() && histories.front().first_block == 0 &&
-         std::is_sorted(histories.begin(), histories.end(), by_block) &&
+         !histories.empty() && std::is_sorted(histories.begin(), histories.end(), by_block) &&
          histories.back().first_block <= geometry.BlockOf(manifest.scan_from);
 }
 
@@ -330,33 +323,45 @@ absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, const Cor
   return found;
 }
 
-// Loads the newest image that verifies; forgets the checkpoints of those that do not. False when
-// there is none.
-absl::StatusOr<bool> LoadNewestImage(Core& core, FoundCheckpoints& found) {
-  for (; !found.manifests.empty(); found.manifests.pop_back()) {
+// Loads the newest image that verifies and leads to the log from `begin` on, and forgets newer
+// ones. Null when there is none.
+absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
+                                                FoundCheckpoints& found) {
+  for (std::size_t i = found.manifests.size(); i-- != 0;) {
+    const Manifest& manifest = found.manifests[i];
+    if (manifest.scan_from < begin) break;  // older ones too
     // As large as it was, if there is memory; else somewhat slower.
-    const auto exponent = static_cast<int>(found.manifests.back().index_exponent);
+    const auto exponent = static_cast<int>(manifest.index_exponent);
     if (core.config.index_auto_grow && exponent > core.index.exponent()) {
       static_cast<void>(core.index.ResizeAlone(exponent));
     }
-    absl::Status status = LoadIndexImage(core, *core.files.directory, found.manifests.back());
-    if (status.ok()) return true;
+    absl::Status status = LoadIndexImage(core, *core.files.directory, manifest);
+    if (status.ok()) return &manifest;
     if (absl::IsResourceExhausted(status)) return status;
     found.notes.emplace_back(status.message());
+    found.manifests.pop_back();
     core.index.Clear();
   }
-  return false;
+  return nullptr;
 }
 
-// Below `from` nothing is read at the opening, but whether the files are there is seen at once.
-absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, Address from) {
-  const std::uint64_t end = geometry.BlockOf(from);
-  for (std::uint64_t first = 0; first < end; first += geometry.segment_blocks) {
-    const std::uint64_t last = std::min(first + geometry.segment_blocks, end) - 1;
-    if (device.NextBlock(last) != last) {
+// Between `begin` and where the scan begins nothing is read at the opening, but whether the files
+// are there is seen at once.
+absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, BlockRange range) {
+  const std::vector<BlockRange> held = device.HeldBlocks();
+  std::uint64_t block = range.begin;
+  while (block < range.end) {
+    const std::uint64_t segment_end =
+        (block / geometry.segment_blocks + 1) * geometry.segment_blocks;
+    const std::uint64_t last = std::min(segment_end, range.end) - 1;
+    const bool there = std::any_of(held.begin(), held.end(), [last](const BlockRange& piece) {
+      return piece.begin <= last && last < piece.end;
+    });
+    if (!there) {
       return absl::DataLossError(fmt::format("{}: missing: a checkpoint states that it was durable",
                                              device.Describe(last)));
     }
+    block = last + 1;
   }
   return absl::OkStatus();
 }
@@ -366,12 +371,21 @@ struct NewHistory {
   std::uint64_t cut_block = 0;
   std::uint64_t version = 1;
   std::uint64_t checkpoint_id = 0;         // the newest ever begun
+  Address begin;                           // of the log
   std::vector<IncarnationSpan> histories;  // this one included
 };
 
+std::uint64_t IncarnationAt(std::span<const IncarnationSpan> histories, std::uint64_t block) {
+  std::uint64_t incarnation = histories.front().incarnation;
+  for (const IncarnationSpan& span : histories) {
+    if (span.first_block <= block) incarnation = span.incarnation;
+  }
+  return incarnation;
+}
+
 // Begins a new history at `cut_block`; it is durable when this returns, and so is the log below.
 absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
-  const auto& [uncertain_block, cut_block, version, checkpoint_id, histories] = start;
+  const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories] = start;
   const HybridLog::Config& config = core.config.log;
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to open the log");
@@ -379,7 +393,8 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   record.kind = RecordKind::kOpen;
   record.checkpoint_id = checkpoint_id;
   record.version = version;
-  record.begin = config.geometry.BlockStart(1);
+  record.begin = begin;
+  record.begin_incarnation = IncarnationAt(histories, config.geometry.BlockOf(begin));
   record.durable = config.geometry.BlockStart(cut_block);
   record.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
   record.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
@@ -411,7 +426,7 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
 void StartLog(Core& core, NewHistory start, Address scanned_from) {
   const Geometry& geometry = core.log.geometry();
   HybridLog::Position position;
-  position.begin = geometry.BlockStart(1);
+  position.begin = start.begin;
   position.tail = geometry.BlockStart(start.cut_block + 1);
   position.incarnations = std::move(start.histories);
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
@@ -432,44 +447,80 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
 // Reads what the files hold into the index and the frames; changes no file.
 absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
                      FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
-  absl::StatusOr<bool> image = LoadNewestImage(core, checkpoints);
-  if (!image.ok()) return image.status();
-  const Manifest* const manifest = *image ? &checkpoints.manifests.back() : nullptr;
-  if (manifest != nullptr) {
-    absl::Status status =
-        CheckFilesBelow(*core.files.device, core.log.geometry(), manifest->scan_from);
-    if (!status.ok()) return status;
-  }
-  LogScan scan(core, {.bad_header_block = found.bad_header_block,
-                      .manifest = manifest,
-                      .durable = checkpoints.durable,
-                      .progress = options.recovery_progress});
-  if (absl::Status status = scan.Run(); !status.ok()) return status;
-  // A store's first block is durable before anything is written behind it.
   const Device& device = *core.files.device;
-  if (scan.cut_block() == 0 && device.EndBlock() > 1) {
-    return absl::DataLossError(
-        fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
+  const Geometry& geometry = core.log.geometry();
+  // Each turn after the first begins below the end of the one before.
+  for (std::uint64_t end_block = device.EndBlock();;) {
+    auto last = LogScan::FindLastCommit(core, end_block);
+    if (!last.ok()) return last.status();
+    LogScan::Start start;
+    start.durable = checkpoints.durable;
+    start.progress = options.recovery_progress;
+    if (last->has_value() && (*last)->begin > geometry.BlockStart(1)) {
+      start.begin = (*last)->begin;
+      start.begin_incarnation = (*last)->begin_incarnation;
+      if (start.begin >= geometry.BlockStart(end_block)) {
+        return absl::DataLossError(device.Describe(end_block - 1) +
+                                   ": a commit record of nonsense");
+      }
+    }
+    const std::uint64_t begin_segment = geometry.BlockOf(start.begin) / geometry.segment_blocks;
+    for (const std::uint64_t number : found.bad_headers) {
+      if (number < begin_segment) continue;
+      start.bad_header_block = number * geometry.segment_blocks;
+      break;
+    }
+    absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
+    if (!manifest.ok()) return manifest.status();
+    start.manifest = *manifest;
+    LogScan scan(core, start);
+    if (absl::Status status = scan.Run(); !status.ok()) return status;
+    if (start.manifest == nullptr && !start.begin.is_null() && scan.begin() < start.begin) {
+      if (scan.bad_block() < end_block) {
+        end_block = scan.bad_block();
+        core.index.Clear();
+        continue;
+      }
+      return absl::DataLossError(device.Describe(geometry.BlockOf(start.begin)) +
+                                 ": the log does not begin where its commit record says");
+    }
+    // A store's first block is durable before anything is written behind it.
+    const bool first_is_missing = !found.numbers.empty() && found.numbers.front() != 0;
+    if (scan.cut_block() == 0 && (device.EndBlock() > 1 || first_is_missing)) {
+      return absl::DataLossError(
+          fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
+    }
+    next.begin = std::max(scan.begin(), geometry.BlockStart(1));
+    if (start.manifest != nullptr) {
+      absl::Status status = CheckFilesBelow(
+          device, geometry,
+          {geometry.FrontBlock(next.begin), geometry.BlockOf(start.manifest->scan_from)});
+      if (!status.ok()) return status;
+    }
+    next.uncertain_block = std::max(scan.uncertain_block(), geometry.FrontBlock(next.begin));
+    next.cut_block = scan.cut_block();
+    next.version = scan.next_version();
+    next.checkpoint_id = std::max(scan.checkpoint_id(), checkpoints.last_id);
+    next.histories = scan.incarnations();
+    report.created = !found.header.has_value();
+    report.checkpoint_id = start.manifest != nullptr ? start.manifest->id : 0;
+    report.replayed_records = scan.replayed_records();
+    report.verified_bytes = scan.verified_bytes();
+    report.sessions = scan.sessions();
+    report.notes = std::move(checkpoints.notes);
+    // A crash came before they were removed.
+    std::erase_if(checkpoints.manifests,
+                  [&](const Manifest& old) { return old.scan_from < next.begin; });
+    core.sessions.Restore(report.sessions);
+    return absl::OkStatus();
   }
-  next.uncertain_block = scan.uncertain_block();
-  next.cut_block = scan.cut_block();
-  next.version = scan.next_version();
-  next.checkpoint_id = std::max(scan.checkpoint_id(), checkpoints.last_id);
-  next.histories = scan.incarnations();
-  report.created = !found.header.has_value();
-  report.checkpoint_id = manifest != nullptr ? manifest->id : 0;
-  report.replayed_records = scan.replayed_records();
-  report.verified_bytes = scan.verified_bytes();
-  report.sessions = scan.sessions();
-  report.notes = std::move(checkpoints.notes);
-  core.sessions.Restore(report.sessions);
-  return absl::OkStatus();
 }
 
 absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found,
                                   const Options& options) {
   OpenedStore opened;
   NewHistory next;
+  next.begin = core->log.geometry().BlockStart(1);
   FoundCheckpoints checkpoints;
   if (found != nullptr) {
     auto found_checkpoints = FindCheckpoints(*core->files.directory, *core);
@@ -491,9 +542,12 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   for (const Manifest& manifest : checkpoints.manifests) {
     start.checkpoints.push_back(DescribeCheckpoint(manifest));
   }
+  const std::uint64_t front_block = core->log.geometry().FrontBlock(next.begin);
   StartLog(*core, std::move(next),
            opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
   start.durable = core->log.tail();
+  // What an interrupted truncation has left. It does no harm, so a failure does none either.
+  static_cast<void>(core->files.device->TruncateFront(front_block));
 
   core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
   core->drained_version.store(start.version, std::memory_order_release);        // [drained]

@@ -57,12 +57,14 @@ absl::Status SessionTable::Forget(std::string_view name) {
   return absl::OkStatus();
 }
 
-std::vector<SessionReport> SessionTable::Changes(unsigned version_bits) const {
+std::vector<SessionReport> SessionTable::Changes(unsigned version_bits, bool all) const {
   MutexLock lock(mu_);
   std::vector<SessionReport> changes;
   for (const auto& [name, entry] : entries_) {
     const std::uint64_t serial = std::max(entry.through, entry.Last(version_bits & 1));
-    if (entry.Differs(serial)) changes.push_back({name, entry.forgotten ? kForgotten : serial});
+    const bool known = all && entry.recorded != kForgotten;
+    if (known || entry.Differs(serial))
+      changes.push_back({name, entry.forgotten ? kForgotten : serial});
   }
   return changes;
 }

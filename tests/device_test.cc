@@ -230,14 +230,46 @@ TEST_F(DeviceTest, SegmentsAreFoundInWhateverOrderTheyAreListed) {
   }
 }
 
-TEST_F(DeviceTest, NextBlockStepsOverSegmentsThatAreMissing) {
+TEST_F(DeviceTest, HeldBlocksLeaveOutWhatIsMissing) {
   ASSERT_TRUE(rig_.Write(1, 2).ok());
   ASSERT_TRUE(rig_.Write(7 * kSegmentBlocks, 1).ok());
-  EXPECT_EQ(rig_.device().NextBlock(0), 0U);
-  EXPECT_EQ(rig_.device().NextBlock(2), 2U);
-  EXPECT_EQ(rig_.device().NextBlock(3), 7 * kSegmentBlocks);
-  EXPECT_EQ(rig_.device().NextBlock(7 * kSegmentBlocks), 7 * kSegmentBlocks);
-  EXPECT_EQ(rig_.device().NextBlock(7 * kSegmentBlocks + 1), rig_.device().EndBlock());
+  const std::vector<BlockRange> held = rig_.device().HeldBlocks();
+  ASSERT_EQ(held.size(), 2U);
+  EXPECT_EQ(held[0].begin, 0U);
+  EXPECT_EQ(held[0].end, 3U);
+  EXPECT_EQ(held[1].begin, 7 * kSegmentBlocks);
+  EXPECT_EQ(held[1].end, rig_.device().EndBlock());
+}
+
+TEST_F(DeviceTest, TheFrontIsGivenBackByFilesAndInsideOne) {
+  ASSERT_TRUE(rig_.Write(0, 3 * kSegmentBlocks).ok());
+  const std::uint64_t used = files_.UsedBytes();
+  EXPECT_EQ(*rig_.device().TruncateFront(0), 0U);
+  EXPECT_EQ(*rig_.device().TruncateFront(1), kBlockBytes);
+  EXPECT_EQ(*rig_.device().TruncateFront(1), 0U);
+  EXPECT_EQ(files_.UsedBytes(), used - kBlockBytes);
+  EXPECT_THAT(rig_.Names(),
+              ElementsAre("log-00000000.ebb", "log-00000001.ebb", "log-00000002.ebb"));
+  EXPECT_TRUE(rig_.Check(1, 3 * kSegmentBlocks - 1).ok());
+
+  // Two files but for a block; what had gone before does not count again.
+  EXPECT_EQ(*rig_.device().TruncateFront(2 * kSegmentBlocks + 1),
+            (2 * kSegmentBlocks + 2) * kBlockBytes);
+  EXPECT_THAT(rig_.Names(), ElementsAre("log-00000002.ebb"));
+  EXPECT_TRUE(rig_.Check(2 * kSegmentBlocks + 1, kSegmentBlocks - 1).ok());
+  EXPECT_EQ(rig_.device().EndBlock(), 3 * kSegmentBlocks);
+  ASSERT_TRUE(rig_.Write(3 * kSegmentBlocks, 1).ok());
+  rig_.Reopen();
+  EXPECT_TRUE(rig_.Check(2 * kSegmentBlocks + 1, kSegmentBlocks).ok());
+
+  rig_.faults().Arm({.kind = CallKind::kPunchHole, .error = EOPNOTSUPP});
+  EXPECT_EQ(*rig_.device().TruncateFront(2 * kSegmentBlocks + 2), 0U);
+  rig_.faults().Arm({.kind = CallKind::kPunchHole});
+  EXPECT_THAT(MessageOf(rig_.device().TruncateFront(2 * kSegmentBlocks + 2).status()),
+              HasSubstr("UNAVAILABLE: punch of log-00000002.ebb"));
+  rig_.faults().Arm({.kind = CallKind::kUnlink});
+  EXPECT_THAT(MessageOf(rig_.device().TruncateFront(3 * kSegmentBlocks).status()),
+              HasSubstr("UNAVAILABLE: unlink of log-00000002.ebb"));
 }
 
 TEST_F(DeviceTest, HolesInMemoryWereNeverWritten) {

@@ -22,6 +22,22 @@ enum class Durability : std::uint8_t {
   kAlways,    // an update returns OK only when it is durable; concurrent ones share a sync
 };
 
+// When and how garbage is collected: what is live at the front of the log is copied to its tail,
+// and the front is given back.
+struct GcOptions {
+  // Nothing is done while less than this is to be had, by Store::EstimateGarbage.
+  std::uint64_t min_reclaim_bytes = std::uint64_t{64} << 20;
+  // Done when live records make up this share of the log: from 0 to 1, and 1 goes once through all
+  // of the log. Space on the device settles between live / target and live / target plus a pass;
+  // the closer to 1, the more is copied for each byte that is freed.
+  double target_utilization = 0.5;
+  // How much of the log is gone through before the space is given back, which takes a commit.
+  std::uint64_t pass_bytes = std::uint64_t{64} << 20;
+  // Called now and then, without any lock, with what has been done; false ends the collection,
+  // and what has been copied so far is made use of. A pause is a call that takes long.
+  std::function<bool(const GcStats&)> progress = {};
+};
+
 struct Options {
   // Memory for the part of the log that is kept in frames; the newest records live here.
   // At least eight pages, from 1 MiB up to the machine's physical memory.
@@ -46,8 +62,9 @@ struct Options {
   // that most or to what physical memory could hold. Without, only GrowIndex() does.
   bool index_auto_grow = true;
 
-  // Threads of the internal pool that flush and evict beside the callers: 1 to 32. Callers that
-  // must wait help, so one is enough for any number of sessions.
+  // Threads of the internal pool that flush, evict, commit and read ahead beside the callers: 1 to
+  // 32. Callers that must wait help, so one is enough for any number of sessions. One more thread
+  // is for the long jobs: checkpoints, garbage collection, growth of the index.
   std::uint32_t background_threads = 1;
 
   // Space that a log file takes on the disk at a time, ahead of what is written: a multiple of
@@ -70,6 +87,11 @@ struct Options {
   // Milliseconds between checkpoints in the background: 0 for none, or 100 to 86,400,000. One is
   // skipped when nothing has changed since the last. Unless this is 0, Close writes one too.
   std::uint32_t checkpoint_interval_ms = 0;
+
+  // Garbage is collected as `gc` says, checked at this interval and whenever the log has grown by
+  // what is to be had: 0 for never, or from 1000 to a day.
+  std::uint32_t gc_interval_ms = 10000;
+  GcOptions gc;
 
   // How many checkpoints to keep: 1 to 1,000. Older ones are removed when a new one is complete.
   std::uint32_t checkpoints_kept = 2;
@@ -96,6 +118,7 @@ struct Options {
 // Checks every field and combination; InvalidArgument naming the field, the value and the range.
 // Touches no file. Cost: microseconds.
 absl::Status Validate(const Options& options);
+absl::Status Validate(const GcOptions& options);
 
 // The page size that `options` leads to at creation: page_bytes, or the automatic choice for 0.
 std::uint64_t EffectivePageBytes(const Options& options);

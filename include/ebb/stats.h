@@ -38,6 +38,50 @@ struct CheckpointStats {
   std::string last_error;              // of the last one failed; empty: none has
 };
 
+// What collecting garbage has done. All counts are of what was done, not of what was meant.
+struct GcStats {
+  std::uint64_t initial_begin_address = 0;
+  std::uint64_t new_begin_address = 0;
+  std::uint64_t pass_count = 0;       // each ends with a commit
+  std::uint64_t scanned_bytes = 0;    // of the log
+  std::uint64_t scanned_records = 0;  // valid ones
+  std::uint64_t copied_records = 0;   // live ones, to the tail
+  std::uint64_t copied_bytes = 0;
+  std::uint64_t dropped_records = 0;  // that had a successor, or said that a key is deleted
+  std::uint64_t removed_entries = 0;  // of the index, of keys that are no more
+  std::uint64_t freed_bytes = 0;      // given back to the file system
+  std::uint64_t duration_ms = 0;
+};
+
+// How much of the log is garbage. From a sample of the index's entries, so that nothing is counted
+// while records are superseded: with n entries in the sample, live_records is right to about
+// 1 / sqrt(n), which is 1 % from a hundred thousand keys on. Sizes of records are the mean of those
+// of the sample that are in memory, so that live_bytes is off when records on the device differ
+// from them. A key that was deleted counts as live while its tombstone is on the device.
+struct GcEstimate {
+  std::uint64_t log_bytes = 0;      // from begin to tail, as the device holds them
+  std::uint64_t live_bytes = 0;     // of records that are the newest of their keys
+  std::uint64_t garbage_bytes = 0;  // the rest
+  std::uint64_t live_records = 0;
+};
+
+// What the store does by itself; see Store::StartBackground.
+struct BackgroundJobStats {
+  bool enabled = false;         // by its interval
+  std::uint64_t run_count = 0;  // since Open
+  std::uint64_t failure_count = 0;
+  std::string last_error;                // of the last run that failed; empty: none has
+  std::uint64_t last_begun_unix_ms = 0;  // 0: none has run
+  std::uint64_t last_duration_ms = 0;
+  std::uint64_t next_due_unix_ms = 0;  // at the latest; 0: none is due
+};
+struct BackgroundStats {
+  bool running = false;  // jobs are begun when they are due
+  bool active = false;   // one is at work now
+  BackgroundJobStats checkpoint;
+  BackgroundJobStats gc;
+};
+
 // What Open found and did.
 struct RecoveryReport {
   bool created = false;                // there was no store before

@@ -196,6 +196,30 @@ class Store {
   // hold). Progress: waits for callbacks that are running, and for a checkpoint that is.
   absl::Status GrowIndex() { return coordinator_->GrowIndex(); }
 
+  // Copies the records at the front of the log that are still the newest of their keys to its tail,
+  // and gives the front back to the file system, until `options` are met; at most once through the
+  // log as it is now. Operations, commits and scans go on meanwhile. OK also when there is nothing
+  // to do. Errors: InvalidArgument (options), as Commit, DataLoss. What was done before an error
+  // stays. Space may still be held by a scan; it is given back with a later collection.
+  // Progress: waits for a checkpoint that runs, and for the device. Cost: reads the front, and
+  // writes what is live of it.
+  absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options = {}) {
+    return coordinator_->CollectGarbage(options);
+  }
+  // Whether CollectGarbage would find enough to do. Cost: as EstimateGarbage.
+  absl::StatusOr<bool> ShouldCollect(const GcOptions& options = {}) {
+    return coordinator_->ShouldCollect(options);
+  }
+  // Cost: some thousand accesses to memory; waits for a job that runs.
+  absl::StatusOr<GcEstimate> EstimateGarbage() { return coordinator_->EstimateGarbage(); }
+
+  // Checkpoints and garbage collection at their intervals: running from the opening on.
+  // StopBackground ends the one at work and returns when it has; what it was asked to do later
+  // stays undone. Commits are not meant: durability stays what the options say.
+  void StartBackground() { coordinator_->StartBackground(); }
+  void StopBackground() { coordinator_->StopBackground(); }
+  BackgroundStats GetBackgroundStats() const { return coordinator_->GetBackgroundStats(); }
+
   // What Open found and did.
   const RecoveryReport& recovery() const { return recovery_; }
 

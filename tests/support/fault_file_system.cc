@@ -41,6 +41,8 @@ const char* NameOf(CallKind kind) {
       return "Truncate";
     case CallKind::kReserve:
       return "Reserve";
+    case CallKind::kPunchHole:
+      return "PunchHole";
     case CallKind::kSize:
       return "Size";
     case CallKind::kClose:
@@ -143,6 +145,9 @@ class FaultFileSystem::FaultFile final : public internal::File {
   }
   int Reserve(std::uint64_t offset, std::uint64_t bytes) override {
     return owner_.Run(CallKind::kReserve, name_, [&] { return base_->Reserve(offset, bytes); });
+  }
+  int PunchHole(std::uint64_t offset, std::uint64_t bytes) override {
+    return owner_.Run(CallKind::kPunchHole, name_, [&] { return base_->PunchHole(offset, bytes); });
   }
   int Size(std::uint64_t& size) override {
     return owner_.Run(CallKind::kSize, name_, [&] { return base_->Size(size); });

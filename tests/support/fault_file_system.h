@@ -40,6 +40,7 @@ enum class CallKind {
   kSync,
   kTruncate,
   kReserve,
+  kPunchHole,
   kSize,
   kClose,
   kList,
@@ -48,7 +49,7 @@ enum class CallKind {
   kSyncDirectory,
   kLock,
 };
-inline constexpr std::size_t kCallKindCount = 14;
+inline constexpr std::size_t kCallKindCount = 15;
 const char* NameOf(CallKind kind);
 
 enum class Effect {

@@ -45,6 +45,12 @@ absl::Status ScriptDevice::Write(std::uint64_t block, std::span<const std::byte>
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::uint64_t> ScriptDevice::TruncateFront(std::uint64_t block) {
+  std::lock_guard lock(mu_);
+  blocks_.erase(blocks_.begin(), blocks_.lower_bound(block));
+  return 0;
+}
+
 absl::Status ScriptDevice::Truncate(std::uint64_t block) {
   std::lock_guard lock(mu_);
   blocks_.erase(blocks_.lower_bound(block), blocks_.end());

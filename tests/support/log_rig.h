@@ -46,6 +46,7 @@ class ScriptDevice final : public internal::Device {
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Sync() override { return absl::OkStatus(); }
   absl::Status Truncate(std::uint64_t block) override;
+  absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) override;
   std::uint64_t EndBlock() const override;
   std::string Describe(std::uint64_t block) const override;
   absl::Status Close() override { return absl::OkStatus(); }

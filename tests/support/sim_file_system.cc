@@ -282,10 +282,19 @@ std::uint64_t SimDisk::UsedBytes() const {
 }
 
 std::uint64_t SimDisk::SpaceOf(std::uint64_t file) const {
+  const File& holder = files_.at(file);
+  return std::max<std::uint64_t>(holder.cached.size(), holder.reserved_end) - holder.punched_bytes;
+}
+
+std::uint64_t SimDisk::EndOf(std::uint64_t file) const {
   return std::max<std::uint64_t>(files_.at(file).cached.size(), files_.at(file).reserved_end);
 }
 
 void SimDisk::Reserve(std::uint64_t file, std::uint64_t end) { files_.at(file).reserved_end = end; }
+
+void SimDisk::NotePunched(std::uint64_t file, std::uint64_t bytes) {
+  files_.at(file).punched_bytes += bytes;
+}
 
 std::uint64_t SimDisk::Hash() const {
   std::uint64_t hash = 0;
@@ -331,6 +340,19 @@ class SimFileSystem::SimFile final : public internal::File {
   }
   int Reserve(std::uint64_t offset, std::uint64_t bytes) override {
     return owner_.Reserve(file_, offset + bytes);
+  }
+  // To a power loss it is a write of zeros, of which any part may survive.
+  int PunchHole(std::uint64_t offset, std::uint64_t bytes) override {
+    MutexLock lock(owner_.mu_);
+    const std::uint64_t size = owner_.now_.Contents(file_).size();
+    const std::uint64_t end = std::min(size, offset + bytes);
+    if (offset >= end) return 0;
+    owner_.Record({.kind = SimCall::Kind::kWrite,
+                   .file = file_,
+                   .offset = offset,
+                   .bytes = SimBytes(end - offset)});
+    owner_.now_.NotePunched(file_, end - offset);
+    return 0;
   }
   int Size(std::uint64_t& size) override {
     MutexLock lock(owner_.mu_);
@@ -443,7 +465,7 @@ void SimFileSystem::Record(SimCall call) {
 Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const std::byte* bytes,
                               std::size_t count) {
   MutexLock lock(mu_);
-  const std::uint64_t size = now_.SpaceOf(file);
+  const std::uint64_t size = now_.EndOf(file);
   // Counting walks every file; without a limit there is no need to.
   const bool limited = capacity_bytes_ != ~std::uint64_t{0};
   const std::uint64_t used_bytes = limited ? now_.UsedBytes() : 0;
@@ -468,7 +490,7 @@ std::uint64_t SimFileSystem::UsedBytes() const {
 
 int SimFileSystem::Reserve(std::uint64_t file, std::uint64_t end) {
   MutexLock lock(mu_);
-  const std::uint64_t space = now_.SpaceOf(file);
+  const std::uint64_t space = now_.EndOf(file);
   if (end <= space) return 0;
   const bool limited = capacity_bytes_ != ~std::uint64_t{0};
   if (limited && now_.UsedBytes() + (end - space) > capacity_bytes_) return ENOSPC;

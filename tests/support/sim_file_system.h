@@ -99,7 +99,10 @@ class SimDisk {
   // What a file takes of the disk: its size, or more that was reserved for it. Not recorded, and
   // forgotten by a crash.
   std::uint64_t SpaceOf(std::uint64_t file) const;
+  // Behind which it has no space.
+  std::uint64_t EndOf(std::uint64_t file) const;
   void Reserve(std::uint64_t file, std::uint64_t end);
+  void NotePunched(std::uint64_t file, std::uint64_t bytes);
 
  private:
   using Sector = std::vector<std::byte>;  // of 512 bytes
@@ -107,6 +110,7 @@ class SimDisk {
     SimBytes cached;   // what reads show
     SimBytes durable;  // what the last sync left
     std::uint64_t reserved_end = 0;
+    std::uint64_t punched_bytes = 0;  // that take no space
     // Since the last sync: what each changed sector was after each change, and each size.
     std::map<std::uint64_t, std::vector<Sector>> changed_sectors;
     std::vector<std::uint64_t> changed_sizes;

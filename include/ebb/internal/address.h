@@ -72,6 +72,10 @@ struct Geometry {
   constexpr std::uint64_t BlockOf(Address address) const {
     return PageOf(address) * blocks_per_page() + OffsetOf(address) / kBlockPayloadBytes;
   }
+  // The first block of a log that begins there: its first open record goes before the first record.
+  constexpr std::uint64_t FrontBlock(Address begin) const {
+    return begin == BlockStart(1) ? 0 : BlockOf(begin);
+  }
   constexpr Address BlockStart(std::uint64_t block) const {
     return PageStart(block / blocks_per_page()) + (block % blocks_per_page()) * kBlockPayloadBytes;
   }

@@ -13,6 +13,7 @@
 //
 //   +0          record header: kind control or open, extent
 //   +8 ..       zeros
+//   end-96      incarnation of the block that holds the begin address (64)
 //   end-88      id of the newest checkpoint, finished or not (64)
 //   end-80      version (64)
 //   end-72      begin address (64)
@@ -22,7 +23,7 @@
 //   end-40      cut: first block of this history (64)   open records only, else 0
 //   end-32      clean: 1 in the mark that Close leaves (64)
 //   end-24      format version (32) | kind (32)
-//   end-16      length of the fields, 88 (64)
+//   end-16      length of the fields, 96 (64)
 //   end-8       magic (64), mixed with the store's id so that no value can pass for one by chance
 //
 // A sessions record stands before the control record of its version:
@@ -70,6 +71,7 @@ struct CommitRecord {
   std::uint64_t checkpoint_id = 0;
   std::uint64_t version = 0;
   Address begin;
+  std::uint64_t begin_incarnation = 0;
   Address durable;
   std::uint32_t creation_exponent = 0;
   std::uint32_t index_exponent = 0;
@@ -77,7 +79,7 @@ struct CommitRecord {
   std::uint64_t cut_block = 0;
   bool clean = false;
 
-  static constexpr std::uint64_t kFieldBytes = 88;
+  static constexpr std::uint64_t kFieldBytes = 96;
   static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
 };
 // Fills `extent`, which ends at the end of a block's payload, with the record.

@@ -26,6 +26,12 @@
 // (manifest.h). Commits of others may run beside the image. Ids never repeat: the checkpoint's own
 // control record, and every one after it, holds the newest id.
 //
+// Garbage collection (compaction.h) works in passes. A pass copies what is live at the front; then
+// the next commit to begin states the new begin, and also how far every named session has come,
+// since what the log said of them may lie below; when it is durable, the log's begin moves, and
+// blocks and index entries below it are given back, as far as no scan still reads there (pins.h).
+// Checkpoints whose scan would begin below it are of no more use; a new one takes their place.
+//
 // Close ends with a second control record, marked clean, that states that the first one is
 // durable. So damage anywhere below the first is told apart from the end of the log.
 //
@@ -45,6 +51,7 @@
 // end and for the device.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -90,6 +97,18 @@ class Coordinator {
   absl::StatusOr<std::uint64_t> CleanUpCheckpoints(std::uint64_t kept);
   CheckpointStats GetCheckpointStats() const;
 
+  // Copies what is live at the front of the log, and gives the front back, until `options` are met.
+  // At most once through the log as it is now.
+  absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options);
+  absl::StatusOr<GcEstimate> EstimateGarbage();
+  absl::StatusOr<bool> ShouldCollect(const GcOptions& options);
+
+  // Checkpoints and collections by themselves: begins them, as opening does, or ends them, and
+  // returns when none is at work any more. Commits and growth go on.
+  void StartBackground();
+  void StopBackground();
+  BackgroundStats GetBackgroundStats() const;
+
   // Doubles the index. ResourceExhausted when it cannot be larger, or there is no memory.
   absl::Status GrowIndex();
 
@@ -110,7 +129,21 @@ class Coordinator {
   absl::StatusOr<std::uint64_t> CleanUpLocked(std::uint64_t kept)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status SyncDirectory();
-  void ScheduleCheckpoint();
+  // The jobs that come by themselves. At most one of them takes a thread of the pool.
+  struct Job {
+    std::function<absl::Status()> run;
+    std::chrono::milliseconds interval{0};
+    BackgroundJobStats stats;
+  };
+  void ScheduleJob(Job& job, std::chrono::milliseconds delay)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(background_mu_);
+  void RunJob(Job& job, std::uint64_t generation, bool by_timer);
+  void LookForGarbage();
+  absl::Status CollectLocked(const GcOptions& options, GcStats& stats)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  void LookLater(const GcOptions& options) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status MoveBegin(Address begin, GcStats& stats) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status GiveBack(GcStats& stats) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   // Has the pool grow the index until it is no longer crowded. Never waits.
   void AskForGrowth();
   // The next periodic commit, in the pool.
@@ -135,7 +168,8 @@ class Coordinator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Core& core_;
-  EpochSlot* const slot_;  // guarded by mu_
+  EpochSlot* const slot_;      // guarded by mu_
+  EpochSlot* const job_slot_;  // guarded by job_mu_
 
   Mutex close_mu_;  // before mu_
   bool closed_ ABSL_GUARDED_BY(close_mu_) = false;
@@ -146,8 +180,20 @@ class Coordinator {
   Atomic<bool> closing_{false};       // jobs end soon
   Atomic<bool> growth_asked_{false};  // the pool has it to do, or it has failed
 
+  mutable Mutex background_mu_;
+  CondVar job_ended_;
+  Job checkpoint_job_ ABSL_GUARDED_BY(background_mu_);
+  Job gc_job_ ABSL_GUARDED_BY(background_mu_);
+  bool background_on_ ABSL_GUARDED_BY(background_mu_) = false;
+  bool job_runs_ ABSL_GUARDED_BY(background_mu_) = false;
+  // Jobs of an earlier one are not run any more.
+  std::uint64_t generation_ ABSL_GUARDED_BY(background_mu_) = 0;
+  Atomic<bool> stop_jobs_{false};  // the one at work ends soon
+  AtomicWord gc_look_at_{0};       // when the tail has come here it is worth a look
+
   Mutex job_mu_;  // one job at a time beside the commits; before mu_
   std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(job_mu_) = 0;  // the newest begun
+  Address swept_ ABSL_GUARDED_BY(job_mu_);                    // no index entry leads below
   // What is told of checkpoints while one runs.
   mutable Mutex list_mu_;  // taken last
   std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);
@@ -163,6 +209,9 @@ class Coordinator {
   bool settled_ ABSL_GUARDED_BY(mu_) = true;
   Address durable_ ABSL_GUARDED_BY(mu_);      // the end of the last durable commit or open record
   Address control_end_ ABSL_GUARDED_BY(mu_);  // of the last control record, durable or not
+  Address begin_ ABSL_GUARDED_BY(mu_);        // of the log, in the control records
+  Address next_begin_ ABSL_GUARDED_BY(mu_);   // from the next bump on
+  bool record_all_sessions_ ABSL_GUARDED_BY(mu_) = false;
   std::uint64_t recorded_checkpoint_id_ ABSL_GUARDED_BY(mu_) = 0;  // in the control records
   bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -64,6 +64,8 @@ struct CoreConfig {
   std::uint32_t commit_interval_ms = 1000;
   std::uint32_t checkpoint_interval_ms = 0;
   std::uint32_t checkpoints_kept = 2;
+  std::uint32_t gc_interval_ms = 0;
+  GcOptions gc;
   std::uint64_t max_key_bytes = 0;    // resolved: never 0
   std::uint64_t max_value_bytes = 0;  // resolved
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
@@ -164,10 +166,16 @@ struct SessionState {
   absl::Status error;       // why the last call was refused
 };
 
-// The newest record of `key` in the part of a chain that is on the device, from `from` down;
-// nothing when the chain ends without one. The record is in the session's device buffer, and may
-// be a tombstone. Call without a guard.
-absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Address from,
+// The part of a chain that is on the device: from `from` down to `begin`, which was loaded before
+// the entry.
+struct DevicePart {
+  Address from;
+  Address begin;
+};
+// The newest record of `key` in that part; nothing when it ends without one. The record is in the
+// session's device buffer, and may be a tombstone. Aborted: begin has moved on over the part, the
+// operation must start again. Call without a guard.
+absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, DevicePart part,
                                                    const void* key, std::size_t key_bytes);
 
 // DataLoss: a codec does not take what is stored.

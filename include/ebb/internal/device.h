@@ -6,8 +6,9 @@
 // neither seals nor judges blocks (block.h does).
 //
 // Thread safety: Read and Write may run in any number of threads; two writes never overlap. Sync
-// is called by one thread and covers the writes that had returned; Truncate and Close are called
-// by one thread while nothing else runs. Progress: all may block.
+// is called by one thread and covers the writes that had returned; TruncateFront is called by one
+// thread; Truncate and Close are called by one thread while nothing else runs. Progress: all may
+// block.
 //
 // Space is reserved before it is written to, some of it ahead, so that a disk that is full is found
 // out before anything is accepted (hybrid_log.h).
@@ -41,6 +42,11 @@ struct AlignedFree {
 using AlignedBuffer = std::unique_ptr<std::byte[], AlignedFree>;
 AlignedBuffer AllocateAligned(std::size_t bytes);  // null when memory is out
 
+struct BlockRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -62,10 +68,14 @@ class Device {
   }
   // Removes every block at and after `block`, durably.
   virtual absl::Status Truncate(std::uint64_t block) = 0;
+  // Gives back the space of every block below `block`, as far as the device can, and says how many
+  // bytes that were. Reads there fail, or find zeros, from now on. Nothing below may be needed ever
+  // again: a power loss may undo it in part.
+  virtual absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) = 0;
   // One more than the last block that the device may hold; blocks below may still be invalid.
   virtual std::uint64_t EndBlock() const = 0;
-  // The first block at or after `block` that the device may hold, or EndBlock(): over gaps.
-  virtual std::uint64_t NextBlock(std::uint64_t block) const { return block; }
+  // The blocks that the device may hold, in order; there can be gaps.
+  virtual std::vector<BlockRange> HeldBlocks() const { return {{0, EndBlock()}}; }
   // Where a block is, for error messages: "log-00000003.ebb at offset 8192".
   virtual std::string Describe(std::uint64_t block) const = 0;
   virtual absl::Status Close() = 0;
@@ -78,6 +88,7 @@ class MemoryDevice final : public Device {
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Sync() override { return absl::OkStatus(); }
   absl::Status Truncate(std::uint64_t block) override;
+  absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) override;
   std::uint64_t EndBlock() const override;
   std::string Describe(std::uint64_t block) const override;
   absl::Status Close() override { return absl::OkStatus(); }
@@ -86,6 +97,7 @@ class MemoryDevice final : public Device {
  private:
   mutable Mutex mu_;
   std::vector<AlignedBuffer> blocks_ ABSL_GUARDED_BY(mu_);
+  std::uint64_t freed_end_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 // Segment k holds blocks [k * segment_blocks, (k + 1) * segment_blocks) behind one header block.
@@ -123,8 +135,9 @@ class FileDevice final : public Device {
   absl::Status Sync() override;
   absl::Status WriteAgain(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Truncate(std::uint64_t block) override;
+  absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) override;
   std::uint64_t EndBlock() const override;
-  std::uint64_t NextBlock(std::uint64_t block) const override;
+  std::vector<BlockRange> HeldBlocks() const override;
   std::string Describe(std::uint64_t block) const override;
   absl::Status Close() override;
   // True when every segment is; false while there is none.
@@ -133,9 +146,10 @@ class FileDevice final : public Device {
  private:
   struct Segment {
     std::uint64_t number = 0;
-    std::unique_ptr<File> file;
+    std::shared_ptr<File> file;        // also with those who read while the front is truncated
     std::uint64_t block_count = 0;     // whole blocks that the file's size covers
     std::uint64_t reserved_count = 0;  // blocks that have their space on the disk
+    std::uint64_t freed_count = 0;     // blocks at its front whose space has been given back
     bool unsynced = false;
   };
 
@@ -144,15 +158,16 @@ class FileDevice final : public Device {
   absl::Status OpenSegment(std::uint64_t number);
   // The segment's place in segments_, or the place where it belongs.
   std::size_t PlaceOf(std::uint64_t number) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // A file stays valid until Truncate or Close. Null when there is no such segment.
-  File* FindSegment(std::uint64_t number) const;
-  absl::StatusOr<File*> FindOrCreateSegment(std::uint64_t number);
+  // Null when there is no such segment.
+  std::shared_ptr<File> FindSegment(std::uint64_t number) const;
+  absl::StatusOr<std::shared_ptr<File>> FindOrCreateSegment(std::uint64_t number);
   // Takes space for the first `block_count` blocks of a segment, and some more while there is some.
   absl::Status ReserveIn(std::uint64_t number, File& file, std::uint64_t block_count);
   absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number) const;
   void NoteWritten(std::uint64_t number, std::uint64_t block_count);
   void NoteUnsynced(std::uint64_t number);
   absl::Status CutSegment(std::uint64_t number, std::uint64_t block_count);
+  absl::StatusOr<std::uint64_t> FreeFront(std::uint64_t number, std::uint64_t block_count);
 
   Directory& directory_;
   const HeaderSource& headers_;

@@ -33,6 +33,9 @@ class File {
   // Takes space on the disk for the range, so that writes to it do not fail for lack of space. The
   // size stays as it is. EOPNOTSUPP where files cannot do that.
   [[nodiscard]] virtual int Reserve(std::uint64_t offset, std::uint64_t bytes) = 0;
+  // Gives the space of a range back, which then reads as zeros. The size stays as it is. EOPNOTSUPP
+  // where files cannot do that.
+  [[nodiscard]] virtual int PunchHole(std::uint64_t offset, std::uint64_t bytes) = 0;
   [[nodiscard]] virtual int Size(std::uint64_t& size) = 0;
   [[nodiscard]] virtual int Close() = 0;  // at most once; no other call afterwards
   virtual bool direct() const = 0;        // transfers bypass the page cache and must be aligned

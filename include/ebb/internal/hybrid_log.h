@@ -13,6 +13,7 @@
 //   safe_read_only, safe_head
 //                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
 //   flushed_until   FlushChunk, under flush_mu_; always the start of a block
+//   begin           ShiftBegin, by the coordinator
 //   space_end_      TakeSpace, under space_mu_; so does ordinary_end_
 //
 // Argument: below safe_read_only no byte changes any more. Stage stores update_from and read_only
@@ -25,6 +26,11 @@
 //   of atomic words, so it carries them as they happen to be.
 // Argument: a frame is reused only when its page is below safe_head: every guard that loaded an
 //   older head has ended, and a later one does not touch addresses below head.
+// Argument: an operation that loads begin under its guard before it loads an index entry may take a
+//   chain to end at the first address below that begin. ShiftBegin comes after every live record
+//   below has been copied and published above (compaction.h), so an entry loaded later leads to
+//   the copy first. What the operation saw of begin may fall behind while it reads the device: then
+//   its blocks may be gone. So a failed read below begin is no damage: the operation starts again.
 // Argument: no hole. A slot is allocated, and its header with its extent written, in one guard;
 //   the rest of a page is made a filler by the allocation that crossed its end, in its guard.
 //   Both are over before safe_read_only can pass.
@@ -65,6 +71,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -134,6 +141,8 @@ class HybridLog {
   bool ok() const { return frames_ != nullptr; }
   // Before any other thread knows the log.
   void Restore(Position position);
+  // Calls `look` in the pool after a page was turned; before any other thread knows the log.
+  void OnPageTurn(std::function<void()> look) { on_page_turn_ = std::move(look); }
   // Maintenance jobs that still run end soon; no new ones start.
   void StopMaintenance();
 
@@ -190,6 +199,12 @@ class HybridLog {
   // From now on the hot path finds nothing to update in place: every update takes the general form.
   void BlockUpdates();
 
+  // ---- the front ----
+
+  // What is below `begin`, which has been flushed, is not needed any more: evicts it and lets go of
+  // it. The device's blocks are the caller's business, afterwards.
+  absl::Status ShiftBegin(Address begin);
+
   // ---- the device side ----
 
   // The record at `address`, all of its blocks fetched and verified. DataLoss with file and offset
@@ -217,6 +232,8 @@ class HybridLog {
   Address read_only() const { return LoadAcquire(read_only_); }
   Address tail() const;
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
+  // Of the block that holds `address`; 0: none is known.
+  std::uint64_t IncarnationAt(Address address) const;
   std::uint64_t incarnation() const { return incarnations_.back().incarnation; }
   std::uint64_t huge_page_bytes() const { return region_.huge_page_bytes(); }
   void CheckBoundaries() const;
@@ -259,7 +276,6 @@ class HybridLog {
   bool NothingToDo();
   void ScheduleMaintenance();
   void Maintain();
-  std::uint64_t ExpectedIncarnation(std::uint64_t block) const;
 
   // Immutable after construction and Restore.
   std::byte* frames_ = nullptr;
@@ -273,6 +289,7 @@ class HybridLog {
   ThreadPool& pool_;
   MappedRegion region_;
   std::vector<IncarnationSpan> incarnations_;
+  std::function<void()> on_page_turn_;
 
   // Read by every operation, written once a page or less.
   alignas(64) AtomicWord head_{0};
@@ -294,6 +311,7 @@ class HybridLog {
   bool staged_ ABSL_GUARDED_BY(boundary_mu_) = false;  // a bump waits for its drain
   std::uint64_t staged_epoch_ ABSL_GUARDED_BY(boundary_mu_) = 0;
   Address requested_read_only_ ABSL_GUARDED_BY(boundary_mu_);
+  Address requested_head_ ABSL_GUARDED_BY(boundary_mu_);
   bool updates_blocked_ ABSL_GUARDED_BY(boundary_mu_) = false;
 
   Mutex space_mu_;

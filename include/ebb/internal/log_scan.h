@@ -1,5 +1,11 @@
-// LogScan: reads a store's log and fills the index with what is committed: from its first block, or
-// from where the image of a checkpoint ends.
+// LogScan: reads a store's log and fills the index with what is committed: from its begin, or from
+// where the image of a checkpoint ends.
+//
+// Where the log begins, its commit records say; the last one of the log that verifies is looked for
+// from the end. It may turn out not to be part of the committed log (a crash left a gap below it).
+// Then nothing has been given back for its sake, the scan ends below it, and begins again where the
+// last commit record below its end says. So a scan that ends well began at the begin that its own
+// last commit record states, or above it with an image.
 //
 // Records are put into the index as they are met. Nearly always the log turns out to be committed
 // to its end. If not (a crash left records without a control record), the ranges that are void are
@@ -23,6 +29,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,8 +48,12 @@ class LogScan {
   static constexpr std::uint64_t kNoBlock = ~std::uint64_t{0};
 
   struct Start {
-    // The first block of the first file whose header is not this store's. It counts as bad.
+    // The first block of the first file of the log whose header is not this store's. It counts as
+    // bad.
     std::uint64_t bad_header_block = kNoBlock;
+    // Where the log begins, and in which history; null: at its first block.
+    Address begin;
+    std::uint64_t begin_incarnation = 0;
     // The checkpoint whose image is in the index already, or null: an empty index. Outlives this.
     const Manifest* manifest = nullptr;
     // What checkpoints, used or not, state to be durable.
@@ -50,6 +61,9 @@ class LogScan {
     std::function<void(const RecoveryProgress&)> progress;
   };
   LogScan(Core& core, Start start);
+  // The last commit record that verifies in the blocks below `end_block`.
+  static absl::StatusOr<std::optional<CommitRecord>> FindLastCommit(Core& core,
+                                                                    std::uint64_t end_block);
   // DataLoss for damage, ResourceExhausted, Unavailable. Nothing is lost by an error.
   absl::Status Run();
 
@@ -62,6 +76,10 @@ class LogScan {
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
   // The newest checkpoint that a commit record knows of.
   std::uint64_t checkpoint_id() const { return checkpoint_id_; }
+  // As the last commit record says; null when there is none.
+  Address begin() const { return begin_; }
+  // The first block that was not accepted.
+  std::uint64_t bad_block() const { return bad_block_; }
   // Named sessions as the last commit left them.
   std::vector<SessionReport> sessions() const;
   std::uint64_t replayed_records() const { return replayed_records_; }
@@ -76,6 +94,10 @@ class LogScan {
     Address end;
   };
 
+  // Returns whether to go on.
+  using ShowCommit = std::function<bool(std::uint64_t block, const CommitRecord& commit)>;
+  // Shows the commit records that verify in a range of blocks, in order.
+  static absl::Status ShowCommits(Core& core, BlockRange range, const ShowCommit& show);
   absl::Status Pass();
   absl::StatusOr<std::uint64_t> LoadPage(PageReader& reader, std::uint64_t page);
   bool Accept(std::uint64_t block, std::uint64_t incarnation, std::span<const std::byte> payload);
@@ -95,8 +117,7 @@ class LogScan {
   HybridLog& log_;
   const Geometry& geometry_;
   const Start start_;
-  const Address from_;    // the first record
-  AlignedBuffer buffer_;  // for LookForLaterCommits
+  const Address from_;  // the first record
   struct Waiting {
     std::uint64_t hash = 0;
     Address address;
@@ -111,6 +132,7 @@ class LogScan {
   std::uint64_t bad_block_ = 0;  // the first block that was not accepted
   std::uint64_t last_version_ = 0;
   std::uint64_t checkpoint_id_ = 0;
+  Address begin_;
   Address last_commit_end_;
   Address durable_;                             // as the last commit record states
   Address commit_before_end_;                   // of the commit record before the last

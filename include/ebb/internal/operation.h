@@ -32,7 +32,8 @@
 //   update in place that had seen the header without it comes before it.
 //   On the way to the device the guard is left. What lies on the device does not change, so the
 //   answer of the walk below an address holds for ever, and holds for the key while the walk in
-//   memory still arrives at that address.
+//   memory still arrives at that address. The log's begin is loaded before the entry: see
+//   hybrid_log.h for why a chain ends below it.
 //
 // After a failed publication the slot is used again only if the chain's new head is still below
 // it, because previous addresses must fall; else it stays behind as a record that is not valid.
@@ -82,9 +83,9 @@ enum class Step : std::uint8_t {
   kTooLarge,
 };
 
-// Where the device part of a chain begins, and what it holds for the key.
+// The device part of a chain, and what it holds for the key.
 struct DeviceAnswer {
-  Address from;  // null: not asked yet
+  DevicePart part;  // null addresses: not asked yet
   std::optional<Record> record;
 };
 
@@ -525,9 +526,10 @@ class Operations {
     // Each turn means that something was bumped meanwhile, or a piece of the index is moved.
     for (;;) {
       if (core.epochs.closed()) return Refuse(session, core.ClosedError());
-      Address on_device;
+      DevicePart on_device;
       {
         EpochGuard guard(core.epochs, *session.slot);
+        on_device.begin = core.log.begin();
         const Address head = core.log.head_acquire();
         const Address safe_read_only = core.log.safe_read_only();
         const Address first = core.index.Find(hash).entry.address();
@@ -539,20 +541,21 @@ class Operations {
           consume(Found{core.log, address, record, address < safe_read_only});
           return OpStatus::kOk;
         }
-        if (address < core.log.begin() && address != kBeingMoved) return OpStatus::kNotFound;
-        on_device = address;
+        if (address < on_device.begin && address != kBeingMoved) return OpStatus::kNotFound;
+        on_device.from = address;
       }
-      if (on_device == kBeingMoved) {
+      if (on_device.from == kBeingMoved) {
         backoff.Wait();
         continue;
       }
       auto found = FindOnDevice(session, on_device, K::Data(key), K::Bytes(key));
+      if (absl::IsAborted(found.status())) continue;
       if (!found.ok()) return Refuse(session, found.status());
       if (!found->has_value()) return OpStatus::kNotFound;
       const Record record((*found)->bytes(), kShape);
       if (record.header().LoadAcquire().tombstone()) return OpStatus::kNotFound;
       EpochGuard guard(core.epochs, *session.slot);  // callbacks always run under one
-      consume(Found{core.log, on_device, record, true});
+      consume(Found{core.log, on_device.from, record, true});
       return OpStatus::kOk;
     }
   }
@@ -603,7 +606,11 @@ class Operations {
           }
           break;
         case Step::kOnDevice: {
-          auto found = FindOnDevice(session, device.from, K::Data(key), K::Bytes(key));
+          auto found = FindOnDevice(session, device.part, K::Data(key), K::Bytes(key));
+          if (absl::IsAborted(found.status())) {
+            device = {};
+            break;
+          }
           if (!found.ok()) return Refuse(session, found.status());
           device.record = *found;
           break;
@@ -636,7 +643,8 @@ class Operations {
   // before the index entry.
   struct Bounds {
     Bounds(const Core& core, const EpochGuard& guard)
-        : head(core.log.head_acquire()),
+        : begin(core.log.begin()),
+          head(core.log.head_acquire()),
           read_only(core.log.read_only()),
           safe_read_only(core.log.safe_read_only()),
           version_floor(core.VersionFloor()),
@@ -651,6 +659,7 @@ class Operations {
       return Where::kUnsettled;
     }
 
+    const Address begin;
     const Address head;
     const Address read_only;
     const Address safe_read_only;
@@ -698,9 +707,9 @@ class Operations {
       if (address >= floor) {
         record.emplace(core.log.At(address, guard), kShape);
         where = bounds.Classify(address, record->header().LoadAcquire());
-      } else if (!Op::kBlind && address >= core.log.begin()) {
-        if (device.from != address) {
-          device.from = address;
+      } else if (!Op::kBlind && address >= bounds.begin) {
+        if (device.part.from != address) {
+          device.part = {address, bounds.begin};
           return Step::kOnDevice;
         }
         if (device.record.has_value() && !device.record->header().LoadAcquire().tombstone()) {

@@ -1,6 +1,7 @@
 // Recovery: finds or creates a store's files and gets back what they hold.
 //
-// The log describes itself. Opening scans it from its first block: every block is verified, and
+// The log describes itself. Opening scans it from its begin, which the last commit record states
+// (log_scan.h; what was truncated below is not looked at): every block is verified, and
 // records are kept pending until a control record of their version commits them. The scan ends at
 // the first block that does not verify or belongs to another history. Then it tells two cases
 // apart: if some later block holds a commit record that states an address above the bad block to

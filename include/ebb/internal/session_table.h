@@ -65,7 +65,8 @@ class SessionTable {
   // The sessions that the log does not know as they were at the end of this version, in order of
   // name; kForgotten for those to be forgotten. Between the drain of the version and the bump to
   // the one after the next.
-  std::vector<SessionReport> Changes(unsigned version_bits) const;
+  // `all`: also those that the log knows as they are.
+  std::vector<SessionReport> Changes(unsigned version_bits, bool all = false) const;
   bool HasChanges() const;
   // `changes` stand in the log now.
   void SetRecorded(const std::vector<SessionReport>& changes);

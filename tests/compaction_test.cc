@@ -1,0 +1,473 @@
+// Compaction and what the coordinator makes of it: live records survive, the front goes.
+#include "ebb/internal/compaction.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ebb/internal/coordinator.h"
+#include "tests/support/fault_file_system.h"
+#include "tests/support/ledger.h"
+#include "tests/support/scale.h"
+#include "tests/support/sim_file_system.h"
+#include "tests/support/store_kit.h"
+#include "tests/support/temp_dir.h"
+
+namespace ebb::test {
+namespace {
+
+using absl::StatusCode;
+using Model = std::map<std::uint64_t, std::string>;
+
+const GcOptions kEverything{
+    .min_reclaim_bytes = 0, .target_utilization = 1, .pass_bytes = 8 * 4096};
+
+internal::Environment SmallFiles(internal::FileSystem* files) {
+  internal::Environment environment = TinyEnvironment(files);
+  environment.segment_blocks = 4;
+  return environment;
+}
+
+std::string ValueOf(std::uint64_t key, std::uint64_t turn) {
+  return std::to_string(turn) + std::string((key * 37 + turn * 11) % 500, 'v');
+}
+
+void Write(U64StringStore& store, Model& model, std::uint64_t key, std::uint64_t turn) {
+  Must(store.Upsert(key, model[key] = ValueOf(key, turn)));
+}
+void Remove(U64StringStore& store, Model& model, std::uint64_t key) {
+  const absl::Status status = store.Delete(key);
+  ASSERT_EQ(status.ok(), model.erase(key) == 1) << status;
+}
+
+void ExpectHolds(U64StringStore& store, const Model& model, std::uint64_t key_count) {
+  for (std::uint64_t key = 0; key < key_count; ++key) {
+    const absl::StatusOr<std::string> value = store.Read(key);
+    const auto expected = model.find(key);
+    if (expected == model.end()) {
+      EXPECT_TRUE(absl::IsNotFound(value.status())) << key << ": " << value.status();
+    } else {
+      ASSERT_TRUE(value.ok()) << key << ": " << value.status();
+      EXPECT_EQ(*value, expected->second) << key;
+    }
+  }
+}
+
+TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t turn = 0; turn < 20; ++turn) {
+    for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
+  }
+  for (std::uint64_t key = 0; key < 30; key += 3) Remove(store, model, key);
+  Must(store.Commit());
+  const std::uint64_t used = files.UsedBytes();
+  const StoreStats before = store.Stats();
+  const GcStats stats = Must(store.CollectGarbage(kEverything));
+  EXPECT_EQ(stats.initial_begin_address, before.begin_address);
+  EXPECT_EQ(stats.new_begin_address, store.Stats().begin_address);
+  EXPECT_GE(stats.new_begin_address, before.tail_address);
+  EXPECT_EQ(stats.copied_records, model.size());
+  EXPECT_EQ(stats.scanned_records, stats.copied_records + stats.dropped_records);
+  EXPECT_EQ(stats.removed_entries, 10U);  // of the deleted keys
+  EXPECT_GT(stats.pass_count, 1U);
+  EXPECT_LT(files.UsedBytes(), used / 3);
+  EXPECT_GE(stats.freed_bytes, used / 2);
+  ExpectHolds(store, model, 40);
+  // A second round finds nothing but what is live, and ends.
+  EXPECT_EQ(Must(store.CollectGarbage(kEverything)).copied_records, model.size());
+  ExpectHolds(store, model, 40);
+  Must(store.Close());
+  auto again = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  ExpectHolds(again, model, 40);
+}
+
+// Chance at work, in a store whose log is many times its memory, by the log alone and with
+// checkpoints; each kind of opening finds what there was.
+TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
+  for (const bool checkpoints : {false, true}) {
+    SimFileSystem files;
+    Model model;
+    std::mt19937_64 random(Seed());
+    const auto rounds = static_cast<int>(60 * std::min(1.0, Scale() * 5));
+    for (int round = 0; round < rounds; ++round) {
+      auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+      ExpectHolds(store, model, 64);
+      const int steps = static_cast<int>(random() % 150);
+      for (int step = 0; step < steps; ++step) {
+        const std::uint64_t key = random() % 64;
+        switch (random() % 12) {
+          case 0:
+            Remove(store, model, key);
+            break;
+          case 1:
+            if (checkpoints && random() % 4 == 0) Must(store.Checkpoint());
+            break;
+          case 2:
+            if (random() % 8 != 0) break;
+            Must(store.CollectGarbage({.min_reclaim_bytes = 0,
+                                       .target_utilization = random() % 2 == 0 ? 1 : 0.6,
+                                       .pass_bytes = 4096 * (1 + random() % 20)}));
+            ExpectHolds(store, model, 64);
+            break;
+          case 3:
+            Must(store.Rmw(key, [&](std::string& value) {
+              value += "+";
+              if (value.size() > 900) value.clear();
+              model[key] = value;
+            }));
+            break;
+          default:
+            Write(store, model, key, static_cast<std::uint64_t>(round * 1000 + step));
+        }
+      }
+      if (random() % 3 == 0) Must(store.CollectGarbage(kEverything));
+      ExpectHolds(store, model, 64);
+      Must(store.Close());
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST(CompactionTest, AllThatIsLiveEndsAfterOneRound) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t key = 0; key < 200; ++key) Write(store, model, key, 0);
+  // Hazard 47. It is not due by any target below 1, and with 1 it ends all the same.
+  EXPECT_FALSE(Must(store.ShouldCollect({.min_reclaim_bytes = 0, .target_utilization = 0.3})));
+  EXPECT_EQ(Must(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 0.3}))
+                .scanned_records,
+            0U);
+  EXPECT_EQ(Must(store.CollectGarbage(kEverything)).copied_records, 200U);
+  ExpectHolds(store, model, 210);
+}
+
+TEST(CompactionTest, OptionsAreChecked) {
+  auto store = Must(OpenTinyInMemory<U64StringStore>());
+  for (const double target : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_TRUE(FailsWith(store.CollectGarbage({.target_utilization = target}).status(),
+                          StatusCode::kInvalidArgument, "target_utilization"));
+  }
+  EXPECT_TRUE(FailsWith(store.CollectGarbage({.pass_bytes = 1}).status(),
+                        StatusCode::kInvalidArgument, "pass_bytes"));
+  EXPECT_TRUE(FailsWith(store.ShouldCollect({.pass_bytes = 0}).status(),
+                        StatusCode::kInvalidArgument, "pass_bytes"));
+  Must(store.Close());
+  EXPECT_EQ(store.CollectGarbage().status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store.EstimateGarbage().status().code(), StatusCode::kFailedPrecondition);
+}
+
+TEST(CompactionTest, AStoreInMemoryGivesMemoryBack) {
+  Model model;
+  auto store = Must(OpenTinyInMemory<U64StringStore>());
+  for (std::uint64_t turn = 0; turn < 20; ++turn) {
+    for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
+  }
+  EXPECT_GT(Must(store.CollectGarbage(kEverything)).freed_bytes, 10U * 4096);
+  ExpectHolds(store, model, 40);
+}
+
+TEST(CompactionTest, TheEstimateIsNear) {
+  SimFileSystem files;
+  Model model;
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.index_exponent = 10;
+  environment.frame_count = 64;
+  auto store = Must(OpenIn<U64StringStore>("db", environment));
+  for (std::uint64_t turn = 0; turn < 4; ++turn) {
+    for (std::uint64_t key = 0; key < 1000; ++key) {
+      Must(store.Upsert(key, model[key] = std::string(100 + 8 * turn, 'v')));
+    }
+  }
+  const GcEstimate estimate = Must(store.EstimateGarbage());
+  EXPECT_NEAR(static_cast<double>(estimate.live_records), 1000, 20);
+  EXPECT_NEAR(static_cast<double>(estimate.live_bytes) / static_cast<double>(estimate.log_bytes),
+              0.27, 0.04);
+  EXPECT_EQ(estimate.garbage_bytes, estimate.log_bytes - estimate.live_bytes);
+}
+
+TEST(CompactionTest, ItsUserCanEndIt) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t turn = 0; turn < 3; ++turn) {
+    for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
+  }
+  GcOptions options = kEverything;
+  int calls = 0;
+  options.progress = [&](const GcStats& stats) {
+    EXPECT_GT(stats.scanned_bytes, 0U);
+    return ++calls < 3;
+  };
+  const GcStats stats = Must(store.CollectGarbage(options));
+  EXPECT_EQ(calls, 3);
+  EXPECT_GT(stats.new_begin_address, stats.initial_begin_address);
+  EXPECT_LT(stats.new_begin_address, store.Stats().tail_address);
+  ExpectHolds(store, model, 310);
+}
+
+// Named sessions of which the log says nothing above the new begin are known after a reopening.
+TEST(CompactionTest, SessionsSurviveTheLossOfTheirRecords) {
+  SimFileSystem files;
+  {
+    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+    {
+      auto session = Must(store.NewSession("early"));
+      for (std::uint64_t key = 0; key < 7; ++key) Must(session.Upsert(key, "x"));
+    }
+    Must(store.Commit());
+    for (std::uint64_t turn = 0; turn < 20; ++turn) {
+      for (std::uint64_t key = 0; key < 30; ++key) Must(store.Upsert(key, ValueOf(key, turn)));
+    }
+    Must(store.Commit());
+    Must(store.CollectGarbage(kEverything));
+    Must(store.Close());
+  }
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  ASSERT_EQ(store.recovery().sessions.size(), 1U);
+  EXPECT_EQ(store.recovery().sessions[0].name, "early");
+  EXPECT_EQ(store.recovery().sessions[0].serial, 7U);
+}
+
+// A checkpoint that would have to scan what is gone is replaced by one that has not.
+TEST(CompactionTest, ACheckpointOfTheOldFrontIsReplaced) {
+  SimFileSystem files;
+  Model model;
+  {
+    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+    for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, 1);
+    const std::uint64_t first = Must(store.Checkpoint()).id;
+    for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, 2);
+    Must(store.CollectGarbage(kEverything));
+    ASSERT_FALSE(store.ListCheckpoints().empty());
+    EXPECT_GT(store.ListCheckpoints().front().id, first);
+    Must(store.Close());
+  }
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  EXPECT_NE(store.recovery().checkpoint_id, 0U);
+  EXPECT_TRUE(store.recovery().notes.empty());
+  ExpectHolds(store, model, 40);
+}
+
+// Hazard 33: what a scan still reads is not taken away, and goes when it has ended.
+TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t key = 0; key < 100; ++key) Write(store, model, key, 1);
+  Model shown;
+  {
+    auto scan = store.NewScan();
+    ASSERT_TRUE(scan.Next());
+    shown[scan.key()] = scan.value();
+    Model later = model;
+    for (std::uint64_t key = 0; key < 100; ++key) Write(store, later, key, 2);
+    const std::uint64_t used = files.UsedBytes();
+    const GcStats stats = Must(store.CollectGarbage(kEverything));
+    EXPECT_GT(stats.new_begin_address, stats.initial_begin_address);
+    EXPECT_EQ(stats.freed_bytes, 0U);
+    EXPECT_GE(files.UsedBytes(), used);
+    while (scan.Next()) shown[scan.key()] = scan.value();
+    Must(scan.status());
+    EXPECT_EQ(shown, model);
+    model = later;
+  }
+  EXPECT_GT(Must(store.CollectGarbage(kEverything)).freed_bytes, 0U);
+  ExpectHolds(store, model, 110);
+}
+
+// A full disk is given space back: keys can be deleted as far as there is space, and collected.
+TEST(CompactionTest, AFullDiskCanBeGivenSpaceBack) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t turn = 0; turn < 10; ++turn) {
+    for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
+  }
+  files.SetCapacityBytes(files.UsedBytes());
+  absl::Status status;
+  for (std::uint64_t turn = 10; status.ok() && turn < 1000; ++turn) {
+    for (std::uint64_t key = 0; status.ok() && key < 30; ++key) {
+      status = store.Upsert(key, ValueOf(key, turn));
+      if (status.ok()) model[key] = ValueOf(key, turn);
+    }
+  }
+  ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
+  Must(store.Commit());
+  const GcStats stats = Must(store.CollectGarbage(kEverything));
+  EXPECT_GT(stats.freed_bytes, files.UsedBytes() / 2);
+  ExpectHolds(store, model, 40);
+  for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, 2000);
+  Must(store.Close());
+  auto again = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  ExpectHolds(again, model, 40);
+}
+
+// Each call that a collection makes fails once, and for good: nothing is lost, and the next one
+// does the work.
+TEST(CompactionTest, AFailedCallLosesNothing) {
+  std::uint64_t failed = 0;
+  for (const bool checkpoints : {false, true}) {
+    for (const CallKind kind : {CallKind::kWrite, CallKind::kRead, CallKind::kUnlink,
+                                CallKind::kPunchHole, CallKind::kReserve, CallKind::kRename}) {
+      for (std::uint64_t skip = 0; skip < 12; ++skip) {
+        SimFileSystem files;
+        FaultFileSystem faults(files);
+        Model model;
+        {
+          auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&faults)));
+          for (std::uint64_t turn = 0; turn < 6; ++turn) {
+            for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
+            if (turn == 2 && checkpoints) Must(store.Checkpoint());
+          }
+          for (std::uint64_t key = 0; key < 30; key += 4) Remove(store, model, key);
+          Must(store.Commit());
+          faults.Arm({.kind = kind, .skip = skip, .sticky = skip % 2 == 1, .error = EIO});
+          const absl::StatusOr<GcStats> stats = store.CollectGarbage(kEverything);
+          failed += stats.ok() ? 0 : 1;
+          faults.Disarm();
+          ExpectHolds(store, model, 40);
+          if (skip % 3 == 0) {
+            Must(store.CollectGarbage(kEverything));
+            ExpectHolds(store, model, 40);
+          }
+          if (skip % 2 == 0) Must(store.Close());
+        }
+        auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+        ExpectHolds(store, model, 40);
+        if (HasFailure()) return;
+      }
+    }
+  }
+  EXPECT_GE(failed, 20U);
+}
+
+// Beside everything else, with threads: each thread owns keys, and knows what they hold.
+TEST(CompactionTest, OperationsGoOnBesideIt) {
+  const TempDir dir;
+  internal::Environment environment = TinyEnvironment();
+  environment.segment_blocks = 16;
+  environment.pool_threads = 2;
+  auto store = Must(OpenIn<U64StringStore>(dir / "db", environment));
+  constexpr std::uint64_t kThreads = 3;
+  const auto turns = static_cast<std::uint64_t>(20000 * std::min(1.0, Scale() * 2));
+  std::atomic<bool> done{false};
+  std::vector<Model> models(kThreads);
+  std::vector<std::thread> threads;
+  for (std::uint64_t id = 0; id < kThreads; ++id) {
+    threads.emplace_back([&, id] {
+      std::mt19937_64 random(Seed() + id);
+      auto session = store.NewSession();
+      Model& model = models[id];
+      for (std::uint64_t turn = 0; turn < turns; ++turn) {
+        const std::uint64_t key = random() % 40 * kThreads + id;
+        switch (random() % 6) {
+          case 0:
+            ASSERT_EQ(session.Delete(key).ok(), model.erase(key) == 1);
+            break;
+          case 1: {
+            const auto value = session.Read(key);
+            ASSERT_EQ(value.ok(), model.count(key) == 1) << value.status();
+            if (value.ok()) {
+              ASSERT_EQ(*value, model[key]);
+            }
+            break;
+          }
+          case 2:
+            Must(session.Rmw(key, [&](std::string& value) {
+              value = ValueOf(key, turn) + std::to_string(value.size());
+              model[key] = value;
+            }));
+            break;
+          default:
+            Must(session.Upsert(key, model[key] = ValueOf(key, turn)));
+        }
+      }
+    });
+  }
+  std::uint64_t passes = 0;
+  std::thread collector([&] {
+    while (!done.load()) {
+      passes += Must(store.CollectGarbage(
+                         {.min_reclaim_bytes = 0, .target_utilization = 1, .pass_bytes = 1 << 16}))
+                    .pass_count;
+    }
+  });
+  std::thread committer([&] {
+    for (int i = 0; !done.load(); ++i) {
+      Must(store.Commit());
+      if (i % 8 == 0) Must(store.Checkpoint());
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  done = true;
+  collector.join();
+  committer.join();
+  EXPECT_GE(passes, 5U);
+  const auto check = [&](U64StringStore& opened) {
+    for (std::uint64_t id = 0; id < kThreads; ++id) {
+      for (std::uint64_t k = 0; k < 40; ++k) {
+        const std::uint64_t key = k * kThreads + id;
+        const auto value = opened.Read(key);
+        ASSERT_EQ(value.ok(), models[id].count(key) == 1) << key << value.status();
+        if (value.ok()) {
+          ASSERT_EQ(*value, models[id][key]);
+        }
+      }
+    }
+  };
+  check(store);
+  Must(store.Close());
+  auto again = Must(OpenIn<U64StringStore>(dir / "db", environment));
+  check(again);
+}
+
+TEST(CompactionTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
+  const TempDir dir;
+  internal::Environment environment = TinyEnvironment();
+  environment.segment_blocks = 16;
+  environment.pool_threads = 2;
+  Options options = TinyOptions();
+  options.gc_interval_ms = 1000;
+  options.gc = {.min_reclaim_bytes = 1 << 16, .target_utilization = 0.5, .pass_bytes = 1 << 16};
+  auto store = Must(OpenIn<U64StringStore>(dir / "db", environment, options));
+  EXPECT_TRUE(store.GetBackgroundStats().running);
+  EXPECT_TRUE(store.GetBackgroundStats().gc.enabled);
+  Model model;
+  std::uint64_t most = 0;
+  for (std::uint64_t turn = 0; turn < 300; ++turn) {
+    for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
+    const StoreStats stats = store.Stats();
+    most = std::max(most, stats.tail_address - stats.begin_address);
+  }
+  // Without, it would be 6 MB; live are 20 KB.
+  EXPECT_LT(most, 3U << 20);
+  EXPECT_GE(store.GetBackgroundStats().gc.run_count, 3U);
+  EXPECT_EQ(store.GetBackgroundStats().gc.failure_count, 0U);
+  store.StopBackground();
+  const BackgroundStats stopped = store.GetBackgroundStats();
+  EXPECT_FALSE(stopped.running);
+  EXPECT_FALSE(stopped.active);
+  const std::uint64_t begin = store.Stats().begin_address;
+  for (std::uint64_t turn = 0; turn < 50; ++turn) {
+    for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
+  }
+  EXPECT_EQ(store.Stats().begin_address, begin);
+  store.StartBackground();
+  for (std::uint64_t turn = 0; turn < 2000 && store.Stats().begin_address == begin; ++turn) {
+    for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
+  }
+  EXPECT_GT(store.Stats().begin_address, begin);
+  ExpectHolds(store, model, 70);
+}
+
+}  // namespace
+}  // namespace ebb::test
