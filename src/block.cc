@@ -56,7 +56,13 @@ std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::
   return Get<std::uint64_t>(block, kIncarnationOffset);
 }
 
-void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id,
+namespace {
+std::uint64_t CommitMagic(std::uint64_t store_id, std::uint64_t number) {
+  return kCommitMagic ^ HashInteger(store_id ^ HashInteger(number));
+}
+}  // namespace
+
+void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std::uint64_t number,
                         std::span<std::byte> extent) {
   EBB_CHECK(extent.size() >= CommitRecord::kLeastExtentBytes);
   std::fill(extent.begin(), extent.end(), std::byte{0});
@@ -76,14 +82,14 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id,
   Put(fields, 72, kFormatVersion);
   Put(fields, 76, static_cast<std::uint32_t>(record.kind));
   Put(fields, 80, CommitRecord::kFieldBytes);
-  Put(fields, 88, kCommitMagic ^ HashInteger(store_id));
+  Put(fields, 88, CommitMagic(store_id, number));
 }
 
 std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
-                                               std::uint64_t store_id) {
+                                               std::uint64_t store_id, std::uint64_t number) {
   if (payload.size() < CommitRecord::kFieldBytes) return std::nullopt;
   const std::span<const std::byte> fields = payload.last(CommitRecord::kFieldBytes);
-  if (Get<std::uint64_t>(fields, 88) != (kCommitMagic ^ HashInteger(store_id))) return std::nullopt;
+  if (Get<std::uint64_t>(fields, 88) != CommitMagic(store_id, number)) return std::nullopt;
   if (Get<std::uint64_t>(fields, 80) != CommitRecord::kFieldBytes) return std::nullopt;
   CommitRecord record;
   record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 76) & 7);

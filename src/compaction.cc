@@ -12,6 +12,7 @@ namespace ebb::internal {
 namespace {
 
 constexpr std::uint64_t kChunkBytes = std::uint64_t{8} << 20;
+constexpr std::uint64_t kAheadBytes = std::uint64_t{1} << 20;
 
 std::uint64_t HashOf(const Record& record, RecordShape shape) {
   return HashKey(record.key(), record.key_length(), !shape.key_variable());
@@ -42,8 +43,9 @@ absl::StatusOr<Address> Compaction::RunChunks(Address end, std::uint64_t pass_by
                                               std::uint64_t chunk_bytes, const Stop& stop) {
   const Address begin = core_.log.begin();
   if (begin >= end) return begin;
+  const std::uint64_t chunk = std::min(chunk_bytes, pass_bytes);
   LogReader reader(core_, slot_, {.from = begin, .end = end},
-                   {.chunk_bytes = std::min(chunk_bytes, pass_bytes)});
+                   {.chunk_bytes = chunk, .ahead_bytes = std::min(chunk, kAheadBytes)});
   std::vector<Liveness::Candidate> candidates;
   Address done = begin;
   while (done - begin < pass_bytes) {

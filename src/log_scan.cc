@@ -116,7 +116,7 @@ bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
                      std::span<const std::byte> payload) {
   const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
   if (!incarnations_.empty() && incarnation == current) return true;
-  const auto commit = DecodeCommitRecord(payload, core_.config.log.store_id);
+  const auto commit = DecodeCommitRecord(payload, core_.config.log.store_id, block);
   if (!commit.has_value() || commit->kind != RecordKind::kOpen ||
       commit->previous_incarnation != current || commit->cut_block != block) {
     return false;
@@ -209,7 +209,8 @@ absl::Status LogScan::TakeSessions(const Record& record, Address address) {
 absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   const std::uint64_t extent = record.ExtentOf();
   const auto commit =
-      DecodeCommitRecord(std::span(record.bytes(), extent), core_.config.log.store_id);
+      DecodeCommitRecord(std::span(record.bytes(), extent), core_.config.log.store_id,
+                         geometry_.BlockOf(address + (extent - 1)));
   const RecordHeader header = record.header().LoadAcquire();
   const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
   if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
@@ -291,7 +292,7 @@ absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit
     for (std::uint64_t i = 0; i < *count; ++i) {
       const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
       if (!VerifyBlock(bytes, store_id, block + i).has_value()) continue;
-      const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id);
+      const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id, block + i);
       if (commit.has_value() && !show(block + i, *commit)) return absl::OkStatus();
     }
     block += std::max<std::uint64_t>(*count, 1);  // past a block that is missing

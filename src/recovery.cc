@@ -402,7 +402,7 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
       histories.size() > 1 ? histories[histories.size() - 2].incarnation : 0;
   record.cut_block = cut_block;
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
-  EncodeCommitRecord(record, config.store_id, block.first(kBlockPayloadBytes));
+  EncodeCommitRecord(record, config.store_id, cut_block, block.first(kBlockPayloadBytes));
   SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
   // In memory too, so that what is there can be stepped through.
   const Address start_address = config.geometry.BlockStart(cut_block);

@@ -31,6 +31,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr std::uint64_t kStore = 0x1122334455667788;
+constexpr std::uint64_t kNumber = 77;
 constexpr std::uint64_t kIncarnation = 0x99aabbccddeeff01;
 
 struct Block {
@@ -148,6 +149,7 @@ CommitRecord OpenRecord() {
   record.kind = RecordKind::kOpen;
   record.version = 0x0102030405060708;
   record.begin = Address(0x111111111118);
+  record.begin_incarnation = 0x5857565554535251;
   record.durable = Address(0x222222222228);
   record.creation_exponent = 16;
   record.index_exponent = 20;
@@ -176,8 +178,8 @@ TEST(BlockTest, CommitRecordComesBack) {
     for (const std::uint64_t extent : {CommitRecord::kLeastExtentBytes, std::uint64_t{4080}}) {
       Block block = PatternBlock();
       const auto payload = block.span().first(kBlockPayloadBytes);
-      EncodeCommitRecord(record, kStore, payload.last(extent));
-      const auto decoded = DecodeCommitRecord(payload, kStore);
+      EncodeCommitRecord(record, kStore, kNumber, payload.last(extent));
+      const auto decoded = DecodeCommitRecord(payload, kStore, kNumber);
       ASSERT_TRUE(decoded.has_value());
       ExpectEqual(*decoded, record);
     }
@@ -187,7 +189,7 @@ TEST(BlockTest, CommitRecordComesBack) {
 TEST(BlockTest, CommitRecordIsARecordOfItsExtentWithZerosInFrontOfItsFields) {
   Block block = PatternBlock();
   const auto extent = block.span().first(kBlockPayloadBytes).last(1000);
-  EncodeCommitRecord(OpenRecord(), kStore, extent);
+  EncodeCommitRecord(OpenRecord(), kStore, kNumber, extent);
   const internal::Record record(extent.data(), RecordShape{});
   EXPECT_EQ(record.header().LoadAcquire().kind(), RecordKind::kOpen);
   EXPECT_TRUE(record.header().LoadAcquire().valid());
@@ -202,9 +204,10 @@ TEST(BlockTest, CommitRecordIsARecordOfItsExtentWithZerosInFrontOfItsFields) {
 
 TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
   std::array<std::byte, CommitRecord::kLeastExtentBytes> bytes;
-  EncodeCommitRecord(OpenRecord(), kStore, bytes);
+  EncodeCommitRecord(OpenRecord(), kStore, kNumber, bytes);
   EXPECT_EQ(Hex(bytes),
-            "6000000000002400"    // extent 96, valid, kind open
+            "6800000000002400"    // extent 104, valid, kind open
+            "5152535455565758"    // incarnation at begin
             "0000000000000000"    // checkpoint
             "0807060504030201"    // version
             "1811111111110000"    // begin
@@ -214,8 +217,8 @@ TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
             "4847464544434241"    // cut
             "0100000000000000"    // clean
             "0100000004000000"    // format version, kind
-            "5800000000000000"    // length of the fields
-            "0d7182dec1ddcac0");  // "EBCOMMIT", mixed with the store's id
+            "6000000000000000"    // length of the fields
+            "c237bd53f91a0dca");  // "EBCOMMIT", mixed with the store's id
 }
 
 TEST(BlockTest, SessionsComeBackAsTheyWere) {
@@ -239,17 +242,18 @@ TEST(BlockTest, SessionsComeBackAsTheyWere) {
 }
 
 TEST(BlockTest, EndOfABlockWithoutCommitRecordIsNone) {
-  EXPECT_FALSE(DecodeCommitRecord(PatternBlock().span().first(4080), kStore).has_value());
-  EXPECT_FALSE(DecodeCommitRecord(Block().span().first(4080), kStore).has_value());
-  EXPECT_FALSE(DecodeCommitRecord(Block().span().first(79), kStore).has_value());
+  EXPECT_FALSE(DecodeCommitRecord(PatternBlock().span().first(4080), kStore, kNumber).has_value());
+  EXPECT_FALSE(DecodeCommitRecord(Block().span().first(4080), kStore, kNumber).has_value());
+  EXPECT_FALSE(DecodeCommitRecord(Block().span().first(79), kStore, kNumber).has_value());
 }
 
 // The end mark is mixed with the store's id, so that the value of a record cannot imitate it by
 // chance, nor by copying a file of another store into this one.
 TEST(BlockTest, CommitRecordOfAnotherStoreIsNone) {
   Block block;
-  EncodeCommitRecord(OpenRecord(), kStore, block.span().first(4080));
-  EXPECT_FALSE(DecodeCommitRecord(block.span().first(4080), kStore ^ 1).has_value());
+  EncodeCommitRecord(OpenRecord(), kStore, kNumber, block.span().first(4080));
+  EXPECT_FALSE(DecodeCommitRecord(block.span().first(4080), kStore ^ 1, kNumber).has_value());
+  EXPECT_FALSE(DecodeCommitRecord(block.span().first(4080), kStore, kNumber + 1).has_value());
 }
 
 TEST(BlockTest, CommitRecordOfAnotherKindOrLengthIsNone) {
@@ -257,16 +261,16 @@ TEST(BlockTest, CommitRecordOfAnotherKindOrLengthIsNone) {
   constexpr std::size_t kLengthOffset = 4080 - 16;
   for (const std::size_t offset : {kKindOffset, kLengthOffset}) {
     Block block;
-    EncodeCommitRecord(OpenRecord(), kStore, block.span().first(4080));
+    EncodeCommitRecord(OpenRecord(), kStore, kNumber, block.span().first(4080));
     block.bytes[offset] = std::byte{1};
-    EXPECT_FALSE(DecodeCommitRecord(block.span().first(4080), kStore).has_value()) << offset;
+    EXPECT_FALSE(DecodeCommitRecord(block.span().first(4080), kStore, kNumber).has_value()) << offset;
   }
 }
 
 TEST(BlockTest, CommitRecordWithoutRoomForItsFieldsIsABug) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   std::array<std::byte, CommitRecord::kLeastExtentBytes - 8> bytes;
-  EXPECT_DEATH(EncodeCommitRecord(OpenRecord(), kStore, bytes), "internal error");
+  EXPECT_DEATH(EncodeCommitRecord(OpenRecord(), kStore, kNumber, bytes), "internal error");
 }
 
 // ---- Segment headers ----

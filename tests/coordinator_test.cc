@@ -192,7 +192,7 @@ TEST(CoordinatorTest, CloseLeavesACleanMarkBehindACommit) {
   ASSERT_GE(log.size(), 3 * 4096U);
   const auto commit = [&](std::size_t from_end) {
     return internal::DecodeCommitRecord(bytes.subspan(log.size() - from_end * 4096, 4080),
-                                        header->store_id);
+                                        header->store_id, log.size() / 4096 - from_end - 1);
   };
   ASSERT_TRUE(commit(1).has_value() && commit(2).has_value());
   EXPECT_TRUE(commit(1)->clean);

@@ -24,7 +24,8 @@
 //   end-32      clean: 1 in the mark that Close leaves (64)
 //   end-24      format version (32) | kind (32)
 //   end-16      length of the fields, 96 (64)
-//   end-8       magic (64), mixed with the store's id so that no value can pass for one by chance
+//   end-8       magic (64), mixed with the store's id and the block's number, so that no value can
+//               pass for one by chance, nor what a reused frame still holds of another page
 //
 // A sessions record stands before the control record of its version:
 //
@@ -82,12 +83,12 @@ struct CommitRecord {
   static constexpr std::uint64_t kFieldBytes = 96;
   static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
 };
-// Fills `extent`, which ends at the end of a block's payload, with the record.
-void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id,
+// Fills `extent`, which ends at the end of the payload of block `number`, with the record.
+void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std::uint64_t number,
                         std::span<std::byte> extent);
-// Reads a record from the end of a block's payload; nothing when there is none.
+// Reads a record from the end of the payload of block `number`; nothing when there is none.
 std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
-                                               std::uint64_t store_id);
+                                               std::uint64_t store_id, std::uint64_t number);
 
 // How many of `sessions`, in order, go into one record of at most `room` bytes, and its extent.
 struct SessionsExtent {
