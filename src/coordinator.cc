@@ -257,7 +257,9 @@ absl::Status Coordinator::RunCheckpoint() {
   MutexLock list_lock(list_mu_);
   if (status.ok()) {
     checkpoint_stats_.completed_count += needed ? 1 : 0;
+    core_.counters.checkpoints.fetch_add(needed ? 1 : 0, std::memory_order_relaxed);  // statistics
   } else {
+    core_.counters.failed_checkpoints.fetch_add(1, std::memory_order_relaxed);  // statistics
     ++checkpoint_stats_.failed_count;
     checkpoint_stats_.last_error = status.ToString();
   }
@@ -308,6 +310,10 @@ absl::Status Coordinator::WriteCheckpoint() {
     checkpoints_.push_back(DescribeCheckpoint(manifest));
     checkpoint_stats_.last_duration_ms = static_cast<std::uint64_t>(
         std::chrono::duration_cast<milliseconds>(Clock::now() - begun).count());
+    core_.counters.checkpoint_ms.fetch_add(checkpoint_stats_.last_duration_ms,
+                                           std::memory_order_relaxed);  // statistics
+    core_.counters.checkpoint_bytes.fetch_add(manifest.image_bytes + manifest.manifest_bytes,
+                                              std::memory_order_relaxed);  // statistics
   }
   return CleanUpLocked(core_.config.checkpoints_kept).status();
 }

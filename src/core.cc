@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -102,6 +103,103 @@ StoreStats Core::Stats() const {
   stats.direct_io = direct_io;
   stats.membarrier = epochs.uses_membarrier();
   return stats;
+}
+
+MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
+  TallySums sums{};
+  epochs.AddTallies(sums, latencies);
+  MetricsSnapshot metrics;
+  for (std::size_t kind = 0; kind < kOpKindCount; ++kind) {
+    OperationMetrics& operation = metrics.operations[kind];
+    operation.without_effect = sums[Count::kWithoutEffect + kind];
+    operation.refused = sums[Count::kRefused + kind];
+    operation.general = sums[Count::kGeneral + kind];
+    operation.count = std::max({sums[Count::kBegun + kind], operation.general,
+                                operation.without_effect + operation.refused});
+  }
+  metrics.reads_from_device = sums[Count::kReadsFromDevice];
+  const std::uint64_t found = metrics[OpKind::kRead].effective();
+  metrics.reads_from_memory = found - std::min(found, metrics.reads_from_device);
+  metrics.appended_records = sums[Count::kAppended];
+
+  const RecordShape shape = config.log.shape;
+  metrics.user_read_bytes =
+      shape.value_variable() ? sums[Count::kReadBytes] : found * shape.value_bytes;
+  if (shape.has_lengths()) {
+    metrics.user_written_bytes = sums[Count::kWrittenBytes];
+  } else {
+    const std::uint64_t deletes = metrics[OpKind::kDelete].effective();
+    std::uint64_t writes = 0;
+    for (const OpKind kind :
+         {OpKind::kUpsert, OpKind::kRmw, OpKind::kInsert, OpKind::kCompareExchange}) {
+      writes += metrics[kind].effective();
+    }
+    metrics.user_written_bytes = (writes + deletes) * shape.key_bytes + writes * shape.value_bytes;
+  }
+
+  const auto count = [](const AtomicWord& word) {
+    return word.load(std::memory_order_relaxed);  // statistics
+  };
+  metrics.log_written_bytes = count(log.counters().flushed_bytes);
+  metrics.checkpoint_written_bytes = count(counters.checkpoint_bytes);
+  metrics.device_reads = count(log.counters().device_reads);
+  metrics.device_read_bytes = count(log.counters().device_read_bytes);
+  metrics.page_waits = count(log.counters().page_waits);
+  metrics.fuzzy_waits = count(counters.fuzzy_waits);
+  metrics.device_waits = sums[Count::kDeviceWaits];
+  metrics.contended_waits = sums[Count::kContendedWaits];
+  metrics.restarts = sums[Count::kRestarts];
+  metrics.lost_publications = count(counters.failed_cas);
+  metrics.page_turns = count(log.counters().page_turns);
+  metrics.commits = count(counters.commits);
+  metrics.failed_commits = count(counters.failed_commits);
+  metrics.checkpoints = count(counters.checkpoints);
+  metrics.failed_checkpoints = count(counters.failed_checkpoints);
+  metrics.checkpoint_ms = count(counters.checkpoint_ms);
+  metrics.user_errors = sums[Count::kUserErrors];
+  metrics.recoverable_errors = sums[Count::kRecoverableErrors];
+  metrics.corruption_errors = sums[Count::kCorruptionErrors];
+  return metrics;
+}
+
+MetricsSnapshot Core::Metrics() {
+  if (!in_opening_process()) return {};  // in a fork, nobody may be left to unlock a mutex
+  MutexLock lock(metrics_mu_);
+  std::unique_ptr<LatencyHistograms> latencies;
+  if (config.measure_latency) latencies = std::make_unique<LatencyHistograms>();
+  MetricsSnapshot metrics = CountedSinceOpen(latencies.get());
+  // An operation that was running at the reset has begun before it and ended after it.
+  const auto since = [](std::uint64_t now, std::uint64_t base) {
+    return now - std::min(now, base);
+  };
+  for (const MetricField& field : kMetricFields) {
+    metrics.*field.value = since(metrics.*field.value, metrics_base_.*field.value);
+  }
+  for (std::size_t kind = 0; kind < kOpKindCount; ++kind) {
+    OperationMetrics& operation = metrics.operations[kind];
+    for (const OperationField& field : kOperationFields) {
+      operation.*field.value =
+          since(operation.*field.value, metrics_base_.operations[kind].*field.value);
+    }
+    operation.count = std::max(
+        {operation.count, operation.general, operation.without_effect + operation.refused});
+    if (latencies == nullptr) continue;
+    if (latency_base_ != nullptr) (*latencies)[kind].Subtract((*latency_base_)[kind]);
+    operation.latency = (*latencies)[kind].Summarize();
+  }
+  metrics.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - metrics_begin_).count();
+  return metrics;
+}
+
+void Core::ResetMetrics() {
+  if (!in_opening_process()) return;
+  MutexLock lock(metrics_mu_);
+  std::unique_ptr<LatencyHistograms> latencies;
+  if (config.measure_latency) latencies = std::make_unique<LatencyHistograms>();
+  metrics_base_ = CountedSinceOpen(latencies.get());
+  latency_base_ = std::move(latencies);
+  metrics_begin_ = std::chrono::steady_clock::now();
 }
 
 absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, DevicePart part,

@@ -101,6 +101,15 @@ void EpochManager::ReleaseSlot(EpochSlot* slot) {
   free_slots_.push_back(slot);
 }
 
+void EpochManager::AddTallies(TallySums& sums, LatencyHistograms* latencies) {
+  MutexLock lock(mu_);  // [slots]
+  for (const auto& slot : slots_) {
+    slot->tally.AddTo(sums);
+    const LatencyRecorder* const recorder = slot->tally.recorder();
+    if (recorder != nullptr && latencies != nullptr) recorder->AddTo(*latencies);
+  }
+}
+
 std::uint64_t EpochManager::Publish(std::uint64_t clear_bits, std::uint64_t set_bits) {
   std::uint64_t seen = state_.load(std::memory_order_relaxed);  // the CAS below rechecks
   std::uint64_t next;

@@ -228,6 +228,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.gc_interval_ms = options.gc_interval_ms;
   config.gc = options.gc;
   config.scan_ahead_bytes = options.scan_ahead_bytes;
+  config.measure_latency = options.measure_latency;
 
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
   config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;

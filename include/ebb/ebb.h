@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ebb/codec.h"
+#include "ebb/metrics.h"
 #include "ebb/options.h"
 #include "ebb/session.h"
 #include "ebb/stats.h"

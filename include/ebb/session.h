@@ -1,8 +1,8 @@
 // Session<Key, Value>: one user's handle to a store, and the fast path of every operation.
 //
-// A session costs a cache line and a small buffer, and nothing while idle: it holds no lock, pins
-// no page and delays nobody. There is no limit on their number that a program would meet. It may
-// be moved between threads and is used by one at a time.
+// A session costs some cache lines and a small buffer, and nothing while idle: it holds no lock,
+// pins no page and delays nobody. There is no limit on their number that a program would meet. It
+// may be moved between threads and is used by one at a time.
 //
 // All operations on one key, from all sessions of a store, are linearizable: they take effect one
 // after the other, each between its call and its return. Nothing is promised across keys.
@@ -23,6 +23,7 @@
 #include <concepts>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -63,8 +64,10 @@ class Session {
     } else {
       const internal::OpStatus status = Ops::Read(
           *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, *result); });
-      if (status == internal::OpStatus::kOk) [[likely]]
+      if (status == internal::OpStatus::kOk) [[likely]] {
+        CountRead(*result);
         return result;
+      }
       return ToStatusSlow(status);
     }
   }
@@ -76,11 +79,17 @@ class Session {
       const internal::OpStatus status = Ops::Read(
           *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, bytes); });
       if (status != internal::OpStatus::kOk) return ToStatusSlow(status);
+      CountRead(bytes);
       return Codec<Value>::Decode(bytes, value) ? absl::OkStatus()
                                                 : internal::Undecodable("value", bytes.size());
     } else {
-      return ToStatus(Ops::Read(*state_, StoredKey(key),
-                                [&](const auto& found) { Ops::CopyValue(found, value); }));
+      const internal::OpStatus status = Ops::Read(
+          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, value); });
+      if (status == internal::OpStatus::kOk) [[likely]] {
+        CountRead(value);
+        return absl::OkStatus();
+      }
+      return ToStatusSlow(status);
     }
   }
 
@@ -102,9 +111,12 @@ class Session {
           Ops::CopyValue(found, value);
           visitor(value);
         } else if (found.frozen) {
-          visitor(Ops::FrozenView(found.record));
+          const std::string_view view = Ops::FrozenView(found.record);
+          CountRead(view);
+          visitor(view);
         } else {
           Ops::CopyValue(found, state_->scratch);
+          CountRead(state_->scratch);
           visitor(ValueView(state_->scratch));
         }
       }));
@@ -137,7 +149,8 @@ class Session {
       auto edit = [&](std::string& bytes) {
         Value value{};
         if (!Codec<Value>::Decode(bytes, value)) {
-          state_->error = internal::Undecodable("value", bytes.size());
+          static_cast<void>(
+              internal::Refuse(*state_, internal::Undecodable("value", bytes.size())));
           return internal::Edited::kRefused;
         }
         fn(value);
@@ -215,6 +228,13 @@ class Session {
     return bytes;
   }
 
+  // Of values of one size it is enough to count reads.
+  template <typename Bytes>
+  EBB_INLINE void CountRead(const Bytes& bytes) {
+    if constexpr (!Codec<internal::Stored<Value>>::kFixed) {
+      state_->slot->tally.Add(internal::Count::kReadBytes, bytes.size());
+    }
+  }
   EBB_INLINE absl::Status ToStatus(internal::OpStatus status) {
     if (status == internal::OpStatus::kOk) [[likely]]
       return absl::OkStatus();

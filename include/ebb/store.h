@@ -36,6 +36,7 @@
 #include "ebb/internal/coordinator.h"
 #include "ebb/internal/recovery.h"
 #include "ebb/internal/thread_session.h"
+#include "ebb/metrics.h"
 #include "ebb/options.h"
 #include "ebb/scan.h"
 #include "ebb/session.h"
@@ -231,6 +232,13 @@ class Store {
 
   // What the store is like now. Cost: reads the kernel's account of memory, about a millisecond.
   StoreStats Stats() const { return core_->Stats(); }
+
+  // What has been done since Open or the last ResetMetrics; see ebb/metrics.h. Answers also when
+  // the store is closed; all zeros in a forked child. Cost: a look at each session there has been
+  // at a time.
+  MetricsSnapshot Metrics() const { return core_->Metrics(); }
+  // From now on metrics count from zero. Stats() and GetCheckpointStats() are not concerned.
+  void ResetMetrics() { core_->ResetMetrics(); }
 
  private:
   friend struct internal::StoreAccess;

@@ -18,6 +18,7 @@
 // Thread safety: as of the members.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -37,9 +38,11 @@
 #include "ebb/internal/health.h"
 #include "ebb/internal/hybrid_log.h"
 #include "ebb/internal/pins.h"
+#include "ebb/internal/mutex.h"
 #include "ebb/internal/record.h"
 #include "ebb/internal/session_table.h"
 #include "ebb/internal/thread_pool.h"
+#include "ebb/metrics.h"
 #include "ebb/options.h"
 #include "ebb/stats.h"
 
@@ -66,6 +69,7 @@ struct CoreConfig {
   std::uint32_t checkpoints_kept = 2;
   std::uint32_t gc_interval_ms = 0;
   GcOptions gc;
+  bool measure_latency = false;
   std::uint64_t max_key_bytes = 0;    // resolved: never 0
   std::uint64_t max_value_bytes = 0;  // resolved
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
@@ -81,6 +85,8 @@ class Core {
   bool has_files() const { return config.has_files; }
 
   StoreStats Stats() const;
+  MetricsSnapshot Metrics();
+  void ResetMetrics();
   // The process that opened the store is this one, not a forked child.
   bool in_opening_process() const;
 
@@ -131,13 +137,30 @@ class Core {
     AtomicWord durable_address{0};
     AtomicWord index_growths{0};
     AtomicWord longest_split_us{0};
+    AtomicWord checkpoints{0};
+    AtomicWord failed_checkpoints{0};
+    AtomicWord checkpoint_ms{0};
+    AtomicWord checkpoint_bytes{0};
   };
   Counters counters;
+
+ private:
+  // Since Open; of operations the latencies as histograms only.
+  MetricsSnapshot CountedSinceOpen(LatencyHistograms* latencies);
+
+  // What metrics are counted from.
+  Mutex metrics_mu_;
+  MetricsSnapshot metrics_base_ ABSL_GUARDED_BY(metrics_mu_);
+  std::unique_ptr<LatencyHistograms> latency_base_ ABSL_GUARDED_BY(metrics_mu_);
+  std::chrono::steady_clock::time_point metrics_begin_ ABSL_GUARDED_BY(metrics_mu_) =
+      std::chrono::steady_clock::now();
 };
 
 // What one session owns. Used by one thread at a time.
 struct SessionState {
-  explicit SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {}
+  explicit SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {
+    if (owner.config.measure_latency) slot->tally.StartTiming();
+  }
   ~SessionState() {
     if (!core->in_opening_process()) return;
     if (!name.empty()) core->sessions.Leave(name);

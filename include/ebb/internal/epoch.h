@@ -68,13 +68,15 @@
 #include "ebb/internal/atomic.h"
 #include "ebb/internal/check.h"
 #include "ebb/internal/mutex.h"
+#include "ebb/internal/tally.h"
 
 namespace ebb::internal {
 
-// One session's announcement; a cache line of its own. Recycled, never freed before the manager.
+// One session's announcement; cache lines of its own. Recycled, never freed before the manager.
 struct alignas(64) EpochSlot {
   AtomicWord word{0};  // 0, or the state word that its guard entered with
   AtomicWord busy{0};  // 1 while a call of the session is on its slow path, guard or not
+  Tally tally;         // of all the sessions that have had the slot
 };
 
 // State words, taken apart.
@@ -99,6 +101,8 @@ class EpochManager {
 
   EpochSlot* AcquireSlot();
   void ReleaseSlot(EpochSlot* slot);
+  // What the sessions of all slots have done, ended ones too; `latencies` may be null.
+  void AddTallies(TallySums& sums, LatencyHistograms* latencies);
 
   // Starts a new epoch and returns it. What the caller stored before is covered by the epoch.
   std::uint64_t Bump();

@@ -60,6 +60,7 @@
 #include "ebb/codec.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/typed_record.h"
+#include "ebb/status.h"
 
 namespace ebb::internal {
 
@@ -90,6 +91,10 @@ struct DeviceAnswer {
 };
 
 inline OpStatus Refuse(SessionState& session, absl::Status why) {
+  session.slot->tally.Add(IsUserError(why)    ? Count::kUserErrors
+                          : IsCorruption(why) ? Count::kCorruptionErrors
+                                              : Count::kRecoverableErrors,
+                          1);
   session.error = std::move(why);
   return OpStatus::kRefused;
 }
@@ -120,6 +125,27 @@ class Operations {
   // `consume(found)` gets the newest record of the key, under a guard, exactly once.
   template <typename Consume>
   static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, Consume&& consume) {
+    if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]] {
+      return Timed(session, OpKind::kRead, [&] { return ReadHit(session, key, consume); });
+    }
+    return ReadHit(session, key, consume);
+  }
+  static EBB_INLINE OpStatus Upsert(SessionState& session, KeyView key, ValueView value) {
+    if (session.slot->tally.Begin(OpKind::kUpsert)) [[unlikely]] {
+      return Timed(session, OpKind::kUpsert, [&] { return UpsertHit(session, key, value); });
+    }
+    return UpsertHit(session, key, value);
+  }
+  template <typename Fn>
+  static EBB_INLINE OpStatus Rmw(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
+    if (session.slot->tally.Begin(OpKind::kRmw)) [[unlikely]] {
+      return Timed(session, OpKind::kRmw, [&] { return RmwHit(session, key, fn, initial); });
+    }
+    return RmwHit(session, key, fn, initial);
+  }
+
+  template <typename Consume>
+  static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume&& consume) {
     Core& core = *session.core;
     const std::uint64_t hash = K::Hash(key);
     if (session.idle()) [[likely]] {
@@ -137,21 +163,25 @@ class Operations {
         }
         address = header.prev();
       }
-      if (address <= kNoRecord && guard.Look()) return OpStatus::kNotFound;
+      if (address <= kNoRecord && guard.Look()) {
+        session.slot->tally.AddOf(Count::kWithoutEffect, OpKind::kRead);
+        return OpStatus::kNotFound;
+      }
     }
     return ReadSlow(session, key, hash, consume);
   }
 
-  static EBB_INLINE OpStatus Upsert(SessionState& session, KeyView key, ValueView value) {
+  static EBB_INLINE OpStatus UpsertHit(SessionState& session, KeyView key, ValueView value) {
     Core& core = *session.core;
     const std::uint64_t hash = K::Hash(key);
     if (!Fits(core, key, value)) [[unlikely]]
-      return RefuseSizes(session, key, value);
+      return RefuseSizes(session, OpKind::kUpsert, key, value);
     if (session.idle()) [[likely]] {
       EpochGuard guard(core.epochs, *session.slot);
       if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
         if (UpsertInPlace(*record, value) == WriteResult::kWritten) {
           session.serials.Take(guard.version_bits());
+          CountBytes(session, K::Bytes(key) + V::Bytes(value));
           return OpStatus::kOk;
         }
       }
@@ -161,7 +191,7 @@ class Operations {
   }
 
   template <typename Fn>
-  static EBB_INLINE OpStatus Rmw(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
+  static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
     const std::uint64_t hash = K::Hash(key);
     if constexpr (!kShape.locked()) {
       Core& core = *session.core;
@@ -170,6 +200,7 @@ class Operations {
         if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
           RmwUnlocked(*record, fn);
           session.serials.Take(guard.version_bits());
+          CountBytes(session, K::Bytes(key) + sizeof(Value));
           return OpStatus::kOk;
         }
       }
@@ -181,7 +212,11 @@ class Operations {
   static OpStatus CompareExchange(SessionState& session, KeyView key, ValueView expected,
                                   ValueView desired) {
     Core& core = *session.core;
-    if (!Fits(core, key, desired)) return RefuseSizes(session, key, desired);
+    Tally& tally = session.slot->tally;
+    const OpTimer timer(tally, OpKind::kCompareExchange, tally.Begin(OpKind::kCompareExchange));
+    if (!Fits(core, key, desired)) {
+      return RefuseSizes(session, OpKind::kCompareExchange, key, desired);
+    }
     const std::uint64_t hash = K::Hash(key);
     if constexpr (!kShape.locked()) {
       if (session.idle()) [[likely]] {
@@ -189,6 +224,11 @@ class Operations {
         if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
           const OpStatus status = CompareExchangeUnlocked(*record, expected, desired);
           session.serials.Take(guard.version_bits());
+          if (status == OpStatus::kOk) {
+            CountBytes(session, K::Bytes(key) + sizeof(Value));
+          } else {
+            tally.AddOf(Count::kWithoutEffect, OpKind::kCompareExchange);
+          }
           return status;
         }
       }
@@ -198,12 +238,18 @@ class Operations {
   }
 
   static OpStatus Delete(SessionState& session, KeyView key) {
+    Tally& tally = session.slot->tally;
+    const OpTimer timer(tally, OpKind::kDelete, tally.Begin(OpKind::kDelete));
     DeleteOp op;
     return Update(session, key, K::Hash(key), op);
   }
 
   static OpStatus InsertIfAbsent(SessionState& session, KeyView key, ValueView value) {
-    if (!Fits(*session.core, key, value)) return RefuseSizes(session, key, value);
+    Tally& tally = session.slot->tally;
+    const OpTimer timer(tally, OpKind::kInsert, tally.Begin(OpKind::kInsert));
+    if (!Fits(*session.core, key, value)) {
+      return RefuseSizes(session, OpKind::kInsert, key, value);
+    }
     InsertOp op(value);
     return Update(session, key, K::Hash(key), op);
   }
@@ -225,12 +271,20 @@ class Operations {
   }
 
  private:
+  // A copy of a hit that is only for timing it.
+  template <typename Call>
+  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Call&& call) {
+    const OpTimer timer(session.slot->tally, kind, true);
+    return call();
+  }
+
   // What an operation wants done with the record it was shown.
   enum class Wish : std::uint8_t { kDone, kAppend, kWait, kAgain };
   enum class Where : std::uint8_t { kAbsent, kMutable, kFrozen, kUnsettled };
 
-  // The five updates. Each has: kCreates, whether it inserts when absent; kBlind, whether it needs
-  // no record below; Decide, called under the guard after an agreed look; and what Append writes.
+  // The five updates. Each has: kKind; kCreates, whether it inserts when absent; kBlind, whether it
+  // needs no record below; Decide, called under the guard after an agreed look; and what Append
+  // writes.
   struct PlainOp {
     OpStatus status = OpStatus::kOk;
     // Before and after a failed publication; only what may outgrow a record has something to do.
@@ -273,6 +327,7 @@ class Operations {
   };
 
   struct UpsertOp : PlainOp {
+    static constexpr OpKind kKind = OpKind::kUpsert;
     static constexpr bool kCreates = true;
     static constexpr bool kBlind = true;
     static constexpr bool kTombstone = false;
@@ -289,6 +344,7 @@ class Operations {
   };
 
   struct InsertOp : PlainOp {
+    static constexpr OpKind kKind = OpKind::kInsert;
     static constexpr bool kCreates = true;
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = false;
@@ -304,6 +360,7 @@ class Operations {
   };
 
   struct DeleteOp : PlainOp {
+    static constexpr OpKind kKind = OpKind::kDelete;
     static constexpr bool kCreates = false;
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = true;
@@ -331,6 +388,7 @@ class Operations {
   };
 
   struct CompareExchangeOp : CopyingOp {
+    static constexpr OpKind kKind = OpKind::kCompareExchange;
     static constexpr bool kCreates = false;
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = false;
@@ -383,6 +441,7 @@ class Operations {
 
   template <typename Fn>
   struct RmwOp : CopyingOp {
+    static constexpr OpKind kKind = OpKind::kRmw;
     static constexpr bool kCreates = true;
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = false;
@@ -452,7 +511,9 @@ class Operations {
     }
   }
 
-  static EBB_COLD OpStatus RefuseSizes(SessionState& session, KeyView key, ValueView value) {
+  static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
+                                       ValueView value) {
+    CountGeneral(session, kind, OpStatus::kRefused);
     return Refuse(session, session.core->CheckSizes(K::Bytes(key), V::Bytes(value)));
   }
 
@@ -516,9 +577,28 @@ class Operations {
 
   // ---- the general forms ----
 
+  static void CountGeneral(SessionState& session, OpKind kind, OpStatus status) {
+    Tally& tally = session.slot->tally;
+    tally.AddOf(Count::kGeneral, kind);
+    if (status == OpStatus::kOk) return;
+    tally.AddOf(status == OpStatus::kRefused ? Count::kRefused : Count::kWithoutEffect, kind);
+  }
+  // Of an update with an effect. When all keys and values are of one size, it is known anyway.
+  static EBB_INLINE void CountBytes(SessionState& session, std::uint64_t bytes) {
+    if constexpr (kShape.has_lengths()) session.slot->tally.Add(Count::kWrittenBytes, bytes);
+  }
+
   template <typename Consume>
   static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
                                         Consume& consume) {
+    const OpStatus status = ReadGeneral(session, key, hash, consume);
+    CountGeneral(session, OpKind::kRead, status);
+    return status;
+  }
+
+  template <typename Consume>
+  static OpStatus ReadGeneral(SessionState& session, KeyView key, std::uint64_t hash,
+                              Consume& consume) {
     Core& core = *session.core;
     if (!session.idle()) return Refuse(session, core.ReenteredError());
     SlowScope scope(*session.slot);
@@ -534,7 +614,10 @@ class Operations {
         const Address safe_read_only = core.log.safe_read_only();
         const Address first = core.index.Find(hash).entry.address();
         const Address address = Walk(core, guard, first, head, key);
-        if (!guard.Look()) continue;
+        if (!guard.Look()) {
+          session.slot->tally.Add(Count::kRestarts, 1);
+          continue;
+        }
         if (address >= head) {
           const Record record(core.log.At(address, guard), kShape);
           if (record.header().LoadAcquire().tombstone()) return OpStatus::kNotFound;
@@ -545,9 +628,11 @@ class Operations {
         on_device.from = address;
       }
       if (on_device.from == kBeingMoved) {
+        session.slot->tally.Add(Count::kContendedWaits, 1);
         backoff.Wait();
         continue;
       }
+      session.slot->tally.Add(Count::kDeviceWaits, 1);
       auto found = FindOnDevice(session, on_device, K::Data(key), K::Bytes(key));
       if (absl::IsAborted(found.status())) continue;
       if (!found.ok()) return Refuse(session, found.status());
@@ -556,6 +641,7 @@ class Operations {
       if (record.header().LoadAcquire().tombstone()) return OpStatus::kNotFound;
       EpochGuard guard(core.epochs, *session.slot);  // callbacks always run under one
       consume(Found{core.log, on_device.from, record, true});
+      session.slot->tally.Add(Count::kReadsFromDevice, 1);
       return OpStatus::kOk;
     }
   }
@@ -576,6 +662,16 @@ class Operations {
   template <typename Op>
   static EBB_NOINLINE OpStatus Update(SessionState& session, KeyView key, std::uint64_t hash,
                                       Op& op) {
+    const OpStatus status = UpdateGeneral(session, key, hash, op);
+    CountGeneral(session, Op::kKind, status);
+    if (status == OpStatus::kOk) {
+      CountBytes(session, K::Bytes(key) + (Op::kTombstone ? 0 : NewValueBytes(op)));
+    }
+    return status;
+  }
+
+  template <typename Op>
+  static OpStatus UpdateGeneral(SessionState& session, KeyView key, std::uint64_t hash, Op& op) {
     Core& core = *session.core;
     if (!session.idle()) return Refuse(session, core.ReenteredError());
     SlowScope scope(*session.slot);
@@ -589,8 +685,10 @@ class Operations {
         case Step::kDone:
           return op.status == OpStatus::kOk ? Acknowledge(session) : op.status;
         case Step::kRestart:
+          session.slot->tally.Add(Count::kRestarts, 1);
           break;
         case Step::kContended:
+          session.slot->tally.Add(Count::kContendedWaits, 1);
           backoff.Wait();
           break;
         case Step::kUnsettled: {
@@ -606,6 +704,7 @@ class Operations {
           }
           break;
         case Step::kOnDevice: {
+          session.slot->tally.Add(Count::kDeviceWaits, 1);
           auto found = FindOnDevice(session, device.part, K::Data(key), K::Bytes(key));
           if (absl::IsAborted(found.status())) {
             device = {};
@@ -742,6 +841,7 @@ class Operations {
         if (own.is_null()) return Step::kPageFull;
       }
       if (Append({core, guard, slot, own}, key, op, record.has_value() ? &*record : nullptr)) {
+        session.slot->tally.Add(Count::kAppended, 1);
         session.serials.Take(guard.version_bits());
         return Step::kDone;
       }
