@@ -15,6 +15,8 @@ constexpr std::uint64_t kTiB = 1024 * 1024 * kMiB;
 constexpr std::uint64_t kLeastFrames = 8;
 constexpr std::uint64_t kLeastPageBytes = 64 * kKiB;
 constexpr std::uint64_t kMostPageBytes = 64 * kMiB;
+constexpr std::uint64_t kLeastBuckets = 1024;
+constexpr std::uint64_t kMostBuckets = std::uint64_t{1} << 31;
 
 struct Range {
   const char* field;
@@ -43,6 +45,36 @@ std::uint64_t internal::PhysicalMemoryBytes() {
   const long bytes = sysconf(_SC_PAGESIZE);
   if (pages <= 0 || bytes <= 0) return std::uint64_t{1} << 46;  // unknown: let mapping decide
   return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(bytes);
+}
+
+Options Options::WithMemory(std::uint64_t bytes) {
+  Options options;
+  const std::uint64_t bucket_bytes = 64;
+  options.index_bucket_count =
+      std::clamp(std::bit_floor(bytes / 4 / bucket_bytes), kLeastBuckets, kMostBuckets);
+  const std::uint64_t index_bytes = options.index_bucket_count * bucket_bytes;
+  options.log_memory_bytes = bytes > index_bytes ? bytes - index_bytes : 0;
+  return options;
+}
+
+Options Options::HighPerformance() {
+  Options options = WithMemory(std::min(4096 * kMiB, internal::PhysicalMemoryBytes() / 2));
+  options.background_threads = 8;
+  options.checkpoint_interval_ms = 30'000;
+  return options;
+}
+
+Options Options::LowMemory() {
+  Options options;
+  options.log_memory_bytes = 64 * kMiB;
+  options.page_bytes = 4 * kMiB;
+  options.segment_bytes = 64 * kMiB;
+  options.index_bucket_count = kLeastBuckets;
+  options.background_threads = 2;
+  options.checkpoint_interval_ms = 2000;
+  options.preallocate_bytes = kMiB;
+  options.write_batch_bytes = 256 * kKiB;
+  return options;
 }
 
 std::uint64_t EffectivePageBytes(const Options& options) {
@@ -75,7 +107,7 @@ absl::Status Validate(const Options& options) {
         "segment_bytes is {}: must be at least page_bytes, {}", options.segment_bytes, page_bytes));
   }
   status.Update(CheckPowerOfTwo(
-      {"index_bucket_count", options.index_bucket_count, 1024, std::uint64_t{1} << 31}));
+      {"index_bucket_count", options.index_bucket_count, kLeastBuckets, kMostBuckets}));
   status.Update(CheckRange({"background_threads", options.background_threads, 1, 32}));
   status.Update(CheckRange({"write_batch_bytes", options.write_batch_bytes, 4 * kKiB, 64 * kMiB}));
   if (status.ok() && options.write_batch_bytes % (4 * kKiB) != 0) {

@@ -7,6 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "ebb/store.h"
+#include "tests/support/temp_dir.h"
+
 namespace ebb::test {
 namespace {
 
@@ -208,6 +211,62 @@ TEST(OptionsTest, ExplicitPageIsKept) {
   Options options;
   options.page_bytes = 2 * kMiB;
   EXPECT_EQ(EffectivePageBytes(options), 2 * kMiB);
+}
+
+// ---- presets ----
+
+// What validates must open; memory is only mapped until it is used.
+void ExpectOpens(const Options& options) {
+  ASSERT_TRUE(Validate(options).ok()) << Validate(options);
+  const TempDir dir;
+  auto store = Store<>::Open(dir / "db", options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_TRUE(store->Upsert("key", "value").ok());
+  EXPECT_TRUE(store->Close().ok());
+  auto again = Store<>::Open(dir / "db", options);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(*again->Read("key"), "value");
+}
+
+TEST(OptionsTest, PresetsOpen) {
+  ExpectOpens(Options());
+  ExpectOpens(Options::HighPerformance());
+  ExpectOpens(Options::LowMemory());
+}
+
+TEST(OptionsTest, PresetsAreWhatTheySay) {
+  const Options fast = Options::HighPerformance();
+  EXPECT_LE(fast.log_memory_bytes + fast.index_bucket_count * 64, 4 * kGiB);
+  EXPECT_GT(fast.log_memory_bytes, Options().log_memory_bytes);
+  EXPECT_EQ(fast.background_threads, 8U);
+  EXPECT_EQ(fast.checkpoint_interval_ms, 30000U);
+  const Options small = Options::LowMemory();
+  EXPECT_EQ(small.log_memory_bytes, 64 * kMiB);
+  EXPECT_EQ(small.page_bytes, 4 * kMiB);
+  EXPECT_EQ(small.index_bucket_count, 1024U);
+  EXPECT_EQ(small.background_threads, 2U);
+  EXPECT_EQ(small.checkpoint_interval_ms, 2000U);
+}
+
+TEST(OptionsTest, WithMemoryDividesItBetweenLogAndIndex) {
+  for (std::uint64_t bytes = 2 * kMiB; bytes <= 16 * kGiB; bytes = bytes * 3 / 2 + 12345) {
+    const Options options = Options::WithMemory(bytes);
+    EXPECT_EQ(options.log_memory_bytes + options.index_bucket_count * 64, bytes);
+    EXPECT_LE(options.index_bucket_count * 64, bytes / 4);
+    EXPECT_GT(options.index_bucket_count * 64, bytes / 8 - 1);
+    EXPECT_TRUE(Validate(options).ok()) << bytes << ": " << Validate(options);
+  }
+  for (const std::uint64_t bytes : {2 * kMiB, 3 * kMiB + 1, 100 * kMiB, kGiB}) {
+    ExpectOpens(Options::WithMemory(bytes));
+  }
+}
+
+TEST(OptionsTest, WithTooLittleOrTooMuchMemoryIsRefusedByTheFieldThatItLeadsTo) {
+  for (const std::uint64_t bytes : {std::uint64_t{0}, std::uint64_t{1}, kMiB, kHuge}) {
+    const absl::Status status = Validate(Options::WithMemory(bytes));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bytes;
+    EXPECT_THAT(status.ToString(), HasSubstr("log_memory_bytes is "));
+  }
 }
 
 }  // namespace
