@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -64,7 +65,51 @@ absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes
   return absl::OkStatus();
 }
 
-StoreStats Core::Stats() const {
+Core::IndexSample Core::SampleIndex() {
+  constexpr std::uint64_t kMostBuckets = 1024;
+  constexpr std::uint64_t kGroup = 16;  // buckets, under one guard
+  if (epochs.closed()) return {};
+  // Both are powers of two. The low bits of hashes name the buckets, so any few are like all.
+  const std::uint64_t bucket_count = index.bucket_count();
+  const std::uint64_t step = bucket_count / std::min(bucket_count, kMostBuckets);
+  EpochSlot* const slot = epochs.AcquireSlot();
+  std::uint64_t entries = 0;
+  std::uint64_t dead = 0;
+  for (std::uint64_t bucket = 0; bucket < bucket_count;) {
+    std::uint64_t group_entries = 0;
+    std::uint64_t group_dead = 0;
+    const std::uint64_t end = std::min(bucket_count, bucket + kGroup * step);
+    {
+      EpochGuard guard(epochs, *slot);
+      const Address begin = log.begin();
+      const Address head = log.head_acquire();
+      for (std::uint64_t b = bucket; b < end; b += step) {
+        index.ForEachEntry(b, [&](IndexEntry entry) {
+          if (entry.address() < begin) return;  // no record yet, or none any more
+          ++group_entries;
+          if (entry.address() < head) return;
+          const Record record(log.At(entry.address(), guard), log.shape());
+          if (record.header().LoadAcquire().tombstone()) ++group_dead;
+        });
+      }
+      if (!guard.Look()) {
+        if (epochs.closed()) break;
+        continue;
+      }
+    }
+    entries += group_entries;
+    dead += group_dead;
+    bucket = end;
+  }
+  epochs.ReleaseSlot(slot);
+  // Of n keys in m chains, m (1 - e^(-n/m)) chains have one.
+  const double chains = std::ldexp(1.0, index.creation_exponent() + IndexEntry::kTagBits);
+  const double live = std::min(static_cast<double>((entries - dead) * step), chains - 1);
+  return {.entries = entries * step,
+          .live_keys = static_cast<std::uint64_t>(-chains * std::log1p(-live / chains) + 0.5)};
+}
+
+StoreStats Core::Stats() {
   StoreStats stats;
   // From the lowest boundary up: each only grows, so the order of the results holds.
   stats.begin_address = log.begin().value();
@@ -76,6 +121,12 @@ StoreStats Core::Stats() const {
   const Pins::Report pinned = pins.GetReport();
   stats.pin_count = pinned.count;
   stats.lowest_pinned_address = pinned.lowest.value();
+  stats.mutable_bytes = stats.tail_address - stats.read_only_address;
+  stats.read_only_bytes = stats.read_only_address - stats.head_address;
+  stats.device_bytes = stats.head_address - stats.begin_address;
+  const IndexSample sample = SampleIndex();
+  stats.index_entry_estimate = sample.entries;
+  stats.live_key_estimate = sample.live_keys;
 
   const Geometry& geometry = log.geometry();
   stats.page_bytes = geometry.page_bytes();

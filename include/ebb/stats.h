@@ -100,7 +100,8 @@ struct RecoveryProgress {
   std::uint64_t total_bytes = 0;  // of the log, as far as is known now
 };
 
-// Addresses are byte positions in the log; they only grow. Counters run since Open. Boundaries are
+// Addresses are byte positions in the log; they only grow. Counters run since Open. What a store
+// does, rather than is, stands in ebb/metrics.h; checkpoints in CheckpointStats. Boundaries are
 // read one after the other, each monotone, so that begin <= head <= flushed_until <=
 // safe_read_only <= read_only <= tail holds in every result.
 struct StoreStats {
@@ -113,6 +114,19 @@ struct StoreStats {
 
   std::uint64_t pin_count = 0;              // scans under way
   std::uint64_t lowest_pinned_address = 0;  // the log's files are kept from here on; 0: no pin
+
+  // The boundaries as sizes, gaps between pages included.
+  std::uint64_t mutable_bytes = 0;    // tail - read_only
+  std::uint64_t read_only_bytes = 0;  // read_only - head: in memory, copied when updated
+  std::uint64_t device_bytes = 0;     // head - begin: on the device only
+
+  // Estimates, from up to 1,024 buckets of the index. The first is exact when there are no more;
+  // else the error is one over the square root of the entries seen, 1.5 % when buckets hold four.
+  std::uint64_t index_entry_estimate = 0;  // chains of records, nearly always one for each key
+  // From the same sample: without keys whose newest record is a tombstone in memory, and with those
+  // that share a chain, as many as chance lets share one. What counts wrongly: deleted keys whose
+  // tombstone has gone to the device, until garbage collection takes it.
+  std::uint64_t live_key_estimate = 0;
 
   std::uint64_t page_bytes = 0;
   std::uint64_t log_memory_bytes = 0;    // frames the log may keep resident

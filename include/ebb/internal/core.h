@@ -84,7 +84,9 @@ class Core {
   bool has_memory() const { return log.ok() && index.ok(); }
   bool has_files() const { return config.has_files; }
 
-  StoreStats Stats() const;
+  StoreStats Stats();
+  // How many keys the store holds, about: StoreStats::live_key_estimate. 0 when it is closed.
+  std::uint64_t EstimateLiveKeys() { return SampleIndex().live_keys; }
   MetricsSnapshot Metrics();
   void ResetMetrics();
   // The process that opened the store is this one, not a forked child.
@@ -145,6 +147,11 @@ class Core {
   Counters counters;
 
  private:
+  struct IndexSample {
+    std::uint64_t entries = 0;
+    std::uint64_t live_keys = 0;
+  };
+  IndexSample SampleIndex();
   // Since Open; of operations the latencies as histograms only.
   MetricsSnapshot CountedSinceOpen(LatencyHistograms* latencies);
 
