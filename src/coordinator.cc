@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "ebb/internal/backup.h"
 #include "ebb/internal/compaction.h"
 #include "ebb/internal/index_growth.h"
 #include "ebb/internal/index_image.h"
@@ -251,6 +252,10 @@ absl::StatusOr<CheckpointInfo> Coordinator::Checkpoint() {
 
 absl::Status Coordinator::RunCheckpoint() {
   MutexLock lock(job_mu_);
+  return RunCheckpointLocked();
+}
+
+absl::Status Coordinator::RunCheckpointLocked() {
   bool needed = false;
   absl::Status status = CheckpointIsNeeded(needed);
   if (status.ok() && needed) status = WriteCheckpoint();
@@ -394,6 +399,40 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
     }
   }
   return removed_count;
+}
+
+// ---- backups ----
+
+absl::StatusOr<BackupInfo> Coordinator::Backup(
+    const std::string& path, const std::function<void(const BackupProgress&)>& progress) {
+  if (core_.epochs.closed()) return core_.ClosedError();
+  MutexLock lock(job_mu_);
+  try {
+    return BackupLocked(path, progress);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for a backup");
+  }
+}
+
+// Commits go on meanwhile. The lock keeps the checkpoint's files, and the log's front, where they
+// are.
+absl::StatusOr<BackupInfo> Coordinator::BackupLocked(
+    const std::string& path, const std::function<void(const BackupProgress&)>& progress) {
+  {
+    MutexLock lock(mu_);
+    if (stopped_) return core_.ClosedError();
+  }
+  auto directory = OpenBackupDirectory(*core_.files.file_system, path);
+  if (!directory.ok()) return directory.status();
+  if (absl::Status status = RunCheckpointLocked(); !status.ok()) return status;
+  BackupJob job;
+  {
+    MutexLock lock(list_mu_);
+    job.checkpoint_id = checkpoints_.back().id;
+  }
+  job.stop = [this] { return core_.epochs.closed(); };
+  job.progress = progress;
+  return WriteBackup(core_, job, **directory);
 }
 
 // ---- jobs that come by themselves ----

@@ -443,11 +443,14 @@ void HybridLog::ReleaseFrame(std::uint64_t page) const {
 }
 
 std::uint64_t HybridLog::IncarnationAt(Address address) const {
-  const std::uint64_t block = config_.geometry.BlockOf(address);
+  return internal::IncarnationAt(incarnations_, config_.geometry.BlockOf(address));
+}
+
+std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block) {
   const auto after = std::upper_bound(
-      incarnations_.begin(), incarnations_.end(), block,
+      spans.begin(), spans.end(), block,
       [](std::uint64_t number, const IncarnationSpan& span) { return number < span.first_block; });
-  return after == incarnations_.begin() ? 0 : std::prev(after)->incarnation;
+  return after == spans.begin() ? 0 : std::prev(after)->incarnation;
 }
 
 absl::Status HybridLog::Damaged(std::uint64_t block, const char* what) const {
@@ -464,7 +467,7 @@ absl::Status HybridLog::FetchBlocks(std::uint64_t block, std::span<std::byte> by
   for (std::size_t at = 0; at < bytes.size(); at += kBlockBytes, ++block) {
     const auto incarnation = VerifyBlock(bytes.subspan(at, kBlockBytes), config_.store_id, block);
     if (!incarnation.has_value()) return Damaged(block, "fails its checksum");
-    if (*incarnation != IncarnationAt(config_.geometry.BlockStart(block)))
+    if (*incarnation != internal::IncarnationAt(incarnations_, block))
       return Damaged(block, "is of another history");
   }
   return absl::OkStatus();

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "ebb/internal/backup.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/hash.h"
 #include "ebb/internal/index_image.h"
@@ -21,8 +22,6 @@
 
 namespace ebb::internal {
 namespace {
-
-constexpr const char* kLockName = "LOCK";
 
 std::uint64_t RandomWord() {
   std::random_device device;
@@ -82,6 +81,10 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   }
   FoundSegments found;
   for (const std::string& name : names) {
+    if (name == kUnfinishedBackupName) {
+      return absl::FailedPreconditionError(
+          fmt::format("the directory holds {}: a backup that was interrupted", name));
+    }
     std::uint64_t number;
     if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
   }
@@ -376,14 +379,6 @@ struct NewHistory {
   std::vector<IncarnationSpan> histories;  // this one included
 };
 
-std::uint64_t IncarnationAt(std::span<const IncarnationSpan> histories, std::uint64_t block) {
-  std::uint64_t incarnation = histories.front().incarnation;
-  for (const IncarnationSpan& span : histories) {
-    if (span.first_block <= block) incarnation = span.incarnation;
-  }
-  return incarnation;
-}
-
 // Begins a new history at `cut_block`; it is durable when this returns, and so is the log below.
 absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories] = start;
@@ -574,27 +569,6 @@ absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes typ
   return Start(*std::move(core), nullptr, options);
 }
 
-absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path) {
-  if (path.empty() || path.find('\0') != std::string::npos) {
-    return absl::InvalidArgumentError("path is empty or holds a zero byte");
-  }
-  OpenedDirectory opened = file_system.OpenDirectory(path, /*create=*/true);
-  if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
-      opened.error == ENAMETOOLONG) {
-    return absl::InvalidArgumentError(
-        fmt::format("path {}: {}", path, std::generic_category().message(opened.error)));
-  }
-  if (opened.directory == nullptr) return FileError("open", path, 0, opened.error);
-  const int error = opened.directory->Lock(kLockName);
-  if (error == EWOULDBLOCK) {
-    return absl::FailedPreconditionError(
-        fmt::format("{} is open already, here or in another process", path));
-  }
-  if (error != 0) return FileError("lock", path + "/" + kLockName, 0, error);
-  return std::move(opened.directory);
-}
-
 absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Options& options,
                                            StoredTypes types, const Environment& environment) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
@@ -623,6 +597,7 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   if (!config.ok()) return config.status();
 
   StoreFiles files;
+  files.file_system = &file_system;
   files.directory = *std::move(directory);
   files.headers = std::make_unique<SegmentHeaders>(header);
   absl::StatusOr<std::unique_ptr<FileDevice>> device =
@@ -638,6 +613,27 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 }
 
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
+                                                      const std::string& path) {
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError("path is empty or holds a zero byte");
+  }
+  OpenedDirectory opened = file_system.OpenDirectory(path, /*create=*/true);
+  if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
+      opened.error == ENAMETOOLONG) {
+    return absl::InvalidArgumentError(
+        fmt::format("path {}: {}", path, std::generic_category().message(opened.error)));
+  }
+  if (opened.directory == nullptr) return FileError("open", path, 0, opened.error);
+  const int error = opened.directory->Lock(kLockName);
+  if (error == EWOULDBLOCK) {
+    return absl::FailedPreconditionError(
+        fmt::format("{} is open already, here or in another process", path));
+  }
+  if (error != 0) return FileError("lock", path + "/" + kLockName, 0, error);
+  return std::move(opened.directory);
+}
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {

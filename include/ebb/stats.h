@@ -82,6 +82,18 @@ struct BackgroundStats {
   BackgroundJobStats gc;
 };
 
+// A backup that is complete.
+struct BackupInfo {
+  std::uint64_t checkpoint_id = 0;    // the checkpoint that it holds
+  std::uint64_t durable_address = 0;  // where its log ends
+  std::uint64_t file_count = 0;
+  std::uint64_t size_bytes = 0;  // copied
+};
+struct BackupProgress {
+  std::uint64_t copied_bytes = 0;
+  std::uint64_t total_bytes = 0;
+};
+
 // What Open found and did.
 struct RecoveryReport {
   bool created = false;                // there was no store before

@@ -23,6 +23,7 @@
 
 #include <concepts>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -220,6 +221,20 @@ class Store {
   void StartBackground() { coordinator_->StartBackground(); }
   void StopBackground() { coordinator_->StopBackground(); }
   BackgroundStats GetBackgroundStats() const { return coordinator_->GetBackgroundStats(); }
+
+  // Makes a checkpoint and copies it into `directory`, which must not exist or be empty (its parent
+  // must exist) and then is a store: this one as the checkpoint's commit left it, with
+  // everything that returned before this call. Operations and commits go on meanwhile, checkpoints
+  // wait. Every block is verified on its way. `progress` is called in this thread, after each
+  // mebibyte or file; it must neither throw nor call the store. After an error the directory is
+  // empty again, or marked so that it cannot be opened.
+  // Errors: as Checkpoint; InvalidArgument (the directory), DataLoss (this store is damaged).
+  absl::StatusOr<BackupInfo> Backup(
+      const std::string& directory,
+      const std::function<void(const BackupProgress&)>& progress = {}) {
+    if (!core_->has_files()) return core_->InMemoryError();
+    return coordinator_->Backup(directory, progress);
+  }
 
   // What Open found and did.
   const RecoveryReport& recovery() const { return recovery_; }

@@ -55,6 +55,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -96,6 +97,9 @@ class Coordinator {
   // checkpoints that were.
   absl::StatusOr<std::uint64_t> CleanUpCheckpoints(std::uint64_t kept);
   CheckpointStats GetCheckpointStats() const;
+  // Makes a checkpoint and copies it into `path`; see backup.h.
+  absl::StatusOr<BackupInfo> Backup(const std::string& path,
+                                    const std::function<void(const BackupProgress&)>& progress);
 
   // Copies what is live at the front of the log, and gives the front back, until `options` are met.
   // At most once through the log as it is now.
@@ -126,6 +130,10 @@ class Coordinator {
   absl::Status RunCheckpoint();
   absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status CheckpointIsNeeded(bool& needed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status RunCheckpointLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::StatusOr<BackupInfo> BackupLocked(
+      const std::string& path, const std::function<void(const BackupProgress&)>& progress)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::StatusOr<std::uint64_t> CleanUpLocked(std::uint64_t kept)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status SyncDirectory();

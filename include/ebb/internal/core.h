@@ -50,6 +50,7 @@ namespace ebb::internal {
 
 // The files of a store; none for a store in memory.
 struct StoreFiles {
+  FileSystem* file_system = nullptr;
   std::unique_ptr<Directory> directory;  // holds the lock
   std::unique_ptr<FileDevice::HeaderSource> headers;
   std::unique_ptr<Device> device;

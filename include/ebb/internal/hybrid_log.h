@@ -112,6 +112,9 @@ struct IncarnationSpan {
   std::uint64_t incarnation = 0;
 };
 
+// Of a table in order of blocks; 0 before its first.
+std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block);
+
 class HybridLog {
  public:
   static constexpr std::uint64_t kInfinity = std::uint64_t{1} << 63;

@@ -63,6 +63,12 @@ struct OpenedStore {
   RecoveryReport report;
 };
 
+inline constexpr const char* kLockName = "LOCK";
+// The directory, made when it is absent, with its lock. InvalidArgument for a bad path,
+// FailedPrecondition when it is open already.
+absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
+                                                      const std::string& path);
+
 // Opens the store at `path` for records of these types, or creates it. Errors: InvalidArgument
 // (options), FailedPrecondition (opened elsewhere, other types or page size), Unimplemented (newer
 // format), DataLoss, ResourceExhausted, Unavailable. After an error the directory is as it was, but
