@@ -12,6 +12,7 @@
 #include "ebb/internal/compaction.h"
 #include "ebb/internal/index_growth.h"
 #include "ebb/internal/index_image.h"
+#include "ebb/internal/log_verifier.h"
 
 namespace ebb::internal {
 namespace {
@@ -433,6 +434,20 @@ absl::StatusOr<BackupInfo> Coordinator::BackupLocked(
   job.stop = [this] { return core_.epochs.closed(); };
   job.progress = progress;
   return WriteBackup(core_, job, **directory);
+}
+
+absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
+  if (core_.epochs.closed()) return core_.ClosedError();
+  MutexLock lock(job_mu_);
+  {
+    MutexLock commit_lock(mu_);
+    if (stopped_) return core_.ClosedError();
+  }
+  try {
+    return LogVerifier(core_, options, [this] { return core_.epochs.closed(); }).Run(Checkpoints());
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory to verify the store");
+  }
 }
 
 // ---- jobs that come by themselves ----

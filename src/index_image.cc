@@ -39,6 +39,13 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
 }
 
 absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& manifest) {
+  return ReadIndexImage(core, directory, manifest, [&](std::uint64_t hash, Address address) {
+    return core.index.PutAlone(hash, address).has_value();
+  });
+}
+
+absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& manifest,
+                            const std::function<bool(std::uint64_t, Address)>& take) {
   SealedReader reader(directory, ImageName(manifest.id),
                       {core.config.log.store_id, manifest.image_stamp});
   if (absl::Status status = reader.Open(); !status.ok()) return status;
@@ -63,7 +70,7 @@ absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& ma
     if (entry.address() < core.log.geometry().BlockStart(1)) continue;
     // The bits of the hash that the chain is named by.
     const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
-    if (!core.index.PutAlone(hash, entry.address()).has_value()) {
+    if (!take(hash, entry.address())) {
       return absl::ResourceExhaustedError("no memory for the hash index");
     }
     if (core.config.index_auto_grow) core.index.GrowAloneIfCrowded();

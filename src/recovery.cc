@@ -18,6 +18,7 @@
 #include "ebb/internal/hash.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/log_scan.h"
+#include "ebb/internal/log_verifier.h"
 #include "ebb/internal/manifest.h"
 
 namespace ebb::internal {
@@ -612,14 +613,139 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   return Start(*std::move(core), &*found, options);
 }
 
+// ---- verification ----
+
+// Every block that fails its checksum although something states that it was durable. `durable` is
+// what checkpoints state.
+absl::Status SweepLog(Core& core, Address durable, const VerifyOptions& options,
+                      VerifyReport& report) {
+  const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to read the log");
+  Device& device = *core.files.device;
+  const std::uint64_t store_id = core.config.log.store_id;
+  std::vector<std::uint64_t> bad;  // blocks, while they may be below what is durable
+  const std::uint64_t end = device.EndBlock();
+  for (std::uint64_t block = device.NextBlock(0); block < end; block = device.NextBlock(block)) {
+    const std::uint64_t wanted = std::min(kReadBlocks, end - block);
+    const auto count = ReadBlocks(device, block, {buffer.get(), wanted * kBlockBytes});
+    if (!count.ok()) return count.status();
+    for (std::uint64_t i = 0; i < *count; ++i) {
+      const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
+      if (!VerifyBlock(bytes, store_id, block + i).has_value()) {
+        bad.push_back(block + i);
+        continue;
+      }
+      const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id);
+      if (commit.has_value()) durable = std::max(durable, commit->durable);
+    }
+    report.block_count += *count;
+    block += std::max<std::uint64_t>(*count, 1);
+    if (options.progress) {
+      options.progress({report.block_count * kBlockBytes, end * kBlockBytes});
+    }
+  }
+  for (const std::uint64_t block : bad) {
+    if (core.log.geometry().BlockStart(block) >= durable) continue;
+    AddProblem(options,
+               fmt::format("{}: block {} fails its checksum", device.Describe(block), block),
+               report);
+  }
+  return absl::OkStatus();
+}
+
+// The log is read as if there were no checkpoints; then they are compared with it.
+absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOptions& options,
+                        VerifyReport& report) {
+  auto checkpoints = FindCheckpoints(*core.files.directory, core);
+  if (!checkpoints.ok()) return checkpoints.status();
+  for (const std::string& note : checkpoints->notes) AddProblem(options, note, report);
+  LogScan scan(core, {.bad_header_block = found.bad_header_block,
+                      .durable = checkpoints->durable,
+                      .progress = [&](const RecoveryProgress& step) {
+                        if (options.progress) {
+                          options.progress({step.scanned_bytes, step.total_bytes});
+                        }
+                      }});
+  const absl::Status status = scan.Run();
+  report.checkpoint_count = checkpoints->manifests.size();
+  report.record_count = scan.replayed_records();
+  if (!status.ok()) {
+    if (!absl::IsDataLoss(status)) return status;
+    const std::uint64_t before = report.problem_count;
+    absl::Status swept = SweepLog(core, checkpoints->durable, options, report);
+    if (!swept.ok()) return swept;
+    // Not a block but what it holds.
+    if (report.problem_count == before) AddProblem(options, std::string(status.message()), report);
+    return absl::OkStatus();
+  }
+  report.block_count = scan.cut_block();
+  for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
+    core.index.ForEachEntry(bucket, [&](IndexEntry) { ++report.entry_count; });
+  }
+  for (const Manifest& manifest : checkpoints->manifests) {
+    absl::Status image = VerifyCheckpoint(core, *core.files.directory, manifest.id, core.index);
+    if (!image.ok()) AddProblem(options, std::string(image.message()), report);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std::string& path,
+                                              const VerifyOptions& options) {
+  auto directory = OpenLocked(file_system, path, /*create=*/false);
+  if (!directory.ok()) return directory.status();
+  VerifyReport report;
+  absl::StatusOr<FoundSegments> found = FindSegments(**directory);
+  if (absl::IsDataLoss(found.status())) {
+    AddProblem(options, std::string(found.status().message()), report);
+    return report;
+  }
+  if (!found.ok()) return found.status();
+  if (!found->header.has_value()) {
+    return absl::InvalidArgumentError(fmt::format("path {}: there is no store in it", path));
+  }
+  const SegmentHeader& header = *found->header;
+  StoreFiles files;
+  files.directory = *std::move(directory);
+  files.headers = std::make_unique<SegmentHeaders>(header);
+  auto device =
+      FileDevice::Open(*files.directory, *files.headers, {.segment_blocks = header.segment_blocks});
+  if (!device.ok()) return device.status();
+  files.device = *std::move(device);
+  Options least;
+  least.log_memory_bytes = std::max(least.log_memory_bytes, std::uint64_t{16} << header.page_shift);
+  // A bucket for half a block of log, so for 2 to 80 records.
+  const int wanted = static_cast<int>(std::bit_width(files.device->EndBlock())) + 1;
+  const int creation = static_cast<int>(header.creation_exponent);
+  Environment environment;
+  environment.index_exponent =
+      std::clamp(wanted, creation, std::min(31, creation + IndexEntry::kTagBits));
+  absl::StatusOr<CoreConfig> config = MakeConfig(header, least, environment);
+  if (!config.ok()) return config.status();
+  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
+  if (!core.ok()) return core.status();
+  if (absl::Status status = VerifyCore(**core, *found, options, report); !status.ok()) {
+    return status;
+  }
+  return report;
+}
+
 }  // namespace
 
+absl::StatusOr<VerifyReport> VerifyFiles(FileSystem& file_system, const std::string& path,
+                                         const VerifyOptions& options) {
+  try {
+    return VerifyWithMemory(file_system, path, options);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory to verify the store");
+  }
+}
+
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path) {
+                                                      const std::string& path, bool create) {
   if (path.empty() || path.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("path is empty or holds a zero byte");
   }
-  OpenedDirectory opened = file_system.OpenDirectory(path, /*create=*/true);
+  OpenedDirectory opened = file_system.OpenDirectory(path, create);
   if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
       opened.error == ENAMETOOLONG) {
     return absl::InvalidArgumentError(

@@ -8,6 +8,7 @@
 #include "ebb/stats.h"
 #include "ebb/status.h"
 #include "ebb/store.h"
+#include "ebb/verify.h"
 
 #define EBB_VERSION_MAJOR 0
 #define EBB_VERSION_MINOR 1

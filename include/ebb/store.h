@@ -43,6 +43,7 @@
 #include "ebb/session.h"
 #include "ebb/stats.h"
 #include "ebb/status.h"
+#include "ebb/verify.h"
 
 namespace ebb {
 
@@ -234,6 +235,14 @@ class Store {
       const std::function<void(const BackupProgress&)>& progress = {}) {
     if (!core_->has_files()) return core_->InMemoryError();
     return coordinator_->Backup(directory, progress);
+  }
+
+  // Reads everything the store has on the device and follows every chain; what is found to be wrong
+  // is in the report (ebb/verify.h). Operations and commits go on meanwhile, checkpoints wait.
+  // Needs the memory of another index and page. Errors: FailedPrecondition (closed),
+  // ResourceExhausted.
+  absl::StatusOr<VerifyReport> Verify(const VerifyOptions& options = {}) {
+    return coordinator_->Verify(options);
   }
 
   // What Open found and did.

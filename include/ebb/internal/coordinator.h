@@ -66,6 +66,7 @@
 #include "ebb/internal/mutex.h"
 #include "ebb/internal/shared_rounds.h"
 #include "ebb/stats.h"
+#include "ebb/verify.h"
 
 namespace ebb::internal {
 
@@ -100,6 +101,8 @@ class Coordinator {
   // Makes a checkpoint and copies it into `path`; see backup.h.
   absl::StatusOr<BackupInfo> Backup(const std::string& path,
                                     const std::function<void(const BackupProgress&)>& progress);
+  // See log_verifier.h.
+  absl::StatusOr<VerifyReport> Verify(const VerifyOptions& options);
 
   // Copies what is live at the front of the log, and gives the front back, until `options` are met.
   // At most once through the log as it is now.

@@ -34,5 +34,8 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
 // Fills the empty index. DataLoss when the image does not verify or holds nonsense; then the index
 // may hold part of it.
 absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& manifest);
+// Calls `take` for each entry with the bits of the hash that name its chain; false: no memory.
+absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& manifest,
+                            const std::function<bool(std::uint64_t, Address)>& take);
 
 }  // namespace ebb::internal

@@ -34,6 +34,7 @@
 #include "ebb/internal/coordinator.h"
 #include "ebb/internal/core.h"
 #include "ebb/options.h"
+#include "ebb/verify.h"
 
 namespace ebb::internal {
 
@@ -64,10 +65,10 @@ struct OpenedStore {
 };
 
 inline constexpr const char* kLockName = "LOCK";
-// The directory, made when it is absent, with its lock. InvalidArgument for a bad path,
-// FailedPrecondition when it is open already.
+// The directory with its lock. InvalidArgument for a bad path, FailedPrecondition when it is open
+// already.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path);
+                                                      const std::string& path, bool create = true);
 
 // Opens the store at `path` for records of these types, or creates it. Errors: InvalidArgument
 // (options), FailedPrecondition (opened elsewhere, other types or page size), Unimplemented (newer
@@ -75,5 +76,9 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
 // that a directory and a lock file that did not exist may have been made.
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment);
+
+// VerifyDirectory in any file system.
+absl::StatusOr<VerifyReport> VerifyFiles(FileSystem& file_system, const std::string& path,
+                                         const VerifyOptions& options);
 
 }  // namespace ebb::internal
