@@ -70,7 +70,7 @@ Core::IndexSample Core::SampleIndex() {
   constexpr std::uint64_t kGroup = 16;  // buckets, under one guard
   if (epochs.closed()) return {};
   // Both are powers of two. The low bits of hashes name the buckets, so any few are like all.
-  const std::uint64_t bucket_count = index.bucket_count();
+  const std::uint64_t bucket_count = index.row_count();
   const std::uint64_t step = bucket_count / std::min(bucket_count, kMostBuckets);
   EpochSlot* const slot = epochs.AcquireSlot();
   std::uint64_t entries = 0;

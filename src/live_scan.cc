@@ -14,6 +14,7 @@ LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
       prefix_(std::move(prefix)),
       slot_(core_->epochs.AcquireSlot()),
       liveness_(*core_, *slot_) {
+  slot_->tally.Begin(OpKind::kScan);  // they last as long as their user likes: none is timed
   status_ = Begin();
   if (!status_.ok()) End();
 }

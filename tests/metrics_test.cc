@@ -48,7 +48,17 @@ TEST(MetricsTest, EveryOperationCountsOnceByItsKindAndOutcome) {
   EXPECT_FALSE(Must(session.Contains(100))) << "a tombstone";
   EXPECT_EQ(session.Read(5000).status().code(), StatusCode::kNotFound);
 
+  Must(session.CompareExchange(5, 6, 50));
+  EXPECT_EQ(session.CompareExchange(5, 6, 50).code(), StatusCode::kAborted);
+  EXPECT_EQ(session.CompareExchange(5000, 6, 50).code(), StatusCode::kNotFound);
+  std::uint64_t seen = 0;
+  Must(store.Scan([&](std::uint64_t, std::uint64_t) { ++seen; }));
+  EXPECT_EQ(seen, 13U);
+
   const MetricsSnapshot metrics = store.Metrics();
+  EXPECT_EQ(metrics[OpKind::kCompareExchange].count, 3U);
+  EXPECT_EQ(metrics[OpKind::kCompareExchange].without_effect, 2U);
+  EXPECT_EQ(metrics[OpKind::kScan].count, 1U);
   EXPECT_EQ(metrics[OpKind::kUpsert].count, 10U);
   EXPECT_EQ(metrics[OpKind::kUpsert].general, 10U) << "all of them were appended";
   EXPECT_EQ(metrics[OpKind::kRmw].count, 7U);
@@ -62,7 +72,7 @@ TEST(MetricsTest, EveryOperationCountsOnceByItsKindAndOutcome) {
   EXPECT_EQ(metrics.reads_from_memory, 12U);
   EXPECT_EQ(metrics.reads_from_device, 0U);
   EXPECT_EQ(metrics.appended_records, 15U);
-  EXPECT_EQ(metrics.user_written_bytes, (10 + 7 + 5) * 16 + 2 * 8U);
+  EXPECT_EQ(metrics.user_written_bytes, (10 + 7 + 5 + 1) * 16 + 2 * 8U);
   EXPECT_EQ(metrics.user_read_bytes, 12 * 8U);
   for (const OperationMetrics& operation : metrics.operations) {
     EXPECT_EQ(operation.refused, 0U);

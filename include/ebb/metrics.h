@@ -23,7 +23,7 @@ enum class OpKind : std::uint8_t {
   kDelete,
   kInsert,
   kCompareExchange,
-  kScan,
+  kScan,  // counted when they begin; neither timed nor asked how they ended
 };
 inline constexpr std::size_t kOpKindCount = 7;
 // As in the text forms: "read", "compare_exchange".

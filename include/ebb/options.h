@@ -121,12 +121,13 @@ struct Options {
   // Presets: a start, to be changed as needed. Each opens on the machine that it was made on.
 
   // Log and index together take about `bytes`, a quarter at most for the index; 2 MiB and more,
-  // less is refused by Open. (Chains longer than a bucket take more.) The rest is as by default.
+  // less is refused by Open. (The index grows beyond that with the keys, unless index_auto_grow is
+  // taken away.) The rest is as by default.
   static Options WithMemory(std::uint64_t bytes);
   // 4 GiB, but no more than half of the machine's memory; a checkpoint every 30 seconds; 8 threads.
   static Options HighPerformance();
-  // 64 MiB of log in pages of 4 MiB, the smallest index; a checkpoint every 2 seconds; 2 threads.
-  // For up to some ten thousand keys in short time; more are as right and slower to find.
+  // 64 MiB of log in pages of 4 MiB, the smallest index to begin with; a checkpoint every 2
+  // seconds; 2 threads.
   static Options LowMemory();
 };
 

@@ -273,8 +273,8 @@ class HashIndex {
   // the log's begin from now on finds it there or above.
   std::uint64_t SweepBucket(std::uint64_t bucket_number, Address begin);
 
-  // Shows each entry of a row that is neither empty nor tentative, as they come. Not beside a
-  // growth.
+  // Shows each entry of a row that is neither empty nor tentative, as they come. Beside a growth
+  // for estimates alone.
   template <typename Show>
   void ForEachEntry(std::uint64_t bucket_number, Show&& show) const {
     for (const IndexBucket* bucket = buckets_ + bucket_number; bucket != nullptr;
@@ -311,6 +311,13 @@ class HashIndex {
   // While the index grows, as before.
   std::uint64_t bucket_count() const {
     return mask_.load(std::memory_order_acquire) + 1;  // [grow]
+  }
+  // Rows that entries may be in: while the index grows those of the new size. An entry that is
+  // being moved may be in two of them or in none, so beside a growth they are good for estimates
+  // alone.
+  std::uint64_t row_count() const {
+    const GrowthWord growth(growth_.load(std::memory_order_acquire));  // [grow]
+    return growth.active() ? growth.new_mask() + 1 : bucket_count();
   }
   std::uint64_t overflow_count() const {
     return overflow_count_.load(std::memory_order_relaxed);  // statistics
