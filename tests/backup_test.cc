@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "ebb/internal/manifest.h"
+#include "ebb/internal/recovery.h"
 #include "gtest/gtest.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
@@ -190,7 +191,10 @@ TEST(BackupTest, CopiesMadeUnderLoadAreWholeStates) {
     }
     for (std::uint64_t w = 0; w < kWriters; ++w)
       before[w] = done[w].load(std::memory_order_acquire);
-    Must(store.Backup(name));
+    const BackupInfo info = Must(store.Backup(name));
+    const VerifyReport report = Must(internal::VerifyFiles(files, name, {}));
+    EXPECT_TRUE(report.ok()) << testing::PrintToString(report.problems);
+    EXPECT_EQ(report.block_count, info.durable_address / kTinyPageBytes) << "and nothing later";
     auto copy = Must(OpenTiny<U64Store>(name, &files));
     for (const SessionReport& session : copy.recovery().sessions) {
       const std::uint64_t writer = session.name == "writer0" ? 0 : 1;
