@@ -168,7 +168,8 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
         reserve,
         [&](std::span<std::byte> bytes) {
           const Address last = extent.start + (bytes.size() - 1);
-          EncodeCommitRecord(record, core_.config.log.store_id, log.geometry().BlockOf(last), bytes);
+          EncodeCommitRecord(record, core_.config.log.store_id, log.geometry().BlockOf(last),
+                             bytes);
         },
         CommitRecord::kLeastExtentBytes, extent);
   }

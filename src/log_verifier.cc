@@ -189,7 +189,8 @@ const char* LogVerifier::CheckRecord(const Record& record, Address address) {
       return nullptr;
     case RecordKind::kControl:
     case RecordKind::kOpen: {
-      const auto commit = DecodeCommitRecord(bytes, core_.config.log.store_id);
+      const auto commit = DecodeCommitRecord(bytes, core_.config.log.store_id,
+                                             geometry_.BlockOf(address + (bytes.size() - 1)));
       const bool at_block_end =
           (geometry_.OffsetOf(address) + bytes.size()) % kBlockPayloadBytes == 0;
       const bool good = commit.has_value() && commit->kind == header.kind() && at_block_end &&

@@ -441,9 +441,10 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
   core.log.TakeSpaceAhead(0);
 }
 
-// Reads what the files hold into the index and the frames; changes no file.
-absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
-                     FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
+// Scans the log from where it begins, with the newest image that leads there if `images` is set.
+absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
+                     const std::function<void(const RecoveryProgress&)>& progress,
+                     FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
   const Device& device = *core.files.device;
   const Geometry& geometry = core.log.geometry();
   // Each turn after the first begins below the end of the one before.
@@ -452,65 +453,76 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
     if (!last.ok()) return last.status();
     LogScan::Start start;
     start.durable = checkpoints.durable;
-    start.progress = options.recovery_progress;
+    start.progress = progress;
     if (last->has_value() && (*last)->begin > geometry.BlockStart(1)) {
       start.begin = (*last)->begin;
       start.begin_incarnation = (*last)->begin_incarnation;
       if (start.begin >= geometry.BlockStart(end_block)) {
         return absl::DataLossError(device.Describe(end_block - 1) +
-                                   ": a commit record of nonsense");
+                                   ": a commit record states that the log begins behind it");
       }
     }
     const std::uint64_t begin_segment = geometry.BlockOf(start.begin) / geometry.segment_blocks;
-    for (const std::uint64_t number : found.bad_headers) {
-      if (number < begin_segment) continue;
-      start.bad_header_block = number * geometry.segment_blocks;
-      break;
+    const auto bad =
+        std::lower_bound(found.bad_headers.begin(), found.bad_headers.end(), begin_segment);
+    if (bad != found.bad_headers.end()) start.bad_header_block = *bad * geometry.segment_blocks;
+    if (images) {
+      absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
+      if (!manifest.ok()) return manifest.status();
+      start.manifest = *manifest;
     }
-    absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
-    if (!manifest.ok()) return manifest.status();
-    start.manifest = *manifest;
-    LogScan scan(core, start);
-    if (absl::Status status = scan.Run(); !status.ok()) return status;
-    if (start.manifest == nullptr && !start.begin.is_null() && scan.begin() < start.begin) {
-      if (scan.bad_block() < end_block) {
-        end_block = scan.bad_block();
-        core.index.Clear();
-        continue;
-      }
+    scan.emplace(core, start);
+    if (absl::Status status = scan->Run(); !status.ok()) return status;
+    const bool below = start.manifest == nullptr && scan->begin() < start.begin;
+    if (!below) break;
+    if (scan->bad_block() >= end_block) {
       return absl::DataLossError(device.Describe(geometry.BlockOf(start.begin)) +
-                                 ": the log does not begin where its commit record says");
+                                 ": the log does not begin where its commit records say");
     }
-    // A store's first block is durable before anything is written behind it.
-    const bool first_is_missing = !found.numbers.empty() && found.numbers.front() != 0;
-    if (scan.cut_block() == 0 && (device.EndBlock() > 1 || first_is_missing)) {
-      return absl::DataLossError(
-          fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
-    }
-    next.begin = std::max(scan.begin(), geometry.BlockStart(1));
-    if (start.manifest != nullptr) {
-      absl::Status status = CheckFilesBelow(
-          device, geometry,
-          {geometry.FrontBlock(next.begin), geometry.BlockOf(start.manifest->scan_from)});
-      if (!status.ok()) return status;
-    }
-    next.uncertain_block = std::max(scan.uncertain_block(), geometry.FrontBlock(next.begin));
-    next.cut_block = scan.cut_block();
-    next.version = scan.next_version();
-    next.checkpoint_id = std::max(scan.checkpoint_id(), checkpoints.last_id);
-    next.histories = scan.incarnations();
-    report.created = !found.header.has_value();
-    report.checkpoint_id = start.manifest != nullptr ? start.manifest->id : 0;
-    report.replayed_records = scan.replayed_records();
-    report.verified_bytes = scan.verified_bytes();
-    report.sessions = scan.sessions();
-    report.notes = std::move(checkpoints.notes);
-    // A crash came before they were removed.
-    std::erase_if(checkpoints.manifests,
-                  [&](const Manifest& old) { return old.scan_from < next.begin; });
-    core.sessions.Restore(report.sessions);
-    return absl::OkStatus();
+    end_block = scan->bad_block();
+    core.index.Clear();
   }
+  // A store's first block is durable before anything is written behind it.
+  const bool first_is_missing = !found.numbers.empty() && found.numbers.front() != 0;
+  if (scan->cut_block() == 0 && (device.EndBlock() > 1 || first_is_missing)) {
+    return absl::DataLossError(
+        fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
+  }
+  return absl::OkStatus();
+}
+
+// Reads what the files hold into the index and the frames; changes no file.
+absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
+                     FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
+  const Geometry& geometry = core.log.geometry();
+  std::optional<LogScan> scan;
+  absl::Status status =
+      ScanLog(core, found, /*images=*/true, options.recovery_progress, checkpoints, scan);
+  if (!status.ok()) return status;
+  next.begin = std::max(scan->begin(), geometry.BlockStart(1));
+  const Manifest* const manifest = scan->manifest();
+  if (manifest != nullptr) {
+    status =
+        CheckFilesBelow(*core.files.device, geometry,
+                        {geometry.FrontBlock(next.begin), geometry.BlockOf(manifest->scan_from)});
+    if (!status.ok()) return status;
+  }
+  next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
+  next.cut_block = scan->cut_block();
+  next.version = scan->next_version();
+  next.checkpoint_id = std::max(scan->checkpoint_id(), checkpoints.last_id);
+  next.histories = scan->incarnations();
+  report.created = !found.header.has_value();
+  report.checkpoint_id = manifest != nullptr ? manifest->id : 0;
+  report.replayed_records = scan->replayed_records();
+  report.verified_bytes = scan->verified_bytes();
+  report.sessions = scan->sessions();
+  report.notes = std::move(checkpoints.notes);
+  // A crash came before they were removed.
+  std::erase_if(checkpoints.manifests,
+                [&](const Manifest& old) { return old.scan_from < next.begin; });
+  core.sessions.Restore(report.sessions);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found,
@@ -615,8 +627,8 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 
 // ---- verification ----
 
-// Every block that fails its checksum although something states that it was durable. `durable` is
-// what checkpoints state.
+// Every block that fails its checksum although something states that it was durable, from where the
+// log begins. `durable` is what checkpoints state.
 absl::Status SweepLog(Core& core, Address durable, const VerifyOptions& options,
                       VerifyReport& report) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
@@ -624,28 +636,34 @@ absl::Status SweepLog(Core& core, Address durable, const VerifyOptions& options,
   Device& device = *core.files.device;
   const std::uint64_t store_id = core.config.log.store_id;
   std::vector<std::uint64_t> bad;  // blocks, while they may be below what is durable
-  const std::uint64_t end = device.EndBlock();
-  for (std::uint64_t block = device.NextBlock(0); block < end; block = device.NextBlock(block)) {
-    const std::uint64_t wanted = std::min(kReadBlocks, end - block);
-    const auto count = ReadBlocks(device, block, {buffer.get(), wanted * kBlockBytes});
-    if (!count.ok()) return count.status();
-    for (std::uint64_t i = 0; i < *count; ++i) {
-      const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
-      if (!VerifyBlock(bytes, store_id, block + i).has_value()) {
-        bad.push_back(block + i);
-        continue;
+  Address begin;
+  for (const BlockRange& held : device.HeldBlocks()) {
+    for (std::uint64_t block = held.begin; block < held.end;) {
+      const std::uint64_t wanted = std::min(kReadBlocks, held.end - block);
+      const auto count = ReadBlocks(device, block, {buffer.get(), wanted * kBlockBytes});
+      if (!count.ok()) return count.status();
+      for (std::uint64_t i = 0; i < *count; ++i) {
+        const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
+        if (!VerifyBlock(bytes, store_id, block + i).has_value()) {
+          bad.push_back(block + i);
+          continue;
+        }
+        const auto commit =
+            DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id, block + i);
+        if (!commit.has_value()) continue;
+        durable = std::max(durable, commit->durable);
+        begin = std::max(begin, commit->begin);
       }
-      const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id);
-      if (commit.has_value()) durable = std::max(durable, commit->durable);
-    }
-    report.block_count += *count;
-    block += std::max<std::uint64_t>(*count, 1);
-    if (options.progress) {
-      options.progress({report.block_count * kBlockBytes, end * kBlockBytes});
+      report.block_count += *count;
+      block += std::max<std::uint64_t>(*count, 1);
+      if (options.progress) {
+        options.progress({report.block_count * kBlockBytes, device.EndBlock() * kBlockBytes});
+      }
     }
   }
+  const Geometry& geometry = core.log.geometry();
   for (const std::uint64_t block : bad) {
-    if (core.log.geometry().BlockStart(block) >= durable) continue;
+    if (geometry.BlockStart(block) >= durable || block < geometry.FrontBlock(begin)) continue;
     AddProblem(options,
                fmt::format("{}: block {} fails its checksum", device.Describe(block), block),
                report);
@@ -659,16 +677,13 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
   auto checkpoints = FindCheckpoints(*core.files.directory, core);
   if (!checkpoints.ok()) return checkpoints.status();
   for (const std::string& note : checkpoints->notes) AddProblem(options, note, report);
-  LogScan scan(core, {.bad_header_block = found.bad_header_block,
-                      .durable = checkpoints->durable,
-                      .progress = [&](const RecoveryProgress& step) {
-                        if (options.progress) {
-                          options.progress({step.scanned_bytes, step.total_bytes});
-                        }
-                      }});
-  const absl::Status status = scan.Run();
+  std::optional<LogScan> scan;
+  const auto progress = [&](const RecoveryProgress& step) {
+    if (options.progress) options.progress({step.scanned_bytes, step.total_bytes});
+  };
+  const absl::Status status = ScanLog(core, found, /*images=*/false, progress, *checkpoints, scan);
   report.checkpoint_count = checkpoints->manifests.size();
-  report.record_count = scan.replayed_records();
+  if (scan.has_value()) report.record_count = scan->replayed_records();
   if (!status.ok()) {
     if (!absl::IsDataLoss(status)) return status;
     const std::uint64_t before = report.problem_count;
@@ -678,7 +693,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
     if (report.problem_count == before) AddProblem(options, std::string(status.message()), report);
     return absl::OkStatus();
   }
-  report.block_count = scan.cut_block();
+  report.block_count = scan->verified_bytes() / kBlockBytes;
   for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
     core.index.ForEachEntry(bucket, [&](IndexEntry) { ++report.entry_count; });
   }

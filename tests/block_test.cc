@@ -263,7 +263,8 @@ TEST(BlockTest, CommitRecordOfAnotherKindOrLengthIsNone) {
     Block block;
     EncodeCommitRecord(OpenRecord(), kStore, kNumber, block.span().first(4080));
     block.bytes[offset] = std::byte{1};
-    EXPECT_FALSE(DecodeCommitRecord(block.span().first(4080), kStore, kNumber).has_value()) << offset;
+    EXPECT_FALSE(DecodeCommitRecord(block.span().first(4080), kStore, kNumber).has_value())
+        << offset;
   }
 }
 

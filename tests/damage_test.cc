@@ -75,8 +75,9 @@ void Classify(Subject& subject) {
       const auto payload =
           std::as_bytes(std::span(bytes)).subspan(offset, internal::kBlockPayloadBytes);
       const std::uint64_t number =
-          name.substr(0, 4) == "log-" ? std::stoull(name.substr(4)) * kSegmentBlocks + offset / kBlock - 1
-                                      : 0;
+          name.substr(0, 4) == "log-"
+              ? std::stoull(name.substr(4)) * kSegmentBlocks + offset / kBlock - 1
+              : 0;
       const bool commit = internal::DecodeCommitRecord(payload, store_id, number).has_value();
       (name.substr(0, 4) != "log-" ? subject.checkpoints
        : bytes.size() == kBlock    ? subject.spares

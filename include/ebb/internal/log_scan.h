@@ -78,6 +78,8 @@ class LogScan {
   std::uint64_t checkpoint_id() const { return checkpoint_id_; }
   // As the last commit record says; null when there is none.
   Address begin() const { return begin_; }
+  // Of the checkpoint that was used, or null.
+  const Manifest* manifest() const { return start_.manifest; }
   // The first block that was not accepted.
   std::uint64_t bad_block() const { return bad_block_; }
   // Named sessions as the last commit left them.
