@@ -47,6 +47,16 @@ if(NOT EBB_XXHASH_INCLUDE_DIR)
   set(EBB_XXHASH_INCLUDE_DIR "${ebb_xxhash_SOURCE_DIR}")
 endif()
 
+# Off unless it is asked for: nobody gets a dependency because it happened to be installed.
+if(EBB_WITH_LZ4)
+  find_path(EBB_LZ4_INCLUDE_DIR lz4.h DOC "Folder of lz4.h, 1.9 or later")
+  find_library(EBB_LZ4_LIBRARY lz4 DOC "The library of LZ4")
+  mark_as_advanced(EBB_LZ4_INCLUDE_DIR EBB_LZ4_LIBRARY)
+  if(NOT EBB_LZ4_INCLUDE_DIR OR NOT EBB_LZ4_LIBRARY)
+    message(FATAL_ERROR "ebb: EBB_WITH_LZ4 is on, but LZ4 was not found")
+  endif()
+endif()
+
 if(EBB_BUILD_TESTS)
   set(INSTALL_GTEST OFF)
   ebb_dependency(googletest GTest::gmock https://github.com/google/googletest.git v1.14.0

@@ -23,6 +23,9 @@ install(FILES
 # one are none of the user's business.
 set(ebb_pc_requires "absl_status, absl_statusor")
 set(ebb_pc_requires_private "fmt")
+if(EBB_WITH_LZ4)
+  string(APPEND ebb_pc_requires_private ", liblz4")
+endif()
 get_target_property(ebb_library_type ebb TYPE)
 if(ebb_library_type STREQUAL "STATIC_LIBRARY")
   string(APPEND ebb_pc_requires ", ${ebb_pc_requires_private}")

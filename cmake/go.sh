@@ -72,8 +72,8 @@ case $verb in
     ;;
   test)
     target=all
-    option="-DEBB_BUILD_TESTS=ON -DEBB_BUILD_EXAMPLES=ON"
-    packages="$packages libgtest-dev libgmock-dev perl spin patch"
+    option="-DEBB_BUILD_TESTS=ON -DEBB_BUILD_EXAMPLES=ON -DEBB_WITH_LZ4=ON"
+    packages="$packages libgtest-dev libgmock-dev liblz4-dev perl spin patch"
     ;;
   bench | report)
     target=ebb_$verb

@@ -24,6 +24,9 @@
 //   * kVersion, from 1 (which is what it is if it is left out) to 65,535, is kept with the store:
 //     opening with another one is FailedPrecondition. Change it when old bytes cannot be read.
 //   * Encode and Decode may throw; they must not call the store.
+//   * `static constexpr bool kValueOnly = true` says that equal values may have several encodings:
+//     such a type is no key, and there is no CompareExchange.
+//   * `static absl::Status Usable()`, if there is one, is asked by Open, which answers its error.
 #pragma once
 
 #include <bit>
@@ -75,8 +78,9 @@ concept Coded = !internal::BuiltIn<T> && std::is_default_constructible_v<T> &&
 
 // What a key may be: one whose equal values have equal bytes.
 template <typename T>
-concept KeyType = Coded<T> ||
-    (internal::BuiltIn<T> && (!Codec<T>::kFixed || std::has_unique_object_representations_v<T>));
+concept KeyType = (Coded<T> && !requires { Codec<T>::kValueOnly; }) ||
+                  (internal::BuiltIn<T> &&
+                   (!Codec<T>::kFixed || std::has_unique_object_representations_v<T>));
 
 // What a value may be.
 template <typename T>

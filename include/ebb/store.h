@@ -280,6 +280,12 @@ class Store {
 
   static absl::StatusOr<Store> OpenIn(const std::string& path, const Options& options,
                                       const internal::Environment& environment) {
+    if constexpr (requires { Codec<Key>::Usable(); }) {
+      if (absl::Status status = Codec<Key>::Usable(); !status.ok()) return status;
+    }
+    if constexpr (requires { Codec<Value>::Usable(); }) {
+      if (absl::Status status = Codec<Value>::Usable(); !status.ok()) return status;
+    }
     constexpr internal::StoredTypes kTypes{
         internal::Operations<internal::Stored<Key>, internal::Stored<Value>>::kShape,
         internal::kCodecWord<Key, Value>};
