@@ -34,7 +34,9 @@ absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
     return absl::ResourceExhaustedError("no memory to look for the newest records");
   }
   for (std::size_t i = 0; i < candidates.size(); i += kGroup) {
-    DecideInMemory(candidates.subspan(i, std::min(kGroup, candidates.size() - i)), below);
+    const auto group = candidates.subspan(i, std::min(kGroup, candidates.size() - i));
+    Backoff backoff;
+    while (!DecideInMemory(group, below)) backoff.Wait();
   }
   // Each turn takes every walk down by a record at least; nearly always the first is the last.
   while (!walks_.empty()) {
@@ -53,7 +55,8 @@ absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
   return absl::OkStatus();
 }
 
-void Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
+// False when the index is moving an entry that is needed, without guard or effect.
+bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
   const RecordShape shape = log_.shape();
   std::array<std::uint64_t, kGroup> hashes;
   for (std::size_t i = 0; i < group.size(); ++i) {
@@ -61,13 +64,6 @@ void Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
     hashes[i] = HashKey(record.key(), record.key_length(), !shape.key_variable());
     core_.index.Prefetch(hashes[i]);
   }
-  Backoff backoff;
-  while (!TryInMemory(group, hashes, below)) backoff.Wait();
-}
-
-bool Liveness::TryInMemory(std::span<Candidate> group, std::span<const std::uint64_t> hashes,
-                           Address below) {
-  const RecordShape shape = log_.shape();
   EpochGuard guard(core_.epochs, slot_);
   const Address head = log_.head_acquire();
   for (std::size_t i = 0; i < group.size(); ++i) {

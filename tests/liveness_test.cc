@@ -4,16 +4,19 @@
 // Everything runs in one thread, in tiny stores without a pool, whose two buckets make chains of
 // many keys.
 //
-// Hazards: 17 (keys that share a tag), 43 and 45 (another key on the same chain, chains that grow),
-// 51 (what is newest is asked for a fixed end).
+// Hazards: 14 (an index that grows), 17 (keys that share a tag), 43 and 45 (another key on the same
+// chain, chains that grow), 51 (what is newest is asked for a fixed end).
 #include "ebb/internal/liveness.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <random>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -93,6 +96,18 @@ void ExpectTheHighestAreLive(internal::Core& core, Address end, Address below,
 
 void Freeze(internal::Core& core) { core.log.FreezeTo(core.log.tail()); }
 
+// A record that was allocated and never published.
+Address AppendUnpublished(internal::Core& core, internal::EpochSlot& slot, std::uint64_t key) {
+  constexpr internal::RecordShape kShape{8, 8};
+  internal::EpochGuard guard(core.epochs, slot);
+  const Address address = core.log.Allocate(kShape.ExtentFor(8, 8), guard);
+  const internal::Record record(core.log.At(address, guard), kShape);
+  record.Init(internal::RecordHeader::Make(internal::RecordKind::kRecord, internal::kNoRecord, 1)
+                  .With(internal::RecordHeader::kValid),
+              &key, 8, 8, 8);
+  return address;
+}
+
 TEST(LivenessTest, TheHighestRecordOfEachKeyIsLiveAndNoOther) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -145,18 +160,7 @@ TEST(LivenessTest, WhatIsInNoChainIsDead) {
   internal::Core& core = CoreOf(store);
   Must(store.Upsert(1, 10));
   OwnSlot slot(core);
-  Address lost;
-  {
-    // A slot that was allocated and never published.
-    internal::EpochGuard guard(core.epochs, *slot);
-    constexpr internal::RecordShape kShape{8, 8};
-    lost = core.log.Allocate(kShape.ExtentFor(8, 8), guard);
-    const internal::Record record(core.log.At(lost, guard), kShape);
-    const std::uint64_t key = 2;
-    record.Init(internal::RecordHeader::Make(internal::RecordKind::kRecord, internal::kNoRecord, 1)
-                    .With(internal::RecordHeader::kValid),
-                &key, 8, 8, 8);
-  }
+  const Address lost = AppendUnpublished(core, *slot, 2);
   Must(store.Upsert(3, 30));
   Freeze(core);
   LogReader reader(core, *slot, {core.log.begin(), core.log.tail()}, {});
@@ -225,6 +229,43 @@ TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
   Liveness liveness(core, *slot);
   EXPECT_TRUE(FailsWith(liveness.Decide(candidates, Liveness::kEverything), StatusCode::kDataLoss,
                         ".ebb at offset"));
+}
+
+// 14. What is not found while it may be moving is looked for again: to take it for absent would
+// lose the record that its entry leads to.
+TEST(LivenessTest, WhatTheIndexMayBeMovingIsWaitedFor) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  internal::Core& core = CoreOf(store);
+  OwnSlot slot(core);
+  const Address lost = AppendUnpublished(core, *slot, 2);
+  Freeze(core);
+  const auto drain = [&] {
+    const std::uint64_t epoch = core.epochs.Bump();
+    while (!core.epochs.Drained(epoch)) std::this_thread::yield();
+  };
+  ASSERT_EQ(core.index.BeginGrowth(), internal::HashIndex::GrowthStart::kStarted);
+  drain();
+  core.index.BeginSplit();
+  LogReader reader(core, *slot, {core.log.begin(), core.log.tail()}, {});
+  const auto items = Must(reader.Next());
+  ASSERT_EQ(items.size(), 1U);
+  std::vector<Liveness::Candidate> candidates = {{items[0].record, lost}};
+  std::atomic<bool> done{false};
+  std::thread asker([&] {
+    Liveness liveness(core, *slot);
+    Must(liveness.Decide(candidates, Liveness::kEverything));
+    done.store(true, std::memory_order_release);
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(done.load(std::memory_order_acquire));
+  while (core.index.FinishSplit()) {
+    drain();
+    core.index.BeginSplit();
+  }
+  drain();
+  core.index.EndGrowth();
+  asker.join();
+  EXPECT_FALSE(candidates[0].live);
 }
 
 TEST(LivenessTest, NothingToDecideIsFine) {

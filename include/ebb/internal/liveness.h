@@ -26,7 +26,8 @@
 //
 // Thread safety: one thread, which is inside a slow call or a job for as long as Decide runs. The
 // guard is held for at most 32 records and never across a read. Progress: Decide waits for the
-// device. Memory: a window, and 16 bytes for each candidate that is decided on the device.
+// device, and for a chunk of the index that is being split. Memory: a window, and 16 bytes for each
+// candidate.
 #pragma once
 
 #include <cstddef>
@@ -70,10 +71,7 @@ class Liveness {
     Candidate* candidate = nullptr;
   };
   static bool Arrived(const Walk& walk);
-  void DecideInMemory(std::span<Candidate> group, Address below);
-  // One try under one guard. False: entries are being moved by a growth of the index; once more.
-  bool TryInMemory(std::span<Candidate> group, std::span<const std::uint64_t> hashes,
-                   Address below);
+  bool DecideInMemory(std::span<Candidate> group, Address below);
   // The last block that tells whether the record at `walk.at` has the candidate's key.
   std::uint64_t LastBlock(const Walk& walk) const;
   absl::Status ReadWindow(std::span<const Walk> walks);
