@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -304,6 +305,21 @@ TEST(HybridLogTest, FreezingEndsWithinABlockAndFlushingBeforeIt) {
     }
   }
   EXPECT_GE(blocks.size(), 3U);
+}
+
+// What cannot be written yet is no work: the only thread of the pool does not wait for the rest.
+TEST(HybridLogTest, ABlockThatIsFrozenInPartKeepsNoThreadBusy) {
+  LogRig rig({.pool_threads = 1});
+  Must(rig.AppendExtent(1000));
+  rig.log().FreezeTo(rig.log().tail());
+  Must(rig.FillUntilPage(3, 4080));  // maintenance begins at each turn
+  std::atomic<bool> ran{false};
+  rig.pool().Post([&] { ran.store(true, std::memory_order_release); });
+  for (int i = 0; i < 5000 && !ran.load(std::memory_order_acquire); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_TRUE(ran.load(std::memory_order_acquire));
+  rig.log().StopMaintenance();
 }
 
 // Hazard 24: a guard that saw the old head may still read the page.

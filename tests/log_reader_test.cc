@@ -96,6 +96,24 @@ TEST_F(LogReaderTest, EverythingIsShownOnceAndInOrder) {
   }
 }
 
+// 15, 16. A slot whose publication failed, and what fills a page up.
+TEST_F(LogReaderTest, WhatIsNoValidRecordIsSteppedOver) {
+  Write(3);
+  {
+    internal::EpochGuard guard(core_.epochs, *slot_);
+    const internal::RecordShape shape = core_.log.shape();
+    const Address abandoned = core_.log.Allocate(shape.ExtentFor(8, 100), guard);
+    const internal::Record record(core_.log.At(abandoned, guard), shape);
+    record.Init(internal::RecordHeader::Make(internal::RecordKind::kRecord, internal::kNoRecord, 1),
+                "8 bytes.", 8, 100, 100);
+  }
+  Write(3);
+  Must(store_.Upsert("long", std::string(12000, 'x')));  // on the next page
+  Must(store_.Upsert("last", std::string(8000, 'x')));
+  core_.log.FreezeTo(core_.log.tail());
+  EXPECT_EQ(Must(ReadAll(Everything(), {})).size(), 8U);
+}
+
 TEST_F(LogReaderTest, AnyRecordCanBeTheFirstOrTheEnd) {
   Write(300);
   const auto all = Must(ReadAll(Everything(), {}));
