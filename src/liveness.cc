@@ -30,6 +30,10 @@ absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
   try {
     walks_.clear();
     walks_.reserve(candidates.size());
+    if (below != kEverything && shortcuts_below_ != below) {
+      shortcuts_.assign(kShortcuts, Shortcut());
+      shortcuts_below_ = below;
+    }
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("no memory to look for the newest records");
   }
@@ -55,6 +59,17 @@ absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
   return absl::OkStatus();
 }
 
+void Liveness::TakeShortcut(Walk& walk, Address below) const {
+  if (walk.at < below) return;
+  const Shortcut& shortcut = shortcuts_[walk.chain % kShortcuts];
+  if (shortcut.chain == walk.chain) walk.at = shortcut.to;
+}
+
+void Liveness::Advance(Walk& walk, Address next, Address below) {
+  if (walk.at >= below && next < below) shortcuts_[walk.chain % kShortcuts] = {walk.chain, next};
+  walk.at = next;
+}
+
 // False when the index is moving an entry that is needed, without guard or effect.
 bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
   const RecordShape shape = log_.shape();
@@ -72,9 +87,13 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
     if (newest == kBeingMoved) return false;
     if (newest >= head && newest != group[i].address) __builtin_prefetch(log_.At(newest, guard));
   }
-  for (Candidate& candidate : group) {
-    Walk walk{candidate.head.address(), &candidate};
+  const std::uint64_t chain_mask =
+      (std::uint64_t{1} << (core_.index.creation_exponent() + IndexEntry::kTagBits)) - 1;
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    Candidate& candidate = group[i];
+    Walk walk{candidate.head.address(), &candidate, hashes[i] & chain_mask};
     candidate.live = false;
+    TakeShortcut(walk, below);
     while (!Arrived(walk)) {
       if (walk.at < head) {
         walks_.push_back(walk);
@@ -82,7 +101,7 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
       }
       const Record record(log_.At(walk.at, guard), shape);
       if (walk.at < below && SameKey(candidate.record, record)) break;
-      walk.at = record.header().LoadAcquire().prev();
+      Advance(walk, record.header().LoadAcquire().prev(), below);
     }
   }
   return true;
@@ -145,7 +164,7 @@ absl::Status Liveness::Follow(Walk& walk, Address below) {
       return log_.Damaged(block, "holds no record where a chain leads");
     }
     const bool decided = walk.at < below && SameKey(walk.candidate->record, record);
-    walk.at = header.prev();
+    Advance(walk, header.prev(), below);
     if (decided || Arrived(walk)) {
       walk.candidate = nullptr;
       break;

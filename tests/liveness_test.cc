@@ -207,6 +207,41 @@ TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
   EXPECT_LE(reads, 20U) << "480 KB of records in windows of a megabyte, and a few shared chains";
 }
 
+// A key that is updated all the time has ever more records above the end of a scan. Each of its
+// dead ones below would walk past all of them.
+TEST(LivenessTest, TheWayPastWhatIsNewerIsWalkedOnce) {
+  SimFileSystem files;
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.index_exponent = 10;
+  auto store = Must(OpenIn<U64Store>("db", environment));
+  internal::Core& core = CoreOf(store);
+  const auto update_all = [&](int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+      for (std::uint64_t key = 0; key < 100; ++key) Must(store.Upsert(key, key));
+      Freeze(core);
+    }
+  };
+  update_all(50);
+  const Address below = core.log.tail();
+  update_all(300);
+  OwnSlot slot(core);
+  LogReader reader(core, *slot, {core.log.begin(), below}, {4096, 0});
+  Liveness liveness(core, *slot);
+  const std::uint64_t reads = store.Stats().device_read_count;
+  std::size_t decided = 0;
+  std::size_t live = 0;
+  for (auto items = Must(reader.Next()); !items.empty(); items = Must(reader.Next())) {
+    std::vector<Liveness::Candidate> candidates;
+    for (const auto& item : items) candidates.push_back({item.record, item.address});
+    Must(liveness.Decide(candidates, below));
+    for (const auto& candidate : candidates) live += candidate.live ? 1 : 0;
+    decided += candidates.size();
+  }
+  EXPECT_EQ(decided, 5000U);
+  EXPECT_EQ(live, 100U);
+  EXPECT_LT(store.Stats().device_read_count - reads, 1500U);
+}
+
 TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
   SimFileSystem files(/*direct=*/false);
   auto store = Must(OpenTiny<U64Store>("db", &files));

@@ -139,7 +139,7 @@ class Run {
   }
 
   Events Go() {
-    Db db = Must(OpenIn<Db>(path(), Geometry(), TinyOptions()));
+    Db db = Must(OpenIn<Db>(path(), Geometry(), StressOptions()));
     Prepare(db);
     std::vector<std::thread> threads;
     for (unsigned id = 0; id < phase_.thread_count; ++id) {
@@ -154,7 +154,7 @@ class Run {
     CheckEverything(db, "before Close");
     if (const absl::Status status = db.Close(); !status.ok()) Fail("Close: " + status.ToString());
     if (failures_.any()) return events;
-    Db again = Must(OpenIn<Db>(path(), Geometry(), TinyOptions()));
+    Db again = Must(OpenIn<Db>(path(), Geometry(), StressOptions()));
     CheckEverything(again, "after reopening");
     Must(again.Close());
     return events;
@@ -359,6 +359,12 @@ class Run {
     environment.segment_blocks = 4096;
     environment.pool_threads = 1;
     return environment;
+  }
+
+  static Options StressOptions() {
+    Options options = TinyOptions();
+    options.scan_ahead_bytes = 1 << 20;  // scans are to keep up with the log
+    return options;
   }
 
   // Every key gets a record, so that no search runs down a whole shared chain for nothing.

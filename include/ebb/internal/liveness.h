@@ -13,7 +13,8 @@
 // Nearly all records are decided by the index alone (the entry leads to the record itself) or by
 // one record in memory. The rest need a record that is on the device: all of them together are
 // sorted by address, and read in windows of neighbouring blocks. So what a batch costs is at most
-// one pass over the log, and the larger the batch, the more of its records share a block.
+// one pass over the log, and the larger the batch, the more of its records share a block. Keys that
+// are updated all the time have ever more records above `below`: the way past them is remembered.
 //
 // Argument. Below `below` nothing is published any more (the caller's duty: it is at or below
 //   safe_read_only, or kEverything), and links never change. So the part of a chain below `below`
@@ -26,8 +27,8 @@
 //
 // Thread safety: one thread, which is inside a slow call or a job for as long as Decide runs. The
 // guard is held for at most 32 records and never across a read. Progress: Decide waits for the
-// device, and for a chunk of the index that is being split. Memory: a window, and 16 bytes for each
-// candidate.
+// device, and for a chunk of the index that is being split. Memory: a window, as much for
+// shortcuts, and 24 bytes for each candidate.
 #pragma once
 
 #include <cstddef>
@@ -65,11 +66,21 @@ class Liveness {
   absl::Status Decide(std::span<Candidate> candidates, Address below);
 
  private:
-  // A walk that goes on at `at`, on the device.
+  // A walk that has come to `at`. The chain is told by those bits of its hash that all its records
+  // share, whatever the size of the index.
   struct Walk {
     Address at;
     Candidate* candidate = nullptr;
+    std::uint64_t chain = 0;
   };
+  // Where a chain goes on below `below`, however much is above. That never changes.
+  struct Shortcut {
+    std::uint64_t chain = ~std::uint64_t{0};
+    Address to;
+  };
+  static constexpr std::size_t kShortcuts = std::size_t{1} << 16;
+  void TakeShortcut(Walk& walk, Address below) const;
+  void Advance(Walk& walk, Address next, Address below);
   static bool Arrived(const Walk& walk);
   bool DecideInMemory(std::span<Candidate> group, Address below);
   // The last block that tells whether the record at `walk.at` has the candidate's key.
@@ -82,6 +93,8 @@ class Liveness {
   HybridLog& log_;
   EpochSlot& slot_;
   std::vector<Walk> walks_;
+  std::vector<Shortcut> shortcuts_;  // by chain; one takes the place of another
+  Address shortcuts_below_;
   AlignedBuffer window_;
   std::uint64_t window_capacity_ = 0;  // blocks
   std::uint64_t window_first_ = 0;
