@@ -301,9 +301,78 @@ TEST(LiveScanTest, EveryOpeningCanBeScanned) {
 
 // ---- beside other threads ----
 
-// Each writer counts its keys up, one after the other, again and again. So how many updates it has
-// made tells how many of each key; a scan shows at least what had returned when it was begun, and
-// at most what had begun when it was made.
+// Writers that count their keys up, one after the other, again and again. So how many updates one
+// has made tells how many of each key.
+class CountingWriters {
+ public:
+  static constexpr std::uint64_t kWriters = 3;
+  static constexpr std::uint64_t kKeys = 400;  // of each
+  using Counts = std::array<std::uint64_t, kWriters>;
+
+  explicit CountingWriters(U64Store& store) : store_(store) {
+    for (std::uint64_t key = 0; key < kWriters * kKeys; ++key) Must(store.Upsert(key, 0));
+    for (std::uint64_t id = 0; id < kWriters; ++id) threads_.emplace_back([this, id] { Work(id); });
+    threads_.emplace_back([this] {
+      while (!stop_.load(std::memory_order_acquire)) {
+        Must(store_.Commit());
+        std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      }
+    });
+  }
+  ~CountingWriters() {
+    stop_.store(true, std::memory_order_release);
+    for (std::thread& thread : threads_) thread.join();
+  }
+  // They make so many more each, and then wait, so that the log does not outrun the scans.
+  void Allow(std::uint64_t updates) { allowed_.fetch_add(updates, std::memory_order_acq_rel); }
+  Counts begun() const { return Now(begun_); }
+  Counts returned() const { return Now(returned_); }
+  // The value of a key after updates of these counts.
+  static std::uint64_t ValueAfter(const Counts& updates, std::uint64_t key) {
+    const std::uint64_t count = updates[key / kKeys];
+    return count / kKeys + (count % kKeys > key % kKeys ? 1 : 0);
+  }
+
+ private:
+  using Words = std::array<std::atomic<std::uint64_t>, kWriters>;
+  static Counts Now(const Words& words) {
+    Counts counts{};
+    for (std::size_t id = 0; id < kWriters; ++id) {
+      counts[id] = words[id].load(std::memory_order_acquire);
+    }
+    return counts;
+  }
+  void Work(std::uint64_t id) {
+    auto session = store_.NewSession();
+    for (std::uint64_t i = 0; !stop_.load(std::memory_order_acquire);) {
+      if (i >= allowed_.load(std::memory_order_acquire)) {
+        std::this_thread::yield();
+        continue;
+      }
+      const std::uint64_t key = id * kKeys + i % kKeys;
+      const std::uint64_t round = i / kKeys + 1;
+      begun_[id].store(i + 1, std::memory_order_release);
+      if (round % 3 == 0) {
+        Must(session.Rmw(key, [&](std::uint64_t& v) { v = round; }));
+      } else if (round % 3 == 1) {
+        Must(session.CompareExchange(key, round - 1, round));
+      } else {
+        Must(session.Upsert(key, round));
+      }
+      returned_[id].store(++i, std::memory_order_release);
+    }
+  }
+
+  U64Store& store_;
+  std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> allowed_{0};
+  Words begun_{};
+  Words returned_{};
+  std::vector<std::thread> threads_;
+};
+
+// A scan shows at least what had returned when it was begun, and at most what had begun when it was
+// made.
 TEST(LiveScanTest, ScansBesideWritersShowWhatWasThereWhenTheyWereMade) {
   const TempDir dir;
   internal::Environment environment = TinyEnvironment();
@@ -311,73 +380,26 @@ TEST(LiveScanTest, ScansBesideWritersShowWhatWasThereWhenTheyWereMade) {
   environment.pool_threads = 1;
   environment.segment_blocks = 1024;
   auto store = Must(OpenIn<U64Store>(dir / "db", environment));
-  constexpr std::uint64_t kScans = 30;
-  constexpr std::uint64_t kUpdatesPerScan =
-      2000;  // of each writer, so that the log does not outrun
-  constexpr std::uint64_t kWriters = 3;
-  constexpr std::uint64_t kKeys = 400;
-  std::atomic<bool> stop{false};
-  std::atomic<std::uint64_t> allowed{kUpdatesPerScan};
-  std::array<std::atomic<std::uint64_t>, kWriters> begun{};
-  std::array<std::atomic<std::uint64_t>, kWriters> returned{};
-  for (std::uint64_t key = 0; key < kWriters * kKeys; ++key) Must(store.Upsert(key, 0));
-  std::vector<std::thread> threads;
-  for (std::uint64_t id = 0; id < kWriters; ++id) {
-    threads.emplace_back([&, id] {
-      auto session = store.NewSession();
-      for (std::uint64_t i = 0; !stop.load(std::memory_order_acquire);) {
-        if (i >= allowed.load(std::memory_order_acquire)) {
-          std::this_thread::yield();
-          continue;
-        }
-        const std::uint64_t key = id * kKeys + i % kKeys;
-        const std::uint64_t round = i / kKeys + 1;
-        begun[id].store(i + 1, std::memory_order_release);
-        if (round % 3 == 0) {
-          Must(session.Rmw(key, [&](std::uint64_t& v) { v = round; }));
-        } else if (round % 3 == 1) {
-          Must(session.CompareExchange(key, round - 1, round));
-        } else {
-          Must(session.Upsert(key, round));
-        }
-        returned[id].store(++i, std::memory_order_release);
+  {
+    constexpr std::uint64_t kScans = 30;
+    CountingWriters writers(store);
+    std::uint64_t between = 0;
+    for (std::uint64_t scan = 0; scan < kScans; ++scan) {
+      writers.Allow(2007);
+      std::this_thread::sleep_for(std::chrono::microseconds(scan * 20));
+      const auto least = writers.returned();
+      auto it = store.NewScan();
+      const auto most = writers.begun();
+      const auto shown = TakeAll(it);
+      EXPECT_EQ(shown.size(), CountingWriters::kWriters * CountingWriters::kKeys);
+      for (const auto& [key, value] : shown) {
+        EXPECT_GE(value, CountingWriters::ValueAfter(least, key)) << key;
+        EXPECT_LE(value, CountingWriters::ValueAfter(most, key)) << key;
       }
-    });
+      for (const std::uint64_t count : least) between += count % CountingWriters::kKeys != 0;
+    }
+    EXPECT_GT(between, kScans) << "scans were made only between the rounds of writers";
   }
-  threads.emplace_back([&] {
-    while (!stop.load(std::memory_order_acquire)) {
-      Must(store.Commit());
-      std::this_thread::sleep_for(std::chrono::milliseconds(3));
-    }
-  });
-  const auto now = [](const auto& counts) {
-    std::array<std::uint64_t, kWriters> values{};
-    for (std::size_t id = 0; id < kWriters; ++id) {
-      values[id] = counts[id].load(std::memory_order_acquire);
-    }
-    return values;
-  };
-  // How often a writer that has made `updates` has come to its `place`th key.
-  const auto count_of = [](std::uint64_t updates, std::uint64_t place) {
-    return updates / kKeys + (updates % kKeys > place ? 1 : 0);
-  };
-  std::uint64_t between = 0;
-  for (std::uint64_t scan = 0; scan < kScans; ++scan) {
-    allowed.fetch_add(kUpdatesPerScan + 7, std::memory_order_acq_rel);
-    const auto least = now(returned);
-    auto it = store.NewScan();
-    const auto most = now(begun);
-    const auto shown = TakeAll(it);
-    EXPECT_EQ(shown.size(), kWriters * kKeys);
-    for (const auto& [key, value] : shown) {
-      EXPECT_GE(value, count_of(least[key / kKeys], key % kKeys)) << key;
-      EXPECT_LE(value, count_of(most[key / kKeys], key % kKeys)) << key;
-    }
-    for (std::size_t id = 0; id < kWriters; ++id) between += least[id] % kKeys != 0 ? 1 : 0;
-  }
-  EXPECT_GT(between, kScans) << "scans were made only between the rounds of writers";
-  stop.store(true, std::memory_order_release);
-  for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(PinCount(store), 0U);
   Must(store.Close());
 }
