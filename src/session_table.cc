@@ -63,8 +63,9 @@ std::vector<SessionReport> SessionTable::Changes(unsigned version_bits, bool all
   for (const auto& [name, entry] : entries_) {
     const std::uint64_t serial = std::max(entry.through, entry.Last(version_bits & 1));
     const bool known = all && entry.recorded != kForgotten;
-    if (known || entry.Differs(serial))
+    if (known || entry.Differs(serial)) {
       changes.push_back({name, entry.forgotten ? kForgotten : serial});
+    }
   }
   return changes;
 }

@@ -350,49 +350,50 @@ TEST(CompactionTest, AFailedCallLosesNothing) {
   EXPECT_GE(failed, 20U);
 }
 
-// Beside everything else, with threads: each thread owns keys, and knows what they hold.
+// ---- beside everything else ----
+
+constexpr std::uint64_t kThreads = 3;
+constexpr std::uint64_t kKeysOfAThread = 40;
+
+// What thread `id` does: it owns keys, and knows what they hold.
+void UseOwnKeys(U64StringStore& store, std::uint64_t id, std::uint64_t turns, Model& model) {
+  std::mt19937_64 random(Seed() + id);
+  auto session = store.NewSession();
+  for (std::uint64_t turn = 0; turn < turns; ++turn) {
+    const std::uint64_t key = random() % kKeysOfAThread * kThreads + id;
+    switch (random() % 6) {
+      case 0:
+        ASSERT_EQ(session.Delete(key).ok(), model.erase(key) == 1);
+        break;
+      case 1: {
+        const auto value = session.Read(key);
+        ASSERT_EQ(value.ok(), model.count(key) == 1) << value.status();
+        if (value.ok()) {
+          ASSERT_EQ(*value, model[key]);
+        }
+        break;
+      }
+      case 2:
+        Must(session.Rmw(key, [&](std::string& value) {
+          value = ValueOf(key, turn) + std::to_string(value.size());
+          model[key] = value;
+        }));
+        break;
+      default:
+        Must(session.Upsert(key, model[key] = ValueOf(key, turn)));
+    }
+  }
+}
+
 TEST(CompactionTest, OperationsGoOnBesideIt) {
   const TempDir dir;
   internal::Environment environment = TinyEnvironment();
   environment.segment_blocks = 16;
   environment.pool_threads = 2;
   auto store = Must(OpenIn<U64StringStore>(dir / "db", environment));
-  constexpr std::uint64_t kThreads = 3;
   const auto turns = static_cast<std::uint64_t>(20000 * std::min(1.0, Scale() * 2));
-  std::atomic<bool> done{false};
   std::vector<Model> models(kThreads);
-  std::vector<std::thread> threads;
-  for (std::uint64_t id = 0; id < kThreads; ++id) {
-    threads.emplace_back([&, id] {
-      std::mt19937_64 random(Seed() + id);
-      auto session = store.NewSession();
-      Model& model = models[id];
-      for (std::uint64_t turn = 0; turn < turns; ++turn) {
-        const std::uint64_t key = random() % 40 * kThreads + id;
-        switch (random() % 6) {
-          case 0:
-            ASSERT_EQ(session.Delete(key).ok(), model.erase(key) == 1);
-            break;
-          case 1: {
-            const auto value = session.Read(key);
-            ASSERT_EQ(value.ok(), model.count(key) == 1) << value.status();
-            if (value.ok()) {
-              ASSERT_EQ(*value, model[key]);
-            }
-            break;
-          }
-          case 2:
-            Must(session.Rmw(key, [&](std::string& value) {
-              value = ValueOf(key, turn) + std::to_string(value.size());
-              model[key] = value;
-            }));
-            break;
-          default:
-            Must(session.Upsert(key, model[key] = ValueOf(key, turn)));
-        }
-      }
-    });
-  }
+  std::atomic<bool> done{false};
   std::uint64_t passes = 0;
   std::thread collector([&] {
     while (!done.load()) {
@@ -407,27 +408,22 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
       if (i % 8 == 0) Must(store.Checkpoint());
     }
   });
-  for (std::thread& thread : threads) thread.join();
+  {
+    std::vector<std::jthread> threads;
+    for (std::uint64_t id = 0; id < kThreads; ++id) {
+      threads.emplace_back([&, id] { UseOwnKeys(store, id, turns, models[id]); });
+    }
+  }
   done = true;
   collector.join();
   committer.join();
   EXPECT_GE(passes, 2U);
-  const auto check = [&](U64StringStore& opened) {
-    for (std::uint64_t id = 0; id < kThreads; ++id) {
-      for (std::uint64_t k = 0; k < 40; ++k) {
-        const std::uint64_t key = k * kThreads + id;
-        const auto value = opened.Read(key);
-        ASSERT_EQ(value.ok(), models[id].count(key) == 1) << key << value.status();
-        if (value.ok()) {
-          ASSERT_EQ(*value, models[id][key]);
-        }
-      }
-    }
-  };
-  check(store);
+  Model all;
+  for (const Model& model : models) all.insert(model.begin(), model.end());
+  ExpectHolds(store, all, kThreads * kKeysOfAThread);
   Must(store.Close());
   auto again = Must(OpenIn<U64StringStore>(dir / "db", environment));
-  check(again);
+  ExpectHolds(again, all, kThreads * kKeysOfAThread);
 }
 
 TEST(CompactionTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
