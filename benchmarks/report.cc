@@ -2,8 +2,8 @@
 //
 //   ebb_report [--keys=N] [--rounds=N] [--dir=FOLDER] [--only=GROUPS]
 //
-// Groups are memory, strings, load, growth, device, durability, recovery and counts, with commas
-// between.
+// Groups are memory, strings, load, growth, garbage, device, durability, recovery and counts, with
+// commas between.
 //
 // Prints a table in Markdown: the store's figure, what it is compared with, the median of the
 // paired rounds with their spread, and whether the target is met. A few minutes with the defaults;
@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   if (wanted("strings")) AddStringRows(settings, table);
   if (wanted("load")) AddLoadRows(settings, table);
   if (wanted("growth")) AddGrowthRows(settings, table);
+  if (wanted("garbage")) AddGarbageRows(settings, table);
   if (wanted("device")) AddDeviceRows(settings, table);
   if (wanted("durability")) AddDurabilityRows(settings, table);
   if (wanted("recovery")) AddRecoveryRows(settings, table);

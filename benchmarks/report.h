@@ -16,6 +16,8 @@ void AddStringRows(const Settings& settings, Table& table);
 void AddLoadRows(const Settings& settings, Table& table);
 // An index that has grown with its load against one of the right size.
 void AddGrowthRows(const Settings& settings, Table& table);
+// A store that collects its garbage while it is overwritten against one that does not.
+void AddGarbageRows(const Settings& settings, Table& table);
 // Reads past memory against pread.
 void AddDeviceRows(const Settings& settings, Table& table);
 // Operations beside commits and checkpoints against operations without.

@@ -18,10 +18,6 @@ std::uint64_t HashOf(const Record& record, RecordShape shape) {
   return HashKey(record.key(), record.key_length(), !shape.key_variable());
 }
 
-bool SameKey(const Record& a, const Record& b) {
-  return a.key_length() == b.key_length() && std::memcmp(a.key(), b.key(), a.key_length()) == 0;
-}
-
 std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
   return shape.locked() ? record.lock().LoadAcquire().value_bytes() : shape.value_bytes;
 }

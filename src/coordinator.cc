@@ -522,14 +522,22 @@ void Coordinator::RunJob(Job& job, std::uint64_t generation, bool by_timer) {
 // In the pool, after a page turn. When the log has grown by what is worth collecting, the timer may
 // be late.
 void Coordinator::LookForGarbage() {
-  if (core_.log.tail().value() < gc_look_at_.load(std::memory_order_relaxed)) return;  // a hint
+  const auto is_early = [this] {
+    return core_.log.tail().value() < gc_look_at_.load(std::memory_order_relaxed);  // a hint
+  };
+  if (is_early()) return;
   std::uint64_t generation = 0;
   {
     MutexLock lock(background_mu_);
     if (!background_on_ || !gc_job_.stats.enabled || job_runs_) return;
     generation = generation_;
   }
-  RunJob(gc_job_, generation, /*by_timer=*/false);
+  try {
+    core_.pool.Post([this, is_early, generation] {
+      if (!is_early()) RunJob(gc_job_, generation, /*by_timer=*/false);
+    });
+  } catch (const std::bad_alloc&) {  // the timer will come
+  }
 }
 
 // ---- garbage ----
@@ -542,7 +550,12 @@ absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
   MutexLock lock(job_mu_);
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
-  absl::Status status = CollectLocked(options, stats);
+  absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
+  try {
+    if (status.ok()) status = CollectLocked(options, stats);
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("no memory to collect garbage");
+  }
   if (!status.ok()) return status;
   stats.new_begin_address = core_.log.begin().value();
   stats.duration_ms = static_cast<std::uint64_t>(

@@ -12,12 +12,12 @@ namespace {
 
 constexpr std::size_t kGroup = 32;  // records under one guard
 
+}  // namespace
+
 bool SameKey(const Record& a, const Record& b) {
   const std::uint32_t bytes = a.key_length();
   return b.key_length() == bytes && std::memcmp(a.key(), b.key(), bytes) == 0;
 }
-
-}  // namespace
 
 // The walk has come down to the candidate, or past it.
 bool Liveness::Arrived(const Walk& walk) {

@@ -140,7 +140,7 @@ TEST(CoreTest, AChainOnTheDeviceIsWalkedToTheNewestRecordOfTheKey) {
   const internal::Address from = core.index.Find(internal::HashInteger(1)).entry.address();
   ASSERT_LT(from, core.log.head());
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    const auto found = FindOnDevice(session, from, &keys[i], 8);
+    const auto found = FindOnDevice(session, {from, core.log.begin()}, &keys[i], 8);
     ASSERT_TRUE(found.ok()) << found.status();
     if (i == 3) {
       EXPECT_FALSE(found->has_value());
@@ -155,9 +155,13 @@ TEST(CoreTest, AChainOnTheDeviceIsWalkedToTheNewestRecordOfTheKey) {
     }
   }
   // A chain that ends at once.
-  const auto none = FindOnDevice(session, internal::kNoRecord, &keys[0], 8);
+  const auto none = FindOnDevice(session, {internal::kNoRecord, core.log.begin()}, &keys[0], 8);
   ASSERT_TRUE(none.ok());
   EXPECT_FALSE(none->has_value());
+  // A begin that is above the whole of it leaves nothing to look at.
+  const auto above = FindOnDevice(session, {from, from + 8}, &keys[0], 8);
+  ASSERT_TRUE(above.ok());
+  EXPECT_FALSE(above->has_value());
 }
 
 TEST(CoreTest, ErrorsSayWhatTheCallerDidWrong) {

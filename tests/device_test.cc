@@ -22,6 +22,7 @@ namespace {
 
 using internal::AlignedBuffer;
 using internal::AllocateAligned;
+using internal::BlockRange;
 using internal::Device;
 using internal::Directory;
 using internal::File;

@@ -128,7 +128,15 @@ internal::Environment SmallEnvironment(std::uint64_t frame_count) {
         if (absl::Status status = Write(session, id, n); !status.ok()) Fail(status);
         if (until_commit-- != 0) continue;
         until_commit = random() % (random() % 4 == 0 ? 10000 : 100);
-        const absl::Status status = n % 2 == 0 ? store->Commit() : session.WaitDurable();
+        absl::Status status = n % 2 == 0 ? store->Commit() : session.WaitDurable();
+        if (id == 0 && n % 5 == 0) {
+          status.Update(
+              store
+                  ->CollectGarbage(
+                      {.min_reclaim_bytes = 0, .target_utilization = 0.5, .pass_bytes = 1 << 17})
+                  .status());
+        }
+        if (id == 1 && n % 50 == 0) static_cast<void>(store->GrowIndex());  // while it can
         if (!status.ok()) Fail(status);
         progress.acknowledged.store(n);
       }

@@ -1,7 +1,8 @@
 // Stress: chance at work, with an exact oracle.
 //
 // Threads do everything that sessions can do, on few keys and little memory, while another thread
-// commits and lets the index grow, and one scans. Four kinds of keys, each with a truth of its own:
+// commits and lets the index grow, one scans, and one collects garbage. Four kinds of keys, each
+// with a truth of its own:
 //
 //   counters   all threads Rmw them, or read and CompareExchange until that succeeds; half of them
 //              are in chains that several keys share. The value is
@@ -147,6 +148,7 @@ class Run {
     }
     threads.emplace_back([&] { CommitInALoop(db); });
     threads.emplace_back([&] { ScanInALoop(db); });
+    threads.emplace_back([&] { CollectInALoop(db); });
     Watch(db);
     stop_.store(true, std::memory_order_release);
     for (std::thread& thread : threads) thread.join();
@@ -395,6 +397,15 @@ class Run {
         Fail("Commit: " + status.ToString());
       }
       std::this_thread::sleep_for(std::chrono::microseconds(phase_.commit_interval_us));
+    }
+  }
+
+  void CollectInALoop(Db& db) {
+    while (!stop_.load(std::memory_order_acquire) && !failures_.any()) {
+      const auto stats = db.CollectGarbage(
+          {.min_reclaim_bytes = 0, .target_utilization = 0.7, .pass_bytes = 1 << 20});
+      if (!stats.ok()) Fail("Collect: " + stats.status().ToString());
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
   }
 

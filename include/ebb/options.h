@@ -91,7 +91,7 @@ struct Options {
   // Garbage is collected as `gc` says, checked at this interval and whenever the log has grown by
   // what is to be had: 0 for never, or from 1000 to a day.
   std::uint32_t gc_interval_ms = 10000;
-  GcOptions gc;
+  GcOptions gc = {};
 
   // How many checkpoints to keep: 1 to 1,000. Older ones are removed when a new one is complete.
   std::uint32_t checkpoints_kept = 2;

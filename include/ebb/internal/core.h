@@ -69,7 +69,7 @@ struct CoreConfig {
   std::uint32_t checkpoint_interval_ms = 0;
   std::uint32_t checkpoints_kept = 2;
   std::uint32_t gc_interval_ms = 0;
-  GcOptions gc;
+  GcOptions gc = {};
   bool measure_latency = false;
   std::uint64_t max_key_bytes = 0;    // resolved: never 0
   std::uint64_t max_value_bytes = 0;  // resolved

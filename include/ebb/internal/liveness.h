@@ -41,6 +41,8 @@
 
 namespace ebb::internal {
 
+bool SameKey(const Record& a, const Record& b);
+
 class Liveness {
  public:
   static constexpr Address kEverything{Address::kMask};
