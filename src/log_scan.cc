@@ -275,10 +275,14 @@ bool LogScan::IsVoid(Address address, RecordHeader header) const {
 }
 
 std::string LogScan::DescribeBad() const {
-  if (bad_block_ == start_.bad_header_block) {
-    return FileDevice::SegmentName(bad_block_ / geometry_.segment_blocks) + " at offset 0";
-  }
-  return core_.files.device->Describe(bad_block_);
+  if (bad_block_ == start_.bad_header_block) return start_.bad_header;
+  const std::uint64_t segment = bad_block_ / geometry_.segment_blocks;
+  const std::vector<BlockRange> held = core_.files.device->HeldBlocks();
+  const bool there = std::any_of(held.begin(), held.end(), [&](const BlockRange& range) {
+    return range.begin / geometry_.segment_blocks == segment;
+  });
+  if (!there) return FileDevice::SegmentName(segment) + " is missing";
+  return core_.files.device->Describe(bad_block_) + ": damaged";
 }
 
 absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit& show) {
@@ -325,7 +329,7 @@ absl::Status LogScan::LookForLaterCommits() {
   const Address bad = geometry_.BlockStart(bad_block_);
   if (last_commit_end_ < start_.durable) {
     return absl::DataLossError(
-        fmt::format("{}: damaged: a checkpoint states that it was durable", DescribeBad()));
+        fmt::format("{}: a checkpoint states that it was durable", DescribeBad()));
   }
   const Device& device = *core_.files.device;
   absl::Status damage;
@@ -333,8 +337,8 @@ absl::Status LogScan::LookForLaterCommits() {
   for (const BlockRange& range : device.HeldBlocks()) {
     const auto look = [&](std::uint64_t block, const CommitRecord& commit) {
       if (commit.durable <= bad) return true;
-      damage = absl::DataLossError(fmt::format("{}: damaged: {} states that it was durable",
-                                               DescribeBad(), device.Describe(block)));
+      damage = absl::DataLossError(
+          fmt::format("{}: {} states that it was durable", DescribeBad(), device.Describe(block)));
       return false;
     };
     absl::Status status = ShowCommits(core_, {std::max(range.begin, bad_block_), range.end}, look);

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <new>
 #include <optional>
 #include <random>
@@ -51,9 +52,9 @@ std::string DescribeShape(RecordShape shape) {
 
 // What the directory holds.
 struct FoundSegments {
-  std::vector<std::uint64_t> numbers;      // ascending
-  std::optional<SegmentHeader> header;     // of the first good one; nothing: there is no store yet
-  std::vector<std::uint64_t> bad_headers;  // segments, ascending
+  std::vector<std::uint64_t> numbers;   // ascending
+  std::optional<SegmentHeader> header;  // of the first good one; nothing: there is no store yet
+  std::map<std::uint64_t, std::string> bad_headers;  // segments, and what is wrong with them
 };
 
 absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint64_t number) {
@@ -97,7 +98,7 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     });
     if (checkpoint == names.end()) return found;
     return absl::DataLossError(
-        fmt::format("the log's files are missing, but {} is there", *checkpoint));
+        fmt::format("the log's files, log-*.ebb, are missing, but {} is there", *checkpoint));
   }
   // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
   // needed any more: the scan tells, as for any bad block.
@@ -111,7 +112,7 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
         return ForeignFile(number);
       }
     } else if (absl::IsDataLoss(header.status())) {
-      found.bad_headers.push_back(number);
+      found.bad_headers[number] = std::string(header.status().message());
       first_bad.Update(header.status());
     } else {
       return header.status();
@@ -463,9 +464,11 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
       }
     }
     const std::uint64_t begin_segment = geometry.BlockOf(start.begin) / geometry.segment_blocks;
-    const auto bad =
-        std::lower_bound(found.bad_headers.begin(), found.bad_headers.end(), begin_segment);
-    if (bad != found.bad_headers.end()) start.bad_header_block = *bad * geometry.segment_blocks;
+    const auto bad = found.bad_headers.lower_bound(begin_segment);
+    if (bad != found.bad_headers.end()) {
+      start.bad_header_block = bad->first * geometry.segment_blocks;
+      start.bad_header = bad->second;
+    }
     if (images) {
       absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
       if (!manifest.ok()) return manifest.status();

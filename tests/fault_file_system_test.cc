@@ -51,6 +51,7 @@ TEST_F(FaultFileSystemTest, PassesEverythingThroughAndCountsIt) {
   EXPECT_EQ(size, 4U);
   EXPECT_EQ(file->Truncate(2), 0);
   EXPECT_EQ(file->Reserve(0, 9), 0);
+  EXPECT_EQ(file->PunchHole(4096, 4096), 0);
   EXPECT_EQ(file->Sync(), 0);
   EXPECT_EQ(file->Close(), 0);
   EXPECT_EQ(directory_->Open("absent", {}).error, ENOENT);
@@ -73,7 +74,7 @@ TEST_F(FaultFileSystemTest, PassesEverythingThroughAndCountsIt) {
     if (kind == CallKind::kOpenDirectory) expected = 3;
     EXPECT_EQ(files_.Count(kind), expected) << NameOf(kind);
   }
-  EXPECT_EQ(files_.Count(), 18U);
+  EXPECT_EQ(files_.Count(), 19U);
   EXPECT_EQ(files_.FiredCount(), 0U);
   files_.ResetCounts();
   EXPECT_EQ(files_.Count(), 0U);
@@ -121,6 +122,7 @@ TEST_F(FaultFileSystemTest, EveryKindOfCallCanFail) {
     note(CallKind::kSync, file->Sync());
     note(CallKind::kTruncate, file->Truncate(1));
     note(CallKind::kReserve, file->Reserve(0, 1));
+    note(CallKind::kPunchHole, file->PunchHole(4096, 4096));
     note(CallKind::kSize, file->Size(size));
     note(CallKind::kList, directory_->List(names));
     note(CallKind::kRename, directory_->Rename("a", "a"));

@@ -51,6 +51,7 @@ class LogScan {
     // The first block of the first file of the log whose header is not this store's. It counts as
     // bad.
     std::uint64_t bad_header_block = kNoBlock;
+    std::string bad_header;  // what is wrong with it
     // Where the log begins, and in which history; null: at its first block.
     Address begin;
     std::uint64_t begin_incarnation = 0;
