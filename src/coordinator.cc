@@ -548,6 +548,7 @@ absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
   if (core_.epochs.closed()) return core_.ClosedError();
   const Clock::time_point begun = Clock::now();
   MutexLock lock(job_mu_);
+  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
@@ -566,6 +567,7 @@ absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
 absl::StatusOr<GcEstimate> Coordinator::EstimateGarbage() {
   if (core_.epochs.closed()) return core_.ClosedError();
   MutexLock lock(job_mu_);
+  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
   return internal::EstimateGarbage(core_, *job_slot_);
 }
 
