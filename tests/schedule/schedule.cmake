@@ -18,7 +18,7 @@ set_source_files_properties(${ebb_sources} "${CMAKE_CURRENT_SOURCE_DIR}/support/
   PROPERTIES UNITY_GROUP library)
 set_source_files_properties("${folder}/epoch_schedules.cc" "${folder}/index_schedules.cc"
   "${folder}/page_schedules.cc" PROPERTIES UNITY_GROUP parts)
-set_source_files_properties("${folder}/close_schedules.cc"
+set_source_files_properties("${folder}/close_schedules.cc" "${folder}/compaction_schedules.cc"
   "${folder}/operation_schedules.cc" "${folder}/version_schedules.cc" PROPERTIES UNITY_GROUP stores)
 set_target_properties(ebb_schedule_tests PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
 target_compile_definitions(ebb_schedule_tests PRIVATE

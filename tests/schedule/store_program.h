@@ -168,13 +168,20 @@ class StoreProgram {
       return internal::StoreAccess::GetCoordinator(*store_).Commit();
     }
   }
-  // A commit, and a power loss right after it.
-  void CommitAndCrash() {
+  // A commit: what had ended before it survives any later power loss.
+  bool CommitAll() {
     const History::Mask survives = history_.Ended();
     const absl::Status status = Commit();
-    if (!status.ok()) return schedule_.Fail("no commit: " + status.ToString());
-    survives_ |= survives;
-    Crash();
+    if (status.ok()) {
+      survives_ |= survives;
+    } else {
+      schedule_.Fail("no commit: " + status.ToString());
+    }
+    return status.ok();
+  }
+  // A commit, and a power loss right after it.
+  void CommitAndCrash() {
+    if (CommitAll()) Crash();
   }
   // What a power loss now leaves behind is looked at in the end.
   void Crash() {
