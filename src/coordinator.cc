@@ -557,7 +557,12 @@ absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("no memory to collect garbage");
   }
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    // Not again at the next page turn: what failed may go on failing.
+    gc_look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
+                      std::memory_order_relaxed);  // a hint
+    return status;
+  }
   stats.new_begin_address = core_.log.begin().value();
   stats.duration_ms = static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count());
@@ -695,6 +700,10 @@ absl::Status Coordinator::Close() {
 }
 
 absl::Status Coordinator::CloseLocked() {
+  // While operations can still go on. Without it nothing is lost, only space.
+  if (core_.has_files() && core_.config.gc_interval_ms != 0) {
+    static_cast<void>(CollectGarbage(core_.config.gc));
+  }
   ShutOut();
   absl::Status status;
   if (core_.has_files()) {

@@ -426,15 +426,59 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
   ExpectHolds(again, all, kThreads * kKeysOfAThread);
 }
 
+Options Collecting() {
+  Options options = TinyOptions();
+  options.gc_interval_ms = 1000;
+  options.gc = {.min_reclaim_bytes = 1 << 16, .target_utilization = 0.5, .pass_bytes = 1 << 16};
+  return options;
+}
+
+TEST(CompactionTest, ClosingCollectsWhatIsDue) {
+  SimFileSystem files;
+  Model model;
+  std::uint64_t used = 0;
+  {
+    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), Collecting()));
+    for (std::uint64_t turn = 0; turn < 4; ++turn) {
+      for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
+    }
+    used = files.UsedBytes();
+    Must(store.Close());
+  }
+  EXPECT_LT(files.UsedBytes(), used * 3 / 4);
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), Collecting()));
+  ExpectHolds(store, model, 310);
+}
+
+// Hazard 46: a collection that fails is not tried again at every page turn.
+TEST(CompactionTest, AFailedCollectionIsNotTriedAgainAtOnce) {
+  SimFileSystem files;
+  FaultFileSystem faults(files);
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&faults), Collecting()));
+  faults.Arm({.kind = CallKind::kRead, .sticky = true, .error = EIO});
+  for (std::uint64_t turn = 0; turn < 8; ++turn) {
+    for (std::uint64_t key = 0; key < 300; ++key) {
+      Write(store, model, key, turn);
+      while (CoreOf(store).pool.RunOne()) {
+      }
+    }
+  }
+  faults.Disarm();
+  const BackgroundJobStats gc = store.GetBackgroundStats().gc;
+  EXPECT_GE(gc.failure_count, 2U);
+  // One for each 64 KiB of log, of which each page is 4.
+  EXPECT_LE(gc.failure_count, store.Stats().page_turn_count / 16 + 2);
+  EXPECT_NE(gc.last_error.find("UNAVAILABLE"), std::string::npos) << gc.last_error;
+  ExpectHolds(store, model, 310);
+}
+
 TEST(CompactionTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
   const TempDir dir;
   internal::Environment environment = TinyEnvironment();
   environment.segment_blocks = 16;
   environment.pool_threads = 2;
-  Options options = TinyOptions();
-  options.gc_interval_ms = 1000;
-  options.gc = {.min_reclaim_bytes = 1 << 16, .target_utilization = 0.5, .pass_bytes = 1 << 16};
-  auto store = Must(OpenIn<U64StringStore>(dir / "db", environment, options));
+  auto store = Must(OpenIn<U64StringStore>(dir / "db", environment, Collecting()));
   EXPECT_TRUE(store.GetBackgroundStats().running);
   EXPECT_TRUE(store.GetBackgroundStats().gc.enabled);
   Model model;
