@@ -11,7 +11,7 @@
 namespace ebb::internal {
 namespace {
 
-constexpr std::uint64_t kChunkBytes = std::uint64_t{8} << 20;
+constexpr std::uint64_t kChunkBytes = std::uint64_t{2} << 20;
 constexpr std::uint64_t kAheadBytes = std::uint64_t{1} << 20;
 
 std::uint64_t HashOf(const Record& record, RecordShape shape) {
@@ -150,6 +150,27 @@ absl::Status Compaction::Copy(const Liveness::Candidate& decided) {
 
 // ---- estimates ----
 
+namespace {
+
+// The mean extent of some of the records at these addresses, which are on the device; 0: none could
+// be read.
+std::uint64_t MeanExtentOnDevice(HybridLog& log, const std::vector<Address>& addresses) {
+  constexpr std::size_t kMostReads = 64;
+  DeviceBuffer buffer;
+  std::uint64_t count = 0;
+  std::uint64_t bytes = 0;
+  const std::size_t step = addresses.size() / kMostReads + 1;
+  for (std::size_t i = 0; i < addresses.size(); i += step) {
+    absl::StatusOr<Record> record = log.ReadFromDevice(addresses[i], buffer);
+    if (!record.ok()) continue;  // this is an estimate; who needs the record hears of it
+    ++count;
+    bytes += record->ExtentOf();
+  }
+  return count == 0 ? 0 : bytes / count;
+}
+
+}  // namespace
+
 GcEstimate EstimateGarbage(Core& core, EpochSlot& slot) {
   constexpr std::uint64_t kMostBuckets = 4096;
   constexpr std::uint64_t kGroup = 16;  // buckets, under one guard
@@ -166,6 +187,7 @@ GcEstimate EstimateGarbage(Core& core, EpochSlot& slot) {
   std::uint64_t live = 0;
   std::uint64_t measured = 0;  // in memory, so that their extent can be seen
   std::uint64_t measured_bytes = 0;
+  std::vector<Address> on_device;
   for (std::uint64_t bucket = 0; bucket < bucket_count;) {
     const std::uint64_t end = std::min(bucket_count, bucket + kGroup * step);
     EpochGuard guard(core.epochs, slot);
@@ -174,13 +196,20 @@ GcEstimate EstimateGarbage(Core& core, EpochSlot& slot) {
       core.index.ForEachEntry(bucket, [&](IndexEntry entry) {
         if (entry.address() < begin) return;
         ++live;
-        if (entry.address() < head) return;
+        if (entry.address() < head) {
+          if (shape.has_lengths()) on_device.push_back(entry.address());
+          return;
+        }
         const Record record(log.At(entry.address(), guard), shape);
         ++measured;
         measured_bytes += record.ExtentOf();
         if (record.header().LoadAcquire().tombstone()) --live;
       });
     }
+  }
+  if (const std::uint64_t mean = MeanExtentOnDevice(log, on_device); mean != 0) {
+    measured += on_device.size();
+    measured_bytes += on_device.size() * mean;
   }
   // Where no record can be seen, those of the least extent.
   const auto least = [](std::uint32_t bytes) {

@@ -194,6 +194,19 @@ TEST(CompactionTest, TheEstimateIsNear) {
   EXPECT_EQ(estimate.garbage_bytes, estimate.log_bytes - estimate.live_bytes);
 }
 
+// What memory holds need not be like the rest.
+TEST(CompactionTest, TheEstimateKnowsTheSizesOnTheDevice) {
+  SimFileSystem files;
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.index_exponent = 8;
+  auto store = Must(OpenIn<U64StringStore>("db", environment));
+  for (std::uint64_t key = 0; key < 400; ++key) Must(store.Upsert(key, std::string(900, 'l')));
+  for (std::uint64_t key = 400; key < 1500; ++key) Must(store.Upsert(key, "s"));
+  const GcEstimate estimate = Must(store.EstimateGarbage());
+  EXPECT_GT(static_cast<double>(estimate.live_bytes),
+            0.85 * static_cast<double>(estimate.log_bytes));
+}
+
 TEST(CompactionTest, ItsUserCanEndIt) {
   SimFileSystem files;
   Model model;

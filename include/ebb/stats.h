@@ -56,8 +56,8 @@ struct GcStats {
 // How much of the log is garbage. From a sample of the index's entries, so that nothing is counted
 // while records are superseded: with n entries in the sample, live_records is right to about
 // 1 / sqrt(n), which is 1 % from a hundred thousand keys on. Sizes of records are the mean of those
-// of the sample that are in memory, so that live_bytes is off when records on the device differ
-// from them. A key that was deleted counts as live while its tombstone is on the device.
+// of the sample, of which at most 64 are read from the device. A key that was deleted counts as
+// live while its tombstone is on the device.
 struct GcEstimate {
   std::uint64_t log_bytes = 0;      // from begin to tail, as the device holds them
   std::uint64_t live_bytes = 0;     // of records that are the newest of their keys
