@@ -12,9 +12,9 @@ namespace {
 
 constexpr char kAsItIs = 0;
 constexpr char kLz4 = 1;
-constexpr std::size_t kLz4Header = 5;
 
 #ifdef EBB_HAS_LZ4
+constexpr std::size_t kLz4Header = 5;
 // A byte of a block stands for at most so many.
 constexpr std::uint64_t kMostRatio = 255;
 
