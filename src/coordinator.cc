@@ -700,10 +700,6 @@ absl::Status Coordinator::Close() {
 }
 
 absl::Status Coordinator::CloseLocked() {
-  // While operations can still go on. Without it nothing is lost, only space.
-  if (core_.has_files() && core_.config.gc_interval_ms != 0) {
-    static_cast<void>(CollectGarbage(core_.config.gc));
-  }
   ShutOut();
   absl::Status status;
   if (core_.has_files()) {

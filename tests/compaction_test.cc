@@ -446,23 +446,6 @@ Options Collecting() {
   return options;
 }
 
-TEST(CompactionTest, ClosingCollectsWhatIsDue) {
-  SimFileSystem files;
-  Model model;
-  std::uint64_t used = 0;
-  {
-    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), Collecting()));
-    for (std::uint64_t turn = 0; turn < 4; ++turn) {
-      for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
-    }
-    used = files.UsedBytes();
-    Must(store.Close());
-  }
-  EXPECT_LT(files.UsedBytes(), used * 3 / 4);
-  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), Collecting()));
-  ExpectHolds(store, model, 310);
-}
-
 // Hazard 46: a collection that fails is not tried again at every page turn.
 TEST(CompactionTest, AFailedCollectionIsNotTriedAgainAtOnce) {
   SimFileSystem files;
