@@ -405,7 +405,7 @@ class Run {
       const auto stats = db.CollectGarbage(
           {.min_reclaim_bytes = 0, .target_utilization = 0.7, .pass_bytes = 1 << 20});
       if (!stats.ok()) Fail("Collect: " + stats.status().ToString());
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
     }
   }
 
