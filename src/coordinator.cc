@@ -527,14 +527,16 @@ void Coordinator::LookForGarbage() {
   };
   if (is_early()) return;
   std::uint64_t generation = 0;
+  Job* job = nullptr;
   {
     MutexLock lock(background_mu_);
     if (!background_on_ || !gc_job_.stats.enabled || job_runs_) return;
     generation = generation_;
+    job = &gc_job_;
   }
   try {
-    core_.pool.Post([this, is_early, generation] {
-      if (!is_early()) RunJob(gc_job_, generation, /*by_timer=*/false);
+    core_.pool.Post([this, is_early, generation, job] {
+      if (!is_early()) RunJob(*job, generation, /*by_timer=*/false);
     });
   } catch (const std::bad_alloc&) {  // the timer will come
   }
