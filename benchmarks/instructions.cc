@@ -1,9 +1,9 @@
-// ebb_instructions: runs one loop of single operations, for callgrind to count. See
-// instructions.sh.
+// ebb_instructions: runs one loop of operations, for callgrind to count. See instructions.sh.
 //
-//   ebb_instructions store|empty read|upsert|rmw KEYS
+//   ebb_instructions store|empty single|batched read|upsert|rmw KEYS
 //
 // `empty` runs the same loop on no store: what the loop and its checks cost by themselves.
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
@@ -13,20 +13,28 @@ namespace ebb::bench {
 namespace {
 
 // Callgrind collects inside this function only.
-[[gnu::noinline]] Tally CountedLoop(IntegerSubject* store, Verb verb,
+[[gnu::noinline]] Tally CountedLoop(IntegerSubject* store, Verb verb, bool batched,
                                     std::span<const std::uint64_t> keys) {
-  if (store != nullptr) return store->Run(verb, 0, keys);
+  if (store != nullptr) {
+    return batched ? store->RunBatched(verb, 0, keys) : store->Run(verb, 0, keys);
+  }
   NoSession none;
+  if (batched) {
+    std::array<NoSession::Ok, kBatchKeys> results;
+    if (verb == Verb::kRead) return ReadBatchLoop(none, keys, results);
+    return verb == Verb::kUpsert ? UpsertBatchLoop(none, keys, results)
+                                 : RmwBatchLoop(none, keys, results);
+  }
   if (verb == Verb::kRead) return ReadLoop(none, keys);
   return verb == Verb::kUpsert ? UpsertLoop(none, keys) : RmwLoop(none, keys);
 }
 
 int Main(int argc, char** argv) {
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: %s store|empty read|upsert|rmw KEYS\n", argv[0]);
+  if (argc != 5) {
+    std::fprintf(stderr, "usage: %s store|empty single|batched read|upsert|rmw KEYS\n", argv[0]);
     return 2;
   }
-  const std::uint64_t key_count = std::strtoull(argv[3], nullptr, 10);
+  const std::uint64_t key_count = std::strtoull(argv[4], nullptr, 10);
   std::unique_ptr<IntegerSubject> store;
   if (std::strcmp(argv[1], "store") == 0) {
     store.reset(
@@ -35,11 +43,12 @@ int Main(int argc, char** argv) {
   }
   const auto streams = MakeKeyStreams({.key_count = key_count, .length = key_count});
   for (const Verb verb : kVerbs) {
-    if (std::strcmp(argv[2], NameOf(verb)) != 0) continue;
-    RequireAll(CountedLoop(store.get(), verb, streams[0]), key_count, argv[2]);
+    if (std::strcmp(argv[3], NameOf(verb)) != 0) continue;
+    const bool batched = std::strcmp(argv[2], "batched") == 0;
+    RequireAll(CountedLoop(store.get(), verb, batched, streams[0]), key_count, argv[3]);
     return 0;
   }
-  std::fprintf(stderr, "unknown operation: %s\n", argv[2]);
+  std::fprintf(stderr, "unknown operation: %s\n", argv[3]);
   return 2;
 }
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Counts instructions per single operation on 8-byte keys and values, hit path, in memory.
+# Counts instructions per operation, single and in batches of 64, on 8-byte keys and values, hit path, in memory.
 #
 #   instructions.sh path/to/ebb_instructions
 #
-# Prints lines "read 61.2". Callgrind counts inside the measured loop only; the same loop without a
+# Prints lines "read 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only; the same loop without a
 # store is subtracted, so a figure is what the operation itself costs. Counts repeat to the
 # instruction on one machine and compiler, whatever else the machine does.
 set -eu
@@ -13,18 +13,22 @@ keys=80000 # 4.9 keys a bucket, as in the store of ten million
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 
-count() { # count store|empty VERB
+count() { # count store|empty single|batched VERB
   valgrind --tool=callgrind --callgrind-out-file="$folder/out" --collect-atstart=no \
-    --toggle-collect='*CountedLoop*' "$program" "$1" "$2" "$keys" 2>"$folder/log" >&2 || {
+    --toggle-collect='*CountedLoop*' "$program" "$1" "$2" "$3" "$keys" 2>"$folder/log" >&2 || {
     cat "$folder/log" >&2
     exit 1
   }
   sed -n 's/^summary: \([0-9]*\).*/\1/p; s/^totals: \([0-9]*\).*/\1/p' "$folder/out" | tail -n 1
 }
 
-for verb in read upsert rmw; do
-  whole=$(count store "$verb")
-  loop=$(count empty "$verb")
-  awk -v verb="$verb" -v whole="$whole" -v loop="$loop" -v keys="$keys" \
-    'BEGIN { printf "%s %.1f\n", verb, (whole - loop) / keys }'
+for form in single batched; do
+  for verb in read upsert rmw; do
+    whole=$(count store "$form" "$verb")
+    loop=$(count empty "$form" "$verb")
+    name=$verb
+    [ "$form" = single ] || name=batched_$verb
+    awk -v name="$name" -v whole="$whole" -v loop="$loop" -v keys="$keys" \
+      'BEGIN { printf "%s %.1f\n", name, (whole - loop) / keys }'
+  done
 done

@@ -1,3 +1,4 @@
+#include <array>
 #include <chrono>
 
 #include "ebb/store.h"
@@ -58,6 +59,20 @@ Tally IntegerSubject::Run(Verb verb, int thread, std::span<const std::uint64_t> 
       return UpsertLoop(session, keys);
     case Verb::kRmw:
       return RmwLoop(session, keys);
+  }
+  return {};
+}
+
+Tally IntegerSubject::RunBatched(Verb verb, int thread, std::span<const std::uint64_t> keys) {
+  IntegerStore::Session& session = state_->sessions[static_cast<std::size_t>(thread)];
+  std::array<absl::Status, kBatchKeys> results;
+  switch (verb) {
+    case Verb::kRead:
+      return ReadBatchLoop(session, keys, results);
+    case Verb::kUpsert:
+      return UpsertBatchLoop(session, keys, results);
+    case Verb::kRmw:
+      return RmwBatchLoop(session, keys, results);
   }
   return {};
 }

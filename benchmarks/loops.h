@@ -4,6 +4,9 @@
 // that benchmark, report and instruction count run the same code.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -75,6 +78,50 @@ template <typename Session>
   return tally;
 }
 
+// The same in batches, each of as many keys as a user would have at hand at once.
+inline constexpr std::size_t kBatchKeys = 64;
+
+// `run(keys, values)` is one batch's call, over the next keys.
+template <typename RunBatch>
+[[gnu::always_inline]] inline Tally BatchLoop(std::span<const std::uint64_t> keys, RunBatch run) {
+  Tally tally;
+  std::array<std::uint64_t, kBatchKeys> values;
+  for (std::size_t first = 0; first < keys.size(); first += kBatchKeys) {
+    const auto batch = keys.subspan(first, std::min(kBatchKeys, keys.size() - first));
+    run(batch, std::span(values).first(batch.size()), tally);
+  }
+  return tally;
+}
+
+template <typename Session, typename Status>
+[[gnu::noinline]] Tally ReadBatchLoop(Session& session, std::span<const std::uint64_t> keys,
+                                      std::array<Status, kBatchKeys>& results) {
+  return BatchLoop(keys, [&](auto batch, auto values, Tally& tally) {
+    tally.ok_count += session.ReadBatch(batch, values, std::span(results).first(batch.size()));
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      if (!IsValueOf(batch[i], values[i])) ++tally.wrong_count;
+    }
+  });
+}
+
+template <typename Session, typename Status>
+[[gnu::noinline]] Tally UpsertBatchLoop(Session& session, std::span<const std::uint64_t> keys,
+                                        std::array<Status, kBatchKeys>& results) {
+  return BatchLoop(keys, [&](auto batch, auto values, Tally& tally) {
+    for (std::size_t i = 0; i < batch.size(); ++i) values[i] = ValueOf(batch[i]);
+    tally.ok_count += session.UpsertBatch(batch, values, std::span(results).first(batch.size()));
+  });
+}
+
+template <typename Session, typename Status>
+[[gnu::noinline]] Tally RmwBatchLoop(Session& session, std::span<const std::uint64_t> keys,
+                                     std::array<Status, kBatchKeys>& results) {
+  return BatchLoop(keys, [&](auto batch, auto, Tally& tally) {
+    const auto add = [](std::size_t, std::uint64_t& value) { value += kCountOne; };
+    tally.ok_count += session.RmwBatch(batch, add, std::span(results).first(batch.size()));
+  });
+}
+
 // Reads and upserts in any order: a set bit of `choices` makes an upsert of the key in its place.
 // At most 64 keys. `after_each` is called after each.
 template <typename Session, typename F>
@@ -116,6 +163,23 @@ struct NoSession {
     fn(key);
     asm volatile("" ::"r"(key));
     return {};
+  }
+  std::size_t ReadBatch(std::span<const std::uint64_t> keys, std::span<std::uint64_t> values,
+                        std::span<Ok>) {
+    for (std::size_t i = 0; i < keys.size(); ++i) Read(keys[i], values[i]);
+    return keys.size();
+  }
+  std::size_t UpsertBatch(std::span<const std::uint64_t> keys,
+                          std::span<const std::uint64_t> values, std::span<Ok>) {
+    for (std::size_t i = 0; i < keys.size(); ++i) Upsert(keys[i], values[i]);
+    return keys.size();
+  }
+  template <typename F>
+  std::size_t RmwBatch(std::span<const std::uint64_t> keys, F&& fn, std::span<Ok>) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      Rmw(keys[i], [&](std::uint64_t& value) { fn(i, value); });
+    }
+    return keys.size();
   }
 };
 

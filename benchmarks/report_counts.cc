@@ -33,7 +33,8 @@ std::string FolderOf(const std::string& program) {
 void AddInstructionRows(const std::string& folder, Table& table) {
   const auto counts = RunScript(
       fmt::format("sh '{}/instructions.sh' '{}/ebb_instructions'", EBB_BENCH_SOURCE_DIR, folder));
-  for (const char* const verb : {"read", "upsert", "rmw"}) {
+  for (const char* const verb :
+       {"read", "upsert", "rmw", "batched_read", "batched_upsert", "batched_rmw"}) {
     const auto found = counts.find(verb);
     if (found == counts.end()) continue;
     table.Add({.name = fmt::format("instructions, {}, 8-byte", verb),

@@ -50,6 +50,7 @@ class IntegerSubject {
   // Upserts all ids, each thread a contiguous share, and returns the seconds it took.
   double Load();
   Tally Run(Verb verb, int thread, std::span<const std::uint64_t> keys);
+  Tally RunBatched(Verb verb, int thread, std::span<const std::uint64_t> keys);
   Tally ReadStatusOr(int thread, std::span<const std::uint64_t> keys);
   // MixLoop; with `latencies` each call is timed.
   Tally Mix(int thread, std::span<const std::uint64_t> keys, std::uint64_t choices,

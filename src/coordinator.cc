@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <limits>
 #include <new>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "ebb/internal/backup.h"
@@ -23,6 +25,21 @@ bool IsDue(const GcOptions& options, const GcEstimate& estimate) {
   return options.target_utilization >= 1 ||
          static_cast<double>(estimate.live_bytes) <
              options.target_utilization * static_cast<double>(estimate.log_bytes);
+}
+
+using Clock = std::chrono::steady_clock;
+
+std::uint64_t MillisecondsSince(Clock::time_point begun) {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count());
+}
+
+// A collection has gone through more than it may by now.
+bool IsAhead(const GcOptions& options, const GcStats& now, Clock::time_point begun) {
+  return options.max_bytes_per_second != 0 &&
+         static_cast<double>(now.scanned_bytes) >
+             std::chrono::duration<double>(Clock::now() - begun).count() *
+                 static_cast<double>(options.max_bytes_per_second);
 }
 
 std::uint64_t UnixMs() {
@@ -284,8 +301,6 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
 }
 
 absl::Status Coordinator::WriteCheckpoint() {
-  using Clock = std::chrono::steady_clock;
-  using std::chrono::milliseconds;
   if (checkpoint_id_ >= kMostCheckpointId) {  // by a file or record that is not ours
     return absl::ResourceExhaustedError("the ids of checkpoints are used up");
   }
@@ -315,8 +330,7 @@ absl::Status Coordinator::WriteCheckpoint() {
   {
     MutexLock lock(list_mu_);
     checkpoints_.push_back(DescribeCheckpoint(manifest));
-    checkpoint_stats_.last_duration_ms = static_cast<std::uint64_t>(
-        std::chrono::duration_cast<milliseconds>(Clock::now() - begun).count());
+    checkpoint_stats_.last_duration_ms = MillisecondsSince(begun);
     core_.counters.checkpoint_ms.fetch_add(checkpoint_stats_.last_duration_ms,
                                            std::memory_order_relaxed);  // statistics
     core_.counters.checkpoint_bytes.fetch_add(manifest.image_bytes + manifest.manifest_bytes,
@@ -491,8 +505,7 @@ void Coordinator::ScheduleJob(Job& job, std::chrono::milliseconds delay) {
 
 // A job that fails is tried again at its next interval; its statistics tell of it.
 void Coordinator::RunJob(Job& job, std::uint64_t generation, bool by_timer) {
-  using std::chrono::milliseconds;
-  constexpr milliseconds kWhileAnotherRuns{20};
+  constexpr std::chrono::milliseconds kWhileAnotherRuns{20};
   {
     MutexLock lock(background_mu_);
     if (generation != generation_ || core_.health.poisoned()) return;
@@ -503,14 +516,12 @@ void Coordinator::RunJob(Job& job, std::uint64_t generation, bool by_timer) {
     job_runs_ = true;
     job.stats.last_begun_unix_ms = UnixMs();
   }
-  const auto begun = std::chrono::steady_clock::now();
+  const Clock::time_point begun = Clock::now();
   const absl::Status status = job.run();
-  const auto taken = std::chrono::steady_clock::now() - begun;
   MutexLock lock(background_mu_);
   job_runs_ = false;
   ++job.stats.run_count;
-  job.stats.last_duration_ms =
-      static_cast<std::uint64_t>(std::chrono::duration_cast<milliseconds>(taken).count());
+  job.stats.last_duration_ms = MillisecondsSince(begun);
   if (!status.ok()) {
     ++job.stats.failure_count;
     job.stats.last_error = status.ToString();
@@ -545,17 +556,21 @@ void Coordinator::LookForGarbage() {
 // ---- garbage ----
 
 absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
-  using Clock = std::chrono::steady_clock;
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (core_.epochs.closed()) return core_.ClosedError();
-  const Clock::time_point begun = Clock::now();
   MutexLock lock(job_mu_);
   if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
+  return CollectLocked(options, std::numeric_limits<std::uint64_t>::max());
+}
+
+absl::StatusOr<GcStats> Coordinator::CollectLocked(const GcOptions& options,
+                                                   std::uint64_t most_passes) {
+  const Clock::time_point begun = Clock::now();
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
   try {
-    if (status.ok()) status = CollectLocked(options, stats);
+    if (status.ok()) status = RunPasses(options, most_passes, stats);
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("no memory to collect garbage");
   }
@@ -566,8 +581,7 @@ absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
     return status;
   }
   stats.new_begin_address = core_.log.begin().value();
-  stats.duration_ms = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count());
+  stats.duration_ms = MillisecondsSince(begun);
   return stats;
 }
 
@@ -585,7 +599,8 @@ absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
   return IsDue(options, *estimate);
 }
 
-absl::Status Coordinator::CollectLocked(const GcOptions& options, GcStats& stats) {
+absl::Status Coordinator::RunPasses(const GcOptions& options, std::uint64_t most_passes,
+                                    GcStats& stats) {
   const auto is_due = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     return IsDue(options, internal::EstimateGarbage(core_, *job_slot_));
   };
@@ -593,12 +608,20 @@ absl::Status Coordinator::CollectLocked(const GcOptions& options, GcStats& stats
     LookLater(options);
     return GiveBack(stats);  // what a scan has held up
   }
+  const Clock::time_point begun = Clock::now();
   const Address end = core_.log.tail();
   core_.log.FreezeTo(end);
   bool stopped = false;
+  const auto is_told_to_stop = [this] {
+    return core_.epochs.closed() ||
+           stop_jobs_.load(std::memory_order_relaxed);  // a chunk later is soon enough
+  };
   const auto stop = [&](const GcStats& now) {
-    stopped = core_.epochs.closed() || stop_jobs_.load(std::memory_order_relaxed) ||
-              (options.progress && !options.progress(now));
+    stopped = is_told_to_stop() || (options.progress && !options.progress(now));
+    while (!stopped && IsAhead(options, now, begun)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      stopped = is_told_to_stop();
+    }
     return stopped;
   };
   Compaction compaction(core_, *job_slot_, stats);
@@ -609,7 +632,7 @@ absl::Status Coordinator::CollectLocked(const GcOptions& options, GcStats& stats
     if (*until == begin) break;
     if (absl::Status status = MoveBegin(*until, stats); !status.ok()) return status;
     ++stats.pass_count;
-  } while (!stopped && core_.log.begin() < end && is_due());
+  } while (!stopped && stats.pass_count < most_passes && core_.log.begin() < end && is_due());
   LookLater(options);
   return GiveBack(stats);
 }
@@ -658,10 +681,13 @@ absl::Status Coordinator::GiveBack(GcStats& stats) {
       core_.files.device->TruncateFront(core_.log.geometry().FrontBlock(limit));
   if (!freed.ok()) return freed.status();
   stats.freed_bytes += *freed;
-  for (std::uint64_t bucket = 0; swept_ < limit && bucket < core_.index.bucket_count(); ++bucket) {
+  // An entry that leads below begin is one without a record, so there is no haste: a sweep of the
+  // index waits until the log has given back as many bytes as it looks at.
+  if (limit.value() < swept_.value() + core_.index.memory_bytes()) return absl::OkStatus();
+  for (std::uint64_t bucket = 0; bucket < core_.index.bucket_count(); ++bucket) {
     stats.removed_entries += core_.index.SweepBucket(bucket, limit);
   }
-  swept_ = std::max(swept_, limit);
+  swept_ = limit;
   return absl::OkStatus();
 }
 
@@ -702,6 +728,12 @@ absl::Status Coordinator::Close() {
 }
 
 absl::Status Coordinator::CloseLocked() {
+  // While operations can go on: a pass of what is due, unless another job is at work. Without it
+  // nothing is lost, only space, so nobody needs to hear of a failure.
+  if (core_.has_files() && core_.config.gc_interval_ms != 0 && job_mu_.TryLock()) {
+    static_cast<void>(CollectLocked(core_.config.gc, 1));
+    job_mu_.Unlock();
+  }
   ShutOut();
   absl::Status status;
   if (core_.has_files()) {

@@ -65,48 +65,61 @@ absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes
   return absl::OkStatus();
 }
 
-Core::IndexSample Core::SampleIndex() {
-  constexpr std::uint64_t kMostBuckets = 1024;
+Core::IndexSample Core::SampleIndex(EpochSlot& slot, std::uint64_t most_buckets) {
   constexpr std::uint64_t kGroup = 16;  // buckets, under one guard
-  if (epochs.closed()) return {};
   // Both are powers of two. The low bits of hashes name the buckets, so any few are like all.
   const std::uint64_t bucket_count = index.row_count();
-  const std::uint64_t step = bucket_count / std::min(bucket_count, kMostBuckets);
-  EpochSlot* const slot = epochs.AcquireSlot();
-  std::uint64_t entries = 0;
-  std::uint64_t dead = 0;
+  const std::uint64_t step = bucket_count / std::min(bucket_count, most_buckets);
+  IndexSample sample{.step = step};
   for (std::uint64_t bucket = 0; bucket < bucket_count;) {
-    std::uint64_t group_entries = 0;
-    std::uint64_t group_dead = 0;
+    if (epochs.closed()) return {};
+    IndexSample next = sample;
     const std::uint64_t end = std::min(bucket_count, bucket + kGroup * step);
-    {
-      EpochGuard guard(epochs, *slot);
-      const Address begin = log.begin();
-      const Address head = log.head_acquire();
-      for (std::uint64_t b = bucket; b < end; b += step) {
-        index.ForEachEntry(b, [&](IndexEntry entry) {
-          if (entry.address() < begin) return;  // no record yet, or none any more
-          ++group_entries;
-          if (entry.address() < head) return;
-          const Record record(log.At(entry.address(), guard), log.shape());
-          if (record.header().LoadAcquire().tombstone()) ++group_dead;
-        });
-      }
-      if (!guard.Look()) {
-        if (epochs.closed()) break;
-        continue;
-      }
+    EpochGuard guard(epochs, slot);
+    const Address begin = log.begin();
+    const Address head = log.head_acquire();
+    for (std::uint64_t b = bucket; b < end; b += step) {
+      index.ForEachEntry(b, [&](IndexEntry entry) {
+        if (entry.address() < begin) return;  // no record yet, or none any more
+        ++next.entries;
+        if (entry.address() < head) {
+          next.addresses[std::min(next.on_device++, IndexSample::kMostAddresses - 1)] =
+              entry.address();
+          return;
+        }
+        const Record record(log.At(entry.address(), guard), log.shape());
+        ++next.in_memory;
+        next.bytes += record.ExtentOf();
+        next.tombstones += record.header().LoadAcquire().tombstone() ? 1 : 0;
+      });
     }
-    entries += group_entries;
-    dead += group_dead;
+    if (!guard.Look()) continue;
+    sample = next;
     bucket = end;
   }
+  return sample;
+}
+
+namespace {
+
+// Of n keys in m chains, m (1 - e^(-n/m)) chains have one.
+std::uint64_t LiveKeys(const Core::IndexSample& sample, int creation_exponent) {
+  const double chains = std::ldexp(1.0, creation_exponent + IndexEntry::kTagBits);
+  const auto met = static_cast<double>((sample.entries - sample.tombstones) * sample.step);
+  return static_cast<std::uint64_t>(-chains * std::log1p(-std::min(met, chains - 1) / chains) +
+                                    0.5);
+}
+
+constexpr std::uint64_t kStatsBuckets = 1024;
+
+}  // namespace
+
+std::uint64_t Core::EstimateLiveKeys() {
+  if (epochs.closed()) return 0;
+  EpochSlot* const slot = epochs.AcquireSlot();
+  const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
   epochs.ReleaseSlot(slot);
-  // Of n keys in m chains, m (1 - e^(-n/m)) chains have one.
-  const double chains = std::ldexp(1.0, index.creation_exponent() + IndexEntry::kTagBits);
-  const double live = std::min(static_cast<double>((entries - dead) * step), chains - 1);
-  return {.entries = entries * step,
-          .live_keys = static_cast<std::uint64_t>(-chains * std::log1p(-live / chains) + 0.5)};
+  return LiveKeys(sample, index.creation_exponent());
 }
 
 StoreStats Core::Stats() {
@@ -124,9 +137,11 @@ StoreStats Core::Stats() {
   stats.mutable_bytes = stats.tail_address - stats.read_only_address;
   stats.read_only_bytes = stats.read_only_address - stats.head_address;
   stats.device_bytes = stats.head_address - stats.begin_address;
-  const IndexSample sample = SampleIndex();
-  stats.index_entry_estimate = sample.entries;
-  stats.live_key_estimate = sample.live_keys;
+  EpochSlot* const slot = epochs.AcquireSlot();
+  const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
+  epochs.ReleaseSlot(slot);
+  stats.index_entry_estimate = sample.entries * sample.step;
+  stats.live_key_estimate = LiveKeys(sample, index.creation_exponent());
 
   const Geometry& geometry = log.geometry();
   stats.page_bytes = geometry.page_bytes();
@@ -272,6 +287,12 @@ absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Device
 
 absl::Status Undecodable(const char* what, std::size_t bytes) {
   return absl::DataLossError(fmt::format("the codec does not take a {} of {} bytes", what, bytes));
+}
+
+absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results) {
+  return absl::InvalidArgumentError(
+      fmt::format("a batch of {} keys, {} values and {} results: there must be as many of each",
+                  keys, values, results));
 }
 
 absl::Status NameSession(SessionState& session, std::string_view name) {

@@ -2,18 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
 #include <new>
-#include <span>
 #include <utility>
 
 namespace ebb::internal {
 
 LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
-    : core_(std::move(core)),
-      prefix_(std::move(prefix)),
-      slot_(core_->epochs.AcquireSlot()),
-      liveness_(*core_, *slot_) {
+    : core_(std::move(core)), prefix_(std::move(prefix)), slot_(core_->epochs.AcquireSlot()) {
   slot_->tally.Begin(OpKind::kScan);  // they last as long as their user likes: none is timed
   status_ = Begin();
   if (!status_.ok()) End();
@@ -36,9 +31,10 @@ absl::Status LiveScan::Begin() {
     }
     end_ = core_->log.tail();
     core_->log.FreezeTo(end_);
-    LogReader::Config config{.ahead_bytes = core_->config.scan_ahead_bytes};
-    if (config.ahead_bytes != 0) config.chunk_bytes = config.ahead_bytes;
-    reader_ = std::make_unique<LogReader>(*core_, *slot_, LogReader::Range{*pin_, end_}, config);
+    LiveReader::Config config{.below = end_, .prefix = prefix_};
+    config.reading.ahead_bytes = core_->config.scan_ahead_bytes;
+    if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
+    reader_ = std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{*pin_, end_}, config);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("no memory to scan");
   }
@@ -51,7 +47,6 @@ void LiveScan::End() {
   if (pin_.has_value()) core_->pins.Remove(*pin_);
   pin_.reset();
   live_ = {};
-  candidates_ = {};
   shown_ = 0;
 }
 
@@ -62,7 +57,7 @@ bool LiveScan::Next() {
   }
   if (reader_ == nullptr) return false;
   try {
-    status_ = LoadChunk();
+    status_ = LoadMore();
   } catch (const std::bad_alloc&) {
     status_ = absl::ResourceExhaustedError("no memory to scan");
   }
@@ -80,33 +75,16 @@ bool LiveScan::Fail(const char* what, std::size_t bytes) {
   return false;
 }
 
-absl::Status LiveScan::LoadChunk() {
+absl::Status LiveScan::LoadMore() {
   shown_ = 0;
-  live_.clear();
-  while (live_.empty()) {  // ends: each turn reads on in the log
+  live_ = {};
+  while (live_.empty()) {  // ends: each turn goes a piece further
     SlowScope scope(*slot_);
     if (core_->epochs.closed()) return core_->ClosedError();
-    const auto items = reader_->Next();
-    if (!items.ok()) return items.status();
-    if (items->empty()) return absl::OkStatus();
-    if (absl::Status status = DecideChunk(*items); !status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status LiveScan::DecideChunk(std::span<const LogReader::Item> items) {
-  candidates_.clear();
-  for (const auto& [address, record] : items) {
-    if (record.key_length() < prefix_.size() ||
-        std::memcmp(record.key(), prefix_.data(), prefix_.size()) != 0) {
-      continue;
-    }
-    candidates_.push_back({record, address});
-  }
-  if (absl::Status status = liveness_.Decide(candidates_, end_); !status.ok()) return status;
-  for (const Liveness::Candidate& candidate : candidates_) {
-    const bool present = !candidate.record.header().LoadAcquire().tombstone();
-    if (candidate.live && present) live_.push_back(candidate.record);
+    const absl::StatusOr<bool> more = reader_->Step();
+    if (!more.ok()) return more.status();
+    if (!*more) break;
+    live_ = reader_->live();
   }
   return absl::OkStatus();
 }

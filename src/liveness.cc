@@ -12,21 +12,21 @@ namespace {
 
 constexpr std::size_t kGroup = 32;  // records under one guard
 
-}  // namespace
-
-bool SameKey(const Record& a, const Record& b) {
-  const std::uint32_t bytes = a.key_length();
-  return b.key_length() == bytes && std::memcmp(a.key(), b.key(), bytes) == 0;
+bool IsOf(const Record& record, const Liveness::Candidate& candidate) {
+  return record.key_length() == candidate.key_length &&
+         std::memcmp(record.key(), candidate.key, candidate.key_length) == 0;
 }
+
+}  // namespace
 
 // The walk has come down to the candidate, or past it.
 bool Liveness::Arrived(const Walk& walk) {
   if (walk.at > walk.candidate->address) return false;
-  walk.candidate->live = walk.at == walk.candidate->address;
+  walk.candidate->answer = walk.at == walk.candidate->address ? Answer::kLive : Answer::kDead;
   return true;
 }
 
-absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
+absl::Status Liveness::DecideFromMemory(std::span<Candidate> candidates, Address below) {
   try {
     walks_.clear();
     walks_.reserve(candidates.size());
@@ -42,11 +42,17 @@ absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
     Backoff backoff;
     while (!DecideInMemory(group, below)) backoff.Wait();
   }
+  return absl::OkStatus();
+}
+
+absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
+  if (absl::Status status = DecideFromMemory(candidates, below); !status.ok()) return status;
   // Each turn takes every walk down by a record at least; nearly always the first is the last.
   while (!walks_.empty()) {
     std::sort(walks_.begin(), walks_.end(),
               [](const Walk& a, const Walk& b) { return a.at < b.at; });
     for (std::size_t i = 0; i < walks_.size();) {
+      if (core_.epochs.closed()) return core_.ClosedError();
       if (absl::Status status = ReadWindow(std::span(walks_).subspan(i)); !status.ok()) {
         return status;
       }
@@ -59,14 +65,25 @@ absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
   return absl::OkStatus();
 }
 
+std::uint64_t Liveness::ChainOf(const Candidate& candidate) const {
+  const std::uint64_t hash =
+      HashKey(candidate.key, candidate.key_length, !log_.shape().key_variable());
+  const int bits = core_.index.creation_exponent() + IndexEntry::kTagBits;
+  return hash & ((std::uint64_t{1} << bits) - 1);
+}
+
 void Liveness::TakeShortcut(Walk& walk, Address below) const {
   if (walk.at < below) return;
-  const Shortcut& shortcut = shortcuts_[walk.chain % kShortcuts];
-  if (shortcut.chain == walk.chain) walk.at = shortcut.to;
+  const std::uint64_t chain = ChainOf(*walk.candidate);
+  const Shortcut& shortcut = shortcuts_[chain % kShortcuts];
+  if (shortcut.chain == chain) walk.at = shortcut.to;
 }
 
 void Liveness::Advance(Walk& walk, Address next, Address below) {
-  if (walk.at >= below && next < below) shortcuts_[walk.chain % kShortcuts] = {walk.chain, next};
+  if (walk.at >= below && next < below) {
+    const std::uint64_t chain = ChainOf(*walk.candidate);
+    shortcuts_[chain % kShortcuts] = {chain, next};
+  }
   walk.at = next;
 }
 
@@ -75,8 +92,7 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
   const RecordShape shape = log_.shape();
   std::array<std::uint64_t, kGroup> hashes;
   for (std::size_t i = 0; i < group.size(); ++i) {
-    const Record& record = group[i].record;
-    hashes[i] = HashKey(record.key(), record.key_length(), !shape.key_variable());
+    hashes[i] = HashKey(group[i].key, group[i].key_length, !shape.key_variable());
     core_.index.Prefetch(hashes[i]);
   }
   EpochGuard guard(core_.epochs, slot_);
@@ -87,12 +103,10 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
     if (newest == kBeingMoved) return false;
     if (newest >= head && newest != group[i].address) __builtin_prefetch(log_.At(newest, guard));
   }
-  const std::uint64_t chain_mask =
-      (std::uint64_t{1} << (core_.index.creation_exponent() + IndexEntry::kTagBits)) - 1;
   for (std::size_t i = 0; i < group.size(); ++i) {
     Candidate& candidate = group[i];
-    Walk walk{candidate.head.address(), &candidate, hashes[i] & chain_mask};
-    candidate.live = false;
+    Walk walk{candidate.head.address(), &candidate};
+    candidate.answer = Answer::kUnknown;
     TakeShortcut(walk, below);
     while (!Arrived(walk)) {
       if (walk.at < head) {
@@ -100,7 +114,10 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
         break;
       }
       const Record record(log_.At(walk.at, guard), shape);
-      if (walk.at < below && SameKey(candidate.record, record)) break;
+      if (walk.at < below && IsOf(record, candidate)) {
+        candidate.answer = Answer::kDead;
+        break;
+      }
       Advance(walk, record.header().LoadAcquire().prev(), below);
     }
   }
@@ -110,7 +127,7 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
 std::uint64_t Liveness::LastBlock(const Walk& walk) const {
   const Geometry& geometry = log_.geometry();
   const std::uint64_t offset = geometry.OffsetOf(walk.at);
-  const std::uint64_t bytes = log_.shape().key_offset() + walk.candidate->record.key_length();
+  const std::uint64_t bytes = log_.shape().key_offset() + walk.candidate->key_length;
   const std::uint64_t end = std::min(offset + bytes, geometry.payload_bytes());
   const std::uint64_t last = geometry.BlockOf(geometry.PageStart(geometry.PageOf(walk.at))) +
                              (end - 1) / kBlockPayloadBytes;
@@ -163,9 +180,13 @@ absl::Status Liveness::Follow(Walk& walk, Address below) {
     if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= walk.at) {
       return log_.Damaged(block, "holds no record where a chain leads");
     }
-    const bool decided = walk.at < below && SameKey(walk.candidate->record, record);
+    if (walk.at < below && IsOf(record, *walk.candidate)) {
+      walk.candidate->answer = Answer::kDead;
+      walk.candidate = nullptr;
+      break;
+    }
     Advance(walk, header.prev(), below);
-    if (decided || Arrived(walk)) {
+    if (Arrived(walk)) {
       walk.candidate = nullptr;
       break;
     }

@@ -227,6 +227,29 @@ TEST(CompactionTest, ItsUserCanEndIt) {
   ExpectHolds(store, model, 310);
 }
 
+TEST(CompactionTest, ItTakesAsLongAsItIsTold) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t turn = 0; turn < 3; ++turn) {
+    for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
+  }
+  GcOptions options = kEverything;
+  const std::uint64_t log_bytes = Must(store.EstimateGarbage()).log_bytes;
+  options.max_bytes_per_second = log_bytes * 10;
+  const GcStats stats = Must(store.CollectGarbage(options));
+  EXPECT_GE(stats.duration_ms, 90U);  // the last block is not full
+  ExpectHolds(store, model, 310);
+  // Who closes does not wait for one that takes for ever.
+  std::atomic<bool> begun{false};
+  options.max_bytes_per_second = 1;
+  options.progress = [&](const GcStats&) { return begun = true; };
+  std::thread collector([&] { EXPECT_FALSE(store.CollectGarbage(options).ok()); });
+  while (!begun) std::this_thread::yield();
+  Must(store.Close());
+  collector.join();
+}
+
 // Named sessions of which the log says nothing above the new begin are known after a reopening.
 TEST(CompactionTest, SessionsSurviveTheLossOfTheirRecords) {
   SimFileSystem files;
@@ -444,6 +467,25 @@ Options Collecting() {
   options.gc_interval_ms = 1000;
   options.gc = {.min_reclaim_bytes = 1 << 16, .target_utilization = 0.5, .pass_bytes = 1 << 16};
   return options;
+}
+
+TEST(CompactionTest, ClosingCollectsWhatIsDue) {
+  SimFileSystem files;
+  Model model;
+  std::uint64_t used = 0;
+  Options options = Collecting();
+  options.gc.pass_bytes = 1 << 20;
+  {
+    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+    for (std::uint64_t turn = 0; turn < 4; ++turn) {
+      for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
+    }
+    used = files.UsedBytes();
+    Must(store.Close());
+  }
+  EXPECT_LT(files.UsedBytes(), used * 3 / 4);
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+  ExpectHolds(store, model, 310);
 }
 
 // Hazard 46: a collection that fails is not tried again at every page turn.

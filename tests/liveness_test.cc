@@ -85,10 +85,11 @@ void ExpectTheHighestAreLive(internal::Core& core, Address end, Address below,
     for (const auto& item : items) candidates.push_back({item.record, item.address});
     Must(liveness.Decide(candidates, below));
     for (const Liveness::Candidate& candidate : candidates) {
-      const bool expected = newest.at(KeyBytes(candidate.record)) == candidate.address;
-      ASSERT_EQ(candidate.live, expected) << candidate.address.value();
+      const bool expected = newest.at({reinterpret_cast<const char*>(candidate.key),
+                                       candidate.key_length}) == candidate.address;
+      ASSERT_EQ(candidate.live(), expected) << candidate.address.value();
       ASSERT_GE(candidate.head.address(), candidate.address);
-      if (candidate.live) ++live_count;
+      if (candidate.live()) ++live_count;
     }
   }
   EXPECT_EQ(live_count, newest.size());
@@ -170,10 +171,10 @@ TEST(LivenessTest, WhatIsInNoChainIsDead) {
   std::vector<Liveness::Candidate> candidates;
   for (const auto& item : items) candidates.push_back({item.record, item.address});
   Must(liveness.Decide(candidates, Liveness::kEverything));
-  EXPECT_TRUE(candidates[0].live);
+  EXPECT_TRUE(candidates[0].live());
   EXPECT_EQ(candidates[1].address, lost);
-  EXPECT_FALSE(candidates[1].live);
-  EXPECT_TRUE(candidates[2].live);
+  EXPECT_FALSE(candidates[1].live());
+  EXPECT_TRUE(candidates[2].live());
 }
 
 TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
@@ -201,7 +202,7 @@ TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
   const std::uint64_t reads_before = store.Stats().device_read_count;
   Liveness liveness(core, *slot);
   Must(liveness.Decide(candidates, Liveness::kEverything));
-  for (const auto& candidate : candidates) ASSERT_FALSE(candidate.live);
+  for (const auto& candidate : candidates) ASSERT_FALSE(candidate.live());
   const std::uint64_t reads = store.Stats().device_read_count - reads_before;
   EXPECT_GE(reads, 1U);
   EXPECT_LE(reads, 20U) << "480 KB of records in windows of a megabyte, and a few shared chains";
@@ -234,7 +235,7 @@ TEST(LivenessTest, TheWayPastWhatIsNewerIsWalkedOnce) {
     std::vector<Liveness::Candidate> candidates;
     for (const auto& item : items) candidates.push_back({item.record, item.address});
     Must(liveness.Decide(candidates, below));
-    for (const auto& candidate : candidates) live += candidate.live ? 1 : 0;
+    for (const auto& candidate : candidates) live += candidate.live() ? 1 : 0;
     decided += candidates.size();
   }
   EXPECT_EQ(decided, 5000U);
@@ -300,7 +301,7 @@ TEST(LivenessTest, WhatTheIndexMayBeMovingIsWaitedFor) {
   drain();
   core.index.EndGrowth();
   asker.join();
-  EXPECT_FALSE(candidates[0].live);
+  EXPECT_FALSE(candidates[0].live());
 }
 
 TEST(LivenessTest, NothingToDecideIsFine) {

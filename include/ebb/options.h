@@ -28,11 +28,13 @@ struct GcOptions {
   // Nothing is done while less than this is to be had, by Store::EstimateGarbage.
   std::uint64_t min_reclaim_bytes = std::uint64_t{64} << 20;
   // Done when live records make up this share of the log: from 0 to 1, and 1 goes once through all
-  // of the log. Space on the device settles between live / target and live / target plus a pass;
-  // the closer to 1, the more is copied for each byte that is freed.
+  // of the log. The closer to 1, the more is copied and read for each byte that is freed. The log
+  // holds live / target at least, and more by what is written while a pass is at work.
   double target_utilization = 0.5;
   // How much of the log is gone through before the space is given back, which takes a commit.
   std::uint64_t pass_bytes = std::uint64_t{64} << 20;
+  // Go through so many bytes of the log a second at most; 0: as fast as can be.
+  std::uint64_t max_bytes_per_second = 0;
   // Called now and then, without any lock, with what has been done; false ends the collection,
   // and what has been copied so far is made use of. A pause is a call that takes long.
   std::function<bool(const GcStats&)> progress = {};

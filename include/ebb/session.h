@@ -20,8 +20,11 @@
 // A callback that throws leaves no lock behind and the record unchanged.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -30,6 +33,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/codec.h"
+#include "ebb/internal/batch.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/operation.h"
 
@@ -187,6 +191,106 @@ class Session {
     }
   }
 
+  // ---- batches: spans of one length in, results[i] what item i would have answered ----
+  //
+  // As if the items were called one by one in order, only faster: what one would wait for, the
+  // lines of memory, is asked for all of some 32 at once. Each is atomic for itself, the batch is
+  // not. They answer how many items are OK. Spans of different lengths: InvalidArgument for all of
+  // them, and nothing done. Keys or values with a codec of their own are called one by one.
+
+  using BatchKey = std::remove_cvref_t<KeyView>;      // std::string_view for strings, else Key
+  using BatchValue = std::remove_cvref_t<ValueView>;  // likewise
+
+  // values[i] is unspecified unless results[i] is OK; its memory is reused.
+  std::size_t ReadBatch(std::span<const BatchKey> keys, std::span<Value> values,
+                        std::span<absl::Status> results) {
+    if (!CheckBatch(keys.size(), values.size(), results)) return 0;
+    if constexpr (kInterleaved) {
+      Batches::Read(
+          *state_, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
+          [&](std::size_t i, const auto& found) {
+            Ops::CopyValue(found, values[i]);
+            CountRead(values[i]);
+          },
+          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+    } else {
+      for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Read(keys[i], values[i]);
+    }
+    return CountOk(results);
+  }
+
+  std::size_t UpsertBatch(std::span<const BatchKey> keys, std::span<const BatchValue> values,
+                          std::span<absl::Status> results) {
+    if (!CheckBatch(keys.size(), values.size(), results)) return 0;
+    if constexpr (kInterleaved) {
+      Batches::Update(
+          *state_, OpKind::kUpsert, keys.size(),
+          [&](std::size_t i) -> KeyView { return keys[i]; },
+          [&](std::size_t i, std::uint64_t hash, const internal::EpochGuard& guard) {
+            return Ops::Fits(*core_, keys[i], values[i]) &&
+                   Ops::UpsertInGuard(*state_, guard, keys[i], hash, values[i]);
+          },
+          [&](std::size_t i, std::uint64_t hash) {
+            return Ops::UpsertSlow(*state_, keys[i], hash, values[i]);
+          },
+          [&](std::size_t i) { return Ops::Upsert(*state_, keys[i], values[i]); },
+          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+    } else {
+      for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Upsert(keys[i], values[i]);
+    }
+    return CountOk(results);
+  }
+
+  // `fn(i, value)` edits the value of item i, otherwise as in Rmw.
+  template <std::invocable<std::size_t, Value&> F>
+  std::size_t RmwBatch(std::span<const BatchKey> keys, F&& fn, std::span<absl::Status> results,
+                       const Value& initial = Value{}) {
+    if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
+    if constexpr (kInterleaved) {
+      const auto edit_of = [&](std::size_t i) { return [&fn, i](Value& value) { fn(i, value); }; };
+      Batches::Update(
+          *state_, OpKind::kRmw, keys.size(),
+          [&](std::size_t i) -> KeyView { return keys[i]; },
+          [&](std::size_t i, std::uint64_t hash, const internal::EpochGuard& guard) {
+            auto edit = edit_of(i);
+            return Ops::RmwInGuard(*state_, guard, keys[i], hash, edit);
+          },
+          [&](std::size_t i, std::uint64_t hash) {
+            auto edit = edit_of(i);
+            return Ops::RmwSlow(*state_, keys[i], hash, edit, initial);
+          },
+          [&](std::size_t i) {
+            auto edit = edit_of(i);
+            return Ops::Rmw(*state_, keys[i], edit, initial);
+          },
+          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+    } else {
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        results[i] = Rmw(
+            keys[i], [&](Value& value) { fn(i, value); }, initial);
+      }
+    }
+    return CountOk(results);
+  }
+
+  std::size_t DeleteBatch(std::span<const BatchKey> keys, std::span<absl::Status> results) {
+    if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
+    if constexpr (kInterleaved) {
+      Batches::Update(
+          *state_, OpKind::kDelete, keys.size(),
+          [&](std::size_t i) -> KeyView { return keys[i]; },
+          [](std::size_t, std::uint64_t, const internal::EpochGuard&) { return false; },
+          [&](std::size_t i, std::uint64_t hash) {
+            return Ops::DeleteSlow(*state_, keys[i], hash);
+          },
+          [&](std::size_t i) { return Ops::Delete(*state_, keys[i]); },
+          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+    } else {
+      for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Delete(keys[i]);
+    }
+    return CountOk(results);
+  }
+
   // The number of this session's last update. Every update takes the next number unless it is
   // refused (NotFound, AlreadyExists and Aborted are answers, not refusals). A named session goes
   // on from the last number of its name.
@@ -199,6 +303,8 @@ class Session {
  private:
   friend class Store<Key, Value>;
   using Ops = internal::Operations<internal::Stored<Key>, internal::Stored<Value>>;
+  using Batches = internal::Batches<internal::Stored<Key>, internal::Stored<Value>>;
+  static constexpr bool kInterleaved = !Coded<Key> && !Coded<Value>;
 
   explicit Session(std::shared_ptr<internal::Core> core)
       : core_(std::move(core)), state_(std::make_unique<internal::SessionState>(*core_)) {}
@@ -234,6 +340,23 @@ class Session {
     if constexpr (!Codec<internal::Stored<Value>>::kFixed) {
       state_->slot->tally.Add(internal::Count::kReadBytes, bytes.size());
     }
+  }
+  static bool CheckBatch(std::size_t keys, std::size_t values, std::span<absl::Status> results) {
+    if (keys == values && keys == results.size()) [[likely]]
+      return true;
+    for (absl::Status& result : results) {
+      result = internal::UnequalBatch(keys, values, results.size());
+    }
+    return false;
+  }
+  static std::size_t CountOk(std::span<const absl::Status> results) {
+    return static_cast<std::size_t>(std::count_if(results.begin(), results.end(),
+                                                  [](const auto& result) { return result.ok(); }));
+  }
+  EBB_INLINE void Settle(absl::Status& result, internal::OpStatus status) {
+    if (status == internal::OpStatus::kOk && result.ok()) [[likely]]
+      return;
+    result = ToStatus(status);
   }
   EBB_INLINE absl::Status ToStatus(internal::OpStatus status) {
     if (status == internal::OpStatus::kOk) [[likely]]

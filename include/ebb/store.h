@@ -202,10 +202,11 @@ class Store {
   // Copies the records at the front of the log that are still the newest of their keys to its tail,
   // and gives the front back to the file system, until `options` are met; at most once through the
   // log as it is now. Operations, commits and scans go on meanwhile. OK also when there is nothing
-  // to do. Errors: InvalidArgument (options), as Commit, DataLoss. What was done before an error
-  // stays. Space may still be held by a scan; it is given back with a later collection.
-  // Progress: waits for a checkpoint that runs, and for the device. Cost: reads the front, and
-  // writes what is live of it.
+  // to do. A store without files gives back memory, and only when this is called. Errors:
+  // InvalidArgument (options), as Commit, DataLoss. What was done before an error stays. Space may
+  // still be held by a scan; it is given back with a later collection.
+  // Progress: waits for a checkpoint that runs, and for the device. Cost: reads the front, and what
+  // of the rest says that a record is dead (GcOptions), and writes what is live.
   absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options = {}) {
     return coordinator_->CollectGarbage(options);
   }
@@ -248,7 +249,8 @@ class Store {
   // What Open found and did.
   const RecoveryReport& recovery() const { return recovery_; }
 
-  // Refuses further operations, waits for those that run, makes everything durable and lets go of
+  // Collects garbage if that is due (one pass, see GcOptions; not when another long job is at work),
+  // refuses further operations, waits for those that run, makes everything durable and lets go of
   // the files. An error that may pass (ResourceExhausted) leaves everything in memory: make room
   // and call again. Further calls answer what the last one did. Progress: waits for callbacks that
   // are running and for the device.

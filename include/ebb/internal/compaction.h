@@ -2,11 +2,11 @@
 // given back.
 //
 // Lookup compaction, as in FASTER's later versions: a record is live if the walk from its index
-// entry reaches exactly its address as the first record of its key (liveness.h). A live record is
-// appended again under the condition that it still is: the copy is published by a CAS of the entry
-// that the decision was made on, or, if the chain has grown since, after what came above has been
-// searched for the key. Tombstones are dropped: everything older than a tombstone is below it, and
-// goes with it.
+// entry reaches exactly its address as the first record of its key (live_reader.h). A live record
+// is appended again under the condition that it still is: the copy is published by a CAS of the
+// entry that the decision was made on, or, if the chain has grown since, after what came above has
+// been searched for the key. Tombstones are dropped: everything older than a tombstone is below it,
+// and goes with it.
 //
 // Argument (nothing is lost, nothing comes back). Records below `until` are frozen: nobody changes
 //   them, and every update that depends on one publishes its successor by a CAS of the same entry.
@@ -21,12 +21,12 @@
 //   are blocks given back (coordinator.h): a crash before it needs the old front, and one after it
 //   does not.
 //
-// A pass that cannot go on for lack of space ends where it has come to. Copies may use the spare
-// space (hybrid_log.h), and a chunk of the reader takes half of it at most when space is short, so
-// a full disk can be given space back.
+// A pass that cannot go on for lack of space ends where all before has been decided. Copies may use
+// the spare space (hybrid_log.h), and a pass goes through half as much at most when space is short,
+// so a full disk can be given space back.
 //
 // Thread safety: one thread at a time, without a guard; beside operations, commits and scans.
-// Progress: waits for the device, and for pages like any append. Memory: a chunk.
+// Progress: waits for the device, and for pages like any append. Memory: a LiveReader's.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/live_reader.h"
 #include "ebb/internal/liveness.h"
 #include "ebb/options.h"
 #include "ebb/stats.h"
@@ -55,12 +56,14 @@ class Compaction {
   absl::StatusOr<Address> Run(Address end, std::uint64_t pass_bytes, const Stop& stop);
 
  private:
-  absl::StatusOr<Address> RunChunks(Address end, std::uint64_t pass_bytes,
-                                    std::uint64_t chunk_bytes, const Stop& stop);
-  absl::Status Copy(const Liveness::Candidate& live);
+  absl::StatusOr<Address> RunPass(Address end, std::uint64_t pass_bytes, const Stop& stop);
+  absl::Status Copy(const LiveReader::Item& live);
+  // What has become of an attempt, or what it needs.
+  enum class Next { kDone, kWait, kMakeRoom, kDecide };
+  Next TryCopy(const LiveReader::Item& live, std::uint64_t extent);
   // What a record's chain holds above the entry that it was found live on.
   enum class Above { kNothing, kSuccessor, kUnknown };
-  Above LookAbove(const Liveness::Candidate& live, IndexEntry entry, const EpochGuard& guard) const;
+  Above LookAbove(const LiveReader::Item& live, IndexEntry entry, const EpochGuard& guard) const;
 
   Core& core_;
   EpochSlot& slot_;

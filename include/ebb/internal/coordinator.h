@@ -150,7 +150,9 @@ class Coordinator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(background_mu_);
   void RunJob(Job& job, std::uint64_t generation, bool by_timer);
   void LookForGarbage();
-  absl::Status CollectLocked(const GcOptions& options, GcStats& stats)
+  absl::StatusOr<GcStats> CollectLocked(const GcOptions& options, std::uint64_t most_passes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status RunPasses(const GcOptions& options, std::uint64_t most_passes, GcStats& stats)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   void LookLater(const GcOptions& options) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status MoveBegin(Address begin, GcStats& stats) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
@@ -204,7 +206,7 @@ class Coordinator {
 
   Mutex job_mu_;  // one job at a time beside the commits; before mu_
   std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(job_mu_) = 0;  // the newest begun
-  Address swept_ ABSL_GUARDED_BY(job_mu_);                    // no index entry leads below
+  Address swept_ ABSL_GUARDED_BY(job_mu_);                    // no entry of the index leads below
   // What is told of checkpoints while one runs.
   mutable Mutex list_mu_;  // taken last
   std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);

@@ -87,7 +87,20 @@ class Core {
 
   StoreStats Stats();
   // How many keys the store holds, about: StoreStats::live_key_estimate. 0 when it is closed.
-  std::uint64_t EstimateLiveKeys() { return SampleIndex().live_keys; }
+  std::uint64_t EstimateLiveKeys();
+  // What a look at evenly spread buckets of the index has met. Empty when the store is closed.
+  struct IndexSample {
+    static constexpr std::size_t kMostAddresses = 64;
+    std::uint64_t step = 1;        // one bucket in so many was looked at
+    std::uint64_t entries = 0;     // that lead to a record
+    std::uint64_t in_memory = 0;   // of these records
+    std::uint64_t tombstones = 0;  // of those in memory
+    std::uint64_t bytes = 0;       // of those in memory
+    std::uint64_t on_device = 0;
+    std::array<Address, kMostAddresses> addresses{};  // of the first on the device
+  };
+  // `slot` is the caller's, and outside a guard. Beside growth, too.
+  IndexSample SampleIndex(EpochSlot& slot, std::uint64_t most_buckets);
   MetricsSnapshot Metrics();
   void ResetMetrics();
   // The process that opened the store is this one, not a forked child.
@@ -148,11 +161,6 @@ class Core {
   Counters counters;
 
  private:
-  struct IndexSample {
-    std::uint64_t entries = 0;
-    std::uint64_t live_keys = 0;
-  };
-  IndexSample SampleIndex();
   // Since Open; of operations the latencies as histograms only.
   MetricsSnapshot CountedSinceOpen(LatencyHistograms* latencies);
 
@@ -211,6 +219,9 @@ absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, Device
 
 // DataLoss: a codec does not take what is stored.
 absl::Status Undecodable(const char* what, std::size_t bytes);
+
+// InvalidArgument: spans of a batch that differ in length.
+absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results);
 
 // Gives a session that has done nothing yet a name. Errors: as SessionTable::Enter.
 absl::Status NameSession(SessionState& session, std::string_view name);

@@ -36,7 +36,7 @@
 //   Both are over before safe_read_only can pass.
 //
 // Space on the device is taken before it is needed: no page is turned to before all of it has
-// space, and kSpareBlocks beyond it are spare, for what makes a store durable or smaller (commit
+// space, and SpareBlocks beyond it are spare, for what makes a store durable or smaller (commit
 // records, compaction). So whatever an update was acknowledged for can be flushed and committed on
 // a disk that has become full meanwhile. A page that was turned to for the sake of the spare takes
 // no ordinary records until it has space like any other. (On a file system that cannot reserve,

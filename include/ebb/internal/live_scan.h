@@ -5,7 +5,7 @@
 // (liveness.h). So what came before the scan began is shown, what came after its end was taken is
 // not, and what ran beside its beginning may or may not be.
 //
-// A chunk of the log at a time is read, and decided; between two chunks, so also while its user
+// It goes a piece further at a time (live_reader.h); between two pieces, so also while its user
 // looks at a record, a scan holds nothing but its pin and its memory.
 //
 // Thread safety: one thread at a time; any number of scans. Progress: the constructor waits for
@@ -15,13 +15,12 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "ebb/internal/core.h"
-#include "ebb/internal/liveness.h"
-#include "ebb/internal/log_reader.h"
+#include "ebb/internal/live_reader.h"
 
 namespace ebb::internal {
 
@@ -36,7 +35,7 @@ class LiveScan {
   // Moves to the next record; false at the end and after an error, both of which last.
   bool Next();
   // After Next said true, and until it is called again.
-  const Record& record() const { return live_[shown_ - 1]; }
+  const Record& record() const { return live_[shown_ - 1].record; }
   const absl::Status& status() const { return status_; }
   // Ends it: a codec does not take what the record holds. False, for Next to return.
   bool Fail(const char* what, std::size_t bytes);
@@ -44,8 +43,7 @@ class LiveScan {
  private:
   absl::Status Begin();
   // Sets live_; empty at the end.
-  absl::Status LoadChunk();
-  absl::Status DecideChunk(std::span<const LogReader::Item> items);
+  absl::Status LoadMore();
   void End();
 
   const std::shared_ptr<Core> core_;  // outlives the rest
@@ -54,10 +52,8 @@ class LiveScan {
   absl::Status status_;
   std::optional<Address> pin_;
   Address end_;
-  std::unique_ptr<LogReader> reader_;  // null: before the beginning or after the end
-  Liveness liveness_;
-  std::vector<Liveness::Candidate> candidates_;
-  std::vector<Record> live_;
+  std::unique_ptr<LiveReader> reader_;  // null: before the beginning or after the end
+  std::span<const LiveReader::Item> live_;
   std::size_t shown_ = 0;
 };
 

@@ -13,8 +13,9 @@
 // Nearly all records are decided by the index alone (the entry leads to the record itself) or by
 // one record in memory. The rest need a record that is on the device: all of them together are
 // sorted by address, and read in windows of neighbouring blocks. So what a batch costs is at most
-// one pass over the log, and the larger the batch, the more of its records share a block. Keys that
-// are updated all the time have ever more records above `below`: the way past them is remembered.
+// one pass over the log, and the larger the batch, the more of its records share a block;
+// compaction gathers a large one of nothing but keys (DecideFromMemory). Keys that are updated all
+// the time have ever more records above `below`: the way past them is remembered.
 //
 // Argument. Below `below` nothing is published any more (the caller's duty: it is at or below
 //   safe_read_only, or kEverything), and links never change. So the part of a chain below `below`
@@ -28,7 +29,7 @@
 // Thread safety: one thread, which is inside a slow call or a job for as long as Decide runs. The
 // guard is held for at most 32 records and never across a read. Progress: Decide waits for the
 // device, and for a chunk of the index that is being split. Memory: a window, as much for
-// shortcuts, and 24 bytes for each candidate.
+// shortcuts, and kBytesToDecide for each candidate.
 #pragma once
 
 #include <cstddef>
@@ -41,8 +42,6 @@
 
 namespace ebb::internal {
 
-bool SameKey(const Record& a, const Record& b);
-
 class Liveness {
  public:
   static constexpr Address kEverything{Address::kMask};
@@ -50,37 +49,49 @@ class Liveness {
   static constexpr std::uint64_t kWindowBlocks = 256;
   static constexpr std::uint64_t kGapBlocks = 8;
 
+  // kUnknown: only a record on the device can tell.
+  enum class Answer : std::uint8_t { kUnknown, kDead, kLive };
+
   struct Candidate {
-    // The caller's: a valid record of kind kRecord, frozen, in memory that nobody else changes, and
-    // where it lies in the log, below `below`.
-    Record record;
+    // A valid record of kind kRecord, frozen, and where it lies in the log, below `below`. Its key
+    // must be where nobody changes it.
+    Candidate(const Record& record, Address where)
+        : key(record.key()), key_length(record.key_length()), address(where) {}
+
+    const std::byte* key;
+    std::uint32_t key_length;
+    Answer answer = Answer::kUnknown;
     Address address;
-    // The answer, and the entry of the record's chain that it was decided on.
-    bool live = false;
-    IndexEntry head{};
+    IndexEntry head{};  // of the record's chain: what it was decided on
+    bool live() const { return answer == Answer::kLive; }
   };
+  // Memory that Decide takes for a candidate, beside a window.
+  static constexpr std::uint64_t kBytesToDecide = 16;
 
   // `slot` is the caller's, and outside a guard whenever Decide is called.
   Liveness(Core& core, EpochSlot& slot) : core_(core), log_(core.log), slot_(slot) {}
 
-  // Decides all candidates; in order of address they cost the least. DataLoss, Unavailable or
-  // ResourceExhausted: nothing is decided.
+  // Decides all candidates; in order of address they cost the least. FailedPrecondition: the store
+  // was closed. DataLoss, Unavailable or ResourceExhausted: nothing is decided.
   absl::Status Decide(std::span<Candidate> candidates, Address below);
+  // Leaves unknown what needs the device. ResourceExhausted: nothing is decided.
+  absl::Status DecideFromMemory(std::span<Candidate> candidates, Address below);
 
  private:
-  // A walk that has come to `at`. The chain is told by those bits of its hash that all its records
-  // share, whatever the size of the index.
+  // A walk that has come to `at`.
   struct Walk {
     Address at;
     Candidate* candidate = nullptr;
-    std::uint64_t chain = 0;
   };
-  // Where a chain goes on below `below`, however much is above. That never changes.
+  static_assert(sizeof(Walk) == kBytesToDecide);
+  // Where a chain goes on below `below`, however much is above. That never changes. The chain is
+  // told by those bits of its hash that all its records share, whatever the size of the index.
   struct Shortcut {
     std::uint64_t chain = ~std::uint64_t{0};
     Address to;
   };
   static constexpr std::size_t kShortcuts = std::size_t{1} << 16;
+  std::uint64_t ChainOf(const Candidate& candidate) const;
   void TakeShortcut(Walk& walk, Address below) const;
   void Advance(Walk& walk, Address next, Address below);
   static bool Arrived(const Walk& walk);

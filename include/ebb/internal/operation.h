@@ -151,24 +151,52 @@ class Operations {
     if (session.idle()) [[likely]] {
       EpochGuard guard(core.epochs, *session.slot);
       const Address head = core.log.head();
-      Address address = core.index.Find(hash).entry.address();
-      while (address >= head) {
-        const Record record(core.log.At(address, guard), kShape);
-        const RecordHeader header = record.header().LoadAcquire();
-        if (K::Equals(record, key)) [[likely]] {
-          if (header.tombstone() || !guard.Look()) [[unlikely]]
-            break;
-          consume(Found{core.log, address, record, false});
-          return OpStatus::kOk;
-        }
-        address = header.prev();
-      }
-      if (address <= kNoRecord && guard.Look()) {
-        session.slot->tally.AddOf(Count::kWithoutEffect, OpKind::kRead);
-        return OpStatus::kNotFound;
-      }
+      const Address address = core.index.Find(hash).entry.address();
+      OpStatus status = OpStatus::kOk;
+      if (FinishRead(session, guard, key, address, head, consume, status)) [[likely]]
+        return status;
     }
     return ReadSlow(session, key, hash, consume);
+  }
+
+  // From the chain's head on; false when it is no hit.
+  template <typename Consume>
+  static EBB_INLINE bool FinishRead(SessionState& session, const EpochGuard& guard, KeyView key,
+                                    Address address, Address head, Consume&& consume,
+                                    OpStatus& status) {
+    const HybridLog& log = session.core->log;
+    while (address >= head) {
+      const Record record(log.At(address, guard), kShape);
+      const RecordHeader header = record.header().LoadAcquire();
+      if (K::Equals(record, key)) [[likely]] {
+        if (header.tombstone() || !guard.Look()) [[unlikely]]
+          return false;
+        consume(Found{log, address, record, false});
+        return true;
+      }
+      address = header.prev();
+    }
+    if (address > kNoRecord || !guard.Look()) return false;
+    session.slot->tally.AddOf(Count::kWithoutEffect, OpKind::kRead);
+    status = OpStatus::kNotFound;
+    return true;
+  }
+
+  template <typename Consume>
+  static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
+                                        Consume&& consume) {
+    const OpStatus status = ReadGeneral(session, key, hash, consume);
+    CountGeneral(session, OpKind::kRead, status);
+    return status;
+  }
+
+  static EBB_INLINE bool Fits(const Core& core, KeyView key, ValueView value) {
+    if constexpr (K::kFixed && V::kFixed) {
+      return true;  // checked once, when the store was opened
+    } else {
+      return K::Bytes(key) <= core.config.max_key_bytes &&
+             V::Bytes(value) <= core.config.max_value_bytes;
+    }
   }
 
   static EBB_INLINE OpStatus UpsertHit(SessionState& session, KeyView key, ValueView value) {
@@ -178,14 +206,23 @@ class Operations {
       return RefuseSizes(session, OpKind::kUpsert, key, value);
     if (session.idle()) [[likely]] {
       EpochGuard guard(core.epochs, *session.slot);
-      if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
-        if (UpsertInPlace(*record, value) == WriteResult::kWritten) {
-          session.serials.Take(guard.version_bits());
-          CountBytes(session, K::Bytes(key) + V::Bytes(value));
-          return OpStatus::kOk;
-        }
-      }
+      if (UpsertInGuard(session, guard, key, hash, value)) [[likely]]
+        return OpStatus::kOk;
     }
+    return UpsertSlow(session, key, hash, value);
+  }
+  // The hit under a guard; false, without effect, when it is none.
+  static EBB_INLINE bool UpsertInGuard(SessionState& session, const EpochGuard& guard, KeyView key,
+                                       std::uint64_t hash, ValueView value) {
+    std::optional<Record> record = FindMutable(*session.core, guard, key, hash);
+    if (!record || UpsertInPlace(*record, value) != WriteResult::kWritten) [[unlikely]]
+      return false;
+    session.serials.Take(guard.version_bits());
+    CountBytes(session, K::Bytes(key) + V::Bytes(value));
+    return true;
+  }
+  static EBB_INLINE OpStatus UpsertSlow(SessionState& session, KeyView key, std::uint64_t hash,
+                                        ValueView value) {
     UpsertOp op(value);
     return Update(session, key, hash, op);
   }
@@ -194,17 +231,31 @@ class Operations {
   static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
     const std::uint64_t hash = K::Hash(key);
     if constexpr (!kShape.locked()) {
-      Core& core = *session.core;
       if (session.idle()) [[likely]] {
-        EpochGuard guard(core.epochs, *session.slot);
-        if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
-          RmwUnlocked(*record, fn);
-          session.serials.Take(guard.version_bits());
-          CountBytes(session, K::Bytes(key) + sizeof(Value));
+        EpochGuard guard(session.core->epochs, *session.slot);
+        if (RmwInGuard(session, guard, key, hash, fn)) [[likely]]
           return OpStatus::kOk;
-        }
       }
     }
+    return RmwSlow(session, key, hash, fn, initial);
+  }
+  // As UpsertInGuard.
+  template <typename Fn>
+  static EBB_INLINE bool RmwInGuard(SessionState& session, const EpochGuard& guard, KeyView key,
+                                    std::uint64_t hash, Fn& fn) {
+    if constexpr (!kShape.locked()) {
+      if (std::optional<Record> record = FindMutable(*session.core, guard, key, hash)) [[likely]] {
+        RmwUnlocked(*record, fn);
+        session.serials.Take(guard.version_bits());
+        CountBytes(session, K::Bytes(key) + sizeof(Value));
+        return true;
+      }
+    }
+    return false;
+  }
+  template <typename Fn>
+  static EBB_INLINE OpStatus RmwSlow(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn,
+                                     ValueView initial) {
     RmwOp<Fn> op{{session}, fn, initial};
     return Update(session, key, hash, op);
   }
@@ -240,8 +291,11 @@ class Operations {
   static OpStatus Delete(SessionState& session, KeyView key) {
     Tally& tally = session.slot->tally;
     const OpTimer timer(tally, OpKind::kDelete, tally.Begin(OpKind::kDelete));
+    return DeleteSlow(session, key, K::Hash(key));
+  }
+  static OpStatus DeleteSlow(SessionState& session, KeyView key, std::uint64_t hash) {
     DeleteOp op;
-    return Update(session, key, K::Hash(key), op);
+    return Update(session, key, hash, op);
   }
 
   static OpStatus InsertIfAbsent(SessionState& session, KeyView key, ValueView value) {
@@ -502,15 +556,6 @@ class Operations {
     ValueView NewValue() { return Copy(); }
   };
 
-  static EBB_INLINE bool Fits(const Core& core, KeyView key, ValueView value) {
-    if constexpr (K::kFixed && V::kFixed) {
-      return true;  // checked once, when the store was opened
-    } else {
-      return K::Bytes(key) <= core.config.max_key_bytes &&
-             V::Bytes(value) <= core.config.max_value_bytes;
-    }
-  }
-
   static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
                                        ValueView value) {
     CountGeneral(session, kind, OpStatus::kRefused);
@@ -586,14 +631,6 @@ class Operations {
   // Of an update with an effect. When all keys and values are of one size, it is known anyway.
   static EBB_INLINE void CountBytes(SessionState& session, std::uint64_t bytes) {
     if constexpr (kShape.has_lengths()) session.slot->tally.Add(Count::kWrittenBytes, bytes);
-  }
-
-  template <typename Consume>
-  static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
-                                        Consume& consume) {
-    const OpStatus status = ReadGeneral(session, key, hash, consume);
-    CountGeneral(session, OpKind::kRead, status);
-    return status;
   }
 
   template <typename Consume>

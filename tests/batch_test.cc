@@ -1,0 +1,309 @@
+// Batches: answers as of the single calls in their order, whatever is in memory, on the device,
+// twice in a batch or refused.
+#include "ebb/internal/batch.h"
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "ebb/codec.h"
+#include "gtest/gtest.h"
+#include "tests/support/sim_file_system.h"
+#include "tests/support/store_kit.h"
+
+namespace ebb::test {
+
+// With a codec of its own.
+struct Word {
+  std::string text;
+  bool operator==(const Word&) const = default;
+};
+
+}  // namespace ebb::test
+
+template <>
+struct ebb::Codec<ebb::test::Word> {
+  static void Encode(const ebb::test::Word& word, std::string& bytes) { bytes += word.text; }
+  static bool Decode(std::string_view bytes, ebb::test::Word& word) {
+    word.text = bytes;
+    return true;
+  }
+};
+
+namespace ebb::test {
+namespace {
+
+using absl::StatusCode;
+
+// How a type of key or value is made from a number, and changed.
+template <typename T>
+struct Make;
+template <>
+struct Make<std::uint64_t> {
+  static std::uint64_t From(std::uint64_t n) { return n; }
+  static void Edit(std::uint64_t& value, std::uint64_t n) { value = value * 3 + n; }
+};
+template <>
+struct Make<Triple> {
+  static Triple From(std::uint64_t n) { return {n, n + 1, n + 2}; }
+  static void Edit(Triple& value, std::uint64_t n) { value = {value.b, value.c, n}; }
+};
+template <>
+struct Make<std::string> {
+  static std::string From(std::uint64_t n) {
+    return std::to_string(n) + std::string(n * 7 % 90, 's');
+  }
+  static void Edit(std::string& value, std::uint64_t n) {
+    value = From(n) + value.substr(0, value.size() / 2);
+  }
+};
+template <>
+struct Make<Word> {
+  static Word From(std::uint64_t n) { return {Make<std::string>::From(n)}; }
+  static void Edit(Word& value, std::uint64_t n) { Make<std::string>::Edit(value.text, n); }
+};
+
+template <typename Types>
+class BatchTypesTest : public testing::Test {};
+template <typename Key, typename Value>
+struct Pair {
+  using KeyType = Key;
+  using ValueType = Value;
+};
+using Pairs =
+    testing::Types<Pair<std::uint64_t, std::uint64_t>, Pair<std::uint64_t, Triple>,
+                   Pair<std::uint64_t, std::string>, Pair<std::string, std::uint64_t>,
+                   Pair<std::string, std::string>, Pair<std::string, Word>, Pair<Word, Word>>;
+TYPED_TEST_SUITE(BatchTypesTest, Pairs);
+
+// Few keys, so that batches hold some twice; more than memory holds, so that many are on the
+// device; and a model of one key after the other.
+TYPED_TEST(BatchTypesTest, AnswersAreThoseOfSingleCallsInOrder) {
+  using K = typename TypeParam::KeyType;
+  using V = typename TypeParam::ValueType;
+  using StoreType = Store<K, V>;
+  using SessionType = typename StoreType::Session;
+  SimFileSystem files;
+  auto store = Must(OpenTiny<StoreType>("db", &files));
+  SessionType session = store.NewSession();
+  std::map<std::uint64_t, V> model;
+  std::mt19937_64 random(11);
+  for (int turn = 0; turn < 400; ++turn) {
+    const std::size_t count = random() % 100;
+    std::vector<std::uint64_t> ids(count);
+    for (std::uint64_t& id : ids) id = random() % 8 == 0 ? random() % 4 : random() % 1500;
+    std::vector<K> owners;
+    for (const std::uint64_t id : ids) owners.push_back(Make<K>::From(id));
+    const std::vector<typename SessionType::BatchKey> keys(owners.begin(), owners.end());
+    std::vector<absl::Status> results(count, absl::InternalError("left over"));
+    std::size_t expected_ok = count;
+    std::size_t ok = 0;
+    switch (random() % 4) {
+      case 0: {
+        std::vector<V> values(count);
+        ok = session.ReadBatch(keys, values, results);
+        for (std::size_t i = 0; i < count; ++i) {
+          const auto found = model.find(ids[i]);
+          if (found == model.end()) {
+            EXPECT_EQ(results[i].code(), StatusCode::kNotFound) << results[i];
+            --expected_ok;
+          } else {
+            Must(results[i]);
+            EXPECT_TRUE(values[i] == found->second) << ids[i];
+          }
+        }
+        break;
+      }
+      case 1: {
+        std::vector<V> owned;
+        for (std::size_t i = 0; i < count; ++i) owned.push_back(Make<V>::From(random() % 5000));
+        const std::vector<typename SessionType::BatchValue> values(owned.begin(), owned.end());
+        ok = session.UpsertBatch(keys, values, results);
+        for (std::size_t i = 0; i < count; ++i) {
+          Must(results[i]);
+          model[ids[i]] = owned[i];
+        }
+        break;
+      }
+      case 2: {
+        const V initial = Make<V>::From(5);
+        ok = session.RmwBatch(
+            keys, [&](std::size_t i, V& value) { Make<V>::Edit(value, i); }, results, initial);
+        for (std::size_t i = 0; i < count; ++i) {
+          Must(results[i]);
+          Make<V>::Edit(model.emplace(ids[i], initial).first->second, i);
+        }
+        break;
+      }
+      default:
+        ok = session.DeleteBatch(keys, results);
+        for (std::size_t i = 0; i < count; ++i) {
+          const bool present = model.erase(ids[i]) == 1;
+          EXPECT_EQ(results[i].code(), present ? StatusCode::kOk : StatusCode::kNotFound);
+          if (!present) --expected_ok;
+        }
+    }
+    EXPECT_EQ(ok, expected_ok);
+  }
+  EXPECT_GT(store.Stats().device_read_count, 100U);
+}
+
+TEST(BatchTest, SpansOfDifferentLengthsAreRefused) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto session = store.NewSession();
+  const std::array<std::uint64_t, 3> keys{1, 2, 3};
+  std::array<std::uint64_t, 2> values{7, 7};
+  std::array<absl::Status, 3> results;
+  const auto expect_refused = [&](std::size_t ok) {
+    EXPECT_EQ(ok, 0U);
+    for (const absl::Status& result : results) {
+      EXPECT_TRUE(FailsWith(result, StatusCode::kInvalidArgument, "3 keys, 2 values and 3"));
+    }
+    results = {};
+  };
+  expect_refused(session.UpsertBatch(keys, values, results));
+  expect_refused(session.ReadBatch(keys, values, results));
+  EXPECT_EQ(session.DeleteBatch(keys, std::span(results).first(1)), 0U);
+  EXPECT_EQ(results[0].code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(session.Read(1).status().code(), StatusCode::kNotFound);
+}
+
+TEST(BatchTest, OneItemThatIsRefusedStopsNoOther) {
+  Options options = TinyOptions();
+  options.max_value_bytes = 10;
+  SimFileSystem files;
+  auto store = Must(OpenIn<StringStore>("db", TinyEnvironment(&files), options));
+  auto session = store.NewSession();
+  const std::array<std::string_view, 3> keys{"a", "b", "c"};
+  const std::array<std::string_view, 3> values{"1", "longer than ten", "3"};
+  std::array<absl::Status, 3> results;
+  EXPECT_EQ(session.UpsertBatch(keys, values, results), 2U);
+  EXPECT_EQ(results[1].code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Must(session.Read("c")), "3");
+  Must(store.Close());
+  EXPECT_EQ(session.UpsertBatch(keys, values, results), 0U);
+  for (const absl::Status& result : results) {
+    EXPECT_EQ(result.code(), StatusCode::kFailedPrecondition);
+  }
+  std::array<std::string, 3> read;
+  EXPECT_EQ(session.ReadBatch(keys, read, results), 0U);
+}
+
+// A function that calls its session is refused, and one that throws leaves the session usable.
+TEST(BatchTest, FunctionsThatCallBackOrThrow) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto session = store.NewSession();
+  const std::array<std::uint64_t, 2> keys{1, 2};
+  std::array<absl::Status, 2> results;
+  Must(session.Upsert(1, 1));
+  session.RmwBatch(
+      keys,
+      [&](std::size_t, std::uint64_t& value) {
+        std::array<absl::Status, 2> inner;
+        std::array<std::uint64_t, 2> values{};
+        EXPECT_EQ(session.ReadBatch(keys, values, inner), 0U);
+        EXPECT_EQ(session.UpsertBatch(keys, values, inner), 0U);
+        EXPECT_EQ(inner[1].code(), StatusCode::kFailedPrecondition);
+        ++value;
+      },
+      results);
+  EXPECT_EQ(Must(session.Read(1)), 2U);
+  EXPECT_THROW(session.RmwBatch(
+                   keys,
+                   [](std::size_t i, std::uint64_t& value) {
+                     if (i == 1) throw std::runtime_error("thrown");
+                     ++value;
+                   },
+                   results),
+               std::runtime_error);
+  EXPECT_EQ(Must(session.Read(1)), 3U);
+  EXPECT_EQ(Must(session.Read(2)), 1U);
+}
+
+TEST(BatchTest, EveryItemCountsOnceAndIsTimedIfOthersAre) {
+  for (const bool timed : {false, true}) {
+    Options options = TinyOptions();
+    options.measure_latency = timed;
+    SimFileSystem files;
+    auto store = Must(OpenIn<U64Store>("db", TinyEnvironment(&files), options));
+    auto session = store.NewSession();
+    std::vector<std::uint64_t> keys(100);
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
+    std::vector<std::uint64_t> values(keys.size());
+    std::vector<absl::Status> results(keys.size());
+    session.UpsertBatch(keys, values, results);
+    session.ReadBatch(keys, values, results);
+    session.RmwBatch(
+        keys, [](std::size_t, std::uint64_t&) {}, results);
+    session.DeleteBatch(keys, results);
+    const MetricsSnapshot metrics = store.Metrics();
+    for (const OpKind kind : {OpKind::kUpsert, OpKind::kRead, OpKind::kRmw, OpKind::kDelete}) {
+      EXPECT_EQ(metrics[kind].count, 100U);
+      EXPECT_EQ(metrics[kind].effective(), 100U);
+      EXPECT_EQ(metrics[kind].latency.count, timed ? 100U : 0U);
+    }
+  }
+}
+
+// Each thread moves amounts between accounts by batches: no sum is ever lost, whatever the others
+// do; and two reads of one key in a batch never go back in time.
+TEST(BatchTest, ThreadsShareKeys) {
+  constexpr std::uint64_t kKeys = 600;  // more than fit in memory
+  SimFileSystem files;
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  std::atomic<bool> done{false};
+  std::thread reader([&] {
+    auto session = store.NewSession();
+    std::mt19937_64 random(5);
+    std::vector<std::uint64_t> keys(64);
+    std::vector<std::uint64_t> values(64);
+    std::vector<absl::Status> results(64);
+    while (!done) {
+      for (std::size_t i = 0; i < 32; ++i) keys[i] = keys[63 - i] = random() % kKeys;
+      keys[31] = keys[32] = keys[0];
+      session.ReadBatch(keys, values, results);
+      for (std::size_t i = 0; i < 32; ++i) {
+        if (!results[i].ok() || !results[63 - i].ok()) continue;
+        EXPECT_LE(values[i], values[63 - i]);  // they only grow
+      }
+      if (results[0].ok() && results[31].ok()) EXPECT_LE(values[0], values[31]);
+    }
+  });
+  std::array<std::array<std::uint64_t, kKeys>, 2> added{};
+  std::vector<std::thread> writers;
+  for (std::size_t thread = 0; thread < 2; ++thread) {
+    writers.emplace_back([&, thread] {
+      auto session = store.NewSession();
+      std::mt19937_64 random(thread);
+      std::vector<std::uint64_t> keys(50);
+      std::vector<absl::Status> results(50);
+      for (int turn = 0; turn < 300; ++turn) {
+        for (std::uint64_t& key : keys) key = random() % kKeys;
+        session.RmwBatch(
+            keys, [](std::size_t i, std::uint64_t& value) { value += i; }, results);
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+          if (results[i].ok()) added[thread][keys[i]] += i;
+        }
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  done = true;
+  reader.join();
+  for (std::uint64_t key = 0; key < kKeys; ++key) {
+    const std::uint64_t expected = added[0][key] + added[1][key];
+    const absl::StatusOr<std::uint64_t> value = store.Read(key);
+    EXPECT_EQ(value.value_or(0), expected) << key;
+  }
+}
+
+}  // namespace
+}  // namespace ebb::test
