@@ -66,9 +66,9 @@ class Overwriting {
     options_.index_bucket_count = BucketCountFor(key_count_);
     options_.gc_interval_ms = collects ? 1000 : 0;
     options_.gc.min_reclaim_bytes = std::uint64_t{16} << 20;
-    options_.gc.pass_bytes = std::uint64_t{32} << 20;
-    // Room for a pass, and for what comes while one runs, below two and a half times.
+    // Room for copies, and for what comes while a pass runs, below two and a half times.
     options_.gc.target_utilization = 0.6;
+    options_.background_threads = 2;
   }
 
   Result Run() {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <limits>
 #include <new>
 #include <set>
 #include <string>
@@ -42,6 +41,13 @@ bool IsAhead(const GcOptions& options, const GcStats& now, Clock::time_point beg
                  static_cast<double>(options.max_bytes_per_second);
 }
 
+// The length of the log from which on there is enough to collect.
+std::uint64_t DueBytes(const GcOptions& options, const GcEstimate& estimate) {
+  const double due =
+      static_cast<double>(estimate.live_bytes) / std::max(options.target_utilization, 0.01);
+  return std::max(static_cast<std::uint64_t>(due), estimate.live_bytes + options.min_reclaim_bytes);
+}
+
 std::uint64_t UnixMs() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return static_cast<std::uint64_t>(
@@ -72,7 +78,7 @@ Coordinator::Coordinator(Core& core, Start start)
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
   checkpoint_job_.run = [this] { return checkpoint_rounds_.Join(); };
   checkpoint_job_.interval = std::chrono::milliseconds(core_.config.checkpoint_interval_ms);
-  gc_job_.run = [this] { return CollectGarbage(core_.config.gc).status(); };
+  gc_job_.run = [this] { return Collect(core_.config.gc, Pace::kBraking).status(); };
   gc_job_.interval = std::chrono::milliseconds(core_.config.gc_interval_ms);
   core_.log.OnPageTurn([this] { LookForGarbage(); });
   StartBackground();
@@ -556,24 +562,28 @@ void Coordinator::LookForGarbage() {
 // ---- garbage ----
 
 absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
+  return Collect(options, Pace::kFree);
+}
+
+absl::StatusOr<GcStats> Coordinator::Collect(const GcOptions& options, Pace pace) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (core_.epochs.closed()) return core_.ClosedError();
   MutexLock lock(job_mu_);
   if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
-  return CollectLocked(options, std::numeric_limits<std::uint64_t>::max());
+  return CollectLocked(options, pace);
 }
 
-absl::StatusOr<GcStats> Coordinator::CollectLocked(const GcOptions& options,
-                                                   std::uint64_t most_passes) {
+absl::StatusOr<GcStats> Coordinator::CollectLocked(const GcOptions& options, Pace pace) {
   const Clock::time_point begun = Clock::now();
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
   try {
-    if (status.ok()) status = RunPasses(options, most_passes, stats);
+    if (status.ok()) status = RunPasses(options, pace, stats);
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("no memory to collect garbage");
   }
+  core_.log.ReleaseBrake();
   if (!status.ok()) {
     // Not again at the next page turn: what failed may go on failing.
     gc_look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
@@ -599,51 +609,56 @@ absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
   return IsDue(options, *estimate);
 }
 
-absl::Status Coordinator::RunPasses(const GcOptions& options, std::uint64_t most_passes,
-                                    GcStats& stats) {
-  const auto is_due = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return IsDue(options, internal::EstimateGarbage(core_, *job_slot_));
-  };
-  if (!is_due()) {
-    LookLater(options);
-    return GiveBack(stats);  // what a scan has held up
-  }
+absl::Status Coordinator::RunPasses(const GcOptions& options, Pace pace, GcStats& stats) {
   const Clock::time_point begun = Clock::now();
   const Address end = core_.log.tail();
-  core_.log.FreezeTo(end);
   bool stopped = false;
   const auto is_told_to_stop = [this] {
     return core_.epochs.closed() ||
            stop_jobs_.load(std::memory_order_relaxed);  // a chunk later is soon enough
   };
-  const auto stop = [&](const GcStats& now) {
-    stopped = is_told_to_stop() || (options.progress && !options.progress(now));
-    while (!stopped && IsAhead(options, now, begun)) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      stopped = is_told_to_stop();
-    }
-    return stopped;
-  };
-  Compaction compaction(core_, *job_slot_, stats);
-  do {
+  bool frozen = false;
+  while (!stopped && core_.log.begin() < end) {
+    const GcEstimate estimate = internal::EstimateGarbage(core_, *job_slot_);
+    if (!IsDue(options, estimate)) break;
+    if (!frozen) core_.log.FreezeTo(end);
+    frozen = true;
     const Address begin = core_.log.begin();
-    absl::StatusOr<Address> until = compaction.Run(end, options.pass_bytes, stop);
+    const Address tail = core_.log.tail();
+    const std::uint64_t scanned_before = stats.scanned_bytes;
+    const auto stop = [&](const GcStats& now) {
+      const std::uint64_t scanned = now.scanned_bytes - scanned_before;
+      if (pace == Pace::kBraking) {
+        core_.log.SetBrake(
+            std::max(begin + DueBytes(options, estimate) / 8 * 9, tail + scanned / 4));
+      }
+      stopped = is_told_to_stop() || (options.progress && !options.progress(now));
+      while (!stopped && IsAhead(options, now, begun)) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        stopped = is_told_to_stop();
+      }
+      return stopped;
+    };
+    // What is young is mostly live: it is left for later, unless all is asked for.
+    const std::uint64_t pass_bytes =
+        options.target_utilization >= 1
+            ? options.pass_bytes
+            : std::min(options.pass_bytes, std::max(estimate.log_bytes / 2, kBlockBytes));
+    absl::StatusOr<Address> until = Compaction(core_, *job_slot_, stats).Run(end, pass_bytes, stop);
     if (!until.ok()) return until.status();
     if (*until == begin) break;
     if (absl::Status status = MoveBegin(*until, stats); !status.ok()) return status;
     ++stats.pass_count;
-  } while (!stopped && stats.pass_count < most_passes && core_.log.begin() < end && is_due());
+    if (pace == Pace::kOnePass) break;
+  }
   LookLater(options);
-  return GiveBack(stats);
+  return GiveBack(stats);  // also what a scan has held up
 }
 
 // Live bytes change slowly, so the log will be due when it has grown to what they allow.
 void Coordinator::LookLater(const GcOptions& options) {
   const GcEstimate now = internal::EstimateGarbage(core_, *job_slot_);
-  const double due =
-      static_cast<double>(now.live_bytes) / std::max(options.target_utilization, 0.01);
-  const std::uint64_t least = now.live_bytes + options.min_reclaim_bytes;
-  const std::uint64_t at = std::max(static_cast<std::uint64_t>(due), least);
+  const std::uint64_t at = DueBytes(options, now);
   const std::uint64_t growth = at > now.log_bytes ? at - now.log_bytes : 0;
   gc_look_at_.store(core_.log.tail().value() + std::max(growth, options.min_reclaim_bytes / 4),
                     std::memory_order_relaxed);  // a hint
@@ -731,7 +746,7 @@ absl::Status Coordinator::CloseLocked() {
   // While operations can go on: a pass of what is due, unless another job is at work. Without it
   // nothing is lost, only space, so nobody needs to hear of a failure.
   if (core_.has_files() && core_.config.gc_interval_ms != 0 && job_mu_.TryLock()) {
-    static_cast<void>(CollectLocked(core_.config.gc, 1));
+    static_cast<void>(CollectLocked(core_.config.gc, Pace::kOnePass));
     job_mu_.Unlock();
   }
   ShutOut();

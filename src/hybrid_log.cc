@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -209,6 +210,13 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space) 
 absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   counters_.page_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
   Backoff backoff;
+  if (space == Space::kOrdinary) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+    while (tail().value() >= brake_.load(std::memory_order_relaxed) && !epochs_.closed() &&
+           std::chrono::steady_clock::now() < until) {
+      backoff.Wait();
+    }
+  }
   for (;;) {  // ends: each turn takes space, moves a boundary, or waits for somebody who does
     const Turn turn = TryTurnPage(extent_bytes, space);
     if (turn == Turn::kRoom) return absl::OkStatus();

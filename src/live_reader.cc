@@ -6,8 +6,8 @@
 namespace ebb::internal {
 namespace {
 
-std::uint64_t MostUnknownBytes(const Geometry& geometry) {
-  return std::clamp(geometry.frame_count * geometry.page_bytes() / 8, std::uint64_t{1} << 20,
+std::uint64_t MostOpenBytes(const Geometry& geometry) {
+  return std::clamp(geometry.frame_count * geometry.page_bytes() / 4, std::uint64_t{1} << 20,
                     std::uint64_t{256} << 20);
 }
 
@@ -20,16 +20,17 @@ LiveReader::LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, cons
       range_(range),
       reader_(core, slot, range, config.reading),
       liveness_(core, slot),
-      most_unknown_bytes_(MostUnknownBytes(core.log.geometry())),
+      most_open_bytes_(MostOpenBytes(core.log.geometry())),
       settled_(range.from) {}
 
 absl::StatusOr<bool> LiveReader::Step() {
   live_.clear();
+  const std::uint64_t open_bytes = open_.size() * sizeof(Liveness::Open) + liveness_.key_bytes();
   absl::Status status;
   if (revisiting_ != nullptr) {
     status = RevisitChunk();
-  } else if (unknown_bytes_ >= most_unknown_bytes_ || (at_end_ && !unknown_.empty())) {
-    status = SettleUnknown();
+  } else if (open_bytes >= most_open_bytes_ || (at_end_ && !open_.empty())) {
+    status = SettleOpen();
   } else if (!at_end_) {
     status = ReadChunk();
   } else {
@@ -46,6 +47,7 @@ absl::Status LiveReader::ReadChunk() {
   at_end_ = items->empty();
   read_records_ += items->size();
   chunk_.clear();
+  live_.clear();
   for (const auto& [address, record] : *items) {
     if (record.header().LoadAcquire().tombstone()) continue;
     if (record.key_length() < config_.prefix.size() ||
@@ -53,58 +55,44 @@ absl::Status LiveReader::ReadChunk() {
       continue;
     }
     chunk_.emplace_back(record, address);
+    live_.push_back({address, record, {}});
   }
-  absl::Status status = liveness_.DecideFromMemory(chunk_, config_.below);
-  if (!status.ok()) return status;
-  for (const Liveness::Candidate& candidate : chunk_) {
-    if (candidate.answer != Liveness::Answer::kUnknown) continue;
-    auto* const key = static_cast<std::byte*>(keys_.allocate(candidate.key_length, 1));
-    std::memcpy(key, candidate.key, candidate.key_length);
-    unknown_.push_back(candidate);
-    unknown_.back().key = key;
-    unknown_bytes_ += sizeof(candidate) + Liveness::kBytesToDecide + candidate.key_length;
+  liveness_.DecideFromMemory(chunk_, config_.below, open_);
+  std::size_t live_count = 0;
+  for (std::size_t i = 0; i < chunk_.size(); ++i) {
+    if (!chunk_[i].live()) continue;
+    live_[live_count] = live_[i];
+    live_[live_count++].head = chunk_[i].head;
   }
-  std::size_t next = 0;
-  Show(*items, next, chunk_);
+  live_.erase(live_.begin() + static_cast<std::ptrdiff_t>(live_count), live_.end());
   return absl::OkStatus();
 }
 
-absl::Status LiveReader::SettleUnknown() {
-  absl::Status status = liveness_.Decide(unknown_, config_.below);
+absl::Status LiveReader::SettleOpen() {
+  absl::Status status = liveness_.DecideFromDevice(open_, config_.below);
   if (!status.ok()) return status;
-  std::erase_if(unknown_, [](const Liveness::Candidate& candidate) { return !candidate.live(); });
   revisited_ = 0;
-  const LogReader::Range range{unknown_.empty() ? reader_.cursor() : unknown_.front().address,
-                               reader_.cursor()};
-  revisiting_ = std::make_unique<LogReader>(core_, slot_, range, config_.reading);
+  const Address first = open_.empty() ? reader_.cursor() : open_.front().address;
+  revisiting_ = std::make_unique<LogReader>(core_, slot_, LogReader::Range{first, reader_.cursor()},
+                                            config_.reading);
   return absl::OkStatus();
 }
 
 absl::Status LiveReader::RevisitChunk() {
-  if (revisited_ < unknown_.size()) {
-    absl::StatusOr<std::span<const LogReader::Item>> items = revisiting_->Next();
-    if (!items.ok()) return items.status();
-    if (items->empty()) return absl::DataLossError("a record of the log is gone since it was read");
-    Show(*items, revisited_, unknown_);
+  if (revisited_ == open_.size()) {
+    revisiting_ = nullptr;
+    open_.clear();
+    settled_ = reader_.cursor();
     return absl::OkStatus();
   }
-  revisiting_ = nullptr;
-  unknown_.clear();
-  unknown_bytes_ = 0;
-  keys_.release();
-  settled_ = reader_.cursor();
-  return absl::OkStatus();
-}
-
-void LiveReader::Show(std::span<const LogReader::Item> items, std::size_t& next,
-                      std::span<const Liveness::Candidate> candidates) {
-  for (const auto& [address, record] : items) {
-    while (next < candidates.size() && candidates[next].address < address) ++next;
-    if (next == candidates.size()) break;
-    if (candidates[next].address != address || !candidates[next].live()) continue;
-    live_.push_back({address, record, candidates[next].head});
-    ++next;
+  absl::StatusOr<std::span<const LogReader::Item>> items = revisiting_->Next();
+  if (!items.ok()) return items.status();
+  if (items->empty()) return absl::DataLossError("a record of the log is gone since it was read");
+  for (const auto& [address, record] : *items) {
+    if (revisited_ == open_.size() || address != open_[revisited_].address) continue;
+    live_.push_back({address, record, open_[revisited_++].head});
   }
+  return absl::OkStatus();
 }
 
 }  // namespace ebb::internal

@@ -12,83 +12,43 @@ namespace {
 
 constexpr std::size_t kGroup = 32;  // records under one guard
 
-bool IsOf(const Record& record, const Liveness::Candidate& candidate) {
-  return record.key_length() == candidate.key_length &&
-         std::memcmp(record.key(), candidate.key, candidate.key_length) == 0;
+bool HasKey(const Record& record, std::span<const std::byte> key) {
+  return record.key_length() == key.size() &&
+         std::memcmp(record.key(), key.data(), key.size()) == 0;
 }
 
 }  // namespace
 
-// The walk has come down to the candidate, or past it.
-bool Liveness::Arrived(const Walk& walk) {
-  if (walk.at > walk.candidate->address) return false;
-  walk.candidate->answer = walk.at == walk.candidate->address ? Answer::kLive : Answer::kDead;
-  return true;
+absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
+  std::vector<Open> open;
+  DecideFromMemory(candidates, below, open);
+  absl::Status status = DecideFromDevice(open, below);
+  if (!status.ok()) return status;
+  auto live = open.begin();
+  for (Candidate& candidate : candidates) {
+    if (candidate.answer != Answer::kUnknown) continue;
+    const bool is_live = live != open.end() && live->address == candidate.address;
+    candidate.answer = is_live ? Answer::kLive : Answer::kDead;
+    if (is_live) ++live;
+  }
+  return absl::OkStatus();
 }
 
-absl::Status Liveness::DecideFromMemory(std::span<Candidate> candidates, Address below) {
-  try {
-    walks_.clear();
-    walks_.reserve(candidates.size());
-    if (below != kEverything && shortcuts_below_ != below) {
-      shortcuts_.assign(kShortcuts, Shortcut());
-      shortcuts_below_ = below;
-    }
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory to look for the newest records");
+void Liveness::DecideFromMemory(std::span<Candidate> candidates, Address below,
+                                std::vector<Open>& open) {
+  if (below != kEverything && shortcuts_below_ != below) {
+    shortcuts_.assign(kShortcuts, Shortcut());
+    shortcuts_below_ = below;
   }
   for (std::size_t i = 0; i < candidates.size(); i += kGroup) {
     const auto group = candidates.subspan(i, std::min(kGroup, candidates.size() - i));
     Backoff backoff;
-    while (!DecideInMemory(group, below)) backoff.Wait();
+    while (!DecideInMemory(group, below, open)) backoff.Wait();
   }
-  return absl::OkStatus();
-}
-
-absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
-  if (absl::Status status = DecideFromMemory(candidates, below); !status.ok()) return status;
-  // Each turn takes every walk down by a record at least; nearly always the first is the last.
-  while (!walks_.empty()) {
-    std::sort(walks_.begin(), walks_.end(),
-              [](const Walk& a, const Walk& b) { return a.at < b.at; });
-    for (std::size_t i = 0; i < walks_.size();) {
-      if (core_.epochs.closed()) return core_.ClosedError();
-      if (absl::Status status = ReadWindow(std::span(walks_).subspan(i)); !status.ok()) {
-        return status;
-      }
-      for (; i < walks_.size() && InWindow(walks_[i]); ++i) {
-        if (absl::Status status = Follow(walks_[i], below); !status.ok()) return status;
-      }
-    }
-    std::erase_if(walks_, [](const Walk& walk) { return walk.candidate == nullptr; });
-  }
-  return absl::OkStatus();
-}
-
-std::uint64_t Liveness::ChainOf(const Candidate& candidate) const {
-  const std::uint64_t hash =
-      HashKey(candidate.key, candidate.key_length, !log_.shape().key_variable());
-  const int bits = core_.index.creation_exponent() + IndexEntry::kTagBits;
-  return hash & ((std::uint64_t{1} << bits) - 1);
-}
-
-void Liveness::TakeShortcut(Walk& walk, Address below) const {
-  if (walk.at < below) return;
-  const std::uint64_t chain = ChainOf(*walk.candidate);
-  const Shortcut& shortcut = shortcuts_[chain % kShortcuts];
-  if (shortcut.chain == chain) walk.at = shortcut.to;
-}
-
-void Liveness::Advance(Walk& walk, Address next, Address below) {
-  if (walk.at >= below && next < below) {
-    const std::uint64_t chain = ChainOf(*walk.candidate);
-    shortcuts_[chain % kShortcuts] = {chain, next};
-  }
-  walk.at = next;
 }
 
 // False when the index is moving an entry that is needed, without guard or effect.
-bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
+bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::vector<Open>& open) {
   const RecordShape shape = log_.shape();
   std::array<std::uint64_t, kGroup> hashes;
   for (std::size_t i = 0; i < group.size(); ++i) {
@@ -103,94 +63,178 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below) {
     if (newest == kBeingMoved) return false;
     if (newest >= head && newest != group[i].address) __builtin_prefetch(log_.At(newest, guard));
   }
-  for (std::size_t i = 0; i < group.size(); ++i) {
-    Candidate& candidate = group[i];
-    Walk walk{candidate.head.address(), &candidate};
-    candidate.answer = Answer::kUnknown;
+  for (Candidate& candidate : group) {
+    Walk walk{candidate.head.address(), candidate.address, {candidate.key, candidate.key_length}};
     TakeShortcut(walk, below);
-    while (!Arrived(walk)) {
-      if (walk.at < head) {
-        walks_.push_back(walk);
-        break;
-      }
+    candidate.answer = Answer::kUnknown;
+    while (walk.at > walk.address && walk.at >= head) {  // ends: previous addresses fall
       const Record record(log_.At(walk.at, guard), shape);
-      if (walk.at < below && IsOf(record, candidate)) {
+      if (walk.at < below && HasKey(record, walk.key)) {
         candidate.answer = Answer::kDead;
         break;
       }
       Advance(walk, record.header().LoadAcquire().prev(), below);
     }
+    if (candidate.answer == Answer::kDead) continue;
+    if (walk.at > walk.address) {
+      open.push_back({walk.at, candidate.address, candidate.head, KeepKey(candidate)});
+    } else {
+      candidate.answer = walk.at == walk.address ? Answer::kLive : Answer::kDead;
+    }
   }
   return true;
 }
 
-std::uint64_t Liveness::LastBlock(const Walk& walk) const {
-  const Geometry& geometry = log_.geometry();
-  const std::uint64_t offset = geometry.OffsetOf(walk.at);
-  const std::uint64_t bytes = log_.shape().key_offset() + walk.candidate->key_length;
-  const std::uint64_t end = std::min(offset + bytes, geometry.payload_bytes());
-  const std::uint64_t last = geometry.BlockOf(geometry.PageStart(geometry.PageOf(walk.at))) +
-                             (end - 1) / kBlockPayloadBytes;
-  return std::max(last, geometry.BlockOf(walk.at));  // equal but for a place that Follow refuses
-}
-
-// Reads what the first of `walks` needs, and as many of the next as are near.
-absl::Status Liveness::ReadWindow(std::span<const Walk> walks) {
-  const Geometry& geometry = log_.geometry();
-  const std::uint64_t first = geometry.BlockOf(walks.front().at);
-  std::uint64_t end = LastBlock(walks.front()) + 1;
-  for (const Walk& walk : walks.subspan(1)) {
-    const std::uint64_t walk_end = LastBlock(walk) + 1;
-    if (geometry.BlockOf(walk.at) > end + kGapBlocks || walk_end - first > kWindowBlocks) break;
-    end = std::max(end, walk_end);
+absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) {
+  std::vector<Open> live;
+  // Each turn takes every walk down by a record at least; nearly always the first is the last.
+  while (!open.empty()) {
+    std::sort(open.begin(), open.end(), [](const Open& a, const Open& b) { return a.at < b.at; });
+    ahead_.Drop();  // what an error has left
+    for (std::size_t i = 0; i < open.size();) {
+      if (core_.epochs.closed()) return core_.ClosedError();
+      absl::Status status = ReadWindow(std::span(open).subspan(i));
+      std::size_t end = i;
+      while (end < open.size() && InWindow(open[end].at, KeyOf(open[end]).size())) ++end;
+      if (status.ok() && end < open.size()) ahead_.Ask(NextWindow(std::span(open).subspan(end)));
+      for (; i < end && status.ok(); ++i) status = Follow(open[i], below);
+      if (!status.ok()) return status;
+    }
+    std::erase_if(open, [&live](const Open& walk) {
+      if (walk.at == walk.address) live.push_back(walk);
+      return walk.at <= walk.address;
+    });
   }
-  window_end_ = window_first_;
-  const std::uint64_t capacity = std::max(kWindowBlocks, end - first);
-  if (window_capacity_ < capacity) {
-    window_ = AllocateAligned(capacity * kBlockBytes);
-    window_capacity_ = window_ == nullptr ? 0 : capacity;
-  }
-  if (window_ == nullptr) {
-    return absl::ResourceExhaustedError("no memory to look for the newest records");
-  }
-  absl::Status status = log_.FetchBlocks(first, {window_.get(), (end - first) * kBlockBytes});
-  if (!status.ok()) return status;
-  JoinPayloads(window_.get(), 1, end - first);
-  window_first_ = first;
-  window_end_ = end;
+  std::sort(live.begin(), live.end(),
+            [](const Open& a, const Open& b) { return a.address < b.address; });
+  open.swap(live);
+  keys_.release();
+  key_bytes_ = 0;
   return absl::OkStatus();
 }
 
-bool Liveness::InWindow(const Walk& walk) const {
-  return log_.geometry().BlockOf(walk.at) >= window_first_ && LastBlock(walk) < window_end_;
+// ---- keys of open records ----
+
+// Those longer than a word lie in keys_, behind their length.
+std::uint64_t Liveness::KeepKey(const Candidate& candidate) {
+  std::uint64_t word = 0;
+  if (candidate.key_length <= sizeof(word) && !log_.shape().key_variable()) {
+    std::memcpy(&word, candidate.key, candidate.key_length);
+    return word;
+  }
+  const std::uint32_t bytes = sizeof(candidate.key_length) + candidate.key_length;
+  auto* const kept = static_cast<std::byte*>(keys_.allocate(bytes, 1));
+  std::memcpy(kept, &candidate.key_length, sizeof(candidate.key_length));
+  std::memcpy(kept + sizeof(candidate.key_length), candidate.key, candidate.key_length);
+  key_bytes_ += bytes;
+  std::memcpy(&word, &kept, sizeof(kept));
+  return word;
 }
 
-// Takes the walk down through the window; its candidate becomes null when it is decided.
-absl::Status Liveness::Follow(Walk& walk, Address below) {
+std::span<const std::byte> Liveness::KeyOf(const Open& open) const {
+  const std::uint32_t fixed = log_.shape().key_bytes;
+  if (fixed <= sizeof(open.key)) return {reinterpret_cast<const std::byte*>(&open.key), fixed};
+  const std::byte* kept;
+  std::memcpy(&kept, &open.key, sizeof(kept));
+  std::uint32_t length;
+  std::memcpy(&length, kept, sizeof(length));
+  return {kept + sizeof(length), length};
+}
+
+// ---- shortcuts ----
+
+std::uint64_t Liveness::ChainOf(const Walk& walk) const {
+  const std::uint64_t hash =
+      HashKey(walk.key.data(), walk.key.size(), !log_.shape().key_variable());
+  const int bits = core_.index.creation_exponent() + IndexEntry::kTagBits;
+  return hash & ((std::uint64_t{1} << bits) - 1);
+}
+
+void Liveness::TakeShortcut(Walk& walk, Address below) const {
+  if (walk.at < below) return;
+  const std::uint64_t chain = ChainOf(walk);
+  const Shortcut& shortcut = shortcuts_[chain % kShortcuts];
+  if (shortcut.chain == chain) walk.at = shortcut.to;
+}
+
+void Liveness::Advance(Walk& walk, Address next, Address below) {
+  if (walk.at >= below && next < below) {
+    const std::uint64_t chain = ChainOf(walk);
+    shortcuts_[chain % kShortcuts] = {chain, next};
+  }
+  walk.at = next;
+}
+
+// ---- windows ----
+
+std::uint64_t Liveness::LastBlock(Address at, std::size_t key_length) const {
   const Geometry& geometry = log_.geometry();
-  while (InWindow(walk)) {  // ends: previous addresses fall
+  const std::uint64_t offset = geometry.OffsetOf(at);
+  const std::uint64_t bytes = log_.shape().key_offset() + key_length;
+  const std::uint64_t end = std::min(offset + bytes, geometry.payload_bytes());
+  const std::uint64_t last =
+      geometry.BlockOf(geometry.PageStart(geometry.PageOf(at))) + (end - 1) / kBlockPayloadBytes;
+  return std::max(last, geometry.BlockOf(at));  // equal but for a place that Follow refuses
+}
+
+ReadAhead::Piece Liveness::NextWindow(std::span<const Open> open) const {
+  const Geometry& geometry = log_.geometry();
+  ReadAhead::Piece window{geometry.BlockOf(open.front().at),
+                          LastBlock(open.front().at, KeyOf(open.front()).size()) + 1};
+  for (const Open& walk : open.subspan(1)) {
+    const std::uint64_t end = LastBlock(walk.at, KeyOf(walk).size()) + 1;
+    if (geometry.BlockOf(walk.at) > window.end + kGapBlocks || end - window.first > kWindowBlocks) {
+      break;
+    }
+    window.end = std::max(window.end, end);
+  }
+  return window;
+}
+
+absl::Status Liveness::ReadWindow(std::span<const Open> open) {
+  const ReadAhead::Piece wanted = NextWindow(open);
+  const std::uint64_t blocks = std::max(kWindowBlocks, wanted.end - wanted.first);
+  window_ = {};
+  if (capacity_ < blocks) {
+    bytes_ = AllocateAligned(blocks * kBlockBytes);
+    capacity_ = bytes_ == nullptr ? 0 : blocks;
+  }
+  if (bytes_ == nullptr) {
+    return absl::ResourceExhaustedError("no memory to look for the newest records");
+  }
+  const absl::StatusOr<ReadAhead::Piece> read = ahead_.Take(wanted, bytes_.get());
+  if (!read.ok()) return read.status();
+  window_ = *read;
+  return absl::OkStatus();
+}
+
+bool Liveness::InWindow(Address at, std::size_t key_length) const {
+  return log_.geometry().BlockOf(at) >= window_.first && LastBlock(at, key_length) < window_.end;
+}
+
+// Takes the walk down through the window; a dead one comes to null, a live one to its address.
+absl::Status Liveness::Follow(Open& open, Address below) {
+  const Geometry& geometry = log_.geometry();
+  Walk walk{open.at, open.address, KeyOf(open)};
+  while (walk.at > walk.address && InWindow(walk.at, walk.key.size())) {  // ends: they fall
     const std::uint64_t block = geometry.BlockOf(walk.at);
     const std::uint64_t offset = geometry.OffsetOf(walk.at);
     if (walk.at.value() % 8 != 0 || offset + log_.shape().key_offset() > geometry.payload_bytes()) {
       return log_.Damaged(block, "is near a place that no record can have, to which a chain leads");
     }
-    std::byte* const bytes = window_.get() + (block - window_first_) * kBlockPayloadBytes;
+    std::byte* const bytes = bytes_.get() + (block - window_.first) * kBlockPayloadBytes;
     const Record record(bytes + offset % kBlockPayloadBytes, log_.shape());
     const RecordHeader header = record.header().LoadAcquire();
     if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= walk.at) {
       return log_.Damaged(block, "holds no record where a chain leads");
     }
-    if (walk.at < below && IsOf(record, *walk.candidate)) {
-      walk.candidate->answer = Answer::kDead;
-      walk.candidate = nullptr;
-      break;
-    }
-    Advance(walk, header.prev(), below);
-    if (Arrived(walk)) {
-      walk.candidate = nullptr;
-      break;
+    if (walk.at < below && HasKey(record, walk.key)) {
+      walk.at = Address();
+    } else {
+      Advance(walk, header.prev(), below);
     }
   }
+  open.at = walk.at;
   return absl::OkStatus();
 }
 

@@ -4,8 +4,6 @@
 #include <cstring>
 #include <new>
 
-#include "ebb/internal/mutex.h"
-
 namespace ebb::internal {
 namespace {
 
@@ -14,33 +12,6 @@ constexpr std::uint64_t kCopyBlocks = 16;  // under one guard
 absl::Status NoMemory() { return absl::ResourceExhaustedError("no memory to read the log"); }
 
 }  // namespace
-
-// One piece of the log, read by the pool or by who needs it, whoever comes first.
-struct LogReader::Ahead {
-  enum class State { kNothing, kWaiting, kRunning, kDone };
-
-  Mutex mu;
-  CondVar done;
-  State state ABSL_GUARDED_BY(mu) = State::kNothing;
-  absl::Status status ABSL_GUARDED_BY(mu);
-  // Of whoever has moved the state to where it is.
-  std::uint64_t first = 0;
-  std::uint64_t end = 0;
-  AlignedBuffer bytes;
-
-  void Work(HybridLog& log) {
-    {
-      MutexLock lock(mu);
-      if (state != State::kWaiting) return;
-      state = State::kRunning;
-    }
-    absl::Status read = log.FetchBlocks(first, {bytes.get(), (end - first) * kBlockBytes});
-    MutexLock lock(mu);
-    status = std::move(read);
-    state = State::kDone;
-    done.NotifyAll();
-  }
-};
 
 LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
     : core_(core),
@@ -51,16 +22,10 @@ LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
                  (geometry_.BlockStart(geometry_.BlockOf(end_)) == end_ ? 0 : 1)),
       config_(config),
       ahead_blocks_(std::max<std::uint64_t>(1, config.ahead_bytes / kBlockBytes)),
-      ahead_(std::make_shared<Ahead>()),
+      ahead_(core),
       cursor_(geometry_.Normalize(range.from)),
       first_block_(geometry_.BlockOf(cursor_)),
       next_block_(first_block_) {}
-
-LogReader::~LogReader() {
-  MutexLock lock(ahead_->mu);
-  while (ahead_->state == Ahead::State::kRunning) ahead_->done.Wait(ahead_->mu);
-  ahead_->state = Ahead::State::kNothing;
-}
 
 absl::StatusOr<std::span<const LogReader::Item>> LogReader::Next() {
   try {
@@ -139,40 +104,15 @@ std::uint64_t LogReader::DeviceEnd() const {
 }
 
 absl::Status LogReader::ReadFromDevice() {
-  Ahead& ahead = *ahead_;
-  if (ahead.bytes == nullptr) ahead.bytes = AllocateAligned(ahead_blocks_ * kBlockBytes);
-  if (ahead.bytes == nullptr) return NoMemory();
-  Expect(DeviceEnd());
-  ahead.Work(core_.log);
-  {
-    MutexLock lock(ahead.mu);
-    while (ahead.state != Ahead::State::kDone) ahead.done.Wait(ahead.mu);
-    ahead.state = Ahead::State::kNothing;
-    if (!ahead.status.ok()) return ahead.status;
-  }
-  for (std::uint64_t block = ahead.first; block < ahead.end; ++block) {
-    std::memcpy(bytes_.get() + (block - first_block_) * kBlockPayloadBytes,
-                ahead.bytes.get() + (block - ahead.first) * kBlockBytes, kBlockPayloadBytes);
-  }
-  next_block_ = ahead.end;
-  if (config_.ahead_bytes != 0 && core_.config.pool_threads != 0 && next_block_ < DeviceEnd()) {
-    Expect(DeviceEnd());
-    try {
-      core_.pool.Post([ahead = ahead_, &log = core_.log] { ahead->Work(log); });
-    } catch (const std::bad_alloc&) {
-      return absl::OkStatus();  // then it is read when it is needed
-    }
-  }
+  const auto next = [this] {
+    return ReadAhead::Piece{next_block_, std::min(next_block_ + ahead_blocks_, DeviceEnd())};
+  };
+  const absl::StatusOr<ReadAhead::Piece> piece =
+      ahead_.Take(next(), bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
+  if (!piece.ok()) return piece.status();
+  next_block_ = piece->end;
+  if (config_.ahead_bytes != 0 && next_block_ < DeviceEnd()) ahead_.Ask(next());
   return absl::OkStatus();
-}
-
-// Lets the next piece be read, unless somebody was asked for it before.
-void LogReader::Expect(std::uint64_t device_end) {
-  MutexLock lock(ahead_->mu);
-  if (ahead_->state != Ahead::State::kNothing) return;
-  ahead_->first = next_block_;
-  ahead_->end = std::min(next_block_ + ahead_blocks_, device_end);
-  ahead_->state = Ahead::State::kWaiting;
 }
 
 // Takes records from what is loaded, up to the first that is not whole.

@@ -28,11 +28,14 @@ struct GcOptions {
   // Nothing is done while less than this is to be had, by Store::EstimateGarbage.
   std::uint64_t min_reclaim_bytes = std::uint64_t{64} << 20;
   // Done when live records make up this share of the log: from 0 to 1, and 1 goes once through all
-  // of the log. The closer to 1, the more is copied and read for each byte that is freed. The log
-  // holds live / target at least, and more by what is written while a pass is at work.
+  // of the log. The closer to 1, the more is copied and read for each byte that is freed. By itself
+  // (Options::gc) a collection begins when the log is longer than live / target, and while it is at
+  // work updates that would make it an eighth longer are slowed down to its pace. So the log stays
+  // about as long, whatever is written to the store.
   double target_utilization = 0.5;
-  // How much of the log is gone through before the space is given back, which takes a commit.
-  std::uint64_t pass_bytes = std::uint64_t{64} << 20;
+  // How much of the log is gone through before the space is given back, which takes a commit; half
+  // of the log at most, unless the target is 1.
+  std::uint64_t pass_bytes = std::uint64_t{256} << 20;
   // Go through so many bytes of the log a second at most; 0: as fast as can be.
   std::uint64_t max_bytes_per_second = 0;
   // Called now and then, without any lock, with what has been done; false ends the collection,

@@ -182,6 +182,11 @@ class HybridLog {
   // ResourceExhausted (device or address space), Unavailable (device, poison). For kSpare
   // `extent_bytes`, not 0, is what the record takes.
   absl::Status WaitForPage(std::uint64_t extent_bytes = 0, Space space = Space::kOrdinary);
+  // Before an ordinary append turns to a page that begins at or above `limit`, it waits until that
+  // is raised, for 100 ms at most: appends are slowed down, not stopped. Closing ends the wait,
+  // too.
+  void SetBrake(Address limit) { brake_.store(limit.value(), std::memory_order_relaxed); }
+  void ReleaseBrake() { SetBrake(Address(Address::kMask)); }
   // Takes space ahead, so that the next record need not wait for it. An error does no harm: whoever
   // needs the space hears of it.
   void TakeSpaceAhead(std::uint64_t pages_ahead);
@@ -292,6 +297,7 @@ class HybridLog {
   ThreadPool& pool_;
   MappedRegion region_;
   std::vector<IncarnationSpan> incarnations_;
+  AtomicWord brake_{Address::kMask};  // a limit that is looked at again and again
   std::function<void()> on_page_turn_;
 
   // Read by every operation, written once a page or less.

@@ -11,18 +11,17 @@
 //
 // A record whose chain goes on with another one on the device is nearly always dead, but only the
 // bytes there say so, and they are anywhere in the log above. To look after each chunk would be to
-// read the log once for each. So the keys of such records are kept, as many as an eighth of the
-// log's memory holds, and decided all together in one go through the log; those few that turn out
-// to be live are read once more. Hence records are shown in no order. Tombstones are left out.
+// read the log once for each. So the keys of such records are kept, as many as a quarter of
+// the log's memory holds, and decided all together in one go through the log; those few that turn
+// out to be live are read once more. Hence records are shown in no order. Tombstones are left out.
 //
 // Thread safety: one thread, which is inside a slow call or a job for as long as Step runs.
-// Progress: Step waits for the device. Memory: an eighth of the log's, from 1 to 256 MiB, and two
+// Progress: Step waits for the device. Memory: a quarter of the log's, from 1 to 256 MiB, and two
 // LogReaders.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <memory_resource>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -66,11 +65,8 @@ class LiveReader {
 
  private:
   absl::Status ReadChunk();
-  absl::Status SettleUnknown();
+  absl::Status SettleOpen();
   absl::Status RevisitChunk();
-  // Shows those of `items` that `candidates` says are live, from `next` on; both by address.
-  void Show(std::span<const LogReader::Item> items, std::size_t& next,
-            std::span<const Liveness::Candidate> candidates);
 
   Core& core_;
   EpochSlot& slot_;
@@ -78,18 +74,16 @@ class LiveReader {
   const LogReader::Range range_;
   LogReader reader_;
   Liveness liveness_;
-  const std::uint64_t most_unknown_bytes_;
+  const std::uint64_t most_open_bytes_;
   bool at_end_ = false;
   Address settled_;
   std::uint64_t read_records_ = 0;
   std::vector<Item> live_;
   std::vector<Liveness::Candidate> chunk_;
-  // What could not be decided yet, by address; then, while they are read again, what of it is live.
-  std::vector<Liveness::Candidate> unknown_;
-  std::pmr::monotonic_buffer_resource keys_;  // of unknown_
-  std::uint64_t unknown_bytes_ = 0;
-  std::unique_ptr<LogReader> revisiting_;  // null: unknown_ is still to be decided
-  std::size_t revisited_ = 0;
+  // What could not be decided yet; then, while it is read again, what of it is live, by address.
+  std::vector<Liveness::Open> open_;
+  std::unique_ptr<LogReader> revisiting_;  // null: open_ is still to be decided
+  std::size_t revisited_ = 0;              // of open_
 };
 
 }  // namespace ebb::internal

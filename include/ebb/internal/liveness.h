@@ -28,17 +28,20 @@
 //
 // Thread safety: one thread, which is inside a slow call or a job for as long as Decide runs. The
 // guard is held for at most 32 records and never across a read. Progress: Decide waits for the
-// device, and for a chunk of the index that is being split. Memory: a window, as much for
-// shortcuts, and kBytesToDecide for each candidate.
+// device, and for a chunk of the index that is being split; the pool reads ahead. Memory: two
+// windows, as much for shortcuts, 32 bytes for each open record, and its key if that is longer than
+// a word.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/read_ahead.h"
 
 namespace ebb::internal {
 
@@ -65,25 +68,30 @@ class Liveness {
     IndexEntry head{};  // of the record's chain: what it was decided on
     bool live() const { return answer == Answer::kLive; }
   };
-  // Memory that Decide takes for a candidate, beside a window.
-  static constexpr std::uint64_t kBytesToDecide = 16;
 
+  // A candidate that only the device can tell of.
+  struct Open {
+    Address at;  // the record to look at next
+    Address address;
+    IndexEntry head;
+    std::uint64_t key;  // itself if it has a fixed length of at most 8, or where it is kept
+  };
   // `slot` is the caller's, and outside a guard whenever Decide is called.
-  Liveness(Core& core, EpochSlot& slot) : core_(core), log_(core.log), slot_(slot) {}
+  Liveness(Core& core, EpochSlot& slot) : core_(core), log_(core.log), slot_(slot), ahead_(core) {}
 
-  // Decides all candidates; in order of address they cost the least. FailedPrecondition: the store
-  // was closed. DataLoss, Unavailable or ResourceExhausted: nothing is decided.
+  // Decides all candidates, which come in order of address. FailedPrecondition: the store was
+  // closed. DataLoss, Unavailable or ResourceExhausted: nothing is decided. Throws bad_alloc.
   absl::Status Decide(std::span<Candidate> candidates, Address below);
-  // Leaves unknown what needs the device. ResourceExhausted: nothing is decided.
-  absl::Status DecideFromMemory(std::span<Candidate> candidates, Address below);
+
+  // The two halves of Decide. What memory tells; what is still unknown is put into `open`, too:
+  void DecideFromMemory(std::span<Candidate> candidates, Address below, std::vector<Open>& open);
+  // and, perhaps after more of the first, what the device tells: leaves what is live, in order of
+  // address. Nothing is open then.
+  absl::Status DecideFromDevice(std::vector<Open>& open, Address below);
+  // The memory that keys of open records take.
+  std::uint64_t key_bytes() const { return key_bytes_; }
 
  private:
-  // A walk that has come to `at`.
-  struct Walk {
-    Address at;
-    Candidate* candidate = nullptr;
-  };
-  static_assert(sizeof(Walk) == kBytesToDecide);
   // Where a chain goes on below `below`, however much is above. That never changes. The chain is
   // told by those bits of its hash that all its records share, whatever the size of the index.
   struct Shortcut {
@@ -91,27 +99,37 @@ class Liveness {
     Address to;
   };
   static constexpr std::size_t kShortcuts = std::size_t{1} << 16;
-  std::uint64_t ChainOf(const Candidate& candidate) const;
+  // A walk that has come to `at`.
+  struct Walk {
+    Address at;
+    Address address;
+    std::span<const std::byte> key;
+  };
+  std::uint64_t ChainOf(const Walk& walk) const;
   void TakeShortcut(Walk& walk, Address below) const;
   void Advance(Walk& walk, Address next, Address below);
-  static bool Arrived(const Walk& walk);
-  bool DecideInMemory(std::span<Candidate> group, Address below);
-  // The last block that tells whether the record at `walk.at` has the candidate's key.
-  std::uint64_t LastBlock(const Walk& walk) const;
-  absl::Status ReadWindow(std::span<const Walk> walks);
-  bool InWindow(const Walk& walk) const;
-  absl::Status Follow(Walk& walk, Address below);
+  bool DecideInMemory(std::span<Candidate> group, Address below, std::vector<Open>& open);
+  std::uint64_t KeepKey(const Candidate& candidate);
+  std::span<const std::byte> KeyOf(const Open& open) const;
+  // The last block that tells whether the record at `at` has a key of this length.
+  std::uint64_t LastBlock(Address at, std::size_t key_length) const;
+  // The blocks that the first of `open` needs, and as many of the next as are near.
+  ReadAhead::Piece NextWindow(std::span<const Open> open) const;
+  absl::Status ReadWindow(std::span<const Open> open);
+  bool InWindow(Address at, std::size_t key_length) const;
+  absl::Status Follow(Open& open, Address below);
 
   Core& core_;
   HybridLog& log_;
   EpochSlot& slot_;
-  std::vector<Walk> walks_;
+  std::pmr::monotonic_buffer_resource keys_;  // those of open records that are longer than a word
+  std::uint64_t key_bytes_ = 0;
   std::vector<Shortcut> shortcuts_;  // by chain; one takes the place of another
   Address shortcuts_below_;
-  AlignedBuffer window_;
-  std::uint64_t window_capacity_ = 0;  // blocks
-  std::uint64_t window_first_ = 0;
-  std::uint64_t window_end_ = 0;
+  AlignedBuffer bytes_;         // of the window: payloads, one after the other
+  std::uint64_t capacity_ = 0;  // of that, in blocks
+  ReadAhead::Piece window_{};
+  ReadAhead ahead_;
 };
 
 }  // namespace ebb::internal

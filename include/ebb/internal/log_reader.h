@@ -19,13 +19,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/read_ahead.h"
 
 namespace ebb::internal {
 
@@ -48,7 +48,6 @@ class LogReader {
 
   // `slot` is the caller's, and outside a guard whenever Next is called.
   LogReader(Core& core, EpochSlot& slot, Range range, Config config);
-  ~LogReader();
   LogReader(const LogReader&) = delete;
   LogReader& operator=(const LogReader&) = delete;
 
@@ -59,14 +58,12 @@ class LogReader {
   Address cursor() const { return cursor_; }
 
  private:
-  struct Ahead;
   absl::StatusOr<std::span<const Item>> NextChunk();
   absl::Status Load(std::uint64_t bytes);
   bool Reserve(std::uint64_t blocks);
   bool CopyFromMemory();
   absl::Status ReadFromDevice();
   std::uint64_t DeviceEnd() const;
-  void Expect(std::uint64_t device_end);
   absl::Status Parse();
 
   Core& core_;
@@ -76,7 +73,7 @@ class LogReader {
   const std::uint64_t end_block_;  // the first that is not needed
   const Config config_;
   std::uint64_t ahead_blocks_ = 0;
-  const std::shared_ptr<Ahead> ahead_;  // with jobs that the pool has not begun
+  ReadAhead ahead_;
 
   Address cursor_;  // the next record
   // Payloads of the blocks [first_block_, next_block_), one after the other.
