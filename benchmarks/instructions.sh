@@ -1,11 +1,12 @@
 #!/bin/sh
-# Counts instructions per operation, single and in batches of 64, on 8-byte keys and values, hit path, in memory.
+# Counts instructions per operation, single and in batches of 64, on 8-byte keys and values, hit
+# path, in memory.
 #
 #   instructions.sh path/to/ebb_instructions
 #
-# Prints lines "read 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only; the same loop without a
-# store is subtracted, so a figure is what the operation itself costs. Counts repeat to the
-# instruction on one machine and compiler, whatever else the machine does.
+# Prints lines "read 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only;
+# the same loop without a store is subtracted, so a figure is what the operation itself costs.
+# Counts repeat to the instruction on one machine and compiler, whatever else the machine does.
 set -eu
 program=${1:?usage: instructions.sh path/to/ebb_instructions}
 keys=80000 # 4.9 keys a bucket, as in the store of ten million

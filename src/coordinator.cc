@@ -629,8 +629,7 @@ absl::Status Coordinator::RunPasses(const GcOptions& options, Pace pace, GcStats
     const auto stop = [&](const GcStats& now) {
       const std::uint64_t scanned = now.scanned_bytes - scanned_before;
       if (pace == Pace::kBraking) {
-        core_.log.SetBrake(
-            std::max(begin + DueBytes(options, estimate) / 8 * 9, tail + scanned / 4));
+        core_.log.SetBrake(std::max(begin + DueBytes(options, estimate), tail + scanned / 4));
       }
       stopped = is_told_to_stop() || (options.progress && !options.progress(now));
       while (!stopped && IsAhead(options, now, begun)) {

@@ -211,7 +211,7 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   counters_.page_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
   Backoff backoff;
   if (space == Space::kOrdinary) {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(1);
     while (tail().value() >= brake_.load(std::memory_order_relaxed) && !epochs_.closed() &&
            std::chrono::steady_clock::now() < until) {
       backoff.Wait();

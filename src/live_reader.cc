@@ -20,7 +20,8 @@ LiveReader::LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, cons
       range_(range),
       reader_(core, slot, range, config.reading),
       liveness_(core, slot),
-      most_open_bytes_(MostOpenBytes(core.log.geometry())),
+      most_open_bytes_(config.most_open_bytes != 0 ? config.most_open_bytes
+                                                   : MostOpenBytes(core.log.geometry())),
       settled_(range.from) {}
 
 absl::StatusOr<bool> LiveReader::Step() {

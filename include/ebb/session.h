@@ -224,11 +224,10 @@ class Session {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
     if constexpr (kInterleaved) {
       Batches::Update(
-          *state_, OpKind::kUpsert, keys.size(),
-          [&](std::size_t i) -> KeyView { return keys[i]; },
+          *state_, OpKind::kUpsert, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
           [&](std::size_t i, std::uint64_t hash, const internal::EpochGuard& guard) {
             return Ops::Fits(*core_, keys[i], values[i]) &&
-                   Ops::UpsertInGuard(*state_, guard, keys[i], hash, values[i]);
+                   Ops::UpsertInGuard(*state_, *core_, guard, keys[i], hash, values[i]);
           },
           [&](std::size_t i, std::uint64_t hash) {
             return Ops::UpsertSlow(*state_, keys[i], hash, values[i]);
@@ -249,11 +248,10 @@ class Session {
     if constexpr (kInterleaved) {
       const auto edit_of = [&](std::size_t i) { return [&fn, i](Value& value) { fn(i, value); }; };
       Batches::Update(
-          *state_, OpKind::kRmw, keys.size(),
-          [&](std::size_t i) -> KeyView { return keys[i]; },
+          *state_, OpKind::kRmw, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
           [&](std::size_t i, std::uint64_t hash, const internal::EpochGuard& guard) {
             auto edit = edit_of(i);
-            return Ops::RmwInGuard(*state_, guard, keys[i], hash, edit);
+            return Ops::RmwInGuard(*state_, *core_, guard, keys[i], hash, edit);
           },
           [&](std::size_t i, std::uint64_t hash) {
             auto edit = edit_of(i);
@@ -277,8 +275,7 @@ class Session {
     if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
     if constexpr (kInterleaved) {
       Batches::Update(
-          *state_, OpKind::kDelete, keys.size(),
-          [&](std::size_t i) -> KeyView { return keys[i]; },
+          *state_, OpKind::kDelete, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
           [](std::size_t, std::uint64_t, const internal::EpochGuard&) { return false; },
           [&](std::size_t i, std::uint64_t hash) {
             return Ops::DeleteSlow(*state_, keys[i], hash);

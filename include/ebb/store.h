@@ -249,11 +249,11 @@ class Store {
   // What Open found and did.
   const RecoveryReport& recovery() const { return recovery_; }
 
-  // Collects garbage if that is due (one pass, see GcOptions; not when another long job is at work),
-  // refuses further operations, waits for those that run, makes everything durable and lets go of
-  // the files. An error that may pass (ResourceExhausted) leaves everything in memory: make room
-  // and call again. Further calls answer what the last one did. Progress: waits for callbacks that
-  // are running and for the device.
+  // Collects garbage if that is due (one pass, see GcOptions, and not when another long job is at
+  // work), refuses further operations, waits for those that run, makes everything durable and lets
+  // go of the files. An error that may pass (ResourceExhausted) leaves everything in memory: make
+  // room and call again. Further calls answer what the last one did. Progress: waits for callbacks
+  // that are running and for the device.
   absl::Status Close() { return coordinator_->Close(); }
 
   // About how many keys the store holds: an estimate, whose errors ebb/stats.h tells at

@@ -150,9 +150,9 @@ class Coordinator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(background_mu_);
   void RunJob(Job& job, std::uint64_t generation, bool by_timer);
   void LookForGarbage();
-  // kBraking: once the log is an eighth longer than when it became due, updates append about a
-  // quarter of what the collection goes through, so that it stays about as long, however fast they
-  // are; but a page every 100 ms in any case.
+  // kBraking: while the log is longer than when it became due, updates append about a quarter of
+  // what the collection goes through, so that it stays about as long, however fast they are; but a
+  // page a second in any case.
   enum class Pace { kFree, kOnePass, kBraking };
   absl::StatusOr<GcStats> Collect(const GcOptions& options, Pace pace);
   absl::StatusOr<GcStats> CollectLocked(const GcOptions& options, Pace pace)

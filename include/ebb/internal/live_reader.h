@@ -40,6 +40,7 @@ class LiveReader {
     Address below = Liveness::kEverything;  // see liveness.h
     std::string_view prefix{};              // of the keys to show; outlives the reader
     LogReader::Config reading{};
+    std::uint64_t most_open_bytes = 0;  // kept before they are decided; 0: as said above
   };
   struct Item {
     Address address;

@@ -206,15 +206,15 @@ class Operations {
       return RefuseSizes(session, OpKind::kUpsert, key, value);
     if (session.idle()) [[likely]] {
       EpochGuard guard(core.epochs, *session.slot);
-      if (UpsertInGuard(session, guard, key, hash, value)) [[likely]]
+      if (UpsertInGuard(session, core, guard, key, hash, value)) [[likely]]
         return OpStatus::kOk;
     }
     return UpsertSlow(session, key, hash, value);
   }
   // The hit under a guard; false, without effect, when it is none.
-  static EBB_INLINE bool UpsertInGuard(SessionState& session, const EpochGuard& guard, KeyView key,
-                                       std::uint64_t hash, ValueView value) {
-    std::optional<Record> record = FindMutable(*session.core, guard, key, hash);
+  static EBB_INLINE bool UpsertInGuard(SessionState& session, Core& core, const EpochGuard& guard,
+                                       KeyView key, std::uint64_t hash, ValueView value) {
+    std::optional<Record> record = FindMutable(core, guard, key, hash);
     if (!record || UpsertInPlace(*record, value) != WriteResult::kWritten) [[unlikely]]
       return false;
     session.serials.Take(guard.version_bits());
@@ -231,9 +231,10 @@ class Operations {
   static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
     const std::uint64_t hash = K::Hash(key);
     if constexpr (!kShape.locked()) {
+      Core& core = *session.core;
       if (session.idle()) [[likely]] {
-        EpochGuard guard(session.core->epochs, *session.slot);
-        if (RmwInGuard(session, guard, key, hash, fn)) [[likely]]
+        EpochGuard guard(core.epochs, *session.slot);
+        if (RmwInGuard(session, core, guard, key, hash, fn)) [[likely]]
           return OpStatus::kOk;
       }
     }
@@ -241,10 +242,10 @@ class Operations {
   }
   // As UpsertInGuard.
   template <typename Fn>
-  static EBB_INLINE bool RmwInGuard(SessionState& session, const EpochGuard& guard, KeyView key,
-                                    std::uint64_t hash, Fn& fn) {
+  static EBB_INLINE bool RmwInGuard(SessionState& session, Core& core, const EpochGuard& guard,
+                                    KeyView key, std::uint64_t hash, Fn& fn) {
     if constexpr (!kShape.locked()) {
-      if (std::optional<Record> record = FindMutable(*session.core, guard, key, hash)) [[likely]] {
+      if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
         RmwUnlocked(*record, fn);
         session.serials.Take(guard.version_bits());
         CountBytes(session, K::Bytes(key) + sizeof(Value));
