@@ -211,6 +211,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.device_reads = count(log.counters().device_reads);
   metrics.device_read_bytes = count(log.counters().device_read_bytes);
   metrics.page_waits = count(log.counters().page_waits);
+  metrics.collection_waits = count(log.counters().brake_waits);
   metrics.fuzzy_waits = count(counters.fuzzy_waits);
   metrics.device_waits = sums[Count::kDeviceWaits];
   metrics.contended_waits = sums[Count::kContendedWaits];

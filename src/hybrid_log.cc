@@ -207,16 +207,23 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space) 
   }
 }
 
+void HybridLog::WaitAtBrake() {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::seconds kLongest{1};
+  const auto is_set = [this] {
+    return tail().value() >= brake_.load(std::memory_order_relaxed);  // looked at again and again
+  };
+  if (!is_set()) return;
+  counters_.brake_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
+  const Clock::time_point until = Clock::now() + kLongest;
+  Backoff backoff;
+  while (is_set() && !epochs_.closed() && Clock::now() < until) backoff.Wait();
+}
+
 absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   counters_.page_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
   Backoff backoff;
-  if (space == Space::kOrdinary) {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-    while (tail().value() >= brake_.load(std::memory_order_relaxed) && !epochs_.closed() &&
-           std::chrono::steady_clock::now() < until) {
-      backoff.Wait();
-    }
-  }
+  if (space == Space::kOrdinary) WaitAtBrake();
   for (;;) {  // ends: each turn takes space, moves a boundary, or waits for somebody who does
     const Turn turn = TryTurnPage(extent_bytes, space);
     if (turn == Turn::kRoom) return absl::OkStatus();

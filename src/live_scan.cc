@@ -6,6 +6,12 @@
 #include <utility>
 
 namespace ebb::internal {
+namespace {
+
+// Memory of a scan is not the log's, and there may be many.
+constexpr std::uint64_t kMostOpenBytes = std::uint64_t{4} << 20;
+
+}  // namespace
 
 LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
     : core_(std::move(core)), prefix_(std::move(prefix)), slot_(core_->epochs.AcquireSlot()) {
@@ -32,6 +38,7 @@ absl::Status LiveScan::Begin() {
     end_ = core_->log.tail();
     core_->log.FreezeTo(end_);
     LiveReader::Config config{.below = end_, .prefix = prefix_};
+    config.most_open_bytes = kMostOpenBytes;
     config.reading.ahead_bytes = core_->config.scan_ahead_bytes;
     if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
     reader_ = std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{*pin_, end_}, config);

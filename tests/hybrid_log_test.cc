@@ -150,6 +150,30 @@ TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
   EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
 }
 
+// 46. Updates are slowed down while the log is longer than it shall be, and nothing else is.
+TEST(HybridLogTest, AtTheBrakeOrdinaryAppendsWaitForAWhile) {
+  using Clock = std::chrono::steady_clock;
+  LogRig rig(FromPageOne(kTwoBlocks));
+  const auto waits_for = [&](HybridLog::Space space) {
+    Must(rig.AppendExtent(kPayload));
+    const Clock::time_point begun = Clock::now();
+    Must(rig.log().WaitForPage(0, space));
+    return Clock::now() - begun;
+  };
+  const std::chrono::milliseconds longest(900);
+  rig.log().SetBrake(rig.geometry().PageStart(3));
+  EXPECT_LT(waits_for(HybridLog::Space::kOrdinary), longest);
+  EXPECT_GE(waits_for(HybridLog::Space::kOrdinary), longest);
+  EXPECT_LT(waits_for(HybridLog::Space::kSpare), longest);
+  EXPECT_EQ(rig.log().counters().brake_waits.load(std::memory_order_relaxed), 1U);
+  std::thread releaser([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    rig.log().ReleaseBrake();
+  });
+  EXPECT_LT(waits_for(HybridLog::Space::kOrdinary), longest);
+  releaser.join();
+}
+
 // ---- Room for commit records ----
 
 HybridLog::Extent Reserve(LogRig& rig, std::uint64_t least_bytes) {

@@ -213,12 +213,30 @@ class Run {
       const unsigned one_in = run_.phase_.yield_one_in;
       const bool yields = one_in != 0 && Random(one_in) == 0;
       if (Random(4) == 0) return ExchangeCounter(i, by, room);
+      if (Random(4) == 0) return AddToCounters(by, room);
       const absl::Status status = session_.Rmw(key, [&](Value& value) {
         if (yields) std::this_thread::yield();
         S::Add(key, by, room, value);
       });
       if (!status.ok()) return Fail("Rmw of a counter: " + status.ToString());
       run_.added_[i].fetch_add(by, std::memory_order_relaxed);
+    }
+
+    // Some of them more than once.
+    void AddToCounters(std::uint64_t by, std::size_t room) {
+      std::array<std::size_t, 5> which;
+      std::array<std::uint64_t, 5> keys;
+      std::array<absl::Status, 5> results;
+      for (std::size_t i = 0; i < which.size(); ++i) {
+        which[i] = Random(kCounters);
+        keys[i] = run_.counter_keys_[which[i]];
+      }
+      session_.RmwBatch(
+          keys, [&](std::size_t i, Value& value) { S::Add(keys[i], by, room, value); }, results);
+      for (std::size_t i = 0; i < which.size(); ++i) {
+        if (!results[i].ok()) return Fail("RmwBatch of counters: " + results[i].ToString());
+        run_.added_[which[i]].fetch_add(by, std::memory_order_relaxed);
+      }
     }
 
     void ExchangeCounter(std::size_t i, std::uint64_t by, std::size_t room) {
@@ -306,8 +324,27 @@ class Run {
       }
     }
     void ReadOwned(std::size_t i) {
+      if (Random(4) == 0) return ReadOwnedBatch();
       const std::uint64_t acked = run_.owned_[i].acked.load(std::memory_order_acquire);
-      const absl::Status status = session_.Read(i, value_);
+      CheckOwned(i, acked, session_.Read(i, value_), value_);
+    }
+    void ReadOwnedBatch() {
+      std::array<std::uint64_t, 6> keys;
+      std::array<std::uint64_t, 6> acked;
+      std::array<Value, 6> values;
+      std::array<absl::Status, 6> results;
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        keys[i] = Random(run_.owned_.size());
+        acked[i] = run_.owned_[keys[i]].acked.load(std::memory_order_acquire);
+      }
+      session_.ReadBatch(keys, values, results);
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        CheckOwned(keys[i], acked[i], results[i], values[i]);
+      }
+    }
+    // What a read has answered that began when `acked` was acknowledged.
+    void CheckOwned(std::size_t i, std::uint64_t acked, const absl::Status& status,
+                    const Value& value) {
       const std::uint64_t begun = run_.owned_[i].begun.load(std::memory_order_acquire);
       const std::string key = "owned key " + std::to_string(i);
       if (absl::IsNotFound(status)) {
@@ -315,7 +352,7 @@ class Run {
         return;
       }
       if (!status.ok()) return Fail("Read of " + key + ": " + status.ToString());
-      const auto number = S::Number(i, value_);
+      const auto number = S::Number(i, value);
       if (!number.has_value()) return Fail(key + " is torn");
       const bool deleted = (acked & 1) == 0 && *number == acked >> 1;
       if (*number < acked >> 1 || *number > begun || deleted) {

@@ -79,11 +79,12 @@ struct MetricsSnapshot {
   std::uint64_t device_read_bytes = 0;
 
   // Why operations waited or started again.
-  std::uint64_t page_waits = 0;       // for the next page of the log, so for the device when short
-  std::uint64_t fuzzy_waits = 0;      // for a record to freeze
-  std::uint64_t device_waits = 0;     // for the part of a chain that is on the device
-  std::uint64_t contended_waits = 0;  // for another update of the same chain
-  std::uint64_t restarts = 0;         // because a boundary or the version moved meanwhile
+  std::uint64_t page_waits = 0;        // for the next page of the log, so for the device when short
+  std::uint64_t collection_waits = 0;  // for a collection of garbage that is behind (GcOptions)
+  std::uint64_t fuzzy_waits = 0;       // for a record to freeze
+  std::uint64_t device_waits = 0;      // for the part of a chain that is on the device
+  std::uint64_t contended_waits = 0;   // for another update of the same chain
+  std::uint64_t restarts = 0;          // because a boundary or the version moved meanwhile
   std::uint64_t lost_publications = 0;
 
   std::uint64_t page_turns = 0;
@@ -130,7 +131,7 @@ inline constexpr std::array<OperationField, 4> kOperationFields = {{
     {"operations_refused", "Operations answered with an error", &OperationMetrics::refused},
     {"operations_general", "Operations that took the long way", &OperationMetrics::general},
 }};
-inline constexpr std::array<MetricField, 24> kMetricFields = {{
+inline constexpr std::array<MetricField, 25> kMetricFields = {{
     {"reads_from_memory", "Keys found in memory", &MetricsSnapshot::reads_from_memory},
     {"reads_from_device", "Keys found on the device", &MetricsSnapshot::reads_from_device},
     {"appended_records", "Records made by updates", &MetricsSnapshot::appended_records},
@@ -145,6 +146,8 @@ inline constexpr std::array<MetricField, 24> kMetricFields = {{
     {"device_read_bytes", "Bytes read from the device for operations",
      &MetricsSnapshot::device_read_bytes},
     {"page_waits", "Waits for the next page of the log", &MetricsSnapshot::page_waits},
+    {"collection_waits", "Waits for a collection of garbage that is behind",
+     &MetricsSnapshot::collection_waits},
     {"fuzzy_waits", "Waits for a record to freeze", &MetricsSnapshot::fuzzy_waits},
     {"device_waits", "Waits for records on the device", &MetricsSnapshot::device_waits},
     {"contended_waits", "Waits for another update of the same chain",

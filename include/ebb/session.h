@@ -17,7 +17,8 @@
 //
 // Callbacks (of Read and Rmw) run while the session is announced: they hold up the eviction of
 // pages and Close, so they should be short, must not block, and must not call the store.
-// A callback that throws leaves no lock behind and the record unchanged.
+// A callback that throws leaves no lock behind and the record unchanged; of a batch, the items
+// after it are not done, and their results mean nothing.
 #pragma once
 
 #include <algorithm>

@@ -249,6 +249,7 @@ class HybridLog {
   struct Counters {
     AtomicWord page_turns{0};
     AtomicWord page_waits{0};
+    AtomicWord brake_waits{0};
     AtomicWord flushed_bytes{0};
     AtomicWord device_reads{0};
     AtomicWord device_read_bytes{0};
@@ -269,6 +270,7 @@ class HybridLog {
 
   enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace };
   Turn TryTurnPage(std::uint64_t extent_bytes, Space space);
+  void WaitAtBrake();
   bool HasSpace(Address at, std::uint64_t extent_bytes, Space space) const;
   absl::Status TakeSpace(Address at, std::uint64_t extent_bytes, Space space);
   // Where the next record goes, be it behind a page's end.
