@@ -6,55 +6,15 @@
 #include <new>
 #include <set>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "ebb/internal/backup.h"
-#include "ebb/internal/compaction.h"
+#include "ebb/internal/clock.h"
 #include "ebb/internal/index_growth.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/log_verifier.h"
 
 namespace ebb::internal {
-namespace {
-
-bool IsDue(const GcOptions& options, const GcEstimate& estimate) {
-  if (estimate.log_bytes == 0 || estimate.garbage_bytes < options.min_reclaim_bytes) return false;
-  // 1 is not left to an estimate.
-  return options.target_utilization >= 1 ||
-         static_cast<double>(estimate.live_bytes) <
-             options.target_utilization * static_cast<double>(estimate.log_bytes);
-}
-
-using Clock = std::chrono::steady_clock;
-
-std::uint64_t MillisecondsSince(Clock::time_point begun) {
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count());
-}
-
-// A collection has gone through more than it may by now.
-bool IsAhead(const GcOptions& options, const GcStats& now, Clock::time_point begun) {
-  return options.max_bytes_per_second != 0 &&
-         static_cast<double>(now.scanned_bytes) >
-             std::chrono::duration<double>(Clock::now() - begun).count() *
-                 static_cast<double>(options.max_bytes_per_second);
-}
-
-// The length of the log from which on there is enough to collect.
-std::uint64_t DueBytes(const GcOptions& options, const GcEstimate& estimate) {
-  const double due =
-      static_cast<double>(estimate.live_bytes) / std::max(options.target_utilization, 0.01);
-  return std::max(static_cast<std::uint64_t>(due), estimate.live_bytes + options.min_reclaim_bytes);
-}
-
-std::uint64_t UnixMs() {
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
-}
-
-}  // namespace
 
 Coordinator::Coordinator(Core& core, Start start)
     : core_(core),
@@ -62,7 +22,21 @@ Coordinator::Coordinator(Core& core, Start start)
       job_slot_(core.epochs.AcquireSlot()),
       commits_([this] { return RunCommit(); }),
       checkpoint_rounds_([this] { return RunCheckpoint(); }),
+      background_(
+          core,
+          {.checkpoint = [this] { return checkpoint_rounds_.Join(); },
+           .collect =
+               [this] {
+                 return CollectGarbage(core_.config.gc, GarbageCollector::Pace::kBraking).status();
+               },
+           .is_worth_a_look = [this] { return collector_.worth_a_look(); }}),
       checkpoint_id_(start.checkpoint_id),
+      collector_(core, *job_slot_,
+                 {.is_stopping = [this] { return core_.epochs.closed() || background_.stopping(); },
+                  .move_begin =
+                      [this](Address begin) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                        return MoveBegin(begin);  // job_mu_ is held
+                      }}),
       checkpoints_(std::move(start.checkpoints)),
       version_(start.version),
       durable_(start.durable),
@@ -76,12 +50,7 @@ Coordinator::Coordinator(Core& core, Start start)
   if (core_.config.index_auto_grow) core_.index.OnCrowded([this] { AskForGrowth(); });
   if (!core_.has_files()) return;
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
-  checkpoint_job_.run = [this] { return checkpoint_rounds_.Join(); };
-  checkpoint_job_.interval = std::chrono::milliseconds(core_.config.checkpoint_interval_ms);
-  gc_job_.run = [this] { return Collect(core_.config.gc, Pace::kBraking).status(); };
-  gc_job_.interval = std::chrono::milliseconds(core_.config.gc_interval_ms);
-  core_.log.OnPageTurn([this] { LookForGarbage(); });
-  StartBackground();
+  background_.Start();
 }
 
 Coordinator::~Coordinator() {
@@ -310,7 +279,7 @@ absl::Status Coordinator::WriteCheckpoint() {
   if (checkpoint_id_ >= kMostCheckpointId) {  // by a file or record that is not ours
     return absl::ResourceExhaustedError("the ids of checkpoints are used up");
   }
-  const Clock::time_point begun = Clock::now();
+  const auto begun = std::chrono::steady_clock::now();
   Manifest manifest;
   manifest.id = ++checkpoint_id_;
   manifest.created_unix_ms = UnixMs();
@@ -471,199 +440,33 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
   }
 }
 
-// ---- jobs that come by themselves ----
-
-void Coordinator::StartBackground() {
-  MutexLock lock(background_mu_);
-  if (background_on_) return;
-  background_on_ = true;
-  stop_jobs_.store(false, std::memory_order_relaxed);  // background_mu_ held
-  for (Job* const job : {&checkpoint_job_, &gc_job_}) {
-    job->stats.enabled = job->interval.count() != 0 && core_.has_files();
-    if (job->stats.enabled) ScheduleJob(*job, job->interval);
-  }
-}
-
-void Coordinator::StopBackground() {
-  MutexLock lock(background_mu_);
-  background_on_ = false;
-  ++generation_;
-  checkpoint_job_.stats.next_due_unix_ms = gc_job_.stats.next_due_unix_ms = 0;
-  stop_jobs_.store(true, std::memory_order_relaxed);  // seen a chunk later
-  while (job_runs_) job_ended_.Wait(background_mu_);
-  stop_jobs_.store(false, std::memory_order_relaxed);  // for those of users
-}
-
-BackgroundStats Coordinator::GetBackgroundStats() const {
-  MutexLock lock(background_mu_);
-  return {.running = background_on_,
-          .active = job_runs_,
-          .checkpoint = checkpoint_job_.stats,
-          .gc = gc_job_.stats};
-}
-
-void Coordinator::ScheduleJob(Job& job, std::chrono::milliseconds delay) {
-  job.stats.next_due_unix_ms = UnixMs() + static_cast<std::uint64_t>(delay.count());
-  core_.pool.PostAfter(delay, [this, &job, generation = generation_] {
-    RunJob(job, generation, /*by_timer=*/true);
-  });
-}
-
-// A job that fails is tried again at its next interval; its statistics tell of it.
-void Coordinator::RunJob(Job& job, std::uint64_t generation, bool by_timer) {
-  constexpr std::chrono::milliseconds kWhileAnotherRuns{20};
-  {
-    MutexLock lock(background_mu_);
-    if (generation != generation_ || core_.health.poisoned()) return;
-    if (job_runs_) {
-      if (by_timer) ScheduleJob(job, kWhileAnotherRuns);
-      return;
-    }
-    job_runs_ = true;
-    job.stats.last_begun_unix_ms = UnixMs();
-  }
-  const Clock::time_point begun = Clock::now();
-  const absl::Status status = job.run();
-  MutexLock lock(background_mu_);
-  job_runs_ = false;
-  ++job.stats.run_count;
-  job.stats.last_duration_ms = MillisecondsSince(begun);
-  if (!status.ok()) {
-    ++job.stats.failure_count;
-    job.stats.last_error = status.ToString();
-  }
-  if (by_timer && generation == generation_) ScheduleJob(job, job.interval);
-  job_ended_.NotifyAll();
-}
-
-// In the pool, after a page turn. When the log has grown by what is worth collecting, the timer may
-// be late.
-void Coordinator::LookForGarbage() {
-  const auto is_early = [this] {
-    return core_.log.tail().value() < gc_look_at_.load(std::memory_order_relaxed);  // a hint
-  };
-  if (is_early()) return;
-  std::uint64_t generation = 0;
-  Job* job = nullptr;
-  {
-    MutexLock lock(background_mu_);
-    if (!background_on_ || !gc_job_.stats.enabled || job_runs_) return;
-    generation = generation_;
-    job = &gc_job_;
-  }
-  try {
-    core_.pool.Post([this, is_early, generation, job] {
-      if (!is_early()) RunJob(*job, generation, /*by_timer=*/false);
-    });
-  } catch (const std::bad_alloc&) {  // the timer will come
-  }
-}
-
 // ---- garbage ----
 
-absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
-  return Collect(options, Pace::kFree);
-}
-
-absl::StatusOr<GcStats> Coordinator::Collect(const GcOptions& options, Pace pace) {
+absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options,
+                                                    GarbageCollector::Pace pace) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (core_.epochs.closed()) return core_.ClosedError();
   MutexLock lock(job_mu_);
   if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
-  return CollectLocked(options, pace);
-}
-
-absl::StatusOr<GcStats> Coordinator::CollectLocked(const GcOptions& options, Pace pace) {
-  const Clock::time_point begun = Clock::now();
-  GcStats stats;
-  stats.initial_begin_address = core_.log.begin().value();
-  absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
-  try {
-    if (status.ok()) status = RunPasses(options, pace, stats);
-  } catch (const std::bad_alloc&) {
-    status = absl::ResourceExhaustedError("no memory to collect garbage");
-  }
-  core_.log.ReleaseBrake();
-  if (!status.ok()) {
-    // Not again at the next page turn: what failed may go on failing.
-    gc_look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
-                      std::memory_order_relaxed);  // a hint
-    return status;
-  }
-  stats.new_begin_address = core_.log.begin().value();
-  stats.duration_ms = MillisecondsSince(begun);
-  return stats;
+  return collector_.Collect(options, pace);
 }
 
 absl::StatusOr<GcEstimate> Coordinator::EstimateGarbage() {
   if (core_.epochs.closed()) return core_.ClosedError();
   MutexLock lock(job_mu_);
   if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
-  return internal::EstimateGarbage(core_, *job_slot_);
+  return collector_.Estimate();
 }
 
 absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
-  absl::StatusOr<GcEstimate> estimate = EstimateGarbage();
-  if (!estimate.ok()) return estimate.status();
-  return IsDue(options, *estimate);
+  if (core_.epochs.closed()) return core_.ClosedError();
+  MutexLock lock(job_mu_);
+  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
+  return collector_.IsDue(options);
 }
 
-absl::Status Coordinator::RunPasses(const GcOptions& options, Pace pace, GcStats& stats) {
-  const Clock::time_point begun = Clock::now();
-  const Address end = core_.log.tail();
-  bool stopped = false;
-  const auto is_told_to_stop = [this] {
-    return core_.epochs.closed() ||
-           stop_jobs_.load(std::memory_order_relaxed);  // a chunk later is soon enough
-  };
-  bool frozen = false;
-  while (!stopped && core_.log.begin() < end) {
-    const GcEstimate estimate = internal::EstimateGarbage(core_, *job_slot_);
-    if (!IsDue(options, estimate)) break;
-    if (!frozen) core_.log.FreezeTo(end);
-    frozen = true;
-    const Address begin = core_.log.begin();
-    const Address tail = core_.log.tail();
-    const std::uint64_t scanned_before = stats.scanned_bytes;
-    const auto stop = [&](const GcStats& now) {
-      const std::uint64_t scanned = now.scanned_bytes - scanned_before;
-      if (pace == Pace::kBraking) {
-        core_.log.SetBrake(std::max(begin + DueBytes(options, estimate), tail + scanned / 4));
-      }
-      stopped = is_told_to_stop() || (options.progress && !options.progress(now));
-      while (!stopped && IsAhead(options, now, begun)) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        stopped = is_told_to_stop();
-      }
-      return stopped;
-    };
-    // What is young is mostly live: it is left for later, unless all is asked for.
-    const std::uint64_t pass_bytes =
-        options.target_utilization >= 1
-            ? options.pass_bytes
-            : std::min(options.pass_bytes, std::max(estimate.log_bytes / 2, kBlockBytes));
-    absl::StatusOr<Address> until = Compaction(core_, *job_slot_, stats).Run(end, pass_bytes, stop);
-    if (!until.ok()) return until.status();
-    if (*until == begin) break;
-    if (absl::Status status = MoveBegin(*until, stats); !status.ok()) return status;
-    ++stats.pass_count;
-    if (pace == Pace::kOnePass) break;
-  }
-  LookLater(options);
-  return GiveBack(stats);  // also what a scan has held up
-}
-
-// Live bytes change slowly, so the log will be due when it has grown to what they allow.
-void Coordinator::LookLater(const GcOptions& options) {
-  const GcEstimate now = internal::EstimateGarbage(core_, *job_slot_);
-  const std::uint64_t at = DueBytes(options, now);
-  const std::uint64_t growth = at > now.log_bytes ? at - now.log_bytes : 0;
-  gc_look_at_.store(core_.log.tail().value() + std::max(growth, options.min_reclaim_bytes / 4),
-                    std::memory_order_relaxed);  // a hint
-}
-
-absl::Status Coordinator::MoveBegin(Address begin, GcStats& stats) {
+absl::Status Coordinator::MoveBegin(Address begin) {
   {
     MutexLock lock(mu_);
     if (stopped_) return core_.ClosedError();
@@ -683,26 +486,7 @@ absl::Status Coordinator::MoveBegin(Address begin, GcStats& stats) {
       return info.scan_address < begin.value();
     });
   }
-  if (checkpoint) status = CleanUpLocked(core_.config.checkpoints_kept).status();
-  if (status.ok()) status = GiveBack(stats);
-  return status;
-}
-
-// Also what an earlier collection could not give back because a scan still read there.
-absl::Status Coordinator::GiveBack(GcStats& stats) {
-  const Address limit = core_.pins.Limit(core_.log.begin());
-  absl::StatusOr<std::uint64_t> freed =
-      core_.files.device->TruncateFront(core_.log.geometry().FrontBlock(limit));
-  if (!freed.ok()) return freed.status();
-  stats.freed_bytes += *freed;
-  // An entry that leads below begin is one without a record, so there is no haste: a sweep of the
-  // index waits until the log has given back as many bytes as it looks at.
-  if (limit.value() < swept_.value() + core_.index.memory_bytes()) return absl::OkStatus();
-  for (std::uint64_t bucket = 0; bucket < core_.index.bucket_count(); ++bucket) {
-    stats.removed_entries += core_.index.SweepBucket(bucket, limit);
-  }
-  swept_ = limit;
-  return absl::OkStatus();
+  return checkpoint ? CleanUpLocked(core_.config.checkpoints_kept).status() : absl::OkStatus();
 }
 
 // ---- growth ----
@@ -745,7 +529,7 @@ absl::Status Coordinator::CloseLocked() {
   // While operations can go on: a pass of what is due, unless another job is at work. Without it
   // nothing is lost, only space, so nobody needs to hear of a failure.
   if (core_.has_files() && core_.config.gc_interval_ms != 0 && job_mu_.TryLock()) {
-    static_cast<void>(CollectLocked(core_.config.gc, Pace::kOnePass));
+    static_cast<void>(collector_.Collect(core_.config.gc, GarbageCollector::Pace::kOnePass));
     job_mu_.Unlock();
   }
   ShutOut();

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ebb/internal/coordinator.h"
+#include "tests/support/collection_kit.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/ledger.h"
 #include "tests/support/scale.h"
@@ -23,41 +24,7 @@ namespace ebb::test {
 namespace {
 
 using absl::StatusCode;
-using Model = std::map<std::uint64_t, std::string>;
-
-const GcOptions kEverything{
-    .min_reclaim_bytes = 0, .target_utilization = 1, .pass_bytes = 8 * 4096};
-
-internal::Environment SmallFiles(internal::FileSystem* files) {
-  internal::Environment environment = TinyEnvironment(files);
-  environment.segment_blocks = 4;
-  return environment;
-}
-
-std::string ValueOf(std::uint64_t key, std::uint64_t turn) {
-  return std::to_string(turn) + std::string((key * 37 + turn * 11) % 500, 'v');
-}
-
-void Write(U64StringStore& store, Model& model, std::uint64_t key, std::uint64_t turn) {
-  Must(store.Upsert(key, model[key] = ValueOf(key, turn)));
-}
-void Remove(U64StringStore& store, Model& model, std::uint64_t key) {
-  const absl::Status status = store.Delete(key);
-  ASSERT_EQ(status.ok(), model.erase(key) == 1) << status;
-}
-
-void ExpectHolds(U64StringStore& store, const Model& model, std::uint64_t key_count) {
-  for (std::uint64_t key = 0; key < key_count; ++key) {
-    const absl::StatusOr<std::string> value = store.Read(key);
-    const auto expected = model.find(key);
-    if (expected == model.end()) {
-      EXPECT_TRUE(absl::IsNotFound(value.status())) << key << ": " << value.status();
-    } else {
-      ASSERT_TRUE(value.ok()) << key << ": " << value.status();
-      EXPECT_EQ(*value, expected->second) << key;
-    }
-  }
-}
+using Model = GarbageModel;
 
 TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   SimFileSystem files;
@@ -70,7 +37,7 @@ TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   Must(store.Commit());
   const std::uint64_t used = files.UsedBytes();
   const StoreStats before = store.Stats();
-  const GcStats stats = Must(store.CollectGarbage(kEverything));
+  const GcStats stats = Must(store.CollectGarbage(kCollectEverything));
   EXPECT_EQ(stats.initial_begin_address, before.begin_address);
   EXPECT_EQ(stats.new_begin_address, store.Stats().begin_address);
   EXPECT_GE(stats.new_begin_address, before.tail_address);
@@ -82,7 +49,7 @@ TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   EXPECT_GE(stats.freed_bytes, used / 2);
   ExpectHolds(store, model, 40);
   // A second round finds nothing but what is live, and ends.
-  EXPECT_EQ(Must(store.CollectGarbage(kEverything)).copied_records, model.size());
+  EXPECT_EQ(Must(store.CollectGarbage(kCollectEverything)).copied_records, model.size());
   ExpectHolds(store, model, 40);
   Must(store.Close());
   auto again = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
@@ -128,41 +95,12 @@ TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
             Write(store, model, key, static_cast<std::uint64_t>(round * 1000 + step));
         }
       }
-      if (random() % 3 == 0) Must(store.CollectGarbage(kEverything));
+      if (random() % 3 == 0) Must(store.CollectGarbage(kCollectEverything));
       ExpectHolds(store, model, 64);
       Must(store.Close());
       if (HasFailure()) return;
     }
   }
-}
-
-TEST(CompactionTest, AllThatIsLiveEndsAfterOneRound) {
-  SimFileSystem files;
-  Model model;
-  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
-  for (std::uint64_t key = 0; key < 200; ++key) Write(store, model, key, 0);
-  // Hazard 47. It is not due by any target below 1, and with 1 it ends all the same.
-  EXPECT_FALSE(Must(store.ShouldCollect({.min_reclaim_bytes = 0, .target_utilization = 0.3})));
-  EXPECT_EQ(Must(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 0.3}))
-                .scanned_records,
-            0U);
-  EXPECT_EQ(Must(store.CollectGarbage(kEverything)).copied_records, 200U);
-  ExpectHolds(store, model, 210);
-}
-
-TEST(CompactionTest, OptionsAreChecked) {
-  auto store = Must(OpenTinyInMemory<U64StringStore>());
-  for (const double target : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()}) {
-    EXPECT_TRUE(FailsWith(store.CollectGarbage({.target_utilization = target}).status(),
-                          StatusCode::kInvalidArgument, "target_utilization"));
-  }
-  EXPECT_TRUE(FailsWith(store.CollectGarbage({.pass_bytes = 1}).status(),
-                        StatusCode::kInvalidArgument, "pass_bytes"));
-  EXPECT_TRUE(FailsWith(store.ShouldCollect({.pass_bytes = 0}).status(),
-                        StatusCode::kInvalidArgument, "pass_bytes"));
-  Must(store.Close());
-  EXPECT_EQ(store.CollectGarbage().status().code(), StatusCode::kFailedPrecondition);
-  EXPECT_EQ(store.EstimateGarbage().status().code(), StatusCode::kFailedPrecondition);
 }
 
 TEST(CompactionTest, AStoreInMemoryGivesMemoryBack) {
@@ -171,83 +109,8 @@ TEST(CompactionTest, AStoreInMemoryGivesMemoryBack) {
   for (std::uint64_t turn = 0; turn < 20; ++turn) {
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
   }
-  EXPECT_GT(Must(store.CollectGarbage(kEverything)).freed_bytes, 10U * 4096);
+  EXPECT_GT(Must(store.CollectGarbage(kCollectEverything)).freed_bytes, 10U * 4096);
   ExpectHolds(store, model, 40);
-}
-
-TEST(CompactionTest, TheEstimateIsNear) {
-  SimFileSystem files;
-  Model model;
-  internal::Environment environment = TinyEnvironment(&files);
-  environment.index_exponent = 10;
-  environment.frame_count = 64;
-  auto store = Must(OpenIn<U64StringStore>("db", environment));
-  for (std::uint64_t turn = 0; turn < 4; ++turn) {
-    for (std::uint64_t key = 0; key < 1000; ++key) {
-      Must(store.Upsert(key, model[key] = std::string(100 + 8 * turn, 'v')));
-    }
-  }
-  const GcEstimate estimate = Must(store.EstimateGarbage());
-  EXPECT_NEAR(static_cast<double>(estimate.live_records), 1000, 20);
-  EXPECT_NEAR(static_cast<double>(estimate.live_bytes) / static_cast<double>(estimate.log_bytes),
-              0.27, 0.04);
-  EXPECT_EQ(estimate.garbage_bytes, estimate.log_bytes - estimate.live_bytes);
-}
-
-// What memory holds need not be like the rest.
-TEST(CompactionTest, TheEstimateKnowsTheSizesOnTheDevice) {
-  SimFileSystem files;
-  internal::Environment environment = TinyEnvironment(&files);
-  environment.index_exponent = 8;
-  auto store = Must(OpenIn<U64StringStore>("db", environment));
-  for (std::uint64_t key = 0; key < 400; ++key) Must(store.Upsert(key, std::string(900, 'l')));
-  for (std::uint64_t key = 400; key < 1500; ++key) Must(store.Upsert(key, "s"));
-  const GcEstimate estimate = Must(store.EstimateGarbage());
-  EXPECT_GT(static_cast<double>(estimate.live_bytes),
-            0.85 * static_cast<double>(estimate.log_bytes));
-}
-
-TEST(CompactionTest, ItsUserCanEndIt) {
-  SimFileSystem files;
-  Model model;
-  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
-  for (std::uint64_t turn = 0; turn < 3; ++turn) {
-    for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
-  }
-  GcOptions options = kEverything;
-  int calls = 0;
-  options.progress = [&](const GcStats& stats) {
-    EXPECT_GT(stats.scanned_bytes, 0U);
-    return ++calls < 3;
-  };
-  const GcStats stats = Must(store.CollectGarbage(options));
-  EXPECT_EQ(calls, 3);
-  EXPECT_GT(stats.new_begin_address, stats.initial_begin_address);
-  EXPECT_LT(stats.new_begin_address, store.Stats().tail_address);
-  ExpectHolds(store, model, 310);
-}
-
-TEST(CompactionTest, ItTakesAsLongAsItIsTold) {
-  SimFileSystem files;
-  Model model;
-  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
-  for (std::uint64_t turn = 0; turn < 3; ++turn) {
-    for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
-  }
-  GcOptions options = kEverything;
-  const std::uint64_t log_bytes = Must(store.EstimateGarbage()).log_bytes;
-  options.max_bytes_per_second = log_bytes * 10;
-  const GcStats stats = Must(store.CollectGarbage(options));
-  EXPECT_GE(stats.duration_ms, 90U);  // the last block is not full
-  ExpectHolds(store, model, 310);
-  // Who closes does not wait for one that takes for ever.
-  std::atomic<bool> begun{false};
-  options.max_bytes_per_second = 1;
-  options.progress = [&](const GcStats&) { return begun = true; };
-  std::thread collector([&] { EXPECT_FALSE(store.CollectGarbage(options).ok()); });
-  while (!begun) std::this_thread::yield();
-  Must(store.Close());
-  collector.join();
 }
 
 // Named sessions of which the log says nothing above the new begin are known after a reopening.
@@ -261,10 +124,11 @@ TEST(CompactionTest, SessionsSurviveTheLossOfTheirRecords) {
     }
     Must(store.Commit());
     for (std::uint64_t turn = 0; turn < 20; ++turn) {
-      for (std::uint64_t key = 0; key < 30; ++key) Must(store.Upsert(key, ValueOf(key, turn)));
+      for (std::uint64_t key = 0; key < 30; ++key)
+        Must(store.Upsert(key, CollectedValue(key, turn)));
     }
     Must(store.Commit());
-    Must(store.CollectGarbage(kEverything));
+    Must(store.CollectGarbage(kCollectEverything));
     Must(store.Close());
   }
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
@@ -282,7 +146,7 @@ TEST(CompactionTest, ACheckpointOfTheOldFrontIsReplaced) {
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, 1);
     const std::uint64_t first = Must(store.Checkpoint()).id;
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, 2);
-    Must(store.CollectGarbage(kEverything));
+    Must(store.CollectGarbage(kCollectEverything));
     ASSERT_FALSE(store.ListCheckpoints().empty());
     EXPECT_GT(store.ListCheckpoints().front().id, first);
     Must(store.Close());
@@ -307,7 +171,7 @@ TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
     Model later = model;
     for (std::uint64_t key = 0; key < 100; ++key) Write(store, later, key, 2);
     const std::uint64_t used = files.UsedBytes();
-    const GcStats stats = Must(store.CollectGarbage(kEverything));
+    const GcStats stats = Must(store.CollectGarbage(kCollectEverything));
     EXPECT_GT(stats.new_begin_address, stats.initial_begin_address);
     EXPECT_EQ(stats.freed_bytes, 0U);
     EXPECT_GE(files.UsedBytes(), used);
@@ -316,7 +180,7 @@ TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
     EXPECT_EQ(shown, model);
     model = later;
   }
-  EXPECT_GT(Must(store.CollectGarbage(kEverything)).freed_bytes, 0U);
+  EXPECT_GT(Must(store.CollectGarbage(kCollectEverything)).freed_bytes, 0U);
   ExpectHolds(store, model, 110);
 }
 
@@ -332,13 +196,13 @@ TEST(CompactionTest, AFullDiskCanBeGivenSpaceBack) {
   absl::Status status;
   for (std::uint64_t turn = 10; status.ok() && turn < 1000; ++turn) {
     for (std::uint64_t key = 0; status.ok() && key < 30; ++key) {
-      status = store.Upsert(key, ValueOf(key, turn));
-      if (status.ok()) model[key] = ValueOf(key, turn);
+      status = store.Upsert(key, CollectedValue(key, turn));
+      if (status.ok()) model[key] = CollectedValue(key, turn);
     }
   }
   ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
   Must(store.Commit());
-  const GcStats stats = Must(store.CollectGarbage(kEverything));
+  const GcStats stats = Must(store.CollectGarbage(kCollectEverything));
   EXPECT_GT(stats.freed_bytes, files.UsedBytes() / 2);
   ExpectHolds(store, model, 40);
   for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, 2000);
@@ -367,12 +231,12 @@ TEST(CompactionTest, AFailedCallLosesNothing) {
           for (std::uint64_t key = 0; key < 30; key += 4) Remove(store, model, key);
           Must(store.Commit());
           faults.Arm({.kind = kind, .skip = skip, .sticky = skip % 2 == 1, .error = EIO});
-          const absl::StatusOr<GcStats> stats = store.CollectGarbage(kEverything);
+          const absl::StatusOr<GcStats> stats = store.CollectGarbage(kCollectEverything);
           failed += stats.ok() ? 0 : 1;
           faults.Disarm();
           ExpectHolds(store, model, 40);
           if (skip % 3 == 0) {
-            Must(store.CollectGarbage(kEverything));
+            Must(store.CollectGarbage(kCollectEverything));
             ExpectHolds(store, model, 40);
           }
           if (skip % 2 == 0) Must(store.Close());
@@ -411,12 +275,12 @@ void UseOwnKeys(U64StringStore& store, std::uint64_t id, std::uint64_t turns, Mo
       }
       case 2:
         Must(session.Rmw(key, [&](std::string& value) {
-          value = ValueOf(key, turn) + std::to_string(value.size());
+          value = CollectedValue(key, turn) + std::to_string(value.size());
           model[key] = value;
         }));
         break;
       default:
-        Must(session.Upsert(key, model[key] = ValueOf(key, turn)));
+        Must(session.Upsert(key, model[key] = CollectedValue(key, turn)));
     }
   }
 }
@@ -460,91 +324,6 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
   Must(store.Close());
   auto again = Must(OpenIn<U64StringStore>(dir / "db", environment));
   ExpectHolds(again, all, kThreads * kKeysOfAThread);
-}
-
-Options Collecting() {
-  Options options = TinyOptions();
-  options.gc_interval_ms = 1000;
-  options.gc = {.min_reclaim_bytes = 1 << 16, .target_utilization = 0.5, .pass_bytes = 1 << 16};
-  return options;
-}
-
-TEST(CompactionTest, ClosingCollectsWhatIsDue) {
-  SimFileSystem files;
-  Model model;
-  std::uint64_t used = 0;
-  Options options = Collecting();
-  options.gc.pass_bytes = 1 << 20;
-  {
-    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
-    for (std::uint64_t turn = 0; turn < 4; ++turn) {
-      for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
-    }
-    used = files.UsedBytes();
-    Must(store.Close());
-  }
-  EXPECT_LT(files.UsedBytes(), used * 3 / 4);
-  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
-  ExpectHolds(store, model, 310);
-}
-
-// Hazard 46: a collection that fails is not tried again at every page turn.
-TEST(CompactionTest, AFailedCollectionIsNotTriedAgainAtOnce) {
-  SimFileSystem files;
-  FaultFileSystem faults(files);
-  Model model;
-  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&faults), Collecting()));
-  faults.Arm({.kind = CallKind::kRead, .sticky = true, .error = EIO});
-  for (std::uint64_t turn = 0; turn < 8; ++turn) {
-    for (std::uint64_t key = 0; key < 300; ++key) {
-      Write(store, model, key, turn);
-      while (CoreOf(store).pool.RunOne()) {
-      }
-    }
-  }
-  faults.Disarm();
-  const BackgroundJobStats gc = store.GetBackgroundStats().gc;
-  EXPECT_GE(gc.failure_count, 2U);
-  // One for each 64 KiB of log, of which each page is 4.
-  EXPECT_LE(gc.failure_count, store.Stats().page_turn_count / 16 + 2);
-  EXPECT_NE(gc.last_error.find("UNAVAILABLE"), std::string::npos) << gc.last_error;
-  ExpectHolds(store, model, 310);
-}
-
-TEST(CompactionTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
-  const TempDir dir;
-  internal::Environment environment = TinyEnvironment();
-  environment.segment_blocks = 16;
-  environment.pool_threads = 2;
-  auto store = Must(OpenIn<U64StringStore>(dir / "db", environment, Collecting()));
-  EXPECT_TRUE(store.GetBackgroundStats().running);
-  EXPECT_TRUE(store.GetBackgroundStats().gc.enabled);
-  Model model;
-  std::uint64_t most = 0;
-  for (std::uint64_t turn = 0; turn < 300; ++turn) {
-    for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
-    const StoreStats stats = store.Stats();
-    most = std::max(most, stats.tail_address - stats.begin_address);
-  }
-  // Without, it would be 6 MB; live are 20 KB.
-  EXPECT_LT(most, 3U << 20);
-  EXPECT_GE(store.GetBackgroundStats().gc.run_count, 3U);
-  EXPECT_EQ(store.GetBackgroundStats().gc.failure_count, 0U);
-  store.StopBackground();
-  const BackgroundStats stopped = store.GetBackgroundStats();
-  EXPECT_FALSE(stopped.running);
-  EXPECT_FALSE(stopped.active);
-  const std::uint64_t begin = store.Stats().begin_address;
-  for (std::uint64_t turn = 0; turn < 50; ++turn) {
-    for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
-  }
-  EXPECT_EQ(store.Stats().begin_address, begin);
-  store.StartBackground();
-  for (std::uint64_t turn = 0; turn < 2000 && store.Stats().begin_address == begin; ++turn) {
-    for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
-  }
-  EXPECT_GT(store.Stats().begin_address, begin);
-  ExpectHolds(store, model, 70);
 }
 
 }  // namespace

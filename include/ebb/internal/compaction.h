@@ -71,7 +71,4 @@ class Compaction {
   GcStats& stats_;
 };
 
-// How much of the log is garbage, from a sample of the index; see GcEstimate.
-GcEstimate EstimateGarbage(Core& core, EpochSlot& slot);
-
 }  // namespace ebb::internal

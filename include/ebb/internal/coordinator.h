@@ -26,11 +26,10 @@
 // (manifest.h). Commits of others may run beside the image. Ids never repeat: the checkpoint's own
 // control record, and every one after it, holds the newest id.
 //
-// Garbage collection (compaction.h) works in passes. A pass copies what is live at the front; then
-// the next commit to begin states the new begin, and also how far every named session has come,
-// since what the log said of them may lie below; when it is durable, the log's begin moves, and
-// blocks and index entries below it are given back, as far as no scan still reads there (pins.h).
-// Checkpoints whose scan would begin below it are of no more use; a new one takes their place.
+// Garbage collection (garbage_collector.h) works in passes. After each, the next commit to begin
+// states the new begin, and also how far every named session has come, since what the log said of
+// them may lie below; when it is durable, the log's begin moves. Checkpoints whose scan would begin
+// below it are of no more use; a new one takes their place.
 //
 // Close ends with a second control record, marked clean, that states that the first one is
 // durable. So damage anywhere below the first is told apart from the end of the log.
@@ -60,8 +59,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "ebb/internal/background_jobs.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/garbage_collector.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/mutex.h"
 #include "ebb/internal/shared_rounds.h"
@@ -106,15 +107,16 @@ class Coordinator {
 
   // Copies what is live at the front of the log, and gives the front back, until `options` are met.
   // At most once through the log as it is now.
-  absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options);
+  absl::StatusOr<GcStats> CollectGarbage(
+      const GcOptions& options, GarbageCollector::Pace pace = GarbageCollector::Pace::kFree);
   absl::StatusOr<GcEstimate> EstimateGarbage();
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options);
 
   // Checkpoints and collections by themselves: begins them, as opening does, or ends them, and
   // returns when none is at work any more. Commits and growth go on.
-  void StartBackground();
-  void StopBackground();
-  BackgroundStats GetBackgroundStats() const;
+  void StartBackground() { background_.Start(); }
+  void StopBackground() { background_.Stop(); }
+  BackgroundStats GetBackgroundStats() const { return background_.Stats(); }
 
   // Doubles the index. ResourceExhausted when it cannot be larger, or there is no memory.
   absl::Status GrowIndex();
@@ -140,28 +142,8 @@ class Coordinator {
   absl::StatusOr<std::uint64_t> CleanUpLocked(std::uint64_t kept)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status SyncDirectory();
-  // The jobs that come by themselves. At most one of them takes a thread of the pool.
-  struct Job {
-    std::function<absl::Status()> run;
-    std::chrono::milliseconds interval{0};
-    BackgroundJobStats stats;
-  };
-  void ScheduleJob(Job& job, std::chrono::milliseconds delay)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(background_mu_);
-  void RunJob(Job& job, std::uint64_t generation, bool by_timer);
-  void LookForGarbage();
-  // kBraking: while the log is longer than when it became due, updates append about a quarter of
-  // what the collection goes through, so that it stays about as long, however fast they are; but a
-  // page a second in any case.
-  enum class Pace { kFree, kOnePass, kBraking };
-  absl::StatusOr<GcStats> Collect(const GcOptions& options, Pace pace);
-  absl::StatusOr<GcStats> CollectLocked(const GcOptions& options, Pace pace)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
-  absl::Status RunPasses(const GcOptions& options, Pace pace, GcStats& stats)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
-  void LookLater(const GcOptions& options) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
-  absl::Status MoveBegin(Address begin, GcStats& stats) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
-  absl::Status GiveBack(GcStats& stats) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  // Makes `begin` durable and then moves the log's begin there.
+  absl::Status MoveBegin(Address begin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   // Has the pool grow the index until it is no longer crowded. Never waits.
   void AskForGrowth();
   // The next periodic commit, in the pool.
@@ -197,21 +179,11 @@ class Coordinator {
   SharedRounds checkpoint_rounds_;
   Atomic<bool> closing_{false};       // jobs end soon
   Atomic<bool> growth_asked_{false};  // the pool has it to do, or it has failed
-
-  mutable Mutex background_mu_;
-  CondVar job_ended_;
-  Job checkpoint_job_ ABSL_GUARDED_BY(background_mu_);
-  Job gc_job_ ABSL_GUARDED_BY(background_mu_);
-  bool background_on_ ABSL_GUARDED_BY(background_mu_) = false;
-  bool job_runs_ ABSL_GUARDED_BY(background_mu_) = false;
-  // Jobs of an earlier one are not run any more.
-  std::uint64_t generation_ ABSL_GUARDED_BY(background_mu_) = 0;
-  Atomic<bool> stop_jobs_{false};  // the one at work ends soon
-  AtomicWord gc_look_at_{0};       // when the tail has come here it is worth a look
+  BackgroundJobs background_;
 
   Mutex job_mu_;  // one job at a time beside the commits; before mu_
   std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(job_mu_) = 0;  // the newest begun
-  Address swept_ ABSL_GUARDED_BY(job_mu_);                    // no entry of the index leads below
+  GarbageCollector collector_;  // guarded by job_mu_, but for worth_a_look
   // What is told of checkpoints while one runs.
   mutable Mutex list_mu_;  // taken last
   std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);

@@ -1,0 +1,145 @@
+// Garbage collection as users meet it: what is due, when it ends, how fast it goes.
+#include "ebb/internal/garbage_collector.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <thread>
+
+#include "tests/support/collection_kit.h"
+#include "tests/support/sim_file_system.h"
+#include "tests/support/store_kit.h"
+
+namespace ebb::test {
+namespace {
+
+using absl::StatusCode;
+using Model = GarbageModel;
+
+TEST(GarbageCollectorTest, AllThatIsLiveEndsAfterOneRound) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t key = 0; key < 200; ++key) Write(store, model, key, 0);
+  // Hazard 47. It is not due by any target below 1, and with 1 it ends all the same.
+  EXPECT_FALSE(Must(store.ShouldCollect({.min_reclaim_bytes = 0, .target_utilization = 0.3})));
+  EXPECT_EQ(Must(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 0.3}))
+                .scanned_records,
+            0U);
+  EXPECT_EQ(Must(store.CollectGarbage(kCollectEverything)).copied_records, 200U);
+  ExpectHolds(store, model, 210);
+}
+
+TEST(GarbageCollectorTest, OptionsAreChecked) {
+  auto store = Must(OpenTinyInMemory<U64StringStore>());
+  for (const double target : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_TRUE(FailsWith(store.CollectGarbage({.target_utilization = target}).status(),
+                          StatusCode::kInvalidArgument, "target_utilization"));
+  }
+  EXPECT_TRUE(FailsWith(store.CollectGarbage({.pass_bytes = 1}).status(),
+                        StatusCode::kInvalidArgument, "pass_bytes"));
+  EXPECT_TRUE(FailsWith(store.ShouldCollect({.pass_bytes = 0}).status(),
+                        StatusCode::kInvalidArgument, "pass_bytes"));
+  Must(store.Close());
+  EXPECT_EQ(store.CollectGarbage().status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store.EstimateGarbage().status().code(), StatusCode::kFailedPrecondition);
+}
+
+TEST(GarbageCollectorTest, TheEstimateIsNear) {
+  SimFileSystem files;
+  Model model;
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.index_exponent = 10;
+  environment.frame_count = 64;
+  auto store = Must(OpenIn<U64StringStore>("db", environment));
+  for (std::uint64_t turn = 0; turn < 4; ++turn) {
+    for (std::uint64_t key = 0; key < 1000; ++key) {
+      Must(store.Upsert(key, model[key] = std::string(100 + 8 * turn, 'v')));
+    }
+  }
+  const GcEstimate estimate = Must(store.EstimateGarbage());
+  EXPECT_NEAR(static_cast<double>(estimate.live_records), 1000, 20);
+  EXPECT_NEAR(static_cast<double>(estimate.live_bytes) / static_cast<double>(estimate.log_bytes),
+              0.27, 0.04);
+  EXPECT_EQ(estimate.garbage_bytes, estimate.log_bytes - estimate.live_bytes);
+}
+
+// What memory holds need not be like the rest.
+TEST(GarbageCollectorTest, TheEstimateKnowsTheSizesOnTheDevice) {
+  SimFileSystem files;
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.index_exponent = 8;
+  auto store = Must(OpenIn<U64StringStore>("db", environment));
+  for (std::uint64_t key = 0; key < 400; ++key) Must(store.Upsert(key, std::string(900, 'l')));
+  for (std::uint64_t key = 400; key < 1500; ++key) Must(store.Upsert(key, "s"));
+  const GcEstimate estimate = Must(store.EstimateGarbage());
+  EXPECT_GT(static_cast<double>(estimate.live_bytes),
+            0.85 * static_cast<double>(estimate.log_bytes));
+}
+
+TEST(GarbageCollectorTest, ItsUserCanEndIt) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t turn = 0; turn < 3; ++turn) {
+    for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
+  }
+  GcOptions options = kCollectEverything;
+  int calls = 0;
+  options.progress = [&](const GcStats& stats) {
+    EXPECT_GT(stats.scanned_bytes, 0U);
+    return ++calls < 3;
+  };
+  const GcStats stats = Must(store.CollectGarbage(options));
+  EXPECT_EQ(calls, 3);
+  EXPECT_GT(stats.new_begin_address, stats.initial_begin_address);
+  EXPECT_LT(stats.new_begin_address, store.Stats().tail_address);
+  ExpectHolds(store, model, 310);
+}
+
+TEST(GarbageCollectorTest, ItTakesAsLongAsItIsTold) {
+  SimFileSystem files;
+  Model model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t turn = 0; turn < 3; ++turn) {
+    for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
+  }
+  GcOptions options = kCollectEverything;
+  const std::uint64_t log_bytes = Must(store.EstimateGarbage()).log_bytes;
+  options.max_bytes_per_second = log_bytes * 10;
+  const GcStats stats = Must(store.CollectGarbage(options));
+  EXPECT_GE(stats.duration_ms, 90U);  // the last block is not full
+  ExpectHolds(store, model, 310);
+  // Who closes does not wait for one that takes for ever.
+  std::atomic<bool> begun{false};
+  options.max_bytes_per_second = 1;
+  options.progress = [&](const GcStats&) { return begun = true; };
+  std::thread collector([&] { EXPECT_FALSE(store.CollectGarbage(options).ok()); });
+  while (!begun) std::this_thread::yield();
+  Must(store.Close());
+  collector.join();
+}
+
+TEST(GarbageCollectorTest, ClosingCollectsWhatIsDue) {
+  SimFileSystem files;
+  Model model;
+  std::uint64_t used = 0;
+  Options options = Collecting();
+  options.gc.pass_bytes = 1 << 20;
+  {
+    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+    for (std::uint64_t turn = 0; turn < 4; ++turn) {
+      for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
+    }
+    used = files.UsedBytes();
+    Must(store.Close());
+  }
+  EXPECT_LT(files.UsedBytes(), used * 3 / 4);
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+  ExpectHolds(store, model, 310);
+}
+
+}  // namespace
+}  // namespace ebb::test
