@@ -12,7 +12,7 @@
 #include "ebb/internal/block.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/page_reader.h"
-#include "ebb/internal/recovery.h"
+#include "ebb/internal/store_files.h"
 #include "ebb/internal/sealed_file.h"
 
 namespace ebb::internal {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "ebb/internal/manifest.h"
-#include "ebb/internal/recovery.h"
+#include "ebb/internal/offline_verifier.h"
 #include "gtest/gtest.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"

@@ -1,4 +1,4 @@
-// Recovery: finds or creates a store's files and gets back what they hold.
+// Recovery: gets back what a store's files hold (store_files.h), and begins its next history.
 //
 // The log describes itself. Opening scans it from its begin, which the last commit record states
 // (log_scan.h; what was truncated below is not looked at): every block is verified, and
@@ -26,49 +26,29 @@
 // the log in the pool, ahead of the calling thread, which fills the index.
 #pragma once
 
-#include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/coordinator.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/store_config.h"
 #include "ebb/options.h"
-#include "ebb/verify.h"
 
 namespace ebb::internal {
 
-// What tests put in the place of the machine. Production code uses the default.
-struct Environment {
-  FileSystem* file_system = nullptr;  // null: the real one
-  bool in_memory = false;             // no files at all
-  bool force_fallback = false;        // guards without membarrier
-  // Sizes below what options allow; 0: by the options.
-  int page_shift = 0;
-  std::uint64_t frame_count = 0;
-  std::uint64_t segment_blocks = 0;
-  int index_exponent = -1;
-  int address_bits = 0;
-  int pool_threads = -1;
-};
-
-// What the files say about keys and values.
-struct StoredTypes {
-  RecordShape shape;
-  std::uint32_t codec_word = 0;  // codec.h; 0: both are built in
-};
+class LogScan;
+struct FoundSegments;
+struct FoundCheckpoints;
 
 struct OpenedStore {
   std::shared_ptr<Core> core;
   std::unique_ptr<Coordinator> coordinator;
   RecoveryReport report;
 };
-
-inline constexpr const char* kLockName = "LOCK";
-// The directory with its lock. InvalidArgument for a bad path, FailedPrecondition when it is open
-// already.
-absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path, bool create = true);
 
 // Opens the store at `path` for records of these types, or creates it. Errors: InvalidArgument
 // (options), FailedPrecondition (opened elsewhere, other types or page size), Unimplemented (newer
@@ -77,8 +57,10 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment);
 
-// VerifyDirectory in any file system.
-absl::StatusOr<VerifyReport> VerifyFiles(FileSystem& file_system, const std::string& path,
-                                         const VerifyOptions& options);
+// Scans the log into the index and the frames from where it begins, with the newest image that
+// leads there if `images` is set. Changes no file.
+absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
+                     const std::function<void(const RecoveryProgress&)>& progress,
+                     FoundCheckpoints& checkpoints, std::optional<LogScan>& scan);
 
 }  // namespace ebb::internal

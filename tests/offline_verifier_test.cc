@@ -11,7 +11,7 @@
 
 #include "ebb/internal/backup.h"
 #include "ebb/internal/manifest.h"
-#include "ebb/internal/recovery.h"
+#include "ebb/internal/offline_verifier.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
@@ -38,7 +38,7 @@ void MakeStore(internal::FileSystem& files, U64Model& model) {
   }
 }
 
-TEST(VerifyTest, AWholeStoreHasNoProblemsAndIsLeftAsItIs) {
+TEST(OfflineVerifierTest, AWholeStoreHasNoProblemsAndIsLeftAsItIs) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -57,7 +57,7 @@ TEST(VerifyTest, AWholeStoreHasNoProblemsAndIsLeftAsItIs) {
   EXPECT_TRUE(Holds(store, model));
 }
 
-TEST(VerifyTest, ACrashLeavesNoProblems) {
+TEST(OfflineVerifierTest, ACrashLeavesNoProblems) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   for (std::uint64_t i = 0; i < 3000; ++i) {
@@ -71,7 +71,7 @@ TEST(VerifyTest, ACrashLeavesNoProblems) {
   }
 }
 
-TEST(VerifyTest, WorksOnRealFiles) {
+TEST(OfflineVerifierTest, WorksOnRealFiles) {
   const TempDir dir;
   {
     auto store = Must(Store<>::Open(dir / "db", {.log_memory_bytes = 1 << 20}));
@@ -83,7 +83,7 @@ TEST(VerifyTest, WorksOnRealFiles) {
   EXPECT_EQ(report.record_count, 5000U);
 }
 
-TEST(VerifyTest, EveryBadBlockIsTold) {
+TEST(OfflineVerifierTest, EveryBadBlockIsTold) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -99,7 +99,7 @@ TEST(VerifyTest, EveryBadBlockIsTold) {
 }
 
 // Whatever byte is changed: a problem is told, or the store opens with everything it had.
-TEST(VerifyTest, AFlippedBitIsToldOrDoesNotMatter) {
+TEST(OfflineVerifierTest, AFlippedBitIsToldOrDoesNotMatter) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -135,7 +135,7 @@ TEST(VerifyTest, AFlippedBitIsToldOrDoesNotMatter) {
   EXPECT_GT(told, 300);
 }
 
-TEST(VerifyTest, DamagedCheckpointsAreTold) {
+TEST(OfflineVerifierTest, DamagedCheckpointsAreTold) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -146,7 +146,7 @@ TEST(VerifyTest, DamagedCheckpointsAreTold) {
                           HasSubstr(internal::ImageName(3) + " at offset 8192")));
 }
 
-TEST(VerifyTest, AMissingFileIsTold) {
+TEST(OfflineVerifierTest, AMissingFileIsTold) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -155,7 +155,7 @@ TEST(VerifyTest, AMissingFileIsTold) {
               ElementsAre(HasSubstr(SegmentFile(0) + " is missing")));
 }
 
-TEST(VerifyTest, WhatIsNoStoreOrInUseIsRefused) {
+TEST(OfflineVerifierTest, WhatIsNoStoreOrInUseIsRefused) {
   SimFileSystem files;
   EXPECT_TRUE(FailsWith(VerifyFiles(files, "none", {}).status(), StatusCode::kInvalidArgument));
   EXPECT_FALSE(files.OpenDirectory("none", false).directory != nullptr) << "nothing is made";

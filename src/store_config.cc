@@ -1,0 +1,167 @@
+#include "ebb/internal/store_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <new>
+#include <random>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "ebb/internal/hash.h"
+
+namespace ebb::internal {
+namespace {
+
+std::string DescribeShape(RecordShape shape) {
+  const auto part = [](std::uint32_t bytes) {
+    return bytes == RecordShape::kVariable ? std::string("string") : fmt::format("{} bytes", bytes);
+  };
+  return fmt::format("keys: {}, values: {}", part(shape.key_bytes), part(shape.value_bytes));
+}
+
+std::string DescribeCodecs(std::uint32_t word) {
+  const auto part = [](std::uint32_t version) {
+    return version == 0 ? std::string("built in") : fmt::format("version {}", version);
+  };
+  return fmt::format("keys: {}, values: {}", part(word >> 16), part(word & 0xffff));
+}
+
+}  // namespace
+
+std::uint64_t RandomWord() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+SegmentHeader NewHeader(const Options& options, const Environment& environment, StoredTypes types) {
+  SegmentHeader header;
+  header.store_id = RandomWord();
+  header.shape = types.shape;
+  header.codec_version = types.codec_word;
+  header.hash_version = kHashVersion;
+  header.page_shift = environment.page_shift != 0 ? environment.page_shift
+                                                  : std::countr_zero(EffectivePageBytes(options));
+  header.segment_blocks = environment.segment_blocks != 0 ? environment.segment_blocks
+                                                          : options.segment_bytes / kBlockBytes;
+  header.creation_exponent = static_cast<std::uint32_t>(
+      environment.index_exponent >= 0 ? environment.index_exponent
+                                      : std::countr_zero(options.index_bucket_count));
+  return header;
+}
+
+absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const Options& options) {
+  if (header.shape != types.shape) {
+    return absl::FailedPreconditionError(
+        fmt::format("the store was created with {}, and is opened with {}",
+                    DescribeShape(header.shape), DescribeShape(types.shape)));
+  }
+  if (header.codec_version != types.codec_word) {
+    return absl::FailedPreconditionError(
+        fmt::format("the store was created with codecs of {}, and is opened with codecs of {}",
+                    DescribeCodecs(header.codec_version), DescribeCodecs(types.codec_word)));
+  }
+  if (header.hash_version != kHashVersion) {
+    return absl::UnimplementedError(
+        fmt::format("the store uses version {} of the key hash; this library knows version {}",
+                    header.hash_version, kHashVersion));
+  }
+  const std::uint64_t page_bytes = std::uint64_t{1} << header.page_shift;
+  if (options.page_bytes != 0 && options.page_bytes != page_bytes) {
+    return absl::FailedPreconditionError(fmt::format(
+        "page_bytes is {}: the store was created with {}", options.page_bytes, page_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options& options,
+                                      const Environment& environment) {
+  CoreConfig config;
+  config.log.shape = header.shape;
+  config.log.store_id = header.store_id;
+  config.log.write_batch_bytes = options.write_batch_bytes;
+  config.log.huge_pages = options.huge_pages;
+  Geometry& geometry = config.log.geometry;
+  geometry.page_shift = header.page_shift;
+  geometry.segment_blocks = header.segment_blocks;
+  geometry.frame_count = environment.frame_count != 0
+                             ? environment.frame_count
+                             : options.log_memory_bytes >> header.page_shift;
+  if (environment.address_bits != 0) geometry.address_bits = environment.address_bits;
+  if (geometry.frame_count < 8) {
+    return absl::InvalidArgumentError(
+        fmt::format("log_memory_bytes is {}: this store's pages of {} need at least {}",
+                    options.log_memory_bytes, geometry.page_bytes(), 8 * geometry.page_bytes()));
+  }
+  const int creation_exponent = static_cast<int>(header.creation_exponent);
+  const int asked = environment.index_exponent >= 0 ? environment.index_exponent
+                                                    : std::countr_zero(options.index_bucket_count);
+  config.creation_exponent = creation_exponent;
+  config.index_exponent = std::max(asked, creation_exponent);
+  if (config.index_exponent > creation_exponent + IndexEntry::kTagBits) {
+    return absl::InvalidArgumentError(
+        fmt::format("index_bucket_count is {}: a store created with {} buckets takes at most {}",
+                    std::uint64_t{1} << asked, std::uint64_t{1} << creation_exponent,
+                    std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
+  }
+  config.index_auto_grow = options.index_auto_grow;
+  config.pool_threads = environment.pool_threads >= 0
+                            ? static_cast<unsigned>(environment.pool_threads)
+                            : options.background_threads + 1;
+  config.force_fallback = environment.force_fallback;
+  config.has_files = !environment.in_memory;
+  config.durability = options.durability;
+  config.commit_interval_ms = options.commit_interval_ms;
+  config.checkpoint_interval_ms = options.checkpoint_interval_ms;
+  config.checkpoints_kept = options.checkpoints_kept;
+  config.gc_interval_ms = options.gc_interval_ms;
+  config.gc = options.gc;
+  config.scan_ahead_bytes = options.scan_ahead_bytes;
+  config.measure_latency = options.measure_latency;
+
+  const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
+  config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;
+  config.max_value_bytes = options.max_value_bytes != 0 ? options.max_value_bytes : room;
+  const auto least = [](std::uint32_t bytes) {
+    return bytes == RecordShape::kVariable ? 0 : bytes;
+  };
+  const std::uint64_t fixed =
+      header.shape.ExtentFor(least(header.shape.key_bytes), least(header.shape.value_bytes));
+  if (fixed > geometry.payload_bytes()) {
+    return absl::InvalidArgumentError(fmt::format(
+        "page_bytes is {}: a record of these types ({}) takes {}, a page holds {}",
+        geometry.page_bytes(), DescribeShape(header.shape), fixed, geometry.payload_bytes()));
+  }
+  if (least(header.shape.key_bytes) > config.max_key_bytes) {
+    return absl::InvalidArgumentError(fmt::format("max_key_bytes is {}: the key type has {}",
+                                                  config.max_key_bytes, header.shape.key_bytes));
+  }
+  if (least(header.shape.value_bytes) > config.max_value_bytes) {
+    return absl::InvalidArgumentError(fmt::format("max_value_bytes is {}: the value type has {}",
+                                                  config.max_value_bytes,
+                                                  header.shape.value_bytes));
+  }
+  return config;
+}
+
+absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFiles files) {
+  std::shared_ptr<Core> core;
+  try {
+    core = std::make_shared<Core>(config, std::move(files));
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(
+        fmt::format("cannot start {} background_threads: {}", config.pool_threads, error.what()));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for the store");
+  }
+  if (core->has_memory()) return core;
+  return absl::ResourceExhaustedError(
+      fmt::format("no memory for {} pages of {} (log_memory_bytes) and an index of {} buckets "
+                  "(index_bucket_count)",
+                  config.log.geometry.frame_count, config.log.geometry.page_bytes(),
+                  std::uint64_t{1} << config.index_exponent));
+}
+
+}  // namespace ebb::internal

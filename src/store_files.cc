@@ -1,0 +1,176 @@
+#include "ebb/internal/store_files.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include "ebb/internal/backup.h"
+
+namespace ebb::internal {
+namespace {
+
+absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint64_t number) {
+  const std::string name = FileDevice::SegmentName(number);
+  OpenedFile opened = directory.Open(name, {});
+  if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("read", name, 0, ENOMEM);
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  std::memset(block.data(), 0, block.size());
+  const FullTransfer read = ReadFully(*opened.file, 0, block);
+  if (read.error != 0) return FileError("read", name, 0, read.error);
+  return DecodeSegmentHeader(block, name);
+}
+
+absl::Status ForeignFile(std::uint64_t number) {
+  return absl::DataLossError(
+      fmt::format("{} at offset 0: the file belongs to another store or place",
+                  FileDevice::SegmentName(number)));
+}
+
+bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
+  const auto by_block = [](const IncarnationSpan& a, const IncarnationSpan& b) {
+    return a.first_block < b.first_block;
+  };
+  const std::vector<IncarnationSpan>& histories = manifest.incarnations;
+  return manifest.scan_from >= geometry.BlockStart(1) && manifest.scan_from < manifest.durable &&
+         manifest.scan_from == geometry.Normalize(manifest.scan_from) &&
+         manifest.scan_from.value() % 8 == 0 && manifest.durable.value() <= Address::kMask &&
+         manifest.durable == geometry.BlockStart(geometry.BlockOf(manifest.durable)) &&
+         !histories.empty() && std::is_sorted(histories.begin(), histories.end(), by_block) &&
+         histories.back().first_block <= geometry.BlockOf(manifest.scan_from);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
+                                                      const std::string& path, bool create) {
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError("path is empty or holds a zero byte");
+  }
+  OpenedDirectory opened = file_system.OpenDirectory(path, create);
+  if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
+      opened.error == ENAMETOOLONG) {
+    return absl::InvalidArgumentError(
+        fmt::format("path {}: {}", path, std::generic_category().message(opened.error)));
+  }
+  if (opened.directory == nullptr) return FileError("open", path, 0, opened.error);
+  const int error = opened.directory->Lock(kLockName);
+  if (error == EWOULDBLOCK) {
+    return absl::FailedPreconditionError(
+        fmt::format("{} is open already, here or in another process", path));
+  }
+  if (error != 0) return FileError("lock", path + "/" + kLockName, 0, error);
+  return std::move(opened.directory);
+}
+
+// ---- the log ----
+
+absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  FoundSegments found;
+  for (const std::string& name : names) {
+    if (name == kUnfinishedBackupName) {
+      return absl::FailedPreconditionError(
+          fmt::format("the directory holds {}: a backup that was interrupted", name));
+    }
+    std::uint64_t number;
+    if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
+  }
+  std::sort(found.numbers.begin(), found.numbers.end());
+  if (found.numbers.empty()) {
+    // The first file's name is durable before there is a checkpoint: no trace of a crash either.
+    const auto checkpoint = std::find_if(names.begin(), names.end(), [](const std::string& name) {
+      return CheckpointOfFile(name).has_value();
+    });
+    if (checkpoint == names.end()) return found;
+    return absl::DataLossError(
+        fmt::format("the log's files, log-*.ebb, are missing, but {} is there", *checkpoint));
+  }
+  // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
+  // needed any more: the scan tells, as for any bad block.
+  absl::Status first_bad;
+  for (const std::uint64_t number : found.numbers) {
+    absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
+    if (header.ok()) {
+      if (!found.header.has_value()) found.header = *header;
+      if (header->store_id != found.header->store_id ||
+          header->first_block != number * found.header->segment_blocks) {
+        return ForeignFile(number);
+      }
+    } else if (absl::IsDataLoss(header.status())) {
+      found.bad_headers[number] = std::string(header.status().message());
+      first_bad.Update(header.status());
+    } else {
+      return header.status();
+    }
+  }
+  if (!found.header.has_value()) return first_bad;
+  return found;
+}
+
+absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) {
+  const std::string name = FileDevice::SegmentName(0);
+  const std::string unfinished = name + ".new";
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("create", unfinished, 0, ENOMEM);
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  EncodeSegmentHeader(header, block);
+  OpenedFile opened = directory.Open(unfinished, {.create = true});
+  if (opened.file == nullptr) return FileError("create", unfinished, 0, opened.error);
+  int error = opened.file->Truncate(0);
+  if (error == 0) error = WriteFully(*opened.file, 0, block).error;
+  if (error == 0) error = opened.file->Sync();
+  if (error == 0) error = opened.file->Close();
+  if (error == 0) error = directory.Rename(unfinished, name);
+  if (error == 0) error = directory.Sync();
+  return error == 0 ? absl::OkStatus() : FileError("create", name, 0, error);
+}
+
+void SegmentHeaders::WriteHeader(std::uint64_t first_block, std::span<std::byte> block) const {
+  SegmentHeader header = header_;
+  header.first_block = first_block;
+  EncodeSegmentHeader(header, block);
+}
+
+// ---- checkpoints ----
+
+absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint64_t store_id,
+                                                 const Geometry& geometry) {
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  FoundCheckpoints found;
+  for (const std::string& name : names) {
+    const auto id = CheckpointOfFile(name);
+    if (!id.has_value()) continue;
+    found.last_id = std::max(found.last_id, *id);
+    if (name != ManifestName(*id)) continue;
+    absl::StatusOr<Manifest> manifest = ReadManifest(directory, store_id, *id);
+    // Neither says anything about the file.
+    if (absl::IsUnimplemented(manifest.status()) || absl::IsResourceExhausted(manifest.status())) {
+      return manifest.status();
+    }
+    if (!manifest.ok()) {
+      found.notes.emplace_back(manifest.status().message());
+    } else if (!IsPlausible(*manifest, geometry)) {
+      found.notes.push_back(name + " at offset 0: fields are out of range");
+    } else {
+      found.durable = std::max(found.durable, manifest->durable);
+      found.manifests.push_back(*std::move(manifest));
+    }
+  }
+  std::sort(found.manifests.begin(), found.manifests.end(),
+            [](const Manifest& a, const Manifest& b) { return a.id < b.id; });
+  return found;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,105 @@
+// Store files: what a directory holds is found, and what does not belong together is refused.
+#include "ebb/internal/store_files.h"
+
+#include <cstdint>
+#include <string>
+
+#include "ebb/internal/backup.h"
+#include "ebb/internal/store_config.h"
+#include "gtest/gtest.h"
+#include "tests/support/sim_file_system.h"
+#include "tests/support/store_kit.h"
+
+namespace ebb::test {
+namespace {
+
+using absl::StatusCode;
+using internal::FoundSegments;
+
+class StoreFilesTest : public testing::Test {
+ protected:
+  // A store of some files, with a checkpoint.
+  void Make(const std::string& path) {
+    internal::Environment environment = TinyEnvironment(&files_);
+    environment.segment_blocks = 4;
+    auto store = Must(OpenIn<U64Store>(path, environment));
+    for (std::uint64_t i = 0; i < 3000; ++i) Must(store.Upsert(i, i));
+    Must(store.Checkpoint());
+    Must(store.Close());
+  }
+  std::unique_ptr<internal::Directory> Lock(const std::string& path) {
+    return Must(internal::OpenLocked(files_, path));
+  }
+
+  SimFileSystem files_;
+};
+
+TEST_F(StoreFilesTest, AllFilesOfTheLogAreFoundInOrder) {
+  Make("db");
+  const auto directory = Lock("db");
+  const FoundSegments found = Must(internal::FindSegments(*directory));
+  ASSERT_GT(found.numbers.size(), 5U);
+  for (std::size_t i = 0; i < found.numbers.size(); ++i) EXPECT_EQ(found.numbers[i], i);
+  ASSERT_TRUE(found.header.has_value());
+  EXPECT_EQ(found.header->segment_blocks, 4U);
+  EXPECT_TRUE(found.bad_headers.empty());
+  const internal::Geometry geometry{.page_shift = 12, .segment_blocks = 4};
+  const auto checkpoints =
+      Must(internal::FindCheckpoints(*directory, found.header->store_id, geometry));
+  ASSERT_EQ(checkpoints.manifests.size(), 1U);
+  EXPECT_EQ(checkpoints.last_id, checkpoints.manifests[0].id);
+  EXPECT_EQ(checkpoints.durable, checkpoints.manifests[0].durable);
+  // To another store it is a note.
+  const auto foreign =
+      Must(internal::FindCheckpoints(*directory, found.header->store_id + 1, geometry));
+  EXPECT_TRUE(foreign.manifests.empty());
+  EXPECT_EQ(foreign.notes.size(), 1U);
+  EXPECT_EQ(foreign.last_id, checkpoints.last_id);
+}
+
+TEST_F(StoreFilesTest, AnEmptyDirectoryHoldsNothingAndASecondLockIsRefused) {
+  const auto directory = Lock("new");
+  const FoundSegments found = Must(internal::FindSegments(*directory));
+  EXPECT_TRUE(found.numbers.empty());
+  EXPECT_FALSE(found.header.has_value());
+  EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "new").status(),
+                        StatusCode::kFailedPrecondition, "open already"));
+  EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "").status(), StatusCode::kInvalidArgument));
+  EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "none", /*create=*/false).status(),
+                        StatusCode::kInvalidArgument, "none"));
+}
+
+TEST_F(StoreFilesTest, TheFirstFileIsThereWithItsHeaderOrNotAtAll) {
+  const auto directory = Lock("new");
+  const internal::SegmentHeader header =
+      internal::NewHeader(TinyOptions(), TinyEnvironment(&files_), {.shape = {8, 8}});
+  Must(internal::CreateFirstFile(*directory, header));
+  const FoundSegments found = Must(internal::FindSegments(*directory));
+  ASSERT_TRUE(found.header.has_value());
+  EXPECT_EQ(found.header->store_id, header.store_id);
+  EXPECT_EQ(found.numbers.size(), 1U);
+}
+
+TEST_F(StoreFilesTest, WhatDoesNotBelongTogetherIsRefused) {
+  Make("db");
+  Overwrite(files_, "db", SegmentFile(2), 100, "damage");
+  {
+    const auto directory = Lock("db");
+    const FoundSegments found = Must(internal::FindSegments(*directory));
+    EXPECT_EQ(found.bad_headers.size(), 1U);
+    EXPECT_TRUE(found.bad_headers.contains(2));
+    auto marker = directory->Open(internal::kUnfinishedBackupName, {.create = true});
+    ASSERT_NE(marker.file, nullptr);
+    EXPECT_TRUE(FailsWith(internal::FindSegments(*directory).status(),
+                          StatusCode::kFailedPrecondition, "interrupted"));
+    ASSERT_EQ(directory->Unlink(internal::kUnfinishedBackupName), 0);
+    for (const std::uint64_t number : found.numbers) {
+      ASSERT_EQ(directory->Unlink(SegmentFile(number)), 0);
+    }
+    EXPECT_TRUE(FailsWith(internal::FindSegments(*directory).status(), StatusCode::kDataLoss,
+                          "are missing"));
+  }
+}
+
+}  // namespace
+}  // namespace ebb::test
