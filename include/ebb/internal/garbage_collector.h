@@ -31,8 +31,9 @@ class GarbageCollector {
     std::function<absl::Status(Address)> move_begin;
   };
   // kBraking: while the log is longer than when it became due, updates append about a quarter of
-  // what the collection goes through, so that it stays about as long, however fast they are; but a
-  // page a second in any case.
+  // what the collection goes through, so that it stays about as long, however fast they are; but
+  // four pages a second in any case, since a log that is much larger than memory is gone through
+  // slowly.
   enum class Pace { kFree, kOnePass, kBraking };
 
   GarbageCollector(Core& core, EpochSlot& slot, Owner owner)
