@@ -165,9 +165,11 @@ TEST(HybridLogTest, AtTheBrakeOrdinaryAppendsWaitForAWhile) {
   };
   rig.log().SetBrake(rig.geometry().PageStart(3));
   turn_page(HybridLog::Space::kOrdinary);
-  turn_page(HybridLog::Space::kSpare);
+  turn_page(HybridLog::Space::kOrdinary);
   EXPECT_EQ(waits(), 0U);
   EXPECT_GE(turn_page(HybridLog::Space::kOrdinary), std::chrono::milliseconds(250));
+  EXPECT_EQ(waits(), 1U);
+  turn_page(HybridLog::Space::kSpare);
   EXPECT_EQ(waits(), 1U);
   rig.log().ReleaseBrake();
   turn_page(HybridLog::Space::kOrdinary);
