@@ -153,26 +153,24 @@ TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
 // 46. Updates are slowed down while the log is longer than it shall be, and nothing else is.
 TEST(HybridLogTest, AtTheBrakeOrdinaryAppendsWaitForAWhile) {
   using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kLongest(250);
   LogRig rig(FromPageOne(kTwoBlocks));
-  const auto turn_page = [&](HybridLog::Space space) {
+  HybridLog& log = rig.log();
+  // Fills a page, and turns to the next one with the brake `bytes` above where the log ends.
+  const auto turn_page = [&](std::uint64_t bytes, HybridLog::Space space) {
+    log.ReleaseBrake();
     Must(rig.AppendExtent(kPayload));
+    log.SetBrake(log.tail() + bytes);
     const Clock::time_point begun = Clock::now();
-    Must(rig.log().WaitForPage(0, space));
+    Must(log.WaitForPage(0, space));
     return Clock::now() - begun;
   };
-  const auto waits = [&] {
-    return rig.log().counters().brake_waits.load(std::memory_order_relaxed);
-  };
-  rig.log().SetBrake(rig.geometry().PageStart(3));
-  turn_page(HybridLog::Space::kOrdinary);
-  turn_page(HybridLog::Space::kOrdinary);
+  const auto waits = [&] { return log.counters().brake_waits.load(std::memory_order_relaxed); };
+  turn_page(8, HybridLog::Space::kOrdinary);
   EXPECT_EQ(waits(), 0U);
-  EXPECT_GE(turn_page(HybridLog::Space::kOrdinary), std::chrono::milliseconds(250));
+  EXPECT_GE(turn_page(0, HybridLog::Space::kOrdinary), kLongest);
   EXPECT_EQ(waits(), 1U);
-  turn_page(HybridLog::Space::kSpare);
-  EXPECT_EQ(waits(), 1U);
-  rig.log().ReleaseBrake();
-  turn_page(HybridLog::Space::kOrdinary);
+  turn_page(0, HybridLog::Space::kSpare);
   EXPECT_EQ(waits(), 1U);
 }
 
