@@ -1,7 +1,6 @@
 #include "ebb/internal/live_reader.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace ebb::internal {
 namespace {
@@ -51,10 +50,8 @@ absl::Status LiveReader::ReadChunk() {
   live_.clear();
   for (const auto& [address, record] : *items) {
     if (record.header().LoadAcquire().tombstone()) continue;
-    if (record.key_length() < config_.prefix.size() ||
-        std::memcmp(record.key(), config_.prefix.data(), config_.prefix.size()) != 0) {
-      continue;
-    }
+    const std::string_view key(reinterpret_cast<const char*>(record.key()), record.key_length());
+    if (!key.starts_with(config_.prefix)) continue;
     chunk_.emplace_back(record, address);
     live_.push_back({address, record, {}});
   }
