@@ -456,7 +456,12 @@ TEST(LiveScanTest, TenTimesTheMemoryIsScannedInAFewMegabytes) {
   EXPECT_EQ(bytes, kKeyCount * value.size());
   std::printf("scanned %.1f MiB of values; resident memory grew by %.1f MiB\n",
               static_cast<double>(bytes) / (1 << 20), static_cast<double>(grown) / (1 << 20));
-  EXPECT_LE(grown, std::uint64_t{16} << 20);
+#ifdef EBB_TSAN
+  constexpr std::uint64_t kMost = std::uint64_t{64} << 20;  // with several bytes of shadow for each
+#else
+  constexpr std::uint64_t kMost = std::uint64_t{16} << 20;
+#endif
+  EXPECT_LE(grown, kMost);
 }
 
 }  // namespace
