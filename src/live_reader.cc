@@ -16,7 +16,6 @@ LiveReader::LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, cons
     : core_(core),
       slot_(slot),
       config_(config),
-      range_(range),
       reader_(core, slot, range, config.reading),
       liveness_(core, slot),
       most_open_bytes_(config.most_open_bytes != 0 ? config.most_open_bytes
@@ -47,7 +46,6 @@ absl::Status LiveReader::ReadChunk() {
   at_end_ = items->empty();
   read_records_ += items->size();
   chunk_.clear();
-  live_.clear();
   for (const auto& [address, record] : *items) {
     if (record.header().LoadAcquire().tombstone()) continue;
     const std::string_view key(reinterpret_cast<const char*>(record.key()), record.key_length());

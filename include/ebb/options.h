@@ -30,8 +30,9 @@ struct GcOptions {
   // Done when live records make up this share of the log: from 0 to 1, and 1 goes once through all
   // of the log. The closer to 1, the more is copied and read for each byte that is freed. By itself
   // (Options::gc) a collection begins when the log is longer than live / target, and while it is at
-  // work updates that would make it longer still are slowed down to its pace. So the log stays
-  // about as long, whatever is written to the store.
+  // work updates that would make it longer still are slowed down to its pace, by 250 ms a page at
+  // most. So the log stays about as long, unless collecting is far too slow, as it is in a log that
+  // is many times larger than memory.
   double target_utilization = 0.5;
   // How much of the log is gone through before the space is given back, which takes a commit; half
   // of the log at most, unless the target is 1.

@@ -37,8 +37,8 @@ class Batches {
   static constexpr std::size_t kGroup = 32;  // a bit of a word for each
 
  public:
-  // In all of them `key(i)` is the key of item i, and `answer(i, status)` is called once for each,
-  // in any order, without a guard or under one.
+  // In all of them `key(i)` is the key of item i, and `answer(i, status)` is called for each, in
+  // any order, without a guard or under one; if a read is answered twice, the last answer counts.
 
   // `consume(i, found)` as in Operations::Read.
   template <typename KeyAt, typename Consume, typename Answer>

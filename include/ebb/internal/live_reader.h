@@ -72,7 +72,6 @@ class LiveReader {
   Core& core_;
   EpochSlot& slot_;
   const Config config_;
-  const LogReader::Range range_;
   LogReader reader_;
   Liveness liveness_;
   const std::uint64_t most_open_bytes_;
