@@ -57,6 +57,13 @@ if(EBB_WITH_LZ4)
   endif()
 endif()
 
+# On, since nothing but speed depends on it: at run time the kernel has the last word.
+if(EBB_WITH_URING)
+  find_path(EBB_URING_INCLUDE_DIR liburing.h DOC "Folder of liburing.h, 2.0 or later")
+  find_library(EBB_URING_LIBRARY uring DOC "The library of liburing")
+  mark_as_advanced(EBB_URING_INCLUDE_DIR EBB_URING_LIBRARY)
+endif()
+
 if(EBB_BUILD_TESTS)
   set(INSTALL_GTEST OFF)
   ebb_dependency(googletest GTest::gmock https://github.com/google/googletest.git v1.14.0

@@ -65,6 +65,7 @@ report_skipped() {
 verb=$1
 shift
 packages="g++ cmake ninja-build pkg-config libabsl-dev libfmt-dev libxxhash-dev"
+packages="$packages liburing-dev"
 case $verb in
   demo)
     target=word_count

@@ -533,6 +533,7 @@ absl::Status Coordinator::CloseLocked() {
     job_mu_.Unlock();
   }
   ShutOut();
+  core_.AbandonPending();
   absl::Status status;
   if (core_.has_files()) {
     try {

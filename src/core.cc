@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <utility>
+
+#include "ebb/internal/pending_operations.h"
 
 namespace ebb::internal {
 
@@ -14,6 +17,8 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
     : config(core_config),
       opening_process(getpid()),
       files(std::move(store_files)),
+      io_uring(core_config.io_uring && files.file_system != nullptr &&
+               files.file_system->OpenReadRing(1) != nullptr),
       epochs(0, core_config.force_fallback),
       pool(core_config.pool_threads),
       log(core_config.log, epochs, health, *files.device, pool),
@@ -167,6 +172,7 @@ StoreStats Core::Stats() {
   stats.index_growth_count = count(counters.index_growths);
   stats.index_longest_split_us = count(counters.longest_split_us);
   stats.direct_io = direct_io;
+  stats.io_uring = io_uring;
   stats.membarrier = epochs.uses_membarrier();
   return stats;
 }
@@ -269,21 +275,39 @@ void Core::ResetMetrics() {
   metrics_begin_ = std::chrono::steady_clock::now();
 }
 
-absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, DevicePart part,
-                                                   const void* key, std::size_t key_bytes) {
-  HybridLog& log = session.core->log;
-  // Ends: every previous address is smaller (ReadFromDevice refuses others).
-  for (Address address = part.from; address >= part.begin;) {
-    absl::StatusOr<Record> record = log.ReadFromDevice(address, session.device_buffer);
-    // Below begin blocks are given back, so that an error there says nothing.
-    if (!record.ok() && address < log.begin()) return absl::AbortedError("");
-    if (!record.ok()) return record.status();
-    if (record->key_length() == key_bytes && std::memcmp(record->key(), key, key_bytes) == 0) {
-      return *record;
+BlockQueue Core::NewBlockQueue() {
+  return BlockQueue(*files.device, pool, has_files() ? config.pool_threads : 0,
+                    io_uring ? files.file_system->OpenReadRing(BlockQueue::kDepth) : nullptr);
+}
+
+void Core::AbandonPending() {
+  std::vector<PendingOperations::Owned> left;
+  {
+    MutexLock lock(pending_mu);
+    for (PendingOperations* const list : pending) {
+      std::vector<PendingOperations::Owned> of_list = list->TakeAll();
+      left.insert(left.end(), std::make_move_iterator(of_list.begin()),
+                  std::make_move_iterator(of_list.end()));
     }
-    address = record->header().LoadAcquire().prev();
   }
-  return std::nullopt;
+  for (const PendingOperations::Owned& operation : left) operation->Tell();
+}
+
+SessionState::SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {
+  if (owner.config.measure_latency) slot->tally.StartTiming();
+}
+
+SessionState::~SessionState() {
+  if (!core->in_opening_process()) {  // the kernel's and the pool's share of it is the parent's
+    static_cast<void>(pending.release());
+    static_cast<void>(batch.release());
+    return;
+  }
+  if (pending != nullptr) pending->Complete(/*wait=*/true);
+  pending = nullptr;
+  batch = nullptr;
+  if (!name.empty()) core->sessions.Leave(name);
+  core->epochs.ReleaseSlot(slot);
 }
 
 absl::Status Undecodable(const char* what, std::size_t bytes) {

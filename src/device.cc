@@ -321,6 +321,12 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
   return absl::OkStatus();
 }
 
+Device::Place FileDevice::Locate(std::uint64_t block, std::uint64_t count) const {
+  const std::uint64_t index = block % config_.segment_blocks;
+  if (index + count > config_.segment_blocks) return {};
+  return {FindSegment(block / config_.segment_blocks), (1 + index) * kBlockBytes};
+}
+
 absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> bytes) {
   EBB_DCHECK(bytes.size() % kBlockBytes == 0);
   while (!bytes.empty()) {

@@ -19,6 +19,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "ebb/internal/uring.h"
+
 namespace ebb::internal {
 namespace {
 
@@ -152,6 +154,7 @@ class PosixFile final : public File {
   }
   int Close() override { return fd_.Close(); }
   bool direct() const override { return direct_; }
+  int descriptor() const override { return fd_.get(); }
 
  private:
   Descriptor fd_;
@@ -294,6 +297,7 @@ class PosixFiles final : public FileSystem {
     }
     return {std::make_unique<PosixDirectory>(std::move(opened.fd)), 0};
   }
+  std::unique_ptr<ReadRing> OpenReadRing(unsigned depth) override { return OpenUring(depth); }
 };
 
 }  // namespace

@@ -30,12 +30,6 @@ std::byte* DeviceBuffer::Reserve(std::size_t blocks, std::size_t keep) {
   return bytes_.get();
 }
 
-void JoinPayloads(std::byte* bytes, std::uint64_t first, std::uint64_t end) {
-  for (std::uint64_t i = first; i < end; ++i) {
-    std::memmove(bytes + i * kBlockPayloadBytes, bytes + i * kBlockBytes, kBlockPayloadBytes);
-  }
-}
-
 HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health, Device& device,
                      ThreadPool& pool)
     : frame_mask_(config.geometry.frame_mask()),
@@ -473,14 +467,20 @@ absl::Status HybridLog::Damaged(std::uint64_t block, const char* what) const {
 }
 
 absl::Status HybridLog::FetchBlocks(std::uint64_t block, std::span<std::byte> bytes) {
-  if (absl::Status status = device_.Read(block, bytes); !status.ok()) {
-    if (absl::IsOutOfRange(status)) return Damaged(block, "is missing");
-    return status;
-  }
-  counters_.device_reads.fetch_add(1, std::memory_order_relaxed);                  // statistics
-  counters_.device_read_bytes.fetch_add(bytes.size(), std::memory_order_relaxed);  // statistics
-  for (std::size_t at = 0; at < bytes.size(); at += kBlockBytes, ++block) {
-    const auto incarnation = VerifyBlock(bytes.subspan(at, kBlockBytes), config_.store_id, block);
+  BlockRead read{.block = block, .bytes = bytes};
+  Read(read);
+  return TakeBlocks(read);
+}
+
+absl::Status HybridLog::TakeBlocks(const BlockRead& read) {
+  std::uint64_t block = read.block;
+  if (absl::IsOutOfRange(read.status)) return Damaged(block, "is missing");
+  if (!read.status.ok()) return read.status;
+  counters_.device_reads.fetch_add(1, std::memory_order_relaxed);  // statistics
+  counters_.device_read_bytes.fetch_add(read.bytes.size(), std::memory_order_relaxed);  // likewise
+  for (std::size_t at = 0; at < read.bytes.size(); at += kBlockBytes, ++block) {
+    const auto incarnation =
+        VerifyBlock(read.bytes.subspan(at, kBlockBytes), config_.store_id, block);
     if (!incarnation.has_value()) return Damaged(block, "fails its checksum");
     if (*incarnation != internal::IncarnationAt(incarnations_, block))
       return Damaged(block, "is of another history");
@@ -488,7 +488,8 @@ absl::Status HybridLog::FetchBlocks(std::uint64_t block, std::span<std::byte> by
   return absl::OkStatus();
 }
 
-absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& buffer) {
+absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
+                                                  std::span<const std::byte> blocks) const {
   const Geometry& geometry = config_.geometry;
   const RecordShape shape = config_.shape;
   const std::uint64_t block = geometry.BlockOf(address);
@@ -500,47 +501,69 @@ absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& 
   const auto blocks_for = [&](std::uint64_t bytes) {
     return (in_block + bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes;
   };
-  const auto fetch = [&](std::uint64_t have, std::uint64_t want) -> absl::Status {
-    std::byte* const bytes = buffer.Reserve(want, have);
-    if (bytes == nullptr) {
-      return absl::ResourceExhaustedError(
-          fmt::format("no memory to read a record of {} blocks", want));
-    }
-    return FetchBlocks(block + have, {bytes + have * kBlockBytes, (want - have) * kBlockBytes});
-  };
-
-  // The lengths of a string record are in its first words; a fixed record is fetched at once.
+  // The lengths of a string record are in its first words; a fixed record is read at once.
   const std::uint64_t least = shape.has_lengths()
                                   ? shape.prefix_bytes()
                                   : shape.ExtentFor(shape.key_bytes, shape.value_bytes);
   if (least > room) return Damaged(block, "ends inside a record");
   const std::uint64_t first = blocks_for(least);
-  if (absl::Status status = fetch(0, first); !status.ok()) return status;
-  std::byte* bytes = buffer.Reserve(first, first);
-  std::uint64_t extent = least;
-  if (shape.has_lengths()) {
-    std::byte prefix[16];
-    const std::uint64_t in_first = std::min<std::uint64_t>(16, kBlockPayloadBytes - in_block);
-    std::memcpy(prefix, bytes + in_block, in_first);
-    if (in_first < 16) std::memcpy(prefix + in_first, bytes + kBlockBytes, 16 - in_first);
-    std::uint32_t lengths[2];
-    std::memcpy(lengths, prefix + 8, 8);
-    extent = shape.ExtentFor(shape.key_variable() ? lengths[0] : shape.key_bytes,
-                             shape.value_variable() ? lengths[1] : shape.value_bytes);
-    if (extent > room) return Damaged(block, "holds a record longer than its page");
-    if (blocks_for(extent) > first) {
-      if (absl::Status status = fetch(first, blocks_for(extent)); !status.ok()) return status;
-      bytes = buffer.Reserve(first, first);
-    }
+  if (!shape.has_lengths() || blocks.size() < first * kBlockBytes) return first;
+  std::byte prefix[16];
+  const std::uint64_t in_first = std::min<std::uint64_t>(16, kBlockPayloadBytes - in_block);
+  std::memcpy(prefix, blocks.data() + in_block, in_first);
+  if (in_first < 16) std::memcpy(prefix + in_first, blocks.data() + kBlockBytes, 16 - in_first);
+  std::uint32_t lengths[2];
+  std::memcpy(lengths, prefix + 8, 8);
+  const std::uint64_t extent =
+      shape.ExtentFor(shape.key_variable() ? lengths[0] : shape.key_bytes,
+                      shape.value_variable() ? lengths[1] : shape.value_bytes);
+  if (extent > room) return Damaged(block, "holds a record longer than its page");
+  return blocks_for(extent);
+}
+
+absl::StatusOr<bool> HybridLog::NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
+                                         BlockRead& next) const {
+  std::byte* bytes = buffer.Reserve(have, have);
+  const absl::StatusOr<std::uint64_t> blocks = BlocksOf(address, {bytes, have * kBlockBytes});
+  if (!blocks.ok()) return blocks.status();
+  if (*blocks <= have) return false;
+  bytes = buffer.Reserve(*blocks, have);
+  if (bytes == nullptr) {
+    return absl::ResourceExhaustedError(
+        fmt::format("no memory to read a record of {} blocks", *blocks));
   }
-  JoinPayloads(bytes, 1, blocks_for(extent));
-  Record record(bytes + in_block, shape);
+  next.block = config_.geometry.BlockOf(address) + have;
+  next.bytes = {bytes + have * kBlockBytes, (*blocks - have) * kBlockBytes};
+  return true;
+}
+
+absl::StatusOr<Record> HybridLog::RecordIn(Address address, DeviceBuffer& buffer,
+                                           std::uint64_t have) const {
+  const Geometry& geometry = config_.geometry;
+  const std::uint64_t offset = geometry.OffsetOf(address);
+  std::byte* const bytes = buffer.Reserve(have, have);
+  // Over the trailers, so that a record that crosses blocks is in one piece.
+  for (std::uint64_t i = 1; i < have; ++i) {
+    std::memmove(bytes + i * kBlockPayloadBytes, bytes + i * kBlockBytes, kBlockPayloadBytes);
+  }
+  Record record(bytes + offset % kBlockPayloadBytes, config_.shape);
   const RecordHeader header = record.header().LoadAcquire();
   if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= address ||
-      !record.WellFormed(room)) {
-    return Damaged(block, "holds no record where a chain leads");
+      !record.WellFormed(payload_bytes_ - offset)) {
+    return Damaged(geometry.BlockOf(address), "holds no record where a chain leads");
   }
   return record;
+}
+
+absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& buffer) {
+  std::uint64_t have = 0;
+  for (BlockRead read;; have += read.bytes.size() / kBlockBytes) {  // ends: a record has an end
+    const absl::StatusOr<bool> more = NextRead(address, buffer, have, read);
+    if (!more.ok()) return more.status();
+    if (!*more) return RecordIn(address, buffer, have);
+    Read(read);
+    if (absl::Status status = TakeBlocks(read); !status.ok()) return status;
+  }
 }
 
 }  // namespace ebb::internal

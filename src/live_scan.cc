@@ -21,7 +21,10 @@ LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
 }
 
 LiveScan::~LiveScan() {
-  if (!core_->in_opening_process()) return;  // nobody else is left there to be told
+  if (!core_->in_opening_process()) {      // nobody else is left there to be told
+    static_cast<void>(reader_.release());  // what it reads ahead is the parent's
+    return;
+  }
   End();
   core_->epochs.ReleaseSlot(slot_);
 }

@@ -91,14 +91,17 @@ absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) 
   while (!open.empty()) {
     std::sort(open.begin(), open.end(), [](const Open& a, const Open& b) { return a.at < b.at; });
     ahead_.Drop();  // what an error has left
+    std::size_t asked = 0;
     for (std::size_t i = 0; i < open.size();) {
       if (core_.epochs.closed()) return core_.ClosedError();
-      absl::Status status = ReadWindow(std::span(open).subspan(i));
-      std::size_t end = i;
-      while (end < open.size() && InWindow(open[end].at, KeyOf(open[end]).size())) ++end;
-      if (status.ok() && end < open.size()) ahead_.Ask(NextWindow(std::span(open).subspan(end)));
+      for (; asked < open.size(); asked = EndOfWindow(open, asked, NextWindow(open, asked))) {
+        if (!ahead_.Ask(NextWindow(open, asked))) break;
+      }
+      absl::Status status = ReadWindow(NextWindow(open, i));
+      const std::size_t end = EndOfWindow(open, i, window_);
       for (; i < end && status.ok(); ++i) status = Follow(open[i], below);
       if (!status.ok()) return status;
+      asked = std::max(asked, end);
     }
     std::erase_if(open, [&live](const Open& walk) {
       if (walk.at == walk.address) live.push_back(walk);
@@ -177,11 +180,11 @@ std::uint64_t Liveness::LastBlock(Address at, std::size_t key_length) const {
   return std::max(last, geometry.BlockOf(at));  // equal but for a place that Follow refuses
 }
 
-ReadAhead::Piece Liveness::NextWindow(std::span<const Open> open) const {
+ReadAhead::Piece Liveness::NextWindow(std::span<const Open> open, std::size_t first) const {
   const Geometry& geometry = log_.geometry();
-  ReadAhead::Piece window{geometry.BlockOf(open.front().at),
-                          LastBlock(open.front().at, KeyOf(open.front()).size()) + 1};
-  for (const Open& walk : open.subspan(1)) {
+  ReadAhead::Piece window{geometry.BlockOf(open[first].at),
+                          LastBlock(open[first].at, KeyOf(open[first]).size()) + 1};
+  for (const Open& walk : open.subspan(first + 1)) {
     const std::uint64_t end = LastBlock(walk.at, KeyOf(walk).size()) + 1;
     if (geometry.BlockOf(walk.at) > window.end + kGapBlocks || end - window.first > kWindowBlocks) {
       break;
@@ -191,8 +194,13 @@ ReadAhead::Piece Liveness::NextWindow(std::span<const Open> open) const {
   return window;
 }
 
-absl::Status Liveness::ReadWindow(std::span<const Open> open) {
-  const ReadAhead::Piece wanted = NextWindow(open);
+std::size_t Liveness::EndOfWindow(std::span<const Open> open, std::size_t first,
+                                  ReadAhead::Piece window) const {
+  while (first < open.size() && Holds(window, open[first].at, KeyOf(open[first]).size())) ++first;
+  return first;
+}
+
+absl::Status Liveness::ReadWindow(ReadAhead::Piece wanted) {
   const std::uint64_t blocks = std::max(kWindowBlocks, wanted.end - wanted.first);
   window_ = {};
   if (capacity_ < blocks) {
@@ -208,15 +216,15 @@ absl::Status Liveness::ReadWindow(std::span<const Open> open) {
   return absl::OkStatus();
 }
 
-bool Liveness::InWindow(Address at, std::size_t key_length) const {
-  return log_.geometry().BlockOf(at) >= window_.first && LastBlock(at, key_length) < window_.end;
+bool Liveness::Holds(ReadAhead::Piece window, Address at, std::size_t key_length) const {
+  return log_.geometry().BlockOf(at) >= window.first && LastBlock(at, key_length) < window.end;
 }
 
 // Takes the walk down through the window; a dead one comes to null, a live one to its address.
 absl::Status Liveness::Follow(Open& open, Address below) {
   const Geometry& geometry = log_.geometry();
   Walk walk{open.at, open.address, KeyOf(open)};
-  while (walk.at > walk.address && InWindow(walk.at, walk.key.size())) {  // ends: they fall
+  while (walk.at > walk.address && Holds(window_, walk.at, walk.key.size())) {  // ends: they fall
     const std::uint64_t block = geometry.BlockOf(walk.at);
     const std::uint64_t offset = geometry.OffsetOf(walk.at);
     if (walk.at.value() % 8 != 0 || offset + log_.shape().key_offset() > geometry.payload_bytes()) {

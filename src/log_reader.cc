@@ -8,6 +8,7 @@ namespace ebb::internal {
 namespace {
 
 constexpr std::uint64_t kCopyBlocks = 16;  // under one guard
+constexpr std::uint64_t kPiecesAhead = 2;
 
 absl::Status NoMemory() { return absl::ResourceExhaustedError("no memory to read the log"); }
 
@@ -22,7 +23,7 @@ LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
                  (geometry_.BlockStart(geometry_.BlockOf(end_)) == end_ ? 0 : 1)),
       config_(config),
       ahead_blocks_(std::max<std::uint64_t>(1, config.ahead_bytes / kBlockBytes)),
-      ahead_(core),
+      ahead_(core, kPiecesAhead * ahead_blocks_),
       cursor_(geometry_.Normalize(range.from)),
       first_block_(geometry_.BlockOf(cursor_)),
       next_block_(first_block_) {}
@@ -104,14 +105,22 @@ std::uint64_t LogReader::DeviceEnd() const {
 }
 
 absl::Status LogReader::ReadFromDevice() {
-  const auto next = [this] {
-    return ReadAhead::Piece{next_block_, std::min(next_block_ + ahead_blocks_, DeviceEnd())};
+  const auto piece_from = [this](std::uint64_t block) {
+    return ReadAhead::Piece{block, std::min(block + ahead_blocks_, DeviceEnd())};
   };
-  const absl::StatusOr<ReadAhead::Piece> piece =
-      ahead_.Take(next(), bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
-  if (!piece.ok()) return piece.status();
+  const absl::StatusOr<ReadAhead::Piece> piece = ahead_.Take(
+      piece_from(next_block_), bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
+  if (!piece.ok()) {
+    ahead_.Drop();  // the next time it begins again from here
+    asked_end_ = next_block_;
+    return piece.status();
+  }
   next_block_ = piece->end;
-  if (config_.ahead_bytes != 0 && next_block_ < DeviceEnd()) ahead_.Ask(next());
+  asked_end_ = std::max(asked_end_, next_block_);
+  if (config_.ahead_bytes == 0) return absl::OkStatus();
+  while (asked_end_ < DeviceEnd() && ahead_.Ask(piece_from(asked_end_))) {
+    asked_end_ = piece_from(asked_end_).end;
+  }
   return absl::OkStatus();
 }
 

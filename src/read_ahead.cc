@@ -1,87 +1,70 @@
 #include "ebb/internal/read_ahead.h"
 
 #include <cstring>
-#include <new>
-
-#include "ebb/internal/mutex.h"
+#include <utility>
 
 namespace ebb::internal {
 
-struct ReadAhead::Job {
-  enum class State { kNothing, kWaiting, kRunning, kDone };
-
-  Mutex mu;
-  CondVar done;
-  State state ABSL_GUARDED_BY(mu) = State::kNothing;
-  absl::Status status ABSL_GUARDED_BY(mu);
-  // Of whoever has moved the state to where it is.
-  Piece piece;
-  AlignedBuffer bytes;
-  std::uint64_t capacity = 0;  // blocks
-
-  void Work(HybridLog& log) {
-    {
-      MutexLock lock(mu);
-      if (state != State::kWaiting) return;
-      state = State::kRunning;
-    }
-    absl::Status read =
-        log.FetchBlocks(piece.first, {bytes.get(), (piece.end - piece.first) * kBlockBytes});
-    MutexLock lock(mu);
-    status = std::move(read);
-    state = State::kDone;
-    done.NotifyAll();
-  }
-};
-
-ReadAhead::ReadAhead(Core& core) : core_(core), job_(std::make_shared<Job>()) {}
-
-ReadAhead::~ReadAhead() { Drop(); }
+ReadAhead::ReadAhead(Core& core, std::uint64_t most_blocks)
+    : core_(core), most_blocks_(most_blocks), queue_(core.NewBlockQueue()) {}
 
 void ReadAhead::Drop() {
-  MutexLock lock(job_->mu);
-  while (job_->state == Job::State::kRunning) job_->done.Wait(job_->mu);
-  job_->state = Job::State::kNothing;
+  queue_.Drop();
+  for (std::unique_ptr<Slot>& slot : asked_) spare_.push_back(std::move(slot));
+  asked_.clear();
+  blocks_ = 0;
 }
 
-// True when a piece is asked for: an earlier one, or this one now.
-bool ReadAhead::Prepare(Piece piece) {
-  Job& job = *job_;
-  MutexLock lock(job.mu);
-  if (job.state != Job::State::kNothing) return true;
-  const std::uint64_t blocks = piece.end - piece.first;
-  if (job.capacity < blocks) {
-    job.bytes = AllocateAligned(blocks * kBlockBytes);
-    job.capacity = job.bytes == nullptr ? 0 : blocks;
-    if (job.bytes == nullptr) return false;
+bool ReadAhead::Ask(Piece piece) {
+  if (asked_.size() == kMostPieces || blocks_ + (piece.end - piece.first) > most_blocks_ ||
+      !Begin(piece)) {
+    return false;
   }
-  job.piece = piece;
-  job.state = Job::State::kWaiting;
+  queue_.Submit();
   return true;
 }
 
-void ReadAhead::Ask(Piece piece) {
-  if (core_.config.pool_threads == 0 || !Prepare(piece)) return;
-  try {
-    core_.pool.Post([job = job_, &log = core_.log] { job->Work(log); });
-  } catch (const std::bad_alloc&) {  // then it is read when it is needed
+bool ReadAhead::Begin(Piece piece) {
+  const std::uint64_t blocks = piece.end - piece.first;
+  if (spare_.empty()) spare_.push_back(std::make_unique<Slot>());
+  Slot& slot = *spare_.back();
+  if (slot.capacity < blocks) {
+    capacity_ -= std::exchange(slot.capacity, 0);
+    slot.bytes = nullptr;
+    for (; capacity_ + blocks > 2 * most_blocks_ && spare_.size() > 1; spare_.erase(spare_.begin()))
+      capacity_ -= spare_.front()->capacity;
+    slot.bytes = AllocateAligned(blocks * kBlockBytes);
+    if (slot.bytes == nullptr) return false;
+    capacity_ += slot.capacity = blocks;
   }
+  slot.piece = piece;
+  slot.ended = false;
+  slot.read.block = piece.first;
+  slot.read.bytes = {slot.bytes.get(), blocks * kBlockBytes};
+  slot.read.owner = &slot;
+  asked_.push_back(std::move(spare_.back()));
+  spare_.pop_back();
+  blocks_ += blocks;
+  queue_.Start(slot.read);
+  return true;
 }
 
 absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
-  Job& job = *job_;
-  if (!Prepare(piece)) return absl::ResourceExhaustedError("no memory to read the log");
-  job.Work(core_.log);
-  {
-    MutexLock lock(job.mu);
-    while (job.state != Job::State::kDone) job.done.Wait(job.mu);
-    job.state = Job::State::kNothing;
-    if (!job.status.ok()) return job.status;
+  if (asked_.empty() && !Begin(piece)) {
+    return absl::ResourceExhaustedError("no memory to read the log");
   }
-  for (std::uint64_t i = 0; i < job.piece.end - job.piece.first; ++i) {
-    std::memcpy(to + i * kBlockPayloadBytes, job.bytes.get() + i * kBlockBytes, kBlockPayloadBytes);
+  Slot& slot = *asked_.front();
+  while (!slot.ended) static_cast<Slot*>(queue_.Take(/*wait=*/true)->owner)->ended = true;
+  const std::uint64_t blocks = slot.piece.end - slot.piece.first;
+  spare_.push_back(std::move(asked_.front()));
+  asked_.pop_front();
+  blocks_ -= blocks;
+  if (absl::Status status = core_.log.TakeBlocks(slot.read); !status.ok()) return status;
+  for (std::uint64_t i = 0; i < blocks; ++i) {
+    std::memcpy(to + i * kBlockPayloadBytes, slot.bytes.get() + i * kBlockBytes,
+                kBlockPayloadBytes);
   }
-  return job.piece;
+  return slot.piece;
 }
 
 }  // namespace ebb::internal

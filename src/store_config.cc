@@ -82,6 +82,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.log.shape = header.shape;
   config.log.store_id = header.store_id;
   config.log.write_batch_bytes = options.write_batch_bytes;
+  config.io_uring = options.io_uring;
   config.log.huge_pages = options.huge_pages;
   Geometry& geometry = config.log.geometry;
   geometry.page_shift = header.page_shift;

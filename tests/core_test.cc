@@ -3,7 +3,6 @@
 #include "ebb/internal/core.h"
 
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <random>
 #include <string>
@@ -19,8 +18,6 @@ namespace {
 
 using absl::StatusCode;
 using internal::Core;
-using internal::FindOnDevice;
-using internal::SessionState;
 
 TEST(CoreTest, SizesAreJudgedByLimitsAndByThePage) {
   Options options = TinyOptions();
@@ -115,53 +112,6 @@ TEST(CoreTest, TwoBitsOfAVersionTellWhetherItHasDrained) {
     }
     EXPECT_LE(core.VersionFloor(), core.log.tail());
   }
-}
-
-TEST(CoreTest, AChainOnTheDeviceIsWalkedToTheNewestRecordOfTheKey) {
-  auto store = Must(OpenTinyInMemory<U64Store>());
-  Core& core = CoreOf(store);
-  // Keys of one chain: two buckets and 15 bits of tag, so 16 low bits of the hash.
-  std::vector<std::uint64_t> keys = {1};
-  const auto chain_of = [](std::uint64_t key) { return internal::HashInteger(key) & 0xffff; };
-  for (std::uint64_t key = 2; keys.size() < 4; ++key) {
-    if (chain_of(key) == chain_of(1)) keys.push_back(key);
-  }
-  const auto fill = [&](std::uint64_t i) {
-    if (chain_of(1000000000 + i) != chain_of(1)) Must(store.Upsert(1000000000 + i, i));
-  };
-  for (std::uint64_t round = 0; round < 3; ++round) {
-    for (std::size_t i = 0; i < 3; ++i) Must(store.Upsert(keys[i], round * 10 + i));
-    PushOut(store, fill);
-  }
-  Must(store.Delete(keys[2]));
-  PushOut(store, fill);
-
-  SessionState session(core);
-  const internal::Address from = core.index.Find(internal::HashInteger(1)).entry.address();
-  ASSERT_LT(from, core.log.head());
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const auto found = FindOnDevice(session, {from, core.log.begin()}, &keys[i], 8);
-    ASSERT_TRUE(found.ok()) << found.status();
-    if (i == 3) {
-      EXPECT_FALSE(found->has_value());
-      continue;
-    }
-    ASSERT_TRUE(found->has_value()) << i;
-    EXPECT_EQ((*found)->header().LoadAcquire().tombstone(), i == 2);
-    std::uint64_t value = 0;
-    std::memcpy(&value, (*found)->value(), 8);
-    if (i != 2) {
-      EXPECT_EQ(value, 20 + i);
-    }
-  }
-  // A chain that ends at once.
-  const auto none = FindOnDevice(session, {internal::kNoRecord, core.log.begin()}, &keys[0], 8);
-  ASSERT_TRUE(none.ok());
-  EXPECT_FALSE(none->has_value());
-  // A begin that is above the whole of it leaves nothing to look at.
-  const auto above = FindOnDevice(session, {from, from + 8}, &keys[0], 8);
-  ASSERT_TRUE(above.ok());
-  EXPECT_FALSE(above->has_value());
 }
 
 TEST(CoreTest, ErrorsSayWhatTheCallerDidWrong) {

@@ -56,31 +56,39 @@ class ReadAheadTest : public testing::TestWithParam<int> {
 };
 
 TEST_P(ReadAheadTest, WhatIsAskedForIsTakenFirst) {
-  ReadAhead ahead(CoreOf(store_));
+  ReadAhead ahead(CoreOf(store_), 9);
   const ReadAhead::Piece a{1, 3};
   const ReadAhead::Piece b{4, 9};
   const ReadAhead::Piece c{2, 6};
   ExpectTaken(ahead, a, a);
   for (int turn = 0; turn < 50; ++turn) {
-    ahead.Ask(b);
-    ahead.Ask(c);  // one at a time
-    ExpectTaken(ahead, b, b);
-    ahead.Ask(c);
+    EXPECT_TRUE(ahead.Ask(b));
+    EXPECT_TRUE(ahead.Ask(c));
+    EXPECT_FALSE(ahead.Ask(a)) << "more than nine blocks";
+    ExpectTaken(ahead, a, b);
+    EXPECT_TRUE(ahead.Ask(a));
+    ExpectTaken(ahead, a, c);
+    ExpectTaken(ahead, b, a);
+    EXPECT_TRUE(ahead.Ask(c));
     ahead.Drop();
     ExpectTaken(ahead, a, a);
-    ahead.Ask(c);
-    ExpectTaken(ahead, GetParam() == 0 ? a : c, GetParam() == 0 ? a : c);
   }
-  ahead.Ask(b);  // and nobody takes it
+  ExpectTaken(ahead, {1, 15}, {1, 15});  // more than may be ahead
+  for (std::uint64_t block = 0; block < 9; ++block) EXPECT_TRUE(ahead.Ask({block, block + 1}));
+  EXPECT_FALSE(ahead.Ask(a));
+  for (std::uint64_t block = 0; block < 9; ++block) ExpectTaken(ahead, a, {block, block + 1});
+  EXPECT_TRUE(ahead.Ask(b));  // and nobody takes it
 }
 
 TEST_P(ReadAheadTest, AnErrorIsOfItsPieceAlone) {
-  ReadAhead ahead(CoreOf(store_));
+  ReadAhead ahead(CoreOf(store_), 100);
   std::vector<std::byte> bytes(10 * kBlockPayloadBytes);
   const std::uint64_t block = 5;
   Overwrite(files_, "db", SegmentFile(block / 16), (1 + block % 16) * 4096 + 100, "damage");
-  ahead.Ask({4, 6});
+  EXPECT_TRUE(ahead.Ask({4, 6}));
+  EXPECT_TRUE(ahead.Ask({6, 9}));
   EXPECT_EQ(ahead.Take({4, 6}, bytes.data()).status().code(), absl::StatusCode::kDataLoss);
+  ExpectTaken(ahead, {1, 4}, {6, 9});
   ExpectTaken(ahead, {1, 4}, {1, 4});
 }
 

@@ -816,6 +816,15 @@ TEST(StoreTest, AForkedChildIsRefusedAndHarmsNothing) {
   for (int i = 0; i < 500; ++i) Must(store->Upsert(std::to_string(i), std::string(100, 'x')));
   Must(store->Upsert("key", "parent"));
   const Snapshot before = SnapshotOf(dir / "db");
+  int told = 0;
+  for (int i = 0; i < 20; ++i) {
+    session->ReadAsync(std::to_string(i), [&](const absl::StatusOr<std::string>& value) {
+      told += value.ok() ? 1 : 100;
+    });
+  }
+  EXPECT_GT(session->pending_count(), 0U);
+  std::optional<ScanIterator<std::string, std::string>> scan(store->NewScan());
+  EXPECT_TRUE(scan->Next());
 
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
@@ -826,7 +835,15 @@ TEST(StoreTest, AForkedChildIsRefusedAndHarmsNothing) {
     auto fresh = store->NewSession();
     if (!IsRefusedInChild(fresh)) failure |= 4;
     if (store->Close().code() != StatusCode::kFailedPrecondition) failure |= 8;
+    told = 0;
+    if (session->CompletePending() != 0 || told != 0) failure |= 32;
+    session->ReadAsync("1", [&](const absl::StatusOr<std::string>& value) {
+      if (value.status().code() != StatusCode::kFailedPrecondition) failure |= 64;
+      ++told;
+    });
+    scan.reset();
     session.reset();
+    if (told != 1) failure |= 64;
     store.reset();
     // The directory is still the parent's.
     if (OpenTiny<StringStore>(dir / "db").status().code() != StatusCode::kFailedPrecondition) {
@@ -839,6 +856,12 @@ TEST(StoreTest, AForkedChildIsRefusedAndHarmsNothing) {
   EXPECT_TRUE(WIFEXITED(result));
   EXPECT_EQ(WEXITSTATUS(result), 0);
   EXPECT_EQ(SnapshotOf(dir / "db"), before);
+  while (scan->Next()) {
+  }
+  Must(scan->status());
+  scan.reset();
+  session->CompletePending();
+  EXPECT_EQ(told, 20);
 
   EXPECT_EQ(Must(store->Read("key")), "parent");
   Must(session->Upsert("key", "parent again"));

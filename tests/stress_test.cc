@@ -181,6 +181,7 @@ class Run {
         run_.operations_.fetch_add(256, std::memory_order_relaxed);
         if (Random(64) == 0) session_ = db_.NewSession();  // the old slot goes back meanwhile
       }
+      session_.CompletePending();
     }
 
    private:
@@ -214,6 +215,7 @@ class Run {
       const bool yields = one_in != 0 && Random(one_in) == 0;
       if (Random(4) == 0) return ExchangeCounter(i, by, room);
       if (Random(4) == 0) return AddToCounters(by, room);
+      if (Random(4) == 0) return AddLater(i, by, room);
       const absl::Status status = session_.Rmw(key, [&](Value& value) {
         if (yields) std::this_thread::yield();
         S::Add(key, by, room, value);
@@ -237,6 +239,16 @@ class Run {
         if (!results[i].ok()) return Fail("RmwBatch of counters: " + results[i].ToString());
         run_.added_[which[i]].fetch_add(by, std::memory_order_relaxed);
       }
+    }
+
+    void AddLater(std::size_t i, std::uint64_t by, std::size_t room) {
+      const std::uint64_t key = run_.counter_keys_[i];
+      session_.RmwAsync(
+          key, [key, by, room](Value& value) { S::Add(key, by, room, value); },
+          [this, i, by](const absl::Status& status) {
+            if (!status.ok()) return Fail("RmwAsync of a counter: " + status.ToString());
+            run_.added_[i].fetch_add(by, std::memory_order_relaxed);
+          });
     }
 
     void ExchangeCounter(std::size_t i, std::uint64_t by, std::size_t room) {
@@ -325,6 +337,7 @@ class Run {
     }
     void ReadOwned(std::size_t i) {
       if (Random(4) == 0) return ReadOwnedBatch();
+      if (Random(4) == 0) return ReadOwnedLater(i);
       const std::uint64_t acked = run_.owned_[i].acked.load(std::memory_order_acquire);
       CheckOwned(i, acked, session_.Read(i, value_), value_);
     }
@@ -341,6 +354,13 @@ class Run {
       for (std::size_t i = 0; i < keys.size(); ++i) {
         CheckOwned(keys[i], acked[i], results[i], values[i]);
       }
+    }
+    void ReadOwnedLater(std::size_t i) {
+      const std::uint64_t acked = run_.owned_[i].acked.load(std::memory_order_acquire);
+      session_.ReadAsync(i, [this, i, acked](absl::StatusOr<Value> value) {
+        CheckOwned(i, acked, value.status(), value.ok() ? *value : Value{});
+      });
+      if (Random(16) == 0) session_.CompletePending(Random(2) == 0);
     }
     // What a read has answered that began when `acked` was acknowledged.
     void CheckOwned(std::size_t i, std::uint64_t acked, const absl::Status& status,

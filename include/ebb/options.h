@@ -105,6 +105,10 @@ struct Options {
   // Bypass the page cache where the file system can; else buffered. Stats() says which it became.
   bool direct_io = true;
 
+  // Let the device reads of batches and asynchronous operations overlap through io_uring where the
+  // kernel has it and allows it; else in the pool's threads. Stats() says which it became.
+  bool io_uring = true;
+
   // Ask for huge pages for log frames and index. Stats() says how many bytes got them.
   bool huge_pages = true;
 

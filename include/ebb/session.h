@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -34,6 +35,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/codec.h"
+#include "ebb/internal/async.h"
 #include "ebb/internal/batch.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/operation.h"
@@ -70,7 +72,7 @@ class Session {
       const internal::OpStatus status = Ops::Read(
           *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, *result); });
       if (status == internal::OpStatus::kOk) [[likely]] {
-        CountRead(*result);
+        Ops::CountRead(*state_, *result);
         return result;
       }
       return ToStatusSlow(status);
@@ -84,14 +86,14 @@ class Session {
       const internal::OpStatus status = Ops::Read(
           *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, bytes); });
       if (status != internal::OpStatus::kOk) return ToStatusSlow(status);
-      CountRead(bytes);
+      Ops::CountRead(*state_, bytes);
       return Codec<Value>::Decode(bytes, value) ? absl::OkStatus()
                                                 : internal::Undecodable("value", bytes.size());
     } else {
       const internal::OpStatus status = Ops::Read(
           *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, value); });
       if (status == internal::OpStatus::kOk) [[likely]] {
-        CountRead(value);
+        Ops::CountRead(*state_, value);
         return absl::OkStatus();
       }
       return ToStatusSlow(status);
@@ -117,11 +119,11 @@ class Session {
           visitor(value);
         } else if (found.frozen) {
           const std::string_view view = Ops::FrozenView(found.record);
-          CountRead(view);
+          Ops::CountRead(*state_, view);
           visitor(view);
         } else {
           Ops::CopyValue(found, state_->scratch);
-          CountRead(state_->scratch);
+          Ops::CountRead(*state_, state_->scratch);
           visitor(ValueView(state_->scratch));
         }
       }));
@@ -151,18 +153,7 @@ class Session {
   template <std::invocable<Value&> F>
   EBB_INLINE absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
     if constexpr (Coded<Value>) {
-      auto edit = [&](std::string& bytes) {
-        Value value{};
-        if (!Codec<Value>::Decode(bytes, value)) {
-          static_cast<void>(
-              internal::Refuse(*state_, internal::Undecodable("value", bytes.size())));
-          return internal::Edited::kRefused;
-        }
-        fn(value);
-        bytes.clear();
-        Codec<Value>::Encode(value, bytes);
-        return internal::Edited::kYes;
-      };
+      auto edit = EditOf(std::ref(fn));
       return ToStatus(Ops::Rmw(*state_, StoredKey(key), edit, StoredValue(initial)));
     } else {
       return ToStatus(Ops::Rmw(*state_, StoredKey(key), fn, initial));
@@ -192,6 +183,113 @@ class Session {
     }
   }
 
+  // ---- asynchronous operations ----
+  //
+  // As the calls without Async, but none of them waits for a read of the device: `done` is called
+  // with the outcome, exactly once. What needs no such read ends within the call, and so does
+  // everything else that it waits for (a page, a commit with kAlways); the rest is pending, its
+  // reads beside each other, until CompletePending() or another of these calls finds them ended.
+  // An Upsert never reads the device. Operations that are pending at the same time take effect in
+  // any order, also on one key, each between its call and its callback.
+  //
+  // `done` runs in the thread that uses the session, outside of all locks; it may use the session.
+  // Close() ends what is pending without effect: `done` gets FailedPrecondition, in the thread that
+  // closes, and must not use the session then. The session's destructor completes what is pending.
+  // Keys, values and functions are copied or moved. 256 operations are pending at most: to begin
+  // one more completes others. Cost: a hit as without Async; else an allocation or two.
+
+  template <std::invocable<absl::StatusOr<Value>> Done>
+  void ReadAsync(KeyView key, Done done) {
+    auto tell = TellValue(std::move(done));
+    internal::ValueReceiver<Ops, internal::Stored<Value>, decltype(tell)> receiver{std::move(tell)};
+    const StoredKeyView stored = StoredKey(key);
+    const bool timed = state_->slot->tally.Begin(OpKind::kRead);
+    internal::OpStatus status = internal::OpStatus::kOk;
+    if (!timed && Ops::TryRead(
+                      *state_, stored, Ops::Hash(stored),
+                      [&](const auto& found) { receiver.Take(*state_, found); }, status)) {
+      return receiver.Tell(internal::ToStatus(*state_, status));
+    }
+    Pend(OpKind::kRead, timed, stored,
+         internal::ReadForm<Ops, decltype(receiver)>(std::move(receiver)));
+  }
+
+  // `fn` is kept until the operation has ended.
+  template <std::invocable<Value&> F, std::invocable<absl::Status> Done>
+  void RmwAsync(KeyView key, F fn, Done done, const Value& initial = Value{}) {
+    auto edit = EditOf(std::move(fn));
+    const StoredKeyView stored = StoredKey(key);
+    const bool timed = state_->slot->tally.Begin(OpKind::kRmw);
+    if (!timed && Ops::TryRmw(*state_, stored, Ops::Hash(stored), edit)) {
+      return done(absl::OkStatus());
+    }
+    PendUpdate(
+        OpKind::kRmw, timed, stored,
+        [edit = std::move(edit),
+         initial = OwnedValue(StoredValue(initial))](auto& session) mutable {
+          return typename Ops::template RmwOp<decltype(edit)>{{session}, edit, initial};
+        },
+        std::move(done));
+  }
+
+  template <std::invocable<absl::Status> Done>
+  void DeleteAsync(KeyView key, Done done) {
+    PendUpdate(
+        OpKind::kDelete, state_->slot->tally.Begin(OpKind::kDelete), StoredKey(key),
+        [](auto&) { return typename Ops::DeleteOp{}; }, std::move(done));
+  }
+
+  template <std::invocable<absl::Status> Done>
+  void InsertIfAbsentAsync(KeyView key, ValueView value, Done done) {
+    const StoredKeyView stored = StoredKey(key);
+    OwnedValue owned(StoredValue(value));
+    if (!Ops::Fits(*core_, stored, owned)) return done(InsertIfAbsent(key, value));
+    PendUpdate(
+        OpKind::kInsert, state_->slot->tally.Begin(OpKind::kInsert), stored,
+        [value = std::move(owned)](auto&) { return typename Ops::InsertOp(value); },
+        std::move(done));
+  }
+
+  template <std::invocable<absl::Status> Done>
+  void CompareExchangeAsync(KeyView key, ValueView expected, ValueView desired,
+                            Done done) requires ComparableValue<Value> {
+    const StoredKeyView stored = StoredKey(key);
+    OwnedValue from(StoredValue(expected));
+    OwnedValue to(StoredValue(desired));
+    if (!Ops::Fits(*core_, stored, to)) return done(CompareExchange(key, expected, desired));
+    PendUpdate(
+        OpKind::kCompareExchange, state_->slot->tally.Begin(OpKind::kCompareExchange), stored,
+        [expected = std::move(from), desired = std::move(to)](auto& session) {
+          return typename Ops::CompareExchangeOp{{session}, expected, desired};
+        },
+        std::move(done));
+  }
+
+  // For coroutines of any type: `absl::StatusOr<Value> value = co_await session.ReadAwait(key);`.
+  // The coroutine goes on inside the call, or as a callback does. It must not be destroyed while it
+  // waits.
+  auto ReadAwait(KeyView key) {
+    return Await<absl::StatusOr<Value>>(
+        [this, key](auto done) { ReadAsync(key, std::move(done)); });
+  }
+  template <std::invocable<Value&> F>
+  auto RmwAwait(KeyView key, F fn, const Value& initial = Value{}) {
+    return Await<absl::Status>([this, key, fn = std::move(fn), initial](auto done) mutable {
+      RmwAsync(key, std::move(fn), std::move(done), initial);
+    });
+  }
+  auto DeleteAwait(KeyView key) {
+    return Await<absl::Status>([this, key](auto done) { DeleteAsync(key, std::move(done)); });
+  }
+
+  // Tells the operations that have ended; with `wait`, until none is pending. How many were told.
+  std::size_t CompletePending(bool wait = true) {
+    return state_->pending == nullptr ? 0 : state_->pending->Complete(wait);
+  }
+  std::size_t pending_count() const {
+    return state_->pending == nullptr ? 0 : state_->pending->size();
+  }
+
   // ---- batches: spans of one length in, results[i] what item i would have answered ----
   //
   // As if the items were called one by one in order, only faster: what one would wait for, the
@@ -211,9 +309,9 @@ class Session {
           *state_, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
           [&](std::size_t i, const auto& found) {
             Ops::CopyValue(found, values[i]);
-            CountRead(values[i]);
+            Ops::CountRead(*state_, values[i]);
           },
-          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Read(keys[i], values[i]);
     }
@@ -230,11 +328,11 @@ class Session {
             return Ops::Fits(*core_, keys[i], values[i]) &&
                    Ops::UpsertInGuard(*state_, *core_, guard, keys[i], hash, values[i]);
           },
-          [&](std::size_t i, std::uint64_t hash) {
-            return Ops::UpsertSlow(*state_, keys[i], hash, values[i]);
+          [&](std::size_t i) {
+            return [&value = values[i]](auto&) { return typename Ops::UpsertOp(value); };
           },
           [&](std::size_t i) { return Ops::Upsert(*state_, keys[i], values[i]); },
-          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Upsert(keys[i], values[i]);
     }
@@ -254,15 +352,16 @@ class Session {
             auto edit = edit_of(i);
             return Ops::RmwInGuard(*state_, *core_, guard, keys[i], hash, edit);
           },
-          [&](std::size_t i, std::uint64_t hash) {
-            auto edit = edit_of(i);
-            return Ops::RmwSlow(*state_, keys[i], hash, edit, initial);
+          [&](std::size_t i) {
+            return [edit = edit_of(i), &initial](auto& session) mutable {
+              return typename Ops::template RmwOp<decltype(edit)>{{session}, edit, initial};
+            };
           },
           [&](std::size_t i) {
             auto edit = edit_of(i);
             return Ops::Rmw(*state_, keys[i], edit, initial);
           },
-          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) {
         results[i] = Rmw(
@@ -278,11 +377,9 @@ class Session {
       Batches::Update(
           *state_, OpKind::kDelete, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
           [](std::size_t, std::uint64_t, const internal::EpochGuard&) { return false; },
-          [&](std::size_t i, std::uint64_t hash) {
-            return Ops::DeleteSlow(*state_, keys[i], hash);
-          },
+          [](std::size_t) { return [](auto&) { return typename Ops::DeleteOp{}; }; },
           [&](std::size_t i) { return Ops::Delete(*state_, keys[i]); },
-          [&](std::size_t i, internal::OpStatus status) { Settle(results[i], status); });
+          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Delete(keys[i]);
     }
@@ -302,6 +399,8 @@ class Session {
   friend class Store<Key, Value>;
   using Ops = internal::Operations<internal::Stored<Key>, internal::Stored<Value>>;
   using Batches = internal::Batches<internal::Stored<Key>, internal::Stored<Value>>;
+  using StoredKeyView = ViewOf<internal::Stored<Key>>;
+  using OwnedValue = internal::Stored<Value>;
   static constexpr bool kInterleaved = !Coded<Key> && !Coded<Value>;
 
   explicit Session(std::shared_ptr<internal::Core> core)
@@ -324,6 +423,56 @@ class Session {
       return ValueView(value);
     }
   }
+  // `fn` on what is stored; owns it.
+  template <typename F>
+  auto EditOf(F fn) {
+    if constexpr (Coded<Value>) {
+      return [fn = std::move(fn), session = state_.get()](std::string& bytes) mutable {
+        Value value{};
+        if (!Codec<Value>::Decode(bytes, value)) {
+          static_cast<void>(
+              internal::Refuse(*session, internal::Undecodable("value", bytes.size())));
+          return internal::Edited::kRefused;
+        }
+        fn(value);
+        bytes.clear();
+        Codec<Value>::Encode(value, bytes);
+        return internal::Edited::kYes;
+      };
+    } else {
+      return fn;
+    }
+  }
+  // `done` for what is stored; owns it.
+  template <typename Done>
+  static auto TellValue(Done done) {
+    if constexpr (Coded<Value>) {
+      return [done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
+        if (!bytes.ok()) return done(absl::StatusOr<Value>(bytes.status()));
+        Value value{};
+        if (!Codec<Value>::Decode(*bytes, value)) {
+          return done(absl::StatusOr<Value>(internal::Undecodable("value", bytes->size())));
+        }
+        done(absl::StatusOr<Value>(std::move(value)));
+      };
+    } else {
+      return done;
+    }
+  }
+  template <typename Form>
+  void Pend(OpKind kind, bool timed, StoredKeyView key, Form form) {
+    internal::StartPending(
+        *state_, state_->pending,
+        internal::MakePending<internal::Stored<Key>>(*state_, kind, timed, key, std::move(form)));
+  }
+  template <typename Make, typename Done>
+  void PendUpdate(OpKind kind, bool timed, StoredKeyView key, Make make, Done done) {
+    Pend(kind, timed, key, internal::UpdateForm<Ops, Make, Done>(std::move(make), std::move(done)));
+  }
+  template <typename Result, typename Begin>
+  static auto Await(Begin begin) {
+    return internal::Awaitable<Result, Begin>(std::move(begin));
+  }
   template <typename T>
   std::string_view Encoded(const T& value, std::string& bytes) {
     if (!state_->idle()) return {};
@@ -332,13 +481,6 @@ class Session {
     return bytes;
   }
 
-  // Of values of one size it is enough to count reads.
-  template <typename Bytes>
-  EBB_INLINE void CountRead(const Bytes& bytes) {
-    if constexpr (!Codec<internal::Stored<Value>>::kFixed) {
-      state_->slot->tally.Add(internal::Count::kReadBytes, bytes.size());
-    }
-  }
   static bool CheckBatch(std::size_t keys, std::size_t values, std::span<absl::Status> results) {
     if (keys == values && keys == results.size()) [[likely]]
       return true;
@@ -356,25 +498,14 @@ class Session {
       return;
     result = ToStatus(status);
   }
+  static void Settle(absl::Status& result, absl::Status outcome) { result = std::move(outcome); }
   EBB_INLINE absl::Status ToStatus(internal::OpStatus status) {
     if (status == internal::OpStatus::kOk) [[likely]]
       return absl::OkStatus();
     return ToStatusSlow(status);
   }
   EBB_COLD absl::Status ToStatusSlow(internal::OpStatus status) {
-    switch (status) {
-      case internal::OpStatus::kOk:
-        break;
-      case internal::OpStatus::kNotFound:
-        return absl::Status(absl::StatusCode::kNotFound, {});
-      case internal::OpStatus::kAlreadyExists:
-        return absl::Status(absl::StatusCode::kAlreadyExists, {});
-      case internal::OpStatus::kAborted:
-        return absl::Status(absl::StatusCode::kAborted, {});
-      case internal::OpStatus::kRefused:
-        return state_->error;
-    }
-    return absl::OkStatus();
+    return internal::ToStatus(*state_, status);
   }
 
   std::shared_ptr<internal::Core> core_;  // outlives state_

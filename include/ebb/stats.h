@@ -160,6 +160,7 @@ struct StoreStats {
   std::uint64_t failed_commit_count = 0;  // the cause of the last one is what Commit answers
   std::uint64_t durable_address = 0;      // below: synced and committed
   bool direct_io = false;                 // the log files bypass the page cache
+  bool io_uring = false;                  // reads overlap through it; else in the pool
   bool membarrier = false;                // guards use membarrier; false: atomic exchange
 };
 

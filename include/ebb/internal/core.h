@@ -31,7 +31,9 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/address.h"
 #include "ebb/internal/atomic.h"
+#include "ebb/internal/block_queue.h"
 #include "ebb/internal/device.h"
+#include "ebb/internal/device_search.h"
 #include "ebb/internal/epoch.h"
 #include "ebb/internal/file_system.h"
 #include "ebb/internal/hash_index.h"
@@ -62,6 +64,7 @@ struct CoreConfig {
   int creation_exponent = 16;
   bool index_auto_grow = true;
   unsigned pool_threads = 1;
+  bool io_uring = true;
   bool force_fallback = false;
   bool has_files = true;
   Durability durability = Durability::kManual;
@@ -75,6 +78,8 @@ struct CoreConfig {
   std::uint64_t max_value_bytes = 0;  // resolved
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
 };
+
+class PendingOperations;
 
 class Core {
  public:
@@ -103,6 +108,8 @@ class Core {
   IndexSample SampleIndex(EpochSlot& slot, std::uint64_t most_buckets);
   MetricsSnapshot Metrics();
   void ResetMetrics();
+  // In the way of `io_uring`. Not when the store is closed.
+  BlockQueue NewBlockQueue();
   // The process that opened the store is this one, not a forked child.
   bool in_opening_process() const;
 
@@ -127,6 +134,7 @@ class Core {
   const std::int64_t opening_process;
   bool direct_io = false;  // what the first file of the log has become
   StoreFiles files;        // until closed
+  const bool io_uring;     // device reads of one session overlap through it; else in the pool
 
   // Ground.
   EpochManager epochs;
@@ -137,6 +145,12 @@ class Core {
   HybridLog log;
   Pins pins;
   HashIndex index;
+
+  // The lists of operations that wait for the device, of all sessions.
+  Mutex pending_mu;
+  std::vector<PendingOperations*> pending ABSL_GUARDED_BY(pending_mu);
+  // Ends what is in them and tells it. Only when the store is closed and no slow call is left.
+  void AbandonPending();
 
   // Makes everything durable that took effect before the call; waits for it. Set by the
   // coordinator, before the store is anybody's; called from inside a SlowScope.
@@ -174,14 +188,9 @@ class Core {
 
 // What one session owns. Used by one thread at a time.
 struct SessionState {
-  explicit SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {
-    if (owner.config.measure_latency) slot->tally.StartTiming();
-  }
-  ~SessionState() {
-    if (!core->in_opening_process()) return;
-    if (!name.empty()) core->sessions.Leave(name);
-    core->epochs.ReleaseSlot(slot);
-  }
+  explicit SessionState(Core& owner);
+  // Completes what is pending, first.
+  ~SessionState();
   SessionState(const SessionState&) = delete;
   SessionState& operator=(const SessionState&) = delete;
 
@@ -197,25 +206,16 @@ struct SessionState {
   Core* core;
   EpochSlot* slot;
   SessionSerials serials;
-  std::string name;  // empty: none
-  DeviceBuffer device_buffer;
+  std::string name;         // empty: none
+  DeviceSearch search;      // of the call that is under way
   std::string scratch;      // copies of string values
   std::string key_bytes;    // of a key with a codec of its own, during a call
   std::string value_bytes;  // likewise
   absl::Status error;       // why the last call was refused
+  // Made when they are needed first.
+  std::unique_ptr<PendingOperations> pending;  // asynchronous ones
+  std::unique_ptr<PendingOperations> batch;    // of the batch that is under way
 };
-
-// The part of a chain that is on the device: from `from` down to `begin`, which was loaded before
-// the entry.
-struct DevicePart {
-  Address from;
-  Address begin;
-};
-// The newest record of `key` in that part; nothing when it ends without one. The record is in the
-// session's device buffer, and may be a tombstone. Aborted: begin has moved on over the part, the
-// operation must start again. Call without a guard.
-absl::StatusOr<std::optional<Record>> FindOnDevice(SessionState& session, DevicePart part,
-                                                   const void* key, std::size_t key_bytes);
 
 // DataLoss: a codec does not take what is stored.
 absl::Status Undecodable(const char* what, std::size_t bytes);

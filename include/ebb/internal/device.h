@@ -52,6 +52,12 @@ class Device {
   virtual ~Device() = default;
   // Reads blocks [block, block + bytes.size() / 4 KiB). OutOfRange when one was never written.
   virtual absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) = 0;
+  // Where `count` blocks lie, for a ReadRing; no file when they are in none, or in two.
+  struct Place {
+    std::shared_ptr<File> file;
+    std::uint64_t offset = 0;
+  };
+  virtual Place Locate(std::uint64_t /*block*/, std::uint64_t /*count*/) const { return {}; }
   virtual absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) = 0;
   // Everything written before survives a power loss. A failure is never retried by the caller.
   virtual absl::Status Sync() = 0;
@@ -130,6 +136,7 @@ class FileDevice final : public Device {
   static bool ParseSegmentName(const std::string& name, std::uint64_t& segment);
 
   absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
+  Place Locate(std::uint64_t block, std::uint64_t count) const override;
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Reserve(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Sync() override;

@@ -189,18 +189,20 @@ class EpochGuard {
 };
 
 // Marks a session as inside a call for as long as the call may wait, so that Close does not take
-// files and memory away under it.
+// files and memory away under it. One may lie within another.
 class SlowScope {
  public:
-  explicit SlowScope(EpochSlot& slot) : slot_(slot) {
-    slot_.busy.store(1, std::memory_order_seq_cst);  // [busy]
+  explicit SlowScope(EpochSlot& slot)
+      : slot_(slot), was_(slot.busy.load(std::memory_order_relaxed)) {  // our own slot
+    slot_.busy.store(1, std::memory_order_seq_cst);                     // [busy]
   }
-  ~SlowScope() { slot_.busy.store(0, std::memory_order_release); }  // [busy]
+  ~SlowScope() { slot_.busy.store(was_, std::memory_order_release); }  // [busy]
   SlowScope(const SlowScope&) = delete;
   SlowScope& operator=(const SlowScope&) = delete;
 
  private:
   EpochSlot& slot_;
+  const std::uint64_t was_;
 };
 
 }  // namespace ebb::internal

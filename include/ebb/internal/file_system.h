@@ -5,6 +5,8 @@
 // and EINTR passed through, so that a simulation below this line can produce every one of them;
 // the loops that continue a transfer are above it, in device.cc.
 //
+// Beside it, where the kernel has one, a ring of reads that overlap. It may refuse any of them.
+//
 // Thread safety: ReadAt and WriteAt of one File may run in several threads at once; everything
 // else is called by one thread at a time. Progress: every call may block in the kernel.
 #pragma once
@@ -12,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +42,26 @@ class File {
   [[nodiscard]] virtual int Size(std::uint64_t& size) = 0;
   [[nodiscard]] virtual int Close() = 0;  // at most once; no other call afterwards
   virtual bool direct() const = 0;        // transfers bypass the page cache and must be aligned
+  virtual int descriptor() const { return -1; }  // of an open file of the system; -1: it is none
+};
+
+// Reads that are under way beside each other: a queue of the kernel's, for one user at a time.
+class ReadRing {
+ public:
+  struct Ended {
+    void* tag = nullptr;
+    Transfer transfer;
+  };
+  virtual ~ReadRing() = default;  // when no read is under way
+  // Takes a read, which begins at the next Submit or Take at the latest; file and memory are its
+  // own until it has ended. False, and nothing taken, when there is no room or the ring cannot read
+  // the file.
+  virtual bool Start(File& file, std::uint64_t offset, std::byte* bytes, std::size_t count,
+                     void* tag) = 0;
+  virtual void Submit() = 0;
+  // A read that has ended, in any order; with `wait`, waits for one if any is under way. What the
+  // kernel will not begin has ended, too: with its error.
+  virtual std::optional<Ended> Take(bool wait) = 0;
 };
 
 struct OpenFlags {
@@ -77,6 +100,8 @@ class FileSystem {
   // Creates the last component, mode 0700, when `create` and it is absent, and then also syncs
   // its parent.
   virtual OpenedDirectory OpenDirectory(const std::string& path, bool create) = 0;
+  // With room for `depth` reads. Null where there is none.
+  virtual std::unique_ptr<ReadRing> OpenReadRing(unsigned /*depth*/) { return nullptr; }
 };
 
 // The real one; lives for the whole process.

@@ -80,6 +80,7 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/address.h"
 #include "ebb/internal/atomic.h"
+#include "ebb/internal/block_queue.h"
 #include "ebb/internal/check.h"
 #include "ebb/internal/device.h"
 #include "ebb/internal/epoch.h"
@@ -101,10 +102,6 @@ class DeviceBuffer {
   AlignedBuffer bytes_;
   std::size_t blocks_ = 0;
 };
-
-// Moves the payloads of blocks [first, end) of `bytes` to follow those before them without a gap,
-// over the trailers, so that a record that crosses blocks is in one piece.
-void JoinPayloads(std::byte* bytes, std::uint64_t first, std::uint64_t end);
 
 // Which incarnation wrote the blocks from `first_block` on.
 struct IncarnationSpan {
@@ -215,11 +212,21 @@ class HybridLog {
 
   // ---- the device side ----
 
-  // The record at `address`, all of its blocks fetched and verified. DataLoss with file and offset
-  // when they are not what was written there. The record lies in `buffer`.
-  absl::StatusOr<Record> ReadFromDevice(Address address, DeviceBuffer& buffer);
-  // Blocks below head, from `block` on, verified. DataLoss as above.
+  // Blocks below head, from `block` on, read and verified. DataLoss with file and offset when they
+  // are not what was written there.
   absl::Status FetchBlocks(std::uint64_t block, std::span<std::byte> bytes);
+  // The same in two steps: the read, which a BlockQueue may do instead, and the rest.
+  void Read(BlockRead& read) const { read.status = device_.Read(read.block, read.bytes); }
+  absl::Status TakeBlocks(const BlockRead& read);
+  // What is to be read next of the record at `address`, behind its first `have` blocks, which are
+  // in `buffer`; false when that is all of it. DataLoss: it cannot be there.
+  absl::StatusOr<bool> NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
+                                BlockRead& next) const;
+  // The record at `address`, whose `have` blocks are in `buffer`, once each time that they were
+  // read: they are joined for it. DataLoss: there is none.
+  absl::StatusOr<Record> RecordIn(Address address, DeviceBuffer& buffer, std::uint64_t have) const;
+  // All of that for one record, which then lies in `buffer`.
+  absl::StatusOr<Record> ReadFromDevice(Address address, DeviceBuffer& buffer);
   // The DataLoss that says what is wrong with a block, and where it is.
   absl::Status Damaged(std::uint64_t block, const char* what) const;
   // The bytes of a page's frame, for recovery, before Restore.
@@ -267,6 +274,9 @@ class HybridLog {
   static Address LoadAcquire(const AtomicWord& word) {
     return Address(word.load(std::memory_order_acquire));  // [boundary]
   }
+
+  // How many blocks the record at `address` takes, as far as `blocks`, the first of them, tell.
+  absl::StatusOr<std::uint64_t> BlocksOf(Address address, std::span<const std::byte> blocks) const;
 
   enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace };
   Turn TryTurnPage(std::uint64_t extent_bytes, Space space);

@@ -51,6 +51,7 @@ class Liveness {
   // Blocks of a window, and of a gap that is rather read than skipped.
   static constexpr std::uint64_t kWindowBlocks = 256;
   static constexpr std::uint64_t kGapBlocks = 8;
+  static constexpr std::uint64_t kBlocksAhead = 4 * kWindowBlocks;
 
   // kUnknown: only a record on the device can tell.
   enum class Answer : std::uint8_t { kUnknown, kDead, kLive };
@@ -77,7 +78,8 @@ class Liveness {
     std::uint64_t key;  // itself if it has a fixed length of at most 8, or where it is kept
   };
   // `slot` is the caller's, and outside a guard whenever Decide is called.
-  Liveness(Core& core, EpochSlot& slot) : core_(core), log_(core.log), slot_(slot), ahead_(core) {}
+  Liveness(Core& core, EpochSlot& slot)
+      : core_(core), log_(core.log), slot_(slot), ahead_(core, kBlocksAhead) {}
 
   // Decides all candidates, which come in order of address. FailedPrecondition: the store was
   // closed. DataLoss, Unavailable or ResourceExhausted: nothing is decided. Throws bad_alloc.
@@ -113,10 +115,13 @@ class Liveness {
   std::span<const std::byte> KeyOf(const Open& open) const;
   // The last block that tells whether the record at `at` has a key of this length.
   std::uint64_t LastBlock(Address at, std::size_t key_length) const;
-  // The blocks that the first of `open` needs, and as many of the next as are near.
-  ReadAhead::Piece NextWindow(std::span<const Open> open) const;
-  absl::Status ReadWindow(std::span<const Open> open);
-  bool InWindow(Address at, std::size_t key_length) const;
+  // The blocks that `first` of `open` needs, and as many of the next as are near.
+  ReadAhead::Piece NextWindow(std::span<const Open> open, std::size_t first) const;
+  // The first from there on that is not in it.
+  std::size_t EndOfWindow(std::span<const Open> open, std::size_t first,
+                          ReadAhead::Piece window) const;
+  absl::Status ReadWindow(ReadAhead::Piece wanted);
+  bool Holds(ReadAhead::Piece window, Address at, std::size_t key_length) const;
   absl::Status Follow(Open& open, Address below);
 
   Core& core_;

@@ -81,6 +81,7 @@ class LogReader {
   std::uint64_t capacity_ = 0;  // blocks
   std::uint64_t first_block_ = 0;
   std::uint64_t next_block_ = 0;
+  std::uint64_t asked_end_ = 0;  // blocks below are here or asked for
   std::vector<Item> items_;
 };
 

@@ -84,12 +84,6 @@ enum class Step : std::uint8_t {
   kTooLarge,
 };
 
-// The device part of a chain, and what it holds for the key.
-struct DeviceAnswer {
-  DevicePart part;  // null addresses: not asked yet
-  std::optional<Record> record;
-};
-
 inline OpStatus Refuse(SessionState& session, absl::Status why) {
   session.slot->tally.Add(IsUserError(why)    ? Count::kUserErrors
                           : IsCorruption(why) ? Count::kCorruptionErrors
@@ -97,6 +91,23 @@ inline OpStatus Refuse(SessionState& session, absl::Status why) {
                           1);
   session.error = std::move(why);
   return OpStatus::kRefused;
+}
+
+// The status of an operation that has just ended.
+inline absl::Status ToStatus(const SessionState& session, OpStatus status) {
+  switch (status) {
+    case OpStatus::kOk:
+      break;
+    case OpStatus::kNotFound:
+      return absl::Status(absl::StatusCode::kNotFound, {});
+    case OpStatus::kAlreadyExists:
+      return absl::Status(absl::StatusCode::kAlreadyExists, {});
+    case OpStatus::kAborted:
+      return absl::Status(absl::StatusCode::kAborted, {});
+    case OpStatus::kRefused:
+      return session.error;
+  }
+  return absl::OkStatus();
 }
 
 // The operations of one pair of types. Static members only: a session is the first argument.
@@ -111,6 +122,8 @@ class Operations {
   static constexpr RecordShape kShape{
       K::kFixed ? static_cast<std::uint32_t>(Codec<Key>::kFixedBytes) : RecordShape::kVariable,
       V::kFixed ? static_cast<std::uint32_t>(Codec<Value>::kFixedBytes) : RecordShape::kVariable};
+
+  static EBB_INLINE std::uint64_t Hash(KeyView key) { return K::Hash(key); }
 
   // What a read has found. Frozen: no byte of it changes any more.
   struct Found {
@@ -146,17 +159,23 @@ class Operations {
 
   template <typename Consume>
   static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume&& consume) {
-    Core& core = *session.core;
     const std::uint64_t hash = K::Hash(key);
-    if (session.idle()) [[likely]] {
-      EpochGuard guard(core.epochs, *session.slot);
-      const Address head = core.log.head();
-      const Address address = core.index.Find(hash).entry.address();
-      OpStatus status = OpStatus::kOk;
-      if (FinishRead(session, guard, key, address, head, consume, status)) [[likely]]
-        return status;
-    }
+    OpStatus status = OpStatus::kOk;
+    if (TryRead(session, key, hash, consume, status)) [[likely]]
+      return status;
     return ReadSlow(session, key, hash, consume);
+  }
+  // False when it is no hit.
+  template <typename Consume>
+  static EBB_INLINE bool TryRead(SessionState& session, KeyView key, std::uint64_t hash,
+                                 Consume&& consume, OpStatus& status) {
+    Core& core = *session.core;
+    if (!session.idle()) [[unlikely]]
+      return false;
+    EpochGuard guard(core.epochs, *session.slot);
+    const Address head = core.log.head();
+    const Address address = core.index.Find(hash).entry.address();
+    return FinishRead(session, guard, key, address, head, consume, status);
   }
 
   // From the chain's head on; false when it is no hit.
@@ -185,8 +204,14 @@ class Operations {
   template <typename Consume>
   static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
                                         Consume&& consume) {
-    const OpStatus status = ReadGeneral(session, key, hash, consume);
-    CountGeneral(session, OpKind::kRead, status);
+    if (!session.idle()) return RefuseReentered(session, OpKind::kRead);
+    SlowScope scope(*session.slot);
+    session.search.Clear();
+    OpStatus status = OpStatus::kOk;
+    while (TurnRead(session, key, hash, consume, session.search, status) == Step::kOnDevice) {
+      session.slot->tally.Add(Count::kDeviceWaits, 1);
+      session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+    }
     return status;
   }
 
@@ -230,15 +255,21 @@ class Operations {
   template <typename Fn>
   static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
     const std::uint64_t hash = K::Hash(key);
+    if (TryRmw(session, key, hash, fn)) [[likely]]
+      return OpStatus::kOk;
+    return RmwSlow(session, key, hash, fn, initial);
+  }
+  // False, without effect, when it is no hit.
+  template <typename Fn>
+  static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
     if constexpr (!kShape.locked()) {
       Core& core = *session.core;
       if (session.idle()) [[likely]] {
         EpochGuard guard(core.epochs, *session.slot);
-        if (RmwInGuard(session, core, guard, key, hash, fn)) [[likely]]
-          return OpStatus::kOk;
+        return RmwInGuard(session, core, guard, key, hash, fn);
       }
     }
-    return RmwSlow(session, key, hash, fn, initial);
+    return false;
   }
   // As UpsertInGuard.
   template <typename Fn>
@@ -309,6 +340,39 @@ class Operations {
     return Update(session, key, K::Hash(key), op);
   }
 
+  // ---- the general forms, up to where they need something from the device ----
+  //
+  // kDone, and how the operation ended; or kOnDevice: `search` has begun, and when it has ended the
+  // form goes on from here, whatever was done meanwhile. All else they wait for. Call them inside a
+  // SlowScope, outside guards.
+
+  template <typename Consume>
+  static Step TurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consume& consume,
+                       DeviceSearch& search, OpStatus& status) {
+    const Step step = TryTurnRead(session, key, hash, consume, search, status);
+    if (step == Step::kDone) CountGeneral(session, OpKind::kRead, status);
+    return step;
+  }
+
+  template <typename Op>
+  static Step TurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                         DeviceSearch& search) {
+    const Step step = TryTurnUpdate(session, key, hash, op, search);
+    if (step == Step::kDone) {
+      CountGeneral(session, Op::kKind, op.status);
+      if (op.status == OpStatus::kOk) {
+        CountBytes(session, K::Bytes(key) + (Op::kTombstone ? 0 : NewValueBytes(op)));
+      }
+    }
+    return step;
+  }
+
+  // Of values of one size it is enough to count reads.
+  template <typename Bytes>
+  static EBB_INLINE void CountRead(SessionState& session, const Bytes& bytes) {
+    if constexpr (!V::kFixed) session.slot->tally.Add(Count::kReadBytes, bytes.size());
+  }
+
   // Copies the value of a record that Read gave to its consumer.
   static EBB_INLINE void CopyValue(const Found& found, Value& out) {
     if constexpr (!kShape.locked()) {
@@ -325,13 +389,7 @@ class Operations {
             record.lock().LoadAcquire().value_bytes()};
   }
 
- private:
-  // A copy of a hit that is only for timing it.
-  template <typename Call>
-  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Call&& call) {
-    const OpTimer timer(session.slot->tally, kind, true);
-    return call();
-  }
+  // ---- the updates ----
 
   // What an operation wants done with the record it was shown.
   enum class Wish : std::uint8_t { kDone, kAppend, kWait, kAgain };
@@ -557,6 +615,14 @@ class Operations {
     ValueView NewValue() { return Copy(); }
   };
 
+ private:
+  // A copy of a hit that is only for timing it.
+  template <typename Call>
+  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Call&& call) {
+    const OpTimer timer(session.slot->tally, kind, true);
+    return call();
+  }
+
   static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
                                        ValueView value) {
     CountGeneral(session, kind, OpStatus::kRefused);
@@ -633,18 +699,27 @@ class Operations {
   static EBB_INLINE void CountBytes(SessionState& session, std::uint64_t bytes) {
     if constexpr (kShape.has_lengths()) session.slot->tally.Add(Count::kWrittenBytes, bytes);
   }
+  static EBB_COLD OpStatus RefuseReentered(SessionState& session, OpKind kind) {
+    CountGeneral(session, kind, OpStatus::kRefused);
+    return Refuse(session, session.core->ReenteredError());
+  }
 
   template <typename Consume>
-  static OpStatus ReadGeneral(SessionState& session, KeyView key, std::uint64_t hash,
-                              Consume& consume) {
+  static Step TryTurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consume& consume,
+                          DeviceSearch& search, OpStatus& status) {
     Core& core = *session.core;
-    if (!session.idle()) return Refuse(session, core.ReenteredError());
-    SlowScope scope(*session.slot);
     Backoff backoff;
     // Each turn means that something was bumped meanwhile, or a piece of the index is moved.
     for (;;) {
-      if (core.epochs.closed()) return Refuse(session, core.ClosedError());
-      DevicePart on_device;
+      if (core.epochs.closed()) {
+        status = Refuse(session, core.ClosedError());
+        return Step::kDone;
+      }
+      if (search.ended() && !absl::IsAborted(search.status())) {
+        status = AnswerFromDevice(session, search, consume);
+        return Step::kDone;
+      }
+      DeviceSearch::Part on_device;
       {
         EpochGuard guard(core.epochs, *session.slot);
         on_device.begin = core.log.begin();
@@ -658,11 +733,16 @@ class Operations {
         }
         if (address >= head) {
           const Record record(core.log.At(address, guard), kShape);
-          if (record.header().LoadAcquire().tombstone()) return OpStatus::kNotFound;
+          status = OpStatus::kNotFound;
+          if (record.header().LoadAcquire().tombstone()) return Step::kDone;
           consume(Found{core.log, address, record, address < safe_read_only});
-          return OpStatus::kOk;
+          status = OpStatus::kOk;
+          return Step::kDone;
         }
-        if (address < on_device.begin && address != kBeingMoved) return OpStatus::kNotFound;
+        if (address < on_device.begin && address != kBeingMoved) {
+          status = OpStatus::kNotFound;
+          return Step::kDone;
+        }
         on_device.from = address;
       }
       if (on_device.from == kBeingMoved) {
@@ -670,18 +750,24 @@ class Operations {
         backoff.Wait();
         continue;
       }
-      session.slot->tally.Add(Count::kDeviceWaits, 1);
-      auto found = FindOnDevice(session, on_device, K::Data(key), K::Bytes(key));
-      if (absl::IsAborted(found.status())) continue;
-      if (!found.ok()) return Refuse(session, found.status());
-      if (!found->has_value()) return OpStatus::kNotFound;
-      const Record record((*found)->bytes(), kShape);
-      if (record.header().LoadAcquire().tombstone()) return OpStatus::kNotFound;
-      EpochGuard guard(core.epochs, *session.slot);  // callbacks always run under one
-      consume(Found{core.log, on_device.from, record, true});
-      session.slot->tally.Add(Count::kReadsFromDevice, 1);
-      return OpStatus::kOk;
+      search.Begin(on_device);
+      return Step::kOnDevice;
     }
+  }
+
+  template <typename Consume>
+  static OpStatus AnswerFromDevice(SessionState& session, const DeviceSearch& search,
+                                   Consume& consume) {
+    if (!search.status().ok()) return Refuse(session, search.status());
+    const std::optional<Record>& record = search.record();
+    if (!record.has_value() || record->header().LoadAcquire().tombstone()) {
+      return OpStatus::kNotFound;
+    }
+    Core& core = *session.core;
+    EpochGuard guard(core.epochs, *session.slot);  // callbacks always run under one
+    consume(Found{core.log, search.from(), *record, true});
+    session.slot->tally.Add(Count::kReadsFromDevice, 1);
+    return OpStatus::kOk;
   }
 
   // The first address at or below `from` that is below `floor` or holds a record of the key.
@@ -700,28 +786,38 @@ class Operations {
   template <typename Op>
   static EBB_NOINLINE OpStatus Update(SessionState& session, KeyView key, std::uint64_t hash,
                                       Op& op) {
-    const OpStatus status = UpdateGeneral(session, key, hash, op);
-    CountGeneral(session, Op::kKind, status);
-    if (status == OpStatus::kOk) {
-      CountBytes(session, K::Bytes(key) + (Op::kTombstone ? 0 : NewValueBytes(op)));
+    if (!session.idle()) return RefuseReentered(session, Op::kKind);
+    SlowScope scope(*session.slot);
+    session.search.Clear();
+    while (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
+      session.slot->tally.Add(Count::kDeviceWaits, 1);
+      session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
     }
-    return status;
+    return op.status;
   }
 
+  // op.status is the outcome when it is done.
   template <typename Op>
-  static OpStatus UpdateGeneral(SessionState& session, KeyView key, std::uint64_t hash, Op& op) {
+  static Step TryTurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                            DeviceSearch& search) {
     Core& core = *session.core;
-    if (!session.idle()) return Refuse(session, core.ReenteredError());
-    SlowScope scope(*session.slot);
-    DeviceAnswer device;
+    const auto refuse = [&](absl::Status why) {
+      op.status = Refuse(session, std::move(why));
+      return Step::kDone;
+    };
     Backoff backoff;
     // Each turn means that another thread made progress, or waits for one that will.
     for (;;) {
-      if (core.epochs.closed()) return Refuse(session, core.ClosedError());
-      if (core.health.poisoned()) return Refuse(session, core.health.status());
-      switch (Attempt(session, key, hash, op, device)) {
+      if (core.epochs.closed()) return refuse(core.ClosedError());
+      if (core.health.poisoned()) return refuse(core.health.status());
+      if (search.ended() && absl::IsAborted(search.status())) search.Clear();
+      if (search.ended() && !search.status().ok()) return refuse(search.status());
+      switch (Attempt(session, key, hash, op, search)) {
         case Step::kDone:
-          return op.status == OpStatus::kOk ? Acknowledge(session) : op.status;
+          if (op.status == OpStatus::kOk) op.status = Acknowledge(session);
+          return Step::kDone;
+        case Step::kOnDevice:
+          return Step::kOnDevice;
         case Step::kRestart:
           session.slot->tally.Add(Count::kRestarts, 1);
           break;
@@ -738,24 +834,13 @@ class Operations {
         }
         case Step::kPageFull:
           if (absl::Status room = core.log.WaitForPage(); !room.ok()) {
-            return Refuse(session, std::move(room));
+            return refuse(std::move(room));
           }
           break;
-        case Step::kOnDevice: {
-          session.slot->tally.Add(Count::kDeviceWaits, 1);
-          auto found = FindOnDevice(session, device.part, K::Data(key), K::Bytes(key));
-          if (absl::IsAborted(found.status())) {
-            device = {};
-            break;
-          }
-          if (!found.ok()) return Refuse(session, found.status());
-          device.record = *found;
-          break;
-        }
         case Step::kNoMemory:
-          return Refuse(session, absl::ResourceExhaustedError("no memory for the hash index"));
+          return refuse(absl::ResourceExhaustedError("no memory for the hash index"));
         case Step::kTooLarge:
-          return Refuse(session, core.CheckSizes(K::Bytes(key), NewValueBytes(op)));
+          return refuse(core.CheckSizes(K::Bytes(key), NewValueBytes(op)));
       }
     }
   }
@@ -823,7 +908,7 @@ class Operations {
   // One try, under one guard, without waiting.
   template <typename Op>
   static Step Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
-                      DeviceAnswer& device) {
+                      DeviceSearch& search) {
     Core& core = *session.core;
     EpochGuard guard(core.epochs, *session.slot);
     const Bounds bounds(core, guard);
@@ -845,12 +930,12 @@ class Operations {
         record.emplace(core.log.At(address, guard), kShape);
         where = bounds.Classify(address, record->header().LoadAcquire());
       } else if (!Op::kBlind && address >= bounds.begin) {
-        if (device.part.from != address) {
-          device.part = {address, bounds.begin};
+        if (!search.Answers(address)) {
+          search.Begin({address, bounds.begin});
           return Step::kOnDevice;
         }
-        if (device.record.has_value() && !device.record->header().LoadAcquire().tombstone()) {
-          record.emplace(device.record->bytes(), kShape);
+        if (search.record().has_value() && !search.record()->header().LoadAcquire().tombstone()) {
+          record.emplace(search.record()->bytes(), kShape);
           where = Where::kFrozen;
         }
       }

@@ -1,21 +1,23 @@
-// ReadAhead: one piece of the log that the pool reads before it is needed. Who needs it reads it
-// itself if the pool has not begun.
+// ReadAhead: pieces of the log that are read before they are needed, beside each other.
 //
-//   ReadAhead ahead(core);
-//   auto piece = ahead.Take({first, end}, buffer);     // read now
-//   ahead.Ask({end, end + 256});                       // meanwhile
-//   ... work on the buffer ...
-//   piece = ahead.Take({end, end + 256}, buffer);
+//   ReadAhead ahead(core, 512);                        // at most 512 blocks ahead
+//   while (ahead.Ask(next)) ...                        // meanwhile
+//   ... work ...
+//   auto piece = ahead.Take({first, end}, buffer);     // what was asked first, or else this
 //
-// Thread safety: one thread; the pool's help. Progress: Take waits for the device, Ask never, the
-// destructor for a read that has begun. Memory: the largest piece.
+// Thread safety: one thread; the pool's help. Progress: Take waits for the device; Ask does not,
+// but for a piece that lies in two files; Drop and the destructor wait for what has begun. Memory:
+// twice the blocks ahead, or the largest piece.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "ebb/internal/block_queue.h"
 #include "ebb/internal/core.h"
 
 namespace ebb::internal {
@@ -28,25 +30,36 @@ class ReadAhead {
     std::uint64_t end = 0;
   };
 
-  explicit ReadAhead(Core& core);
-  ~ReadAhead();
+  ReadAhead(Core& core, std::uint64_t most_blocks);
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
 
-  // Lets the pool read `piece`, unless another is asked for; nothing without threads.
-  void Ask(Piece piece);
+  // Begins to read `piece`. False: not now; too much is ahead already, or memory is short.
+  bool Ask(Piece piece);
   // Forgets what was asked for.
   void Drop();
-  // The payloads of what was asked for, or else of `piece`, one after the other in `to`; says which
-  // it was. Errors: ResourceExhausted, and those of HybridLog::FetchBlocks.
+  // The payloads of what was asked for first, or else of `piece`, one after the other in `to`; says
+  // which it was. Errors: ResourceExhausted, and those of HybridLog::TakeBlocks.
   absl::StatusOr<Piece> Take(Piece piece, std::byte* to);
 
  private:
-  struct Job;
-  bool Prepare(Piece piece);
+  static constexpr std::size_t kMostPieces = BlockQueue::kDepth / 4;
+  struct Slot {
+    Piece piece;
+    BlockRead read;
+    bool ended = false;
+    AlignedBuffer bytes;
+    std::uint64_t capacity = 0;  // blocks
+  };
+  bool Begin(Piece piece);
 
   Core& core_;
-  const std::shared_ptr<Job> job_;  // with what the pool has not begun
+  const std::uint64_t most_blocks_;
+  std::uint64_t blocks_ = 0;                  // that are ahead
+  std::uint64_t capacity_ = 0;                // of all slots
+  std::deque<std::unique_ptr<Slot>> asked_;   // in order
+  std::vector<std::unique_ptr<Slot>> spare_;  // for their memory
+  BlockQueue queue_;                          // reads into the slots
 };
 
 }  // namespace ebb::internal

@@ -1,0 +1,97 @@
+// PendingOperation: an operation that waits for the device, while its session does other things.
+// PendingOperations: those of one session, and the reads that they wait for.
+//
+// Life of one. Start runs it (Go). Either it ends at once, or its search wants blocks; then it is
+// kept, and a BlockQueue reads them. When a read has ended, its operation goes on, from under
+// CompleteOne: it ends, or wants more blocks. Who has ended leaves the list and is told (Tell), by
+// whoever called, outside locks, guards and slow scopes; so what it tells may use the session.
+// A block that is being read for one is not read again for another that wants it.
+//
+// Argument (each is told exactly once, also when the store is closed). An operation is owned by the
+// list or by the call that took it out to tell it. Close shuts slow calls out first; then it takes
+// what is left in every list, after the reads under way have ended, and tells it that the store is
+// closed. A call of the session that comes later finds the store closed, and takes what is left
+// itself: mu_ decides between the two. With the store open, mu_ is the owner's alone.
+//
+// Thread safety: one thread at a time, Close beside it. Progress: Start and CompleteOne may wait as
+// a call of the general form does, and for the device if told to.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "ebb/internal/block_queue.h"
+#include "ebb/internal/core.h"
+#include "ebb/internal/device_search.h"
+#include "ebb/internal/mutex.h"
+
+namespace ebb::internal {
+
+class PendingOperation {
+ public:
+  PendingOperation() = default;
+  virtual ~PendingOperation() = default;
+  PendingOperation(const PendingOperation&) = delete;
+  PendingOperation& operator=(const PendingOperation&) = delete;
+  // Goes on as far as it can, in a SlowScope of its session: true when it has ended, false when
+  // search().read() is to be read first.
+  virtual bool Go() = 0;
+  // Ends it without effect.
+  virtual void Refuse(absl::Status why) = 0;
+  // Tells how it has ended; once.
+  virtual void Tell() = 0;
+  DeviceSearch& search() { return search_; }
+
+ private:
+  friend class PendingOperations;
+  DeviceSearch search_;
+  std::size_t place_ = 0;             // in the list
+  PendingOperation* next_ = nullptr;  // that wants the same block; that is ready, too
+};
+
+class PendingOperations {
+ public:
+  using Owned = std::unique_ptr<PendingOperation>;
+  // More are not kept: Start completes others first.
+  static constexpr std::size_t kMost = BlockQueue::kDepth;
+
+  explicit PendingOperations(SessionState& session);
+  // What is left ends without being told.
+  ~PendingOperations();
+  PendingOperations(const PendingOperations&) = delete;
+  PendingOperations& operator=(const PendingOperations&) = delete;
+
+  void Start(Owned operation);
+  // Tells one that has ended. False when none has; with `wait`, when none is left.
+  bool CompleteOne(bool wait);
+  // All that have ended; with `wait`, until none is left. How many were told.
+  std::size_t Complete(bool wait);
+  std::size_t size() const;
+  // All that are left, without effect. For Close, and for whoever finds the store closed.
+  std::vector<Owned> TakeAll();
+
+ private:
+  Owned Next(bool wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Read(PendingOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void MakeReady(BlockRead& read) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Owned TakeOut(PendingOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  SessionState& session_;
+  mutable Mutex mu_;
+  BlockQueue queue_ ABSL_GUARDED_BY(mu_);
+  std::vector<Owned> operations_ ABSL_GUARDED_BY(mu_);
+  PendingOperation* ready_ ABSL_GUARDED_BY(mu_) = nullptr;  // their reads have ended
+  // Single blocks that are being read, and for whom first; the others hang on that one.
+  std::unordered_map<std::uint64_t, PendingOperation*> reading_ ABSL_GUARDED_BY(mu_);
+};
+
+// Starts an operation in `list`, which is made if it is not there yet. Refused when the store is
+// closed, or the call comes from a callback under a guard of the session.
+void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& list,
+                  PendingOperations::Owned operation);
+
+}  // namespace ebb::internal

@@ -1,0 +1,275 @@
+// Asynchronous operations: the outcomes of the synchronous calls, for all kinds of types, in memory
+// and on the device, by callback and by coroutine.
+#include "ebb/internal/async.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#if defined(__cpp_impl_coroutine)
+#include <coroutine>
+#endif
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "tests/support/sim_file_system.h"
+#include "tests/support/store_kit.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/words.h"
+
+namespace ebb::test {
+namespace {
+
+using absl::StatusCode;
+
+// A store on the device, and a model of what is acknowledged. At most one operation of a key is
+// pending, so that its outcome is known when it is begun.
+template <typename Types>
+class AsyncTypesTest : public testing::Test {
+ protected:
+  using K = typename Types::KeyType;
+  using V = typename Types::ValueType;
+  AsyncTypesTest()
+      : store_(Must(OpenTiny<Store<K, V>>("db", &files_))), session_(store_.NewSession()) {}
+
+  std::uint64_t Random(std::uint64_t below) { return random_() % below; }
+  auto Expect(std::uint64_t id, StatusCode code) {
+    ++open_[id];
+    return [this, id, code](const absl::Status& status) {
+      EXPECT_EQ(status.code(), code) << status;
+      --open_[id];
+      ++told_;
+    };
+  }
+  void Step() {
+    const std::uint64_t id = Random(8) == 0 ? Random(4) : Random(1500);
+    if (open_[id] != 0) session_.CompletePending();
+    ASSERT_EQ(open_[id], 0);
+    const auto found = model_.find(id);
+    const std::optional<V> held =
+        found == model_.end() ? std::nullopt : std::optional<V>(found->second);
+    if (Random(3) == 0) {
+      Read(id, held);
+    } else if (Random(2) == 0) {
+      Change(id, held);
+    } else {
+      Set(id, held);
+    }
+    most_pending_ = std::max<std::uint64_t>(most_pending_, session_.pending_count());
+    if (Random(100) == 0) session_.CompletePending(Random(2) == 0);
+  }
+  void Read(std::uint64_t id, const std::optional<V>& held) {
+    const auto tell = Expect(id, held.has_value() ? StatusCode::kOk : StatusCode::kNotFound);
+    session_.ReadAsync(Make<K>::From(id), [tell, held](absl::StatusOr<V> read) {
+      tell(read.status());
+      if (read.ok() && held.has_value()) {
+        EXPECT_TRUE(*read == *held);
+      }
+    });
+  }
+  void Change(std::uint64_t id, const std::optional<V>& held) {
+    const std::uint64_t n = Random(1000);
+    if (Random(2) == 0) {
+      const auto tell = Expect(id, held.has_value() ? StatusCode::kOk : StatusCode::kNotFound);
+      session_.DeleteAsync(Make<K>::From(id), tell);
+      model_.erase(id);
+      return;
+    }
+    V value = held.has_value() ? *held : Make<V>::From(7);
+    Make<V>::Edit(value, n);
+    model_[id] = value;
+    session_.RmwAsync(
+        Make<K>::From(id), [n](V& edited) { Make<V>::Edit(edited, n); },
+        Expect(id, StatusCode::kOk), Make<V>::From(7));
+  }
+  void Set(std::uint64_t id, const std::optional<V>& held) {
+    const V value = Make<V>::From(Random(1000));
+    switch (Random(3)) {
+      case 0:
+        Must(session_.Upsert(Make<K>::From(id), value));
+        model_[id] = value;
+        break;
+      case 1:
+        session_.InsertIfAbsentAsync(
+            Make<K>::From(id), value,
+            Expect(id, held.has_value() ? StatusCode::kAlreadyExists : StatusCode::kOk));
+        model_.try_emplace(id, value);
+        break;
+      default: {
+        const bool right = held.has_value() && Random(2) == 0;
+        session_.CompareExchangeAsync(Make<K>::From(id), right ? *held : Make<V>::From(1000000),
+                                      value,
+                                      Expect(id, !held.has_value() ? StatusCode::kNotFound
+                                                 : right           ? StatusCode::kOk
+                                                                   : StatusCode::kAborted));
+        if (right) model_[id] = value;
+      }
+    }
+  }
+
+  SimFileSystem files_;
+  Store<K, V> store_;
+  typename Store<K, V>::Session session_;
+  std::map<std::uint64_t, V> model_;
+  std::map<std::uint64_t, int> open_;  // pending ones of a key
+  std::uint64_t told_ = 0;
+  std::uint64_t most_pending_ = 0;
+  std::mt19937_64 random_{5};
+};
+TYPED_TEST_SUITE(AsyncTypesTest, KeyValuePairs);
+
+TYPED_TEST(AsyncTypesTest, OutcomesAreThoseOfTheSynchronousCalls) {
+  using KeyType = typename TypeParam::KeyType;
+  for (int step = 0; step < 12000; ++step) this->Step();
+  this->session_.CompletePending();
+  for (const auto& [id, count] : this->open_) EXPECT_EQ(count, 0) << id;
+  EXPECT_GT(this->told_, 8000U);
+  EXPECT_GT(this->most_pending_, 10U) << "nothing has waited for the device";
+  for (const auto& [id, value] : this->model_) {
+    EXPECT_TRUE(Must(this->session_.Read(Make<KeyType>::From(id))) == value) << id;
+  }
+}
+
+TEST(AsyncTest, WhatIsInMemoryEndsInsideTheCall) {
+  auto store = Must(OpenTinyInMemory<StringStore>());
+  auto session = store.NewSession();
+  Must(session.Upsert("a", "1"));
+  int told = 0;
+  session.ReadAsync("a", [&](absl::StatusOr<std::string> value) {
+    EXPECT_EQ(Must(value), "1");
+    ++told;
+  });
+  auto owned = std::make_unique<int>(2);  // what only moves will do
+  session.RmwAsync(
+      "a", [owned = std::move(owned)](std::string& value) { value += std::to_string(*owned); },
+      [&, more = std::make_unique<int>(1)](const absl::Status& status) {
+        Must(status);
+        told += *more;
+      });
+  session.DeleteAsync("b", [&](const absl::Status& status) { told += IsNotFound(status) ? 1 : 0; });
+  EXPECT_EQ(told, 3);
+  EXPECT_EQ(session.pending_count(), 0U);
+  EXPECT_EQ(Must(session.Read("a")), "12");
+  EXPECT_EQ(session.serial(), 3U);
+}
+
+TEST(AsyncTest, BadInputIsRefusedAsByTheSynchronousCalls) {
+  internal::Environment environment = TinyEnvironment();
+  environment.in_memory = true;
+  Options options = TinyOptions();
+  options.max_key_bytes = 10;
+  options.max_value_bytes = 20;
+  auto store = Must(OpenIn<StringStore>("", environment, options));
+  auto session = store.NewSession();
+  Must(session.Upsert("a", "1"));
+  const std::string long_key(11, 'k');
+  const std::string long_value(21, 'v');
+  int refused = 0;
+  const auto count = [&](const absl::Status& status) {
+    EXPECT_TRUE(FailsWith(status, StatusCode::kInvalidArgument, "max_")) << status;
+    ++refused;
+  };
+  session.InsertIfAbsentAsync(long_key, "1", count);
+  session.InsertIfAbsentAsync("a", long_value, count);
+  session.CompareExchangeAsync("a", "0", long_value, count);
+  session.RmwAsync(
+      "a", [&](std::string& value) { value = long_value; }, count);
+  session.RmwAsync(
+      long_key, [](std::string&) {}, count);
+  EXPECT_EQ(refused, 5);
+  EXPECT_EQ(Must(session.Read("a")), "1");
+}
+
+// The real ring under a real store, when there is one; else the pool.
+TEST(AsyncTest, AStoreOnFilesReadsThroughTheRing) {
+  for (const bool wants_ring : {true, false}) {
+    TempDir temp;
+    Options options;
+    options.log_memory_bytes = std::uint64_t{1} << 20;
+    options.index_bucket_count = 1024;
+    options.io_uring = wants_ring;
+    auto store = Must(StringStore::Open(temp / "db", options));
+    if (!wants_ring) EXPECT_FALSE(store.Stats().io_uring);
+    auto session = store.NewSession();
+    constexpr int kCount = 30000;
+    for (int i = 0; i < kCount; ++i) {
+      Must(session.Upsert(std::to_string(i), std::string(100, static_cast<char>('a' + i % 26))));
+    }
+    int right = 0;
+    for (int i = 0; i < kCount; ++i) {
+      session.ReadAsync(std::to_string(i), [&, i](absl::StatusOr<std::string> value) {
+        right += value.ok() && *value == std::string(100, static_cast<char>('a' + i % 26)) ? 1 : 0;
+      });
+    }
+    session.CompletePending();
+    EXPECT_EQ(right, kCount);
+    Must(store.Close());
+  }
+}
+
+#if defined(__cpp_impl_coroutine)
+
+// The smallest type of a coroutine: begins at once, is gone at its end.
+struct Job {
+  struct promise_type {
+    Job get_return_object() { return {}; }
+    std::suspend_never initial_suspend() { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { ADD_FAILURE(); }
+  };
+};
+
+Job Transfer(U64Store::Session& session, std::uint64_t from, std::uint64_t to, int& done) {
+  const absl::StatusOr<std::uint64_t> amount = co_await session.ReadAwait(from);
+  EXPECT_EQ(Must(amount), from);
+  Must(co_await session.DeleteAwait(from));
+  Must(co_await session.RmwAwait(to, [amount](std::uint64_t& value) { value += *amount; }));
+  EXPECT_TRUE(absl::IsNotFound((co_await session.ReadAwait(from)).status()));
+  ++done;
+}
+
+TEST(AsyncTest, CoroutinesAwaitTheOutcome) {
+  SimFileSystem files;
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  auto session = store.NewSession();
+  for (std::uint64_t i = 0; i < 400; ++i) Must(session.Upsert(i, i));
+  PushOut(store, [&](std::uint64_t i) { Must(session.Upsert(1000 + i, i)); });
+  int done = 0;
+  for (std::uint64_t i = 0; i < 200; ++i) Transfer(session, i, i + 200, done);
+  EXPECT_LT(done, 200);
+  while (session.CompletePending() != 0) {
+  }
+  EXPECT_EQ(done, 200);
+  Must(session.Upsert(5, 5));
+  Transfer(session, 5, 2005, done);  // all in memory: to its end at once
+  session.CompletePending();
+  EXPECT_EQ(done, 201);
+  for (std::uint64_t i = 0; i < 200; ++i) EXPECT_EQ(Must(session.Read(i + 200)), 2 * i + 200);
+}
+
+TEST(AsyncTest, CloseResumesCoroutinesWithTheReason) {
+  SimFileSystem files;
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  auto session = store.NewSession();
+  Must(session.Upsert(1, 1));
+  PushOut(store, [&](std::uint64_t i) { Must(session.Upsert(1000 + i, i)); });
+  std::optional<absl::Status> status;
+  const auto wait = [&]() -> Job { status = (co_await session.ReadAwait(1)).status(); };
+  wait();
+  EXPECT_FALSE(status.has_value());
+  Must(store.Close());
+  ASSERT_TRUE(status.has_value());
+  EXPECT_TRUE(absl::IsFailedPrecondition(*status));
+}
+
+#endif
+
+}  // namespace
+}  // namespace ebb::test
