@@ -94,8 +94,10 @@ absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) 
     std::size_t asked = 0;
     for (std::size_t i = 0; i < open.size();) {
       if (core_.epochs.closed()) return core_.ClosedError();
-      for (; asked < open.size(); asked = EndOfWindow(open, asked, NextWindow(open, asked))) {
-        if (!ahead_.Ask(NextWindow(open, asked))) break;
+      while (asked < open.size()) {
+        const ReadAhead::Piece window = NextWindow(open, asked);
+        if (!ahead_.Ask(window)) break;
+        asked = EndOfWindow(open, asked, window);
       }
       absl::Status status = ReadWindow(NextWindow(open, i));
       const std::size_t end = EndOfWindow(open, i, window_);

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <new>
 
+#include "ebb/internal/check.h"
+
 namespace ebb::internal {
 namespace {
 
@@ -110,6 +112,7 @@ absl::Status LogReader::ReadFromDevice() {
   };
   const absl::StatusOr<ReadAhead::Piece> piece = ahead_.Take(
       piece_from(next_block_), bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
+  EBB_CHECK(!piece.ok() || piece->first == next_block_);
   if (!piece.ok()) {
     ahead_.Drop();  // the next time it begins again from here
     asked_end_ = next_block_;
@@ -118,10 +121,11 @@ absl::Status LogReader::ReadFromDevice() {
   next_block_ = piece->end;
   asked_end_ = std::max(asked_end_, next_block_);
   if (config_.ahead_bytes == 0) return absl::OkStatus();
-  while (asked_end_ < DeviceEnd() && ahead_.Ask(piece_from(asked_end_))) {
-    asked_end_ = piece_from(asked_end_).end;
+  for (;;) {                                               // ends: only so much is read ahead
+    const ReadAhead::Piece next = piece_from(asked_end_);  // the device's end moves
+    if (next.first >= next.end || !ahead_.Ask(next)) return absl::OkStatus();
+    asked_end_ = next.end;
   }
-  return absl::OkStatus();
 }
 
 // Takes records from what is loaded, up to the first that is not whole.
