@@ -2,13 +2,15 @@
 # Counts instructions per operation, single and in batches of 64, on 8-byte keys and values, hit
 # path, in memory.
 #
-#   instructions.sh path/to/ebb_instructions
+#   instructions.sh path/to/ebb_instructions [NAME=MOST...]
 #
-# Prints lines "read 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only;
+# Fails when a figure that is named is more than 10 % above what it may be. Prints lines "read
+# 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only;
 # the same loop without a store is subtracted, so a figure is what the operation itself costs.
 # Counts repeat to the instruction on one machine and compiler, whatever else the machine does.
 set -eu
-program=${1:?usage: instructions.sh path/to/ebb_instructions}
+program=${1:?usage: instructions.sh path/to/ebb_instructions [NAME=MOST...]}
+shift
 keys=80000 # 4.9 keys a bucket, as in the store of ten million
 
 folder=$(mktemp -d)
@@ -23,13 +25,24 @@ count() { # count store|empty single|batched VERB
   sed -n 's/^summary: \([0-9]*\).*/\1/p; s/^totals: \([0-9]*\).*/\1/p' "$folder/out" | tail -n 1
 }
 
+failed=0
 for form in single batched; do
   for verb in read upsert rmw; do
     whole=$(count store "$form" "$verb")
     loop=$(count empty "$form" "$verb")
     name=$verb
     [ "$form" = single ] || name=batched_$verb
-    awk -v name="$name" -v whole="$whole" -v loop="$loop" -v keys="$keys" \
-      'BEGIN { printf "%s %.1f\n", name, (whole - loop) / keys }'
+    most=0 # any
+    for limit in "$@"; do
+      [ "${limit%%=*}" != "$name" ] || most=${limit#*=}
+    done
+    awk -v name="$name" -v whole="$whole" -v loop="$loop" -v keys="$keys" -v most="$most" '
+      BEGIN {
+        figure = (whole - loop) / keys
+        grown = most != 0 && figure > 1.1 * most
+        printf "%s %.1f%s\n", name, figure, grown ? " is more than 10 % above " most : ""
+        exit grown
+      }' || failed=1
   done
 done
+exit "$failed"

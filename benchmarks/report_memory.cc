@@ -15,7 +15,7 @@ using Streams = std::vector<std::vector<std::uint64_t>>;
 struct Field {
   IntegerSubject store;
   Ceiling ceiling;
-  ShardedMap map;
+  ShardedMap<std::uint64_t> map;
 };
 
 // Slices are short, so that the two things compared run close together in time; four of them make
@@ -38,7 +38,7 @@ double Rate(const Streams& streams, int thread_count, int round, const Body& bod
   return static_cast<double>(Slice(streams, 0, round).size()) * thread_count / seconds;
 }
 
-Tally RunMap(ShardedMap& map, Verb verb, std::span<const std::uint64_t> keys) {
+Tally RunMap(ShardedMap<std::uint64_t>& map, Verb verb, std::span<const std::uint64_t> keys) {
   if (verb == Verb::kRead) return ReadLoop(map, keys);
   return verb == Verb::kUpsert ? UpsertLoop(map, keys) : RmwLoop(map, keys);
 }

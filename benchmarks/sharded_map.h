@@ -1,6 +1,6 @@
 // ShardedMap: 256 absl::flat_hash_maps with a lock each, the map that many programs already have.
 //
-// A peer for 8-byte keys and values: in memory only, no order, no durability. Its lock is a byte
+// A peer for 8-byte keys: in memory only, no order, no durability. Its lock is a byte
 // that is spun on, the cheapest there is while shards are rarely shared.
 //
 // Thread safety: all methods, any thread.
@@ -19,9 +19,10 @@
 namespace ebb::bench {
 
 // Its methods have the names and results of a session's, so that the same loops run on it.
+template <typename Value>
 class ShardedMap {
  public:
-  absl::Status Read(std::uint64_t key, std::uint64_t& value) {
+  absl::Status Read(std::uint64_t key, Value& value) {
     Shard& shard = ShardOf(key);
     const Lock lock(shard);
     const auto found = shard.map.find(key);
@@ -30,7 +31,7 @@ class ShardedMap {
     return absl::OkStatus();
   }
 
-  absl::Status Upsert(std::uint64_t key, std::uint64_t value) {
+  absl::Status Upsert(std::uint64_t key, const Value& value) {
     Shard& shard = ShardOf(key);
     const Lock lock(shard);
     shard.map[key] = value;
@@ -48,7 +49,7 @@ class ShardedMap {
  private:
   struct alignas(64) Shard {
     std::atomic_flag locked = ATOMIC_FLAG_INIT;
-    absl::flat_hash_map<std::uint64_t, std::uint64_t> map;
+    absl::flat_hash_map<std::uint64_t, Value> map;
   };
   class Lock {
    public:

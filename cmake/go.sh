@@ -1,10 +1,11 @@
 #!/bin/sh
-# sh cmake/go.sh demo|test|bench|report [arguments...]
+# sh cmake/go.sh demo|test|bench|report|compare [arguments...]
 #
 #   demo   builds the word counter and runs it on real text; arguments: files or folders to read
 #   test   builds and runs the tests; arguments: those of ctest, such as -R HashIndexTest
 #   bench  builds and runs the benchmarks; arguments: those of Google Benchmark
 #   report builds the benchmarks and prints what matters as ratios; arguments: benchmarks/report.cc
+#   compare runs YCSB beside other stores; arguments: benchmarks/compare/compare.cc
 #
 # On Debian and its kin it first installs what is missing, and says what that is. It touches
 # nothing but those packages and the folder build/. CXX=clang++ chooses another compiler, and
@@ -76,10 +77,12 @@ case $verb in
     option="-DEBB_BUILD_TESTS=ON -DEBB_BUILD_EXAMPLES=ON -DEBB_WITH_LZ4=ON"
     packages="$packages libgtest-dev libgmock-dev liblz4-dev perl spin patch"
     ;;
-  bench | report)
+  bench | report | compare)
     target=ebb_$verb
     option=-DEBB_BUILD_BENCHMARKS=ON
-    packages="$packages libbenchmark-dev"
+    packages="$packages libbenchmark-dev valgrind"
+    [ "$verb" != compare ] ||
+      packages="$packages librocksdb-dev libleveldb-dev liblmdb-dev libtbb-dev"
     ;;
   *) usage ;;
 esac
@@ -100,7 +103,7 @@ cmake --build "$build" --target "$target"
 
 case $verb in
   demo) exec "$build/examples/word_count" "$@" ;;
-  bench | report) exec "$build/benchmarks/ebb_$verb" "$@" ;;
+  bench | report | compare) exec "$build/benchmarks/ebb_$verb" "$@" ;;
   test)
     failed=0
     ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" "$@" || failed=$?

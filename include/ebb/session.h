@@ -204,11 +204,9 @@ class Session {
     internal::ValueReceiver<Ops, internal::Stored<Value>, decltype(tell)> receiver{std::move(tell)};
     const StoredKeyView stored = StoredKey(key);
     const bool timed = state_->slot->tally.Begin(OpKind::kRead);
-    internal::OpStatus status = internal::OpStatus::kOk;
-    if (!timed && Ops::TryRead(
-                      *state_, stored, Ops::Hash(stored),
-                      [&](const auto& found) { receiver.Take(*state_, found); }, status)) {
-      return receiver.Tell(internal::ToStatus(*state_, status));
+    if (!timed && Ops::TryRead(*state_, stored, Ops::Hash(stored),
+                               [&](const auto& found) { receiver.Take(*state_, found); })) {
+      return receiver.Tell(absl::OkStatus());
     }
     Pend(OpKind::kRead, timed, stored,
          internal::ReadForm<Ops, decltype(receiver)>(std::move(receiver)));

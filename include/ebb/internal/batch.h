@@ -67,10 +67,9 @@ class Batches {
     Misses misses(session);
     std::size_t again = count;  // items from here on are called again
     for (std::size_t first = 0; first < count; first += kGroup) {
-      const auto miss = [&](std::size_t i) {
+      const auto miss = [&](std::size_t i, std::uint64_t hash) {
         Receiver<Consume, Answer> receiver{i, consume, answer, again};
-        misses.Run(OpKind::kRead, key(i), K::Hash(key(i)),
-                   ReadForm<Ops, decltype(receiver)>(receiver));
+        misses.Run(OpKind::kRead, key(i), hash, ReadForm<Ops, decltype(receiver)>(receiver));
       };
       ReadGroup(session, first, std::min(kGroup, count - first), key, consume, answer, miss);
     }
@@ -185,12 +184,13 @@ class Batches {
     EpochGuard guard(core.epochs, *session.slot);
     const std::uint64_t update_from = core.log.update_from();
     for (std::size_t i = 0; i < count; ++i) {
-      const Address address = core.index.Find(hashes[i]).entry.address();
+      const Address address = core.index.FindHint(hashes[i]);
       if (address.value() >= update_from) __builtin_prefetch(core.log.At(address, guard), 1);
     }
   }
 
-  // `count` items from `first` on; `miss(i)` for each that is no hit.
+  // `count` items from `first` on; `miss(i, hash)` for each that only the
+  // general form can answer.
   template <typename KeyAt, typename Consume, typename Answer, typename Miss>
   static EBB_INLINE void ReadGroup(SessionState& session, std::size_t first, std::size_t count,
                                    const KeyAt& key, Consume& consume, Answer& answer,
@@ -207,22 +207,24 @@ class Batches {
       const Address head = core.log.head();
       std::array<Address, kGroup> heads;
       for (std::size_t i = 0; i < count; ++i) {
-        heads[i] = core.index.Find(hashes[i]).entry.address();
+        heads[i] = core.index.FindHint(hashes[i]);
         if (heads[i] >= head) __builtin_prefetch(core.log.At(heads[i], guard));
       }
       for (std::size_t i = 0; i < count; ++i) {
-        OpStatus status = OpStatus::kOk;
-        if (Ops::FinishRead(
-                session, guard, key(first + i), heads[i], head,
-                [&](const auto& found) { consume(first + i, found); }, status)) [[likely]] {
+        if (Ops::FinishRead(core, guard, key(first + i), heads[i], head,
+                            [&](const auto& found) { consume(first + i, found); })) [[likely]] {
           rest &= ~(std::uint32_t{1} << i);
-          answer(first + i, status);
+          answer(first + i, OpStatus::kOk);
         }
       }
     }
     while (rest != 0) [[unlikely]] {
         const auto i = static_cast<std::size_t>(std::countr_zero(rest));
-        miss(first + i);
+        if (Ops::IsAbsent(session, key(first + i), hashes[i])) {
+          answer(first + i, OpStatus::kNotFound);
+        } else {
+          miss(first + i, hashes[i]);
+        }
         rest &= rest - 1;
         for (std::size_t later = i + 1; later < count; ++later) {
           if (hashes[later] == hashes[i]) rest |= std::uint32_t{1} << later;

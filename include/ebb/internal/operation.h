@@ -139,7 +139,8 @@ class Operations {
   template <typename Consume>
   static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, Consume&& consume) {
     if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]] {
-      return Timed(session, OpKind::kRead, [&] { return ReadHit(session, key, consume); });
+      return Timed(session, OpKind::kRead,
+                   [&session, &key, consume] { return ReadHit(session, key, consume); });
     }
     return ReadHit(session, key, consume);
   }
@@ -160,50 +161,54 @@ class Operations {
   template <typename Consume>
   static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume&& consume) {
     const std::uint64_t hash = K::Hash(key);
-    OpStatus status = OpStatus::kOk;
-    if (TryRead(session, key, hash, consume, status)) [[likely]]
-      return status;
+    if (TryRead(session, key, hash, consume)) [[likely]]
+      return OpStatus::kOk;
+    if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
     return ReadSlow(session, key, hash, consume);
   }
   // False when it is no hit.
   template <typename Consume>
   static EBB_INLINE bool TryRead(SessionState& session, KeyView key, std::uint64_t hash,
-                                 Consume&& consume, OpStatus& status) {
+                                 Consume&& consume) {
     Core& core = *session.core;
     if (!session.idle()) [[unlikely]]
       return false;
     EpochGuard guard(core.epochs, *session.slot);
     const Address head = core.log.head();
-    const Address address = core.index.Find(hash).entry.address();
-    return FinishRead(session, guard, key, address, head, consume, status);
+    return FinishRead(core, guard, key, core.index.FindHint(hash), head, consume);
   }
-
-  // From the chain's head on; false when it is no hit.
+  // From where the index's hint has led.
   template <typename Consume>
-  static EBB_INLINE bool FinishRead(SessionState& session, const EpochGuard& guard, KeyView key,
-                                    Address address, Address head, Consume&& consume,
-                                    OpStatus& status) {
-    const HybridLog& log = session.core->log;
+  static EBB_INLINE bool FinishRead(Core& core, const EpochGuard& guard, KeyView key,
+                                    Address address, Address head, Consume&& consume) {
     while (address >= head) {
-      const Record record(log.At(address, guard), kShape);
+      const Record record(core.log.At(address, guard), kShape);
       const RecordHeader header = record.header().LoadAcquire();
       if (K::Equals(record, key)) [[likely]] {
         if (header.tombstone() || !guard.Look()) [[unlikely]]
           return false;
-        consume(Found{log, address, record, false});
+        consume(Found{core.log, address, record, false});
         return true;
       }
       address = header.prev();
     }
-    if (address > kNoRecord || !guard.Look()) return false;
+    return false;
+  }
+  // Of a read that was no hit: true when its key is certainly absent.
+  static EBB_NOINLINE bool IsAbsent(SessionState& session, KeyView key, std::uint64_t hash) {
+    Core& core = *session.core;
+    if (!session.idle()) return false;
+    EpochGuard guard(core.epochs, *session.slot);
+    const Address head = core.log.head();
+    const Address end = Walk(core, guard, core.index.Find(hash).entry.address(), head, key);
+    if (end > kNoRecord || !guard.Look()) return false;
     session.slot->tally.AddOf(Count::kWithoutEffect, OpKind::kRead);
-    status = OpStatus::kNotFound;
     return true;
   }
 
   template <typename Consume>
   static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
-                                        Consume&& consume) {
+                                        Consume consume) {
     if (!session.idle()) return RefuseReentered(session, OpKind::kRead);
     SlowScope scope(*session.slot);
     session.search.Clear();
@@ -633,7 +638,7 @@ class Operations {
   static EBB_INLINE std::optional<Record> FindMutable(Core& core, const EpochGuard& guard,
                                                       KeyView key, std::uint64_t hash) {
     const std::uint64_t update_from = core.log.update_from();
-    Address address = core.index.Find(hash).entry.address();
+    Address address = core.index.FindHint(hash);
     while (address.value() >= update_from) {
       const Record record(core.log.At(address, guard), kShape);
       const RecordHeader header = record.header().LoadAcquire();
