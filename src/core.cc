@@ -192,7 +192,9 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.reads_from_device = sums[Count::kReadsFromDevice];
   const std::uint64_t found = metrics[OpKind::kRead].effective();
   metrics.reads_from_memory = found - std::min(found, metrics.reads_from_device);
-  metrics.appended_records = sums[Count::kAppended];
+  metrics.promoted_records = sums[Count::kPromoted];
+  metrics.appended_records =
+      sums[Count::kAppended] - std::min(sums[Count::kAppended], metrics.promoted_records);
 
   const RecordShape shape = config.log.shape;
   metrics.user_read_bytes =
@@ -290,7 +292,7 @@ void Core::AbandonPending() {
                   std::make_move_iterator(of_list.end()));
     }
   }
-  for (const PendingOperations::Owned& operation : left) operation->Tell();
+  PendingOperations::TellAll(left);
 }
 
 SessionState::SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {

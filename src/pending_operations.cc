@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <utility>
 
 namespace ebb::internal {
@@ -58,8 +59,20 @@ bool PendingOperations::CompleteOne(bool wait) {
     return true;
   }
   const std::vector<Owned> left = TakeAll();
-  for (const Owned& operation : left) operation->Tell();
+  TellAll(left);
   return !left.empty();
+}
+
+void PendingOperations::TellAll(const std::vector<Owned>& operations) {
+  std::exception_ptr thrown;
+  for (const Owned& operation : operations) {
+    try {
+      operation->Tell();
+    } catch (...) {
+      if (thrown == nullptr) thrown = std::current_exception();
+    }
+  }
+  if (thrown != nullptr) std::rethrow_exception(thrown);
 }
 
 std::size_t PendingOperations::Complete(bool wait) {
@@ -106,8 +119,15 @@ PendingOperations::Owned PendingOperations::Next(bool wait) {
   while (!operations_.empty()) {
     if (PendingOperation* const operation = ready_; operation != nullptr) {
       ready_ = operation->next_;
-      if (operation->Go()) return TakeOut(*operation);
-      Read(*operation);
+      bool has_ended = false;
+      try {
+        has_ended = operation->Go();
+        if (!has_ended) Read(*operation);
+      } catch (...) {  // of a function of the user's, or for lack of memory
+        static_cast<void>(TakeOut(*operation));
+        throw;
+      }
+      if (has_ended) return TakeOut(*operation);
       continue;
     }
     BlockRead* const read = queue_.Take(wait);

@@ -76,14 +76,33 @@ absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const O
   return absl::OkStatus();
 }
 
+namespace {
+
+// What is taken as it is.
+void CopyOptions(const Options& options, CoreConfig& config) {
+  config.log.write_batch_bytes = options.write_batch_bytes;
+  config.io_uring = options.io_uring;
+  config.log.huge_pages = options.huge_pages;
+  config.index_auto_grow = options.index_auto_grow;
+  config.durability = options.durability;
+  config.commit_interval_ms = options.commit_interval_ms;
+  config.checkpoint_interval_ms = options.checkpoint_interval_ms;
+  config.checkpoints_kept = options.checkpoints_kept;
+  config.gc_interval_ms = options.gc_interval_ms;
+  config.gc = options.gc;
+  config.scan_ahead_bytes = options.scan_ahead_bytes;
+  config.promote_reads = options.promote_reads;
+  config.measure_latency = options.measure_latency;
+}
+
+}  // namespace
+
 absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options& options,
                                       const Environment& environment) {
   CoreConfig config;
   config.log.shape = header.shape;
   config.log.store_id = header.store_id;
-  config.log.write_batch_bytes = options.write_batch_bytes;
-  config.io_uring = options.io_uring;
-  config.log.huge_pages = options.huge_pages;
+  CopyOptions(options, config);
   Geometry& geometry = config.log.geometry;
   geometry.page_shift = header.page_shift;
   geometry.segment_blocks = header.segment_blocks;
@@ -107,20 +126,11 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
                     std::uint64_t{1} << asked, std::uint64_t{1} << creation_exponent,
                     std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
   }
-  config.index_auto_grow = options.index_auto_grow;
   config.pool_threads = environment.pool_threads >= 0
                             ? static_cast<unsigned>(environment.pool_threads)
                             : options.background_threads + 1;
   config.force_fallback = environment.force_fallback;
   config.has_files = !environment.in_memory;
-  config.durability = options.durability;
-  config.commit_interval_ms = options.commit_interval_ms;
-  config.checkpoint_interval_ms = options.checkpoint_interval_ms;
-  config.checkpoints_kept = options.checkpoints_kept;
-  config.gc_interval_ms = options.gc_interval_ms;
-  config.gc = options.gc;
-  config.scan_ahead_bytes = options.scan_ahead_bytes;
-  config.measure_latency = options.measure_latency;
 
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
   config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;

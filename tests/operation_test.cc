@@ -12,6 +12,7 @@
 #include "ebb/internal/operation.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -25,6 +26,7 @@
 #include "absl/status/status.h"
 #include "ebb/internal/hash.h"
 #include "gtest/gtest.h"
+#include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 
@@ -563,6 +565,60 @@ TEST(OperationTest, ManyKeysShareOneChain) {
   }
   EXPECT_TRUE(HoldsOnly(store, model, keys));
   EXPECT_GT(store.Stats().device_read_count, 1000U);
+}
+
+TEST(OperationTest, WhatAReadFetchesIsPromotedIfAskedFor) {
+  for (const bool promotes : {true, false}) {
+    SimFileSystem files;
+    Options options = TinyOptions();
+    options.promote_reads = promotes;
+    const auto open = [&] {
+      return OpenIn<U64StringStore>("db", TinyEnvironment(&files), options);
+    };
+    {
+      auto store = Must(open());
+      auto session = Must(store.NewSession("reader"));
+      for (std::uint64_t i = 0; i < 20; ++i) Must(session.Upsert(i, std::string(i * 10, 'v')));
+      Must(session.Delete(7));
+      PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, "fill")); });
+      const std::uint64_t serial = session.serial();
+      for (int turn = 0; turn < 3; ++turn) {
+        for (std::uint64_t i = 0; i < 20; ++i) {
+          if (i == 7) {
+            EXPECT_TRUE(absl::IsNotFound(session.Read(i).status()));
+          } else {
+            EXPECT_EQ(Must(session.Read(i)), std::string(i * 10, 'v'));
+          }
+        }
+      }
+      const MetricsSnapshot metrics = store.Metrics();
+      EXPECT_EQ(metrics.promoted_records, promotes ? 19U : 0U);
+      EXPECT_EQ(metrics.reads_from_device, promotes ? 19U : 57U);
+      EXPECT_EQ(session.serial(), serial) << "a read has taken a number";
+      Must(session.Rmw(3, [](std::string& value) { value += "!"; }));
+      Must(store.Close());
+    }
+    auto store = Must(open());
+    EXPECT_EQ(Must(store.Read(3)), std::string(30, 'v') + "!");
+    EXPECT_EQ(Must(store.Read(19)), std::string(190, 'v'));
+  }
+}
+
+// A device without room keeps a read from promoting, and from nothing else.
+TEST(OperationTest, AReadThatCannotPromoteIsAReadAllTheSame) {
+  SimFileSystem disk;
+  FaultFileSystem files(disk);
+  Options options = TinyOptions();
+  options.promote_reads = true;
+  auto store = Must(OpenIn<U64StringStore>("db", TinyEnvironment(&files), options));
+  for (std::uint64_t i = 0; i < 40; ++i) Must(store.Upsert(i, std::string(500, 'v')));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, std::string(500, 'f'))); });
+  for (const CallKind kind : {CallKind::kReserve, CallKind::kWrite}) {
+    files.Arm({.kind = kind, .sticky = true, .error = ENOSPC});
+  }
+  for (std::uint64_t i = 0; i < 40; ++i) EXPECT_EQ(Must(store.Read(i)), std::string(500, 'v'));
+  EXPECT_LT(store.Metrics().promoted_records, 40U);
+  files.Disarm();
 }
 
 }  // namespace

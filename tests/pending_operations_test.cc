@@ -181,6 +181,47 @@ TEST_P(PendingOperationsTest, ACallbackThatThrowsHarmsNoOther) {
   EXPECT_EQ(told, 50);
 }
 
+TEST_P(PendingOperationsTest, AFunctionThatThrowsEndsItsOperationAlone) {
+  auto session = store_->NewSession();
+  int told = 0;
+  for (std::uint64_t i = 0; i < 50; ++i) {
+    session.RmwAsync(
+        i,
+        [i](std::uint64_t& value) {
+          if (i % 10 == 3) throw std::runtime_error("of the user");
+          value += 1000;
+        },
+        [&](const absl::Status& status) { told += status.ok() ? 1 : 0; });
+  }
+  int thrown = 0;
+  while (session.pending_count() != 0) {
+    try {
+      session.CompletePending();
+    } catch (const std::runtime_error&) {
+      ++thrown;
+    }
+  }
+  EXPECT_EQ(thrown, 5);
+  EXPECT_EQ(told, 45);
+  for (std::uint64_t i = 0; i < 50; ++i) {
+    EXPECT_EQ(Must(session.Read(i)), i % 10 == 3 ? i : i + 1000);
+  }
+}
+
+TEST_P(PendingOperationsTest, CloseTellsAllAlsoWhenOneThrows) {
+  auto session = store_->NewSession();
+  int told = 0;
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    session.ReadAsync(i, [&, i](const absl::StatusOr<std::uint64_t>&) {
+      ++told;
+      if (i == 5) throw std::runtime_error("of the user");
+    });
+  }
+  EXPECT_THROW(static_cast<void>(store_->Close()), std::runtime_error);
+  EXPECT_EQ(told, 20);
+  Must(store_->Close());
+}
+
 TEST_P(PendingOperationsTest, InsideACallbackUnderAGuardTheyAreRefused) {
   auto session = store_->NewSession();
   int refused = 0;

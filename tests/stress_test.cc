@@ -420,8 +420,9 @@ class Run {
     return environment;
   }
 
-  static Options StressOptions() {
+  Options StressOptions() const {
     Options options = TinyOptions();
+    options.promote_reads = seed_ % 2 == 1;
     options.scan_ahead_bytes = 1 << 20;  // scans are to keep up with the log
     return options;
   }

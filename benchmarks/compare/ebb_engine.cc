@@ -12,7 +12,8 @@ namespace {
 template <typename Value>
 class EbbEngine : public Engine {
  public:
-  explicit EbbEngine(const EngineShape& shape) : store_(Open(shape)) {
+  explicit EbbEngine(const EngineShape& shape, bool promotes = false)
+      : store_(Open(shape, promotes)) {
     for (int thread = 0; thread < shape.thread_count; ++thread) {
       clients_.push_back(Client{store_.NewSession()});
     }
@@ -42,7 +43,7 @@ class EbbEngine : public Engine {
   static constexpr const Value* null_ = nullptr;
 
  private:
-  static Db Open(const EngineShape& shape) {
+  static Db Open(const EngineShape& shape, bool promotes) {
     // Everything stays mutable, what is appended meanwhile too, or an eighth has room.
     const std::uint64_t roomy = shape.key_count * (shape.value_bytes + 32) * 2;
     Options options;
@@ -51,6 +52,7 @@ class EbbEngine : public Engine {
     options.index_bucket_count = BucketCountFor(shape.key_count);
     options.durability = Durability::kManual;
     options.gc_interval_ms = 0;
+    options.promote_reads = promotes;
     return Must(shape.directory.empty() ? Db::OpenInMemory(options)
                                         : Db::Open(shape.directory, options));
   }
@@ -61,7 +63,7 @@ class EbbEngine : public Engine {
 
 // Of each 64 steps the reads, the updates and the rmws are a batch each, in this order.
 template <typename Value>
-class EbbBatchedEngine final : public EbbEngine<Value> {
+class EbbBatchedEngine : public EbbEngine<Value> {
   static constexpr std::size_t kSteps = 64;
 
  public:
@@ -109,11 +111,23 @@ class EbbBatchedEngine final : public EbbEngine<Value> {
   }
 };
 
+// What its reads fetch from the device comes to be in memory.
+template <typename Value>
+class EbbPromotingEngine final : public EbbBatchedEngine<Value> {
+ public:
+  explicit EbbPromotingEngine(const EngineShape& shape)
+      : EbbBatchedEngine<Value>(shape, /*promotes=*/true) {}
+  std::string Describe() const override { return "in batches, with promote_reads"; }
+};
+
 }  // namespace
 
 std::unique_ptr<Engine> MakeEbb(const EngineShape& shape) { return MakeFor<EbbEngine>(shape); }
 std::unique_ptr<Engine> MakeEbbBatched(const EngineShape& shape) {
   return MakeFor<EbbBatchedEngine>(shape);
+}
+std::unique_ptr<Engine> MakeEbbPromoting(const EngineShape& shape) {
+  return shape.memory_bytes == 0 ? nullptr : MakeFor<EbbPromotingEngine>(shape);
 }
 
 }  // namespace ebb::bench

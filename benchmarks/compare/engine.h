@@ -122,6 +122,7 @@ RunResult RunSteps(Client& client, std::span<const Step> steps, std::size_t firs
 
 std::unique_ptr<Engine> MakeEbb(const EngineShape& shape);
 std::unique_ptr<Engine> MakeEbbBatched(const EngineShape& shape);
+std::unique_ptr<Engine> MakeEbbPromoting(const EngineShape& shape);
 std::unique_ptr<Engine> MakeShardedMaps(const EngineShape& shape);
 std::unique_ptr<Engine> MakeTbb(const EngineShape& shape);
 std::unique_ptr<Engine> MakeRocksDb(const EngineShape& shape);

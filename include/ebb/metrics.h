@@ -67,6 +67,9 @@ struct MetricsSnapshot {
   // Updates that made a new record; the others that had an effect changed one in place.
   std::uint64_t appended_records = 0;
 
+  // Copies that reads have appended of what was on the device (Options::promote_reads).
+  std::uint64_t promoted_records = 0;
+
   // Of values given to callers. (Of types with a fixed size: values found, also by Contains.)
   std::uint64_t user_read_bytes = 0;
   // Of keys and values that updates with an effect were about; of keys alone for deletes.
@@ -131,10 +134,11 @@ inline constexpr std::array<OperationField, 4> kOperationFields = {{
     {"operations_refused", "Operations answered with an error", &OperationMetrics::refused},
     {"operations_general", "Operations that took the long way", &OperationMetrics::general},
 }};
-inline constexpr std::array<MetricField, 25> kMetricFields = {{
+inline constexpr std::array<MetricField, 26> kMetricFields = {{
     {"reads_from_memory", "Keys found in memory", &MetricsSnapshot::reads_from_memory},
     {"reads_from_device", "Keys found on the device", &MetricsSnapshot::reads_from_device},
     {"appended_records", "Records made by updates", &MetricsSnapshot::appended_records},
+    {"promoted_records", "Copies made by reads", &MetricsSnapshot::promoted_records},
     {"user_read_bytes", "Bytes of values given to callers", &MetricsSnapshot::user_read_bytes},
     {"user_written_bytes", "Bytes of keys and values of updates",
      &MetricsSnapshot::user_written_bytes},

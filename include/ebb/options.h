@@ -120,6 +120,11 @@ struct Options {
   // 4 KiB up to 64 MiB. It takes about four times as much memory. 0: a block, and nothing ahead.
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
 
+  // Append a copy of what a read has fetched from the device, if it is still the newest record of
+  // its key, so that what is read again and again comes to be in memory. Such a read writes: it can
+  // wait for a page as an update does, and its copies make garbage later. It never fails for that.
+  bool promote_reads = false;
+
   // Time every operation, for the latencies in Metrics(). Costs two looks at the clock for each,
   // some 50 ns, and 34 KiB for each session.
   bool measure_latency = false;

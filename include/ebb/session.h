@@ -18,7 +18,7 @@
 // Callbacks (of Read and Rmw) run while the session is announced: they hold up the eviction of
 // pages and Close, so they should be short, must not block, and must not call the store.
 // A callback that throws leaves no lock behind and the record unchanged; of a batch, the items
-// after it are not done, and their results mean nothing.
+// after it and those that wait for the device are not done, and their results mean nothing.
 #pragma once
 
 #include <algorithm>
@@ -194,7 +194,9 @@ class Session {
   //
   // `done` runs in the thread that uses the session, outside of all locks; it may use the session.
   // Close() ends what is pending without effect: `done` gets FailedPrecondition, in the thread that
-  // closes, and must not use the session then. The session's destructor completes what is pending.
+  // closes, and must not use the session then. The session's destructor completes what is pending;
+  // nothing may throw there. When the function of an Rmw throws, so does the call that ran it, and
+  // `done` is not called.
   // Keys, values and functions are copied or moved. 256 operations are pending at most: to begin
   // one more completes others. Cost: a hit as without Async; else an allocation or two.
 

@@ -131,10 +131,11 @@ std::unique_ptr<SimFileSystem> StoreOfGarbage(std::uint64_t deleted) {
   return closed->Kill();
 }
 
+template <bool kPromotes>
 void CollectFromDevice(Schedule& schedule) {
   Random& random = schedule.random();
   const std::uint64_t deleted = random.Below(4);
-  StoreProgram<std::string> program(schedule, StoreOfGarbage(deleted), false);
+  StoreProgram<std::string> program(schedule, StoreOfGarbage(deleted), false, kPromotes);
   if (!schedule.failure().empty()) return;
   AddKeysOnDevice(program);
   const auto caller = program.NewCaller();
@@ -148,11 +149,19 @@ void CollectFromDevice(Schedule& schedule) {
   AddCollector(schedule, program);
   AddCrashes(schedule, program);
   schedule.Run();
+  schedule.Count("records promoted", program.store().Metrics().promoted_records);
   program.CheckHistory(program.States(program.store()));
   program.Count();
 }
+// What reads fetch from the device they append, beside updates of the same keys, the collection of
+// where it lay, and crashes (hazard 48).
+TEST(CompactionSchedules, KeysThatReadsPromoteAreRegisters) {
+  Explored explored = Explore(20000, CollectFromDevice<true>);
+  explored.ExpectPerSchedule("records promoted", 0.15);
+  explored.ExpectPerSchedule("passes", 1.0);
+}
 TEST(CompactionSchedules, KeysOnTheDeviceAreRegisters) {
-  Explored explored = Explore(20000, CollectFromDevice);
+  Explored explored = Explore(20000, CollectFromDevice<false>);
   explored.ExpectPerSchedule("passes", 1.0);
   explored.ExpectPerSchedule("records copied", 0.5);
   explored.ExpectPerSchedule("reads of the device", 1.0);

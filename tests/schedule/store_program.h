@@ -62,7 +62,7 @@ inline const std::array<std::uint64_t, kHistoryKeys>& ChainKeys() {
 }
 
 template <typename StoreType>
-absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files) {
+absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files, bool promotes = false) {
   internal::Environment environment;
   environment.file_system = files;
   environment.in_memory = files == nullptr;
@@ -76,6 +76,7 @@ absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files) {
   options.direct_io = false;
   options.huge_pages = false;
   options.index_auto_grow = false;
+  options.promote_reads = promotes;
   return internal::StoreAccess::Open<StoreType>("db", options, environment);
 }
 
@@ -90,9 +91,10 @@ class StoreProgram {
 
   // `files`: null for a store in memory. `names`: whether sessions have names, so that the store
   // tells after a crash how far each had come.
-  StoreProgram(Schedule& schedule, std::unique_ptr<SimFileSystem> files, bool names)
+  StoreProgram(Schedule& schedule, std::unique_ptr<SimFileSystem> files, bool names,
+               bool promotes = false)
       : schedule_(schedule), files_(std::move(files)), names_(names) {
-    absl::StatusOr<StoreType> opened = OpenForSchedule<StoreType>(files_.get());
+    absl::StatusOr<StoreType> opened = OpenForSchedule<StoreType>(files_.get(), promotes);
     if (opened.ok()) {
       store_.emplace(*std::move(opened));
     } else {

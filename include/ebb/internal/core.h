@@ -77,6 +77,7 @@ struct CoreConfig {
   std::uint64_t max_key_bytes = 0;    // resolved: never 0
   std::uint64_t max_value_bytes = 0;  // resolved
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
+  bool promote_reads = false;
 };
 
 class PendingOperations;

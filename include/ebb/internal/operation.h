@@ -244,8 +244,8 @@ class Operations {
   // The hit under a guard; false, without effect, when it is none.
   static EBB_INLINE bool UpsertInGuard(SessionState& session, Core& core, const EpochGuard& guard,
                                        KeyView key, std::uint64_t hash, ValueView value) {
-    std::optional<Record> record = FindMutable(core, guard, key, hash);
-    if (!record || UpsertInPlace(*record, value) != WriteResult::kWritten) [[unlikely]]
+    const std::optional<Mutable> found = FindMutable(core, guard, key, hash);
+    if (!found || UpsertInPlace(found->record, value) != WriteResult::kWritten) [[unlikely]]
       return false;
     session.serials.Take(guard.version_bits());
     CountBytes(session, K::Bytes(key) + V::Bytes(value));
@@ -267,28 +267,36 @@ class Operations {
   // False, without effect, when it is no hit.
   template <typename Fn>
   static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
-    if constexpr (!kShape.locked()) {
-      Core& core = *session.core;
-      if (session.idle()) [[likely]] {
-        EpochGuard guard(core.epochs, *session.slot);
-        return RmwInGuard(session, core, guard, key, hash, fn);
-      }
-    }
-    return false;
+    Core& core = *session.core;
+    if (!session.idle()) [[unlikely]]
+      return false;
+    EpochGuard guard(core.epochs, *session.slot);
+    return RmwInGuard(session, core, guard, key, hash, fn);
   }
   // As UpsertInGuard.
   template <typename Fn>
   static EBB_INLINE bool RmwInGuard(SessionState& session, Core& core, const EpochGuard& guard,
                                     KeyView key, std::uint64_t hash, Fn& fn) {
-    if constexpr (!kShape.locked()) {
-      if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
-        RmwUnlocked(*record, fn);
-        session.serials.Take(guard.version_bits());
-        CountBytes(session, K::Bytes(key) + sizeof(Value));
-        return true;
+    // A value that may outgrow its record would be edited here in vain. (So would one that cannot
+    // be read: those have a codec, and are strings to us.)
+    if constexpr (!V::kFixed) return false;
+    const std::optional<Mutable> found = FindMutable(core, guard, key, hash);
+    if (!found) [[unlikely]]
+      return false;
+    if constexpr (kShape.locked()) {
+      CopyingOp copy{session};
+      const auto edit = [&] { return Edit(fn, copy.Copy()); };
+      if (EditLocked(core, found->address, found->record, copy.Copy(), copy.seen, edit) !=
+          WriteResult::kWritten) {
+        return false;
       }
+      CountBytes(session, K::Bytes(key) + V::Bytes(copy.Copy()));
+    } else {
+      RmwUnlocked(found->record, fn);
+      CountBytes(session, K::Bytes(key) + sizeof(Value));
     }
-    return false;
+    session.serials.Take(guard.version_bits());
+    return true;
   }
   template <typename Fn>
   static EBB_INLINE OpStatus RmwSlow(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn,
@@ -309,8 +317,8 @@ class Operations {
     if constexpr (!kShape.locked()) {
       if (session.idle()) [[likely]] {
         EpochGuard guard(core.epochs, *session.slot);
-        if (std::optional<Record> record = FindMutable(core, guard, key, hash)) [[likely]] {
-          const OpStatus status = CompareExchangeUnlocked(*record, expected, desired);
+        if (const std::optional<Mutable> found = FindMutable(core, guard, key, hash)) [[likely]] {
+          const OpStatus status = CompareExchangeUnlocked(found->record, expected, desired);
           session.serials.Take(guard.version_bits());
           if (status == OpStatus::kOk) {
             CountBytes(session, K::Bytes(key) + sizeof(Value));
@@ -404,6 +412,7 @@ class Operations {
   // needs no record below; Decide, called under the guard after an agreed look; and what Append
   // writes.
   struct PlainOp {
+    static constexpr bool kNumbered = true;  // takes one of the session's serials
     OpStatus status = OpStatus::kOk;
     // Before and after a failed publication; only what may outgrow a record has something to do.
     bool Seal(const Record*) const { return true; }
@@ -411,6 +420,7 @@ class Operations {
   };
 
   struct CopyingOp {
+    static constexpr bool kNumbered = true;
     SessionState& session;
     OpStatus status = OpStatus::kOk;
     std::conditional_t<V::kFixed, Value, char> fixed{};
@@ -441,6 +451,22 @@ class Operations {
       if (!outgrown) return;
       const RecordHeader header = record->header().LoadAcquire();
       EBB_CHECK(record->header().CasAcqRel(header, header.Without(RecordHeader::kSealed)));
+    }
+
+    // What becomes of a mutable record with a locked value; done, too, when `edit` was against it.
+    template <typename EditCopy>
+    Wish ChangeLocked(Address address, const Record& record, EditCopy&& edit) {
+      switch (EditLocked(*session.core, address, record, Copy(), seen, edit)) {
+        case WriteResult::kWritten:
+        case WriteResult::kChanged:
+          break;
+        case WriteResult::kTooSmall:
+          outgrown = true;
+          return Wish::kAppend;
+        case WriteResult::kFlagged:
+          return Wish::kAgain;
+      }
+      return Wish::kDone;
     }
   };
 
@@ -535,21 +561,12 @@ class Operations {
     }
     Wish DecideMutable(Address address, const Record& record) {
       if constexpr (kShape.locked()) {
-        for (;;) {  // lock-free: each turn means that another update took effect
-          this->seen = CopyLocked(this->session.core->log, address, record, Copy());
-          if (!V::Equals(Copy(), expected)) return Answer(OpStatus::kAborted);
-          this->outgrown = V::Bytes(desired) > record.capacity();
-          if (this->outgrown) return Wish::kAppend;
-          switch (WriteLocked(record, this->seen, V::Data(desired), V::Bytes(desired))) {
-            case WriteResult::kWritten:
-              return Wish::kDone;
-            case WriteResult::kChanged:
-              break;
-            case WriteResult::kTooSmall:
-            case WriteResult::kFlagged:
-              return Wish::kAgain;
-          }
-        }
+        return this->ChangeLocked(address, record, [this] {
+          const bool same = V::Equals(Copy(), expected);
+          this->status = same ? OpStatus::kOk : OpStatus::kAborted;
+          if (same) Copy() = Value(desired);
+          return same;
+        });
       } else {
         return Answer(CompareExchangeUnlocked(record, expected, desired));
       }
@@ -571,11 +588,7 @@ class Operations {
     ValueView initial;
 
     bool Edit() {
-      if constexpr (std::is_same_v<std::invoke_result_t<Fn&, Value&>, Edited>) {
-        if (fn(Copy()) == Edited::kRefused) this->status = OpStatus::kRefused;
-      } else {
-        fn(Copy());
-      }
+      if (!Operations::Edit(fn, Copy())) this->status = OpStatus::kRefused;
       return this->status == OpStatus::kOk;
     }
     Wish Decide(Where where, Address address, const Record* record) {
@@ -596,22 +609,7 @@ class Operations {
     }
     Wish DecideMutable(Address address, const Record& record) {
       if constexpr (kShape.locked()) {
-        for (;;) {  // lock-free: each turn means that another update took effect
-          seen = CopyLocked(session.core->log, address, record, Copy());
-          if (!Edit()) return Wish::kDone;
-          outgrown = V::Bytes(Copy()) > record.capacity() ||
-                     V::Bytes(Copy()) > session.core->config.max_value_bytes;
-          if (outgrown) return Wish::kAppend;
-          switch (WriteLocked(record, seen, V::Data(Copy()), V::Bytes(Copy()))) {
-            case WriteResult::kWritten:
-              return Wish::kDone;
-            case WriteResult::kChanged:
-              break;
-            case WriteResult::kTooSmall:
-            case WriteResult::kFlagged:
-              return Wish::kAgain;
-          }
-        }
+        return this->ChangeLocked(address, record, [this] { return Edit(); });
       } else {
         RmwUnlocked(record, fn);
         return Wish::kDone;
@@ -634,9 +632,13 @@ class Operations {
     return Refuse(session, session.core->CheckSizes(K::Bytes(key), V::Bytes(value)));
   }
 
+  struct Mutable {
+    Address address;
+    Record record;
+  };
   // The key's record if it may be updated in place, after an agreed look.
-  static EBB_INLINE std::optional<Record> FindMutable(Core& core, const EpochGuard& guard,
-                                                      KeyView key, std::uint64_t hash) {
+  static EBB_INLINE std::optional<Mutable> FindMutable(Core& core, const EpochGuard& guard,
+                                                       KeyView key, std::uint64_t hash) {
     const std::uint64_t update_from = core.log.update_from();
     Address address = core.index.FindHint(hash);
     while (address.value() >= update_from) {
@@ -645,11 +647,35 @@ class Operations {
       if (K::Equals(record, key)) [[likely]] {
         if (header.has_flags() || !guard.Look()) [[unlikely]]
           break;
-        return record;
+        return Mutable{address, record};
       }
       address = header.prev();
     }
     return std::nullopt;
+  }
+
+  // The function of an Rmw; false when it could not read the value.
+  template <typename Fn>
+  static EBB_INLINE bool Edit(Fn& fn, Value& value) {
+    if constexpr (std::is_same_v<std::invoke_result_t<Fn&, Value&>, Edited>) {
+      return fn(value) == Edited::kYes;
+    } else {
+      fn(value);
+      return true;
+    }
+  }
+  // Changes a locked value in place: a copy of it, edited, takes its place if it is still what was
+  // copied under `seen`. kChanged: `edit` was against it. kTooSmall: the edited copy does not fit.
+  template <typename EditCopy>
+  static WriteResult EditLocked(const Core& core, Address address, const Record& record,
+                                Value& copy, LockWord& seen, EditCopy&& edit) {
+    for (;;) {  // lock-free: each turn means that another update took effect
+      seen = CopyLocked(core.log, address, record, copy);
+      if (!edit()) return WriteResult::kChanged;
+      if (V::Bytes(copy) > core.config.max_value_bytes) return WriteResult::kTooSmall;
+      const WriteResult result = WriteLocked(record, seen, V::Data(copy), V::Bytes(copy));
+      if (result != WriteResult::kChanged) return result;
+    }
   }
 
   static EBB_INLINE WriteResult UpsertInPlace(const Record& record, ValueView value) {
@@ -722,6 +748,9 @@ class Operations {
       }
       if (search.ended() && !absl::IsAborted(search.status())) {
         status = AnswerFromDevice(session, search, consume);
+        if (core.config.promote_reads && status == OpStatus::kOk) {
+          Promote(session, key, hash, search);
+        }
         return Step::kDone;
       }
       DeviceSearch::Part on_device;
@@ -757,6 +786,47 @@ class Operations {
       }
       search.Begin(on_device);
       return Step::kOnDevice;
+    }
+  }
+
+  // Appends a copy of what the search has found, as an Rmw that changes nothing would: only above
+  // that very record, which is therefore the newest still, and above begin. If anything else has
+  // happened to the key, nothing is done.
+  struct PromoteOp : PlainOp {
+    static constexpr OpKind kKind = OpKind::kRead;
+    static constexpr bool kNumbered = false;
+    static constexpr bool kCreates = false;
+    static constexpr bool kBlind = false;
+    static constexpr bool kTombstone = false;
+    explicit PromoteOp(Address from) : from_device(from) {}
+    Address from_device;
+    const Record* found = nullptr;
+    std::conditional_t<V::kFixed, Value, char> fixed{};
+
+    Wish Decide(Where where, Address address, const Record* record) {
+      found = nullptr;
+      if (where != Where::kFrozen || address != from_device) return Wish::kDone;
+      found = record;
+      if constexpr (V::kFixed) V::CopyFrozen(*record, fixed);
+      return Wish::kAppend;
+    }
+    ValueView NewValue() const {
+      if constexpr (V::kFixed) {
+        return fixed;
+      } else {
+        return FrozenView(*found);
+      }
+    }
+  };
+  static void Promote(SessionState& session, KeyView key, std::uint64_t hash,
+                      DeviceSearch& search) {
+    Core& core = *session.core;
+    PromoteOp op(search.from());
+    // The second time there is room, or another's turn of the page took it.
+    for (int attempt = 0; attempt < 2 && !core.health.poisoned(); ++attempt) {
+      const Step step = Attempt(session, key, hash, op, search);
+      if (step == Step::kDone && op.found != nullptr) session.slot->tally.Add(Count::kPromoted, 1);
+      if (step != Step::kPageFull || !core.log.WaitForPage().ok()) return;
     }
   }
 
@@ -948,7 +1018,8 @@ class Operations {
 
       switch (op.Decide(where, address, record.has_value() ? &*record : nullptr)) {
         case Wish::kDone:
-          if (op.status != OpStatus::kRefused) session.serials.Take(guard.version_bits());
+          if (Op::kNumbered && op.status != OpStatus::kRefused)
+            session.serials.Take(guard.version_bits());
           return Step::kDone;
         case Wish::kWait:
           return Step::kUnsettled;
@@ -970,7 +1041,7 @@ class Operations {
       }
       if (Append({core, guard, slot, own}, key, op, record.has_value() ? &*record : nullptr)) {
         session.slot->tally.Add(Count::kAppended, 1);
-        session.serials.Take(guard.version_bits());
+        if (Op::kNumbered) session.serials.Take(guard.version_bits());
         return Step::kDone;
       }
       if (!HashIndex::Reload(slot)) return Step::kContended;

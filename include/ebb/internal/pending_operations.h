@@ -8,10 +8,12 @@
 // A block that is being read for one is not read again for another that wants it.
 //
 // Argument (each is told exactly once, also when the store is closed). An operation is owned by the
-// list or by the call that took it out to tell it. Close shuts slow calls out first; then it takes
-// what is left in every list, after the reads under way have ended, and tells it that the store is
-// closed. A call of the session that comes later finds the store closed, and takes what is left
-// itself: mu_ decides between the two. With the store open, mu_ is the owner's alone.
+// list or by the call that took it out to tell it. (One whose own function throws, when it goes on,
+// is told by that: it has no effect, and the exception leaves the call.) Close shuts slow calls out
+// first; then it takes what is left in every list, after the reads under way have ended, and tells
+// it that the store is closed. A call of the session that comes later finds the store closed, and
+// takes what is left itself: mu_ decides between the two. With the store open, mu_ is the owner's
+// alone.
 //
 // Thread safety: one thread at a time, Close beside it. Progress: Start and CompleteOne may wait as
 // a call of the general form does, and for the device if told to.
@@ -73,6 +75,8 @@ class PendingOperations {
   std::size_t size() const;
   // All that are left, without effect. For Close, and for whoever finds the store closed.
   std::vector<Owned> TakeAll();
+  // Also when one of them throws; then it is thrown on afterwards.
+  static void TellAll(const std::vector<Owned>& operations);
 
  private:
   Owned Next(bool wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -118,7 +118,8 @@ struct Count {
   static constexpr std::size_t kGeneral = kRefused + kOpKindCount;
   static constexpr std::size_t kReadsFromDevice = kGeneral + kOpKindCount;
   static constexpr std::size_t kAppended = kReadsFromDevice + 1;
-  static constexpr std::size_t kDeviceWaits = kAppended + 1;
+  static constexpr std::size_t kPromoted = kAppended + 1;  // of these, by reads
+  static constexpr std::size_t kDeviceWaits = kPromoted + 1;
   static constexpr std::size_t kContendedWaits = kDeviceWaits + 1;
   static constexpr std::size_t kRestarts = kContendedWaits + 1;
   static constexpr std::size_t kReadBytes = kRestarts + 1;      // of strings alone
