@@ -43,7 +43,7 @@ def main():
         y += GAP
     with open(sys.argv[2], "w", encoding="utf-8") as file:
         file.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 110}" '
-                   f'height="{y}" font-family="sans-serif" font-size="12">\n'
+                   f'height="{y}"\n font-family="sans-serif" font-size="12">\n'
                    '<rect width="100%" height="100%" fill="white"/>\n')
         file.write("\n".join(parts) + "\n</svg>\n")
 
