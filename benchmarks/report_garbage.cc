@@ -68,7 +68,8 @@ class Overwriting {
     options_.gc_interval_ms = collects ? 1000 : 0;
     options_.gc.min_reclaim_bytes = std::uint64_t{16} << 20;
     // Room for copies, and for what comes while a pass runs, below two and a half times.
-    options_.gc.target_utilization = 0.62;
+    options_.gc.target_utilization = 0.66;
+    options_.preallocate_bytes = std::uint64_t{4} << 20;
     options_.background_threads = 2;
   }
 

@@ -246,7 +246,7 @@ TEST_P(PendingOperationsTest, CloseBesideSessionsThatAreDriven) {
   for (int t = 0; t < 3; ++t) {
     threads.emplace_back([&, t] {
       auto session = store_->NewSession();
-      for (std::uint64_t i = t; !stop.load(); ++i) {
+      for (auto i = static_cast<std::uint64_t>(t); !stop.load(); ++i) {
         ++begun;
         session.ReadAsync(i % kKeys, [&, key = i % kKeys](absl::StatusOr<std::uint64_t> value) {
           ++told;

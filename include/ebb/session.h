@@ -270,16 +270,16 @@ class Session {
   // waits.
   auto ReadAwait(KeyView key) {
     return Await<absl::StatusOr<Value>>(
-        [this, key](auto done) { ReadAsync(key, std::move(done)); });
+        [this, key](auto done) { this->ReadAsync(key, std::move(done)); });
   }
   template <std::invocable<Value&> F>
   auto RmwAwait(KeyView key, F fn, const Value& initial = Value{}) {
     return Await<absl::Status>([this, key, fn = std::move(fn), initial](auto done) mutable {
-      RmwAsync(key, std::move(fn), std::move(done), initial);
+      this->RmwAsync(key, std::move(fn), std::move(done), initial);
     });
   }
   auto DeleteAwait(KeyView key) {
-    return Await<absl::Status>([this, key](auto done) { DeleteAsync(key, std::move(done)); });
+    return Await<absl::Status>([this, key](auto done) { this->DeleteAsync(key, std::move(done)); });
   }
 
   // Tells the operations that have ended; with `wait`, until none is pending. How many were told.
