@@ -12,8 +12,8 @@
 #include "ebb/internal/block.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/page_reader.h"
-#include "ebb/internal/store_files.h"
 #include "ebb/internal/sealed_file.h"
+#include "ebb/internal/store_files.h"
 
 namespace ebb::internal {
 namespace {

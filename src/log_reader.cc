@@ -10,7 +10,7 @@ namespace ebb::internal {
 namespace {
 
 constexpr std::uint64_t kCopyBlocks = 16;  // under one guard
-constexpr std::uint64_t kPiecesAhead = 2;
+constexpr std::uint64_t kPieces = 2;       // of what is read ahead
 
 absl::Status NoMemory() { return absl::ResourceExhaustedError("no memory to read the log"); }
 
@@ -24,8 +24,8 @@ LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
       end_block_(geometry_.BlockOf(end_) +
                  (geometry_.BlockStart(geometry_.BlockOf(end_)) == end_ ? 0 : 1)),
       config_(config),
-      ahead_blocks_(std::max<std::uint64_t>(1, config.ahead_bytes / kBlockBytes)),
-      ahead_(core, kPiecesAhead * ahead_blocks_),
+      piece_blocks_(std::max<std::uint64_t>(1, config.ahead_bytes / kBlockBytes / kPieces)),
+      ahead_(core, kPieces * piece_blocks_),
       cursor_(geometry_.Normalize(range.from)),
       first_block_(geometry_.BlockOf(cursor_)),
       next_block_(first_block_) {}
@@ -61,7 +61,7 @@ absl::Status LogReader::Load(std::uint64_t bytes) {
     first_block_ += shown;
   }
   const std::uint64_t wanted = bytes / kBlockPayloadBytes + 1;
-  if (!Reserve(wanted + std::max(kCopyBlocks, ahead_blocks_))) return NoMemory();
+  if (!Reserve(wanted + std::max(kCopyBlocks, piece_blocks_))) return NoMemory();
   while (next_block_ < end_block_ && next_block_ - first_block_ < wanted) {
     if (CopyFromMemory()) continue;
     if (absl::Status status = ReadFromDevice(); !status.ok()) return status;
@@ -108,7 +108,7 @@ std::uint64_t LogReader::DeviceEnd() const {
 
 absl::Status LogReader::ReadFromDevice() {
   const auto piece_from = [this](std::uint64_t block) {
-    return ReadAhead::Piece{block, std::min(block + ahead_blocks_, DeviceEnd())};
+    return ReadAhead::Piece{block, std::min(block + piece_blocks_, DeviceEnd())};
   };
   const absl::StatusOr<ReadAhead::Piece> piece = ahead_.Take(
       piece_from(next_block_), bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);

@@ -31,7 +31,7 @@ bool ReadAhead::Begin(Piece piece) {
   if (slot.capacity < blocks) {
     capacity_ -= std::exchange(slot.capacity, 0);
     slot.bytes = nullptr;
-    for (; capacity_ + blocks > 2 * most_blocks_ && spare_.size() > 1; spare_.erase(spare_.begin()))
+    for (; capacity_ + blocks > most_blocks_ && spare_.size() > 1; spare_.erase(spare_.begin()))
       capacity_ -= spare_.front()->capacity;
     slot.bytes = AllocateAligned(blocks * kBlockBytes);
     if (slot.bytes == nullptr) return false;

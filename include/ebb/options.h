@@ -116,7 +116,7 @@ struct Options {
   std::uint64_t max_key_bytes = 0;
   std::uint64_t max_value_bytes = 0;
 
-  // How much a scan reads from the device at a time, and ahead of what it shows: a multiple of
+  // How far a scan reads from the device ahead of what it shows, in two pieces: a multiple of
   // 4 KiB up to 64 MiB. It takes about four times as much memory. 0: a block, and nothing ahead.
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
 

@@ -189,6 +189,7 @@ class Session {
   // with the outcome, exactly once. What needs no such read ends within the call, and so does
   // everything else that it waits for (a page, a commit with kAlways); the rest is pending, its
   // reads beside each other, until CompletePending() or another of these calls finds them ended.
+  // Reads are handed to the kernel eight at a time, or by CompletePending(false).
   // An Upsert never reads the device. Operations that are pending at the same time take effect in
   // any order, also on one key, each between its call and its callback.
   //

@@ -51,7 +51,7 @@ class Liveness {
   // Blocks of a window, and of a gap that is rather read than skipped.
   static constexpr std::uint64_t kWindowBlocks = 256;
   static constexpr std::uint64_t kGapBlocks = 8;
-  static constexpr std::uint64_t kBlocksAhead = 4 * kWindowBlocks;
+  static constexpr std::uint64_t kBlocksAhead = 2 * kWindowBlocks;
 
   // kUnknown: only a record on the device can tell.
   enum class Answer : std::uint8_t { kUnknown, kDead, kLive };

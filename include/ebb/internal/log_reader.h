@@ -39,7 +39,7 @@ class LogReader {
   };
   struct Config {
     std::uint64_t chunk_bytes = std::uint64_t{1} << 20;  // that Next shows at a time, at least
-    std::uint64_t ahead_bytes = std::uint64_t{1} << 20;  // read at a time, and ahead
+    std::uint64_t ahead_bytes = std::uint64_t{1} << 20;  // read ahead, in two pieces
   };
   struct Item {
     Address address;
@@ -72,7 +72,7 @@ class LogReader {
   const Address end_;
   const std::uint64_t end_block_;  // the first that is not needed
   const Config config_;
-  std::uint64_t ahead_blocks_ = 0;
+  std::uint64_t piece_blocks_ = 0;
   ReadAhead ahead_;
 
   Address cursor_;  // the next record

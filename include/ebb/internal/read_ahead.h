@@ -7,7 +7,7 @@
 //
 // Thread safety: one thread; the pool's help. Progress: Take waits for the device; Ask does not,
 // but for a piece that lies in two files; Drop and the destructor wait for what has begun. Memory:
-// twice the blocks ahead, or the largest piece.
+// the blocks ahead and a piece.
 #pragma once
 
 #include <cstddef>
