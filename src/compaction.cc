@@ -9,7 +9,11 @@
 namespace ebb::internal {
 namespace {
 
-constexpr std::uint64_t kChunkBytes = std::uint64_t{1} << 20;
+// A pass holds some four times as much in memory, so less of it where the log has little.
+std::uint64_t ChunkBytes(const Geometry& geometry) {
+  return std::clamp(geometry.frame_count * geometry.page_bytes() / 32, std::uint64_t{1} << 18,
+                    std::uint64_t{1} << 20);
+}
 
 std::uint64_t HashOf(const Record& record, RecordShape shape) {
   return HashKey(record.key(), record.key_length(), !shape.key_variable());
@@ -33,7 +37,7 @@ absl::StatusOr<Address> Compaction::RunPass(Address end, std::uint64_t pass_byte
                                             const Stop& stop) {
   const Address begin = core_.log.begin();
   if (begin >= end) return begin;
-  const std::uint64_t chunk = std::min(kChunkBytes, pass_bytes);
+  const std::uint64_t chunk = std::min(ChunkBytes(core_.log.geometry()), pass_bytes);
   LiveReader reader(core_, slot_, {.from = begin, .end = end},
                     {.reading = {.chunk_bytes = chunk, .ahead_bytes = chunk}});
   const GcStats before = stats_;

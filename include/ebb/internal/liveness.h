@@ -49,9 +49,9 @@ class Liveness {
  public:
   static constexpr Address kEverything{Address::kMask};
   // Blocks of a window, and of a gap that is rather read than skipped.
-  static constexpr std::uint64_t kWindowBlocks = 256;
+  static constexpr std::uint64_t kWindowBlocks = 64;
   static constexpr std::uint64_t kGapBlocks = 8;
-  static constexpr std::uint64_t kBlocksAhead = 2 * kWindowBlocks;
+  static constexpr std::uint64_t kBlocksAhead = 4 * kWindowBlocks;
 
   // kUnknown: only a record on the device can tell.
   enum class Answer : std::uint8_t { kUnknown, kDead, kLive };
