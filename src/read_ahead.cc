@@ -6,10 +6,10 @@
 namespace ebb::internal {
 
 ReadAhead::ReadAhead(Core& core, std::uint64_t most_blocks)
-    : core_(core), most_blocks_(most_blocks), queue_(core.NewBlockQueue()) {}
+    : core_(core), most_blocks_(most_blocks) {}
 
 void ReadAhead::Drop() {
-  queue_.Drop();
+  if (queue_ != nullptr) queue_->Drop();
   for (std::unique_ptr<Slot>& slot : asked_) spare_.push_back(std::move(slot));
   asked_.clear();
   blocks_ = 0;
@@ -20,12 +20,13 @@ bool ReadAhead::Ask(Piece piece) {
       !Begin(piece)) {
     return false;
   }
-  queue_.Submit();
+  queue_->Submit();
   return true;
 }
 
 bool ReadAhead::Begin(Piece piece) {
   const std::uint64_t blocks = piece.end - piece.first;
+  if (queue_ == nullptr) queue_.reset(new BlockQueue(core_.NewBlockQueue()));
   if (spare_.empty()) spare_.push_back(std::make_unique<Slot>());
   Slot& slot = *spare_.back();
   if (slot.capacity < blocks) {
@@ -45,7 +46,7 @@ bool ReadAhead::Begin(Piece piece) {
   asked_.push_back(std::move(spare_.back()));
   spare_.pop_back();
   blocks_ += blocks;
-  queue_.Start(slot.read);
+  queue_->Start(slot.read);
   return true;
 }
 
@@ -54,7 +55,7 @@ absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
     return absl::ResourceExhaustedError("no memory to read the log");
   }
   Slot& slot = *asked_.front();
-  while (!slot.ended) static_cast<Slot*>(queue_.Take(/*wait=*/true)->owner)->ended = true;
+  while (!slot.ended) static_cast<Slot*>(queue_->Take(/*wait=*/true)->owner)->ended = true;
   const std::uint64_t blocks = slot.piece.end - slot.piece.first;
   spare_.push_back(std::move(asked_.front()));
   asked_.pop_front();

@@ -43,6 +43,19 @@ class PendingOperationsTest : public testing::TestWithParam<int> {
   std::unique_ptr<U64Store> store_;
 };
 
+// Completes all that is pending, and says how often that has thrown.
+int CompleteCountingThrown(U64Store::Session& session) {
+  int thrown = 0;
+  while (session.pending_count() != 0) {
+    try {
+      session.CompletePending();
+    } catch (const std::runtime_error&) {
+      ++thrown;
+    }
+  }
+  return thrown;
+}
+
 TEST_P(PendingOperationsTest, EachIsToldOnce) {
   auto session = store_->NewSession();
   EXPECT_EQ(session.CompletePending(), 0U);
@@ -169,15 +182,7 @@ TEST_P(PendingOperationsTest, ACallbackThatThrowsHarmsNoOther) {
       if (i % 10 == 3) throw std::runtime_error("of the user");
     });
   }
-  int thrown = 0;
-  while (session.pending_count() != 0) {
-    try {
-      session.CompletePending();
-    } catch (const std::runtime_error&) {
-      ++thrown;
-    }
-  }
-  EXPECT_EQ(thrown, 5);
+  EXPECT_EQ(CompleteCountingThrown(session), 5);
   EXPECT_EQ(told, 50);
 }
 
@@ -193,15 +198,7 @@ TEST_P(PendingOperationsTest, AFunctionThatThrowsEndsItsOperationAlone) {
         },
         [&](const absl::Status& status) { told += status.ok() ? 1 : 0; });
   }
-  int thrown = 0;
-  while (session.pending_count() != 0) {
-    try {
-      session.CompletePending();
-    } catch (const std::runtime_error&) {
-      ++thrown;
-    }
-  }
-  EXPECT_EQ(thrown, 5);
+  EXPECT_EQ(CompleteCountingThrown(session), 5);
   EXPECT_EQ(told, 45);
   for (std::uint64_t i = 0; i < 50; ++i) {
     EXPECT_EQ(Must(session.Read(i)), i % 10 == 3 ? i : i + 1000);

@@ -74,10 +74,10 @@ class Batches {
       ReadGroup(session, first, std::min(kGroup, count - first), key, consume, answer, miss);
     }
     misses.Complete();
-    for (; again < count; ++again) [[unlikely]] {
-        answer(again, Ops::ReadSlow(session, key(again), K::Hash(key(again)),
-                                    [&](const auto& found) { consume(again, found); }));
-      }
+    for (; again < count; ++again) {
+      answer(again, Ops::ReadSlow(session, key(again), K::Hash(key(again)),
+                                  [&](const auto& found) { consume(again, found); }));
+    }
   }
 
   // `hit(i, hash, guard)` is the item's operation if it is a hit, and says so; `make(i)` gives what
@@ -189,8 +189,7 @@ class Batches {
     }
   }
 
-  // `count` items from `first` on; `miss(i, hash)` for each that only the
-  // general form can answer.
+  // `count` items from `first` on; `miss(i, hash)` for each that only the general form can answer.
   template <typename KeyAt, typename Consume, typename Answer, typename Miss>
   static EBB_INLINE void ReadGroup(SessionState& session, std::size_t first, std::size_t count,
                                    const KeyAt& key, Consume& consume, Answer& answer,
@@ -218,18 +217,18 @@ class Batches {
         }
       }
     }
-    while (rest != 0) [[unlikely]] {
-        const auto i = static_cast<std::size_t>(std::countr_zero(rest));
-        if (Ops::IsAbsent(session, key(first + i), hashes[i])) {
-          answer(first + i, OpStatus::kNotFound);
-        } else {
-          miss(first + i, hashes[i]);
-        }
-        rest &= rest - 1;
-        for (std::size_t later = i + 1; later < count; ++later) {
-          if (hashes[later] == hashes[i]) rest |= std::uint32_t{1} << later;
-        }
+    while (rest != 0) {
+      const auto i = static_cast<std::size_t>(std::countr_zero(rest));
+      if (Ops::IsAbsent(session, key(first + i), hashes[i])) {
+        answer(first + i, OpStatus::kNotFound);
+      } else {
+        miss(first + i, hashes[i]);
       }
+      rest &= rest - 1;
+      for (std::size_t later = i + 1; later < count; ++later) {
+        if (hashes[later] == hashes[i]) rest |= std::uint32_t{1} << later;
+      }
+    }
   }
 };
 

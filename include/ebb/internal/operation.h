@@ -64,11 +64,11 @@
 
 namespace ebb::internal {
 
-// How an operation ended. kRefused: the session's `error` says why.
 // What the function of an Rmw may answer: refused, when it could not read the value. It has set the
 // session's error then.
 enum class Edited : std::uint8_t { kYes, kRefused };
 
+// How an operation ended. kRefused: the session's `error` says why.
 enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists, kAborted,
                                                  kRefused};
 

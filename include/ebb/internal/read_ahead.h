@@ -59,7 +59,8 @@ class ReadAhead {
   std::uint64_t capacity_ = 0;                // of all slots
   std::deque<std::unique_ptr<Slot>> asked_;   // in order
   std::vector<std::unique_ptr<Slot>> spare_;  // for their memory
-  BlockQueue queue_;                          // reads into the slots
+  // Reads into the slots. Made by the first of them: what is in memory needs none.
+  std::unique_ptr<BlockQueue> queue_;
 };
 
 }  // namespace ebb::internal
