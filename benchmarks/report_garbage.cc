@@ -67,8 +67,8 @@ class Overwriting {
     options_.index_bucket_count = BucketCountFor(key_count_);
     options_.gc_interval_ms = collects ? 1000 : 0;
     options_.gc.min_reclaim_bytes = std::uint64_t{16} << 20;
-    // Room for copies, and for what comes while a pass runs, below two and a half times.
-    options_.gc.target_utilization = 0.66;
+    // A quarter more than live / target, and a page, is below two and a half times.
+    options_.gc.target_utilization = 0.58;
     options_.preallocate_bytes = std::uint64_t{4} << 20;
     options_.background_threads = 2;
   }

@@ -25,21 +25,22 @@ std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
 
 }  // namespace
 
-absl::StatusOr<Address> Compaction::Run(Address end, std::uint64_t pass_bytes, const Stop& stop) {
-  absl::StatusOr<Address> until = RunPass(end, pass_bytes, stop);
+absl::StatusOr<Address> Compaction::Run(LogReader::Range range, std::uint64_t pass_bytes,
+                                        const Stop& stop) {
+  absl::StatusOr<Address> until = RunPass(range, pass_bytes, stop);
   if (!absl::IsResourceExhausted(until.status())) return until;
   // So little space is left that what is live could not be copied: of a smaller pass it may be.
   const std::uint64_t spare = HybridLog::SpareBlocks(core_.log.geometry()) * kBlockBytes;
-  return RunPass(end, std::min(pass_bytes, spare / 2), stop);
+  return RunPass(range, std::min(pass_bytes, spare / 2), stop);
 }
 
-absl::StatusOr<Address> Compaction::RunPass(Address end, std::uint64_t pass_bytes,
+absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_t pass_bytes,
                                             const Stop& stop) {
-  const Address begin = core_.log.begin();
-  if (begin >= end) return begin;
+  const Address begin = range.from;
+  if (begin >= range.end) return begin;
   const std::uint64_t chunk = std::min(ChunkBytes(core_.log.geometry()), pass_bytes);
-  LiveReader reader(core_, slot_, {.from = begin, .end = end},
-                    {.reading = {.chunk_bytes = chunk, .ahead_bytes = chunk}});
+  LiveReader reader(core_, slot_, range,
+                    {.reading = {.chunk_bytes = chunk, .ahead_bytes = 4 * chunk}});
   const GcStats before = stats_;
   bool is_ending = false;
   for (;;) {

@@ -27,22 +27,32 @@ Coordinator::Coordinator(Core& core, Start start)
           {.checkpoint = [this] { return checkpoint_rounds_.Join(); },
            .collect =
                [this] {
-                 return CollectGarbage(core_.config.gc, GarbageCollector::Pace::kBraking).status();
+                 return CollectGarbage(core_.config.gc, GarbageCollector::Pace::kByItself).status();
                },
-           .is_worth_a_look = [this] { return collector_.worth_a_look(); }}),
+           .is_worth_a_look =
+               [this] { return collector_.worth_a_look() || core_.log.begin() < DurableBegin(); }}),
       checkpoint_id_(start.checkpoint_id),
       collector_(core, *job_slot_,
                  {.is_stopping = [this] { return core_.epochs.closed() || background_.stopping(); },
+                  .state_begin =
+                      [this](Address begin) {
+                        collected_.store(begin.value(), std::memory_order_release);  // [begin]
+                      },
+                  .follow_commits =
+                      [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                        return FollowCommits();  // job_mu_ is held
+                      },
                   .move_begin =
                       [this](Address begin) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                        return MoveBegin(begin);  // job_mu_ is held
+                        return MoveBegin(begin);  // likewise
                       }}),
       checkpoints_(std::move(start.checkpoints)),
       version_(start.version),
       durable_(start.durable),
       begin_(core.log.begin()),
-      next_begin_(core.log.begin()),
-      recorded_checkpoint_id_(start.checkpoint_id) {
+      recorded_checkpoint_id_(start.checkpoint_id),
+      collected_(core.log.begin().value()),
+      durable_begin_(core.log.begin().value()) {
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
   core_.make_durable = [this] { return commits_.Join(); };
@@ -94,8 +104,8 @@ void Coordinator::ScheduleCommit() {
 
 // Everything below durable_ is read-only, so whatever has changed since has moved the tail.
 bool Coordinator::NothingToCommit() const {
-  return settled_ && !owes_control_ && begin_ == next_begin_ && core_.log.tail() == durable_ &&
-         !core_.sessions.HasChanges();
+  return settled_ && !owes_control_ && begin_ == BeginToState(false) &&
+         core_.log.tail() == durable_ && !core_.sessions.HasChanges();
 }
 
 absl::Status Coordinator::CommitLocked(Manifest* manifest) {
@@ -112,8 +122,9 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
     if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
   }
   if (manifest != nullptr) recorded_checkpoint_id_ = manifest->id;
-  if (begin_ != next_begin_) record_all_sessions_ = true;
-  begin_ = next_begin_;
+  const Address begin = BeginToState(manifest != nullptr);
+  if (begin_ != begin) record_all_sessions_ = true;
+  begin_ = begin;
   ShiftVersion();
   if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
   if (manifest != nullptr) {
@@ -184,6 +195,7 @@ absl::Status Coordinator::MakeDurable() {
     return core_.health.status();
   }
   durable_ = end;
+  durable_begin_.store(begin_.value(), std::memory_order_release);               // [begin]
   core_.counters.commits.fetch_add(1, std::memory_order_relaxed);                // statistics
   core_.counters.durable_address.store(end.value(), std::memory_order_relaxed);  // statistics
   return absl::OkStatus();
@@ -269,8 +281,9 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
   MutexLock lock(mu_);
   if (stopped_) return core_.ClosedError();
   if (core_.health.poisoned()) return core_.health.status();
+  needed = !NothingToCommit();
   MutexLock list_lock(list_mu_);
-  needed = checkpoints_.empty() || !NothingToCommit() ||
+  needed = needed || checkpoints_.empty() ||
            checkpoints_.back().durable_address != durable_.value();
   return absl::OkStatus();
 }
@@ -466,27 +479,46 @@ absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
   return collector_.IsDue(options);
 }
 
+Address Coordinator::BeginToState(bool of_checkpoint) const {
+  const Address collected(collected_.load(std::memory_order_acquire));  // [begin]
+  MutexLock lock(list_mu_);
+  return of_checkpoint || checkpoints_.empty()
+             ? collected
+             : std::max(begin_, std::min(collected, Address(checkpoints_.back().scan_address)));
+}
+
+Address Coordinator::DurableBegin() const {
+  const Address begin(durable_begin_.load(std::memory_order_acquire));  // [begin]
+  MutexLock lock(list_mu_);
+  return checkpoints_.empty() ? begin : std::min(begin, Address(checkpoints_.back().scan_address));
+}
+
+absl::Status Coordinator::FollowCommits() {
+  const Address begin = DurableBegin();
+  if (begin <= core_.log.begin()) return absl::OkStatus();
+  if (absl::Status status = core_.log.ShiftBegin(begin); !status.ok()) return status;
+  std::size_t useless = 0;
+  {
+    MutexLock lock(list_mu_);
+    useless = std::erase_if(checkpoints_, [begin](const CheckpointInfo& info) {
+      return info.scan_address < begin.value();
+    });
+  }
+  return useless == 0 ? absl::OkStatus() : CleanUpLocked(core_.config.checkpoints_kept).status();
+}
+
 absl::Status Coordinator::MoveBegin(Address begin) {
   {
-    MutexLock lock(mu_);
-    if (stopped_) return core_.ClosedError();
-    next_begin_ = std::max(next_begin_, begin);  // one whose commit has failed may be there
+    MutexLock lock(mu_);  // the commit under way may be the one
   }
+  if (DurableBegin() >= begin) return FollowCommits();
   bool checkpoint = false;
   {
     MutexLock lock(list_mu_);
     checkpoint = !checkpoints_.empty() && checkpoints_.back().scan_address < begin.value();
   }
   absl::Status status = checkpoint ? WriteCheckpoint() : commits_.Join();
-  if (status.ok()) status = core_.log.ShiftBegin(begin);
-  if (!status.ok()) return status;
-  {
-    MutexLock lock(list_mu_);
-    std::erase_if(checkpoints_, [begin](const CheckpointInfo& info) {
-      return info.scan_address < begin.value();
-    });
-  }
-  return checkpoint ? CleanUpLocked(core_.config.checkpoints_kept).status() : absl::OkStatus();
+  return status.ok() ? FollowCommits() : status;
 }
 
 // ---- growth ----

@@ -231,6 +231,11 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.checkpoints = count(counters.checkpoints);
   metrics.failed_checkpoints = count(counters.failed_checkpoints);
   metrics.checkpoint_ms = count(counters.checkpoint_ms);
+  metrics.collections = count(counters.collections);
+  metrics.failed_collections = count(counters.failed_collections);
+  metrics.collection_scanned_bytes = count(counters.collection_scanned_bytes);
+  metrics.collection_copied_bytes = count(counters.collection_copied_bytes);
+  metrics.collection_freed_bytes = count(counters.collection_freed_bytes);
   metrics.user_errors = sums[Count::kUserErrors];
   metrics.recoverable_errors = sums[Count::kRecoverableErrors];
   metrics.corruption_errors = sums[Count::kCorruptionErrors];

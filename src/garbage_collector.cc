@@ -13,19 +13,36 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A collection has gone through more than it may by now.
-bool IsAhead(const GcOptions& options, const GcStats& now, Clock::time_point begun) {
+// A pass has gone through more than it may by now.
+bool IsAhead(const GcOptions& options, std::uint64_t scanned_bytes, Clock::time_point begun) {
   return options.max_bytes_per_second != 0 &&
-         static_cast<double>(now.scanned_bytes) >
+         static_cast<double>(scanned_bytes) >
              std::chrono::duration<double>(Clock::now() - begun).count() *
                  static_cast<double>(options.max_bytes_per_second);
 }
 
-// The length of the log from which on there is enough to collect.
+// The length of the log from which on there is enough to collect, and that where a collection that
+// shares the commits of others waits for them no longer, and slows updates down.
 std::uint64_t DueBytes(const GcOptions& options, const GcEstimate& estimate) {
   const double due =
       static_cast<double>(estimate.live_bytes) / std::max(options.target_utilization, 0.01);
   return std::max(static_cast<std::uint64_t>(due), estimate.live_bytes + options.min_reclaim_bytes);
+}
+
+std::uint64_t LongestBytes(const GcOptions& options, const GcEstimate& estimate) {
+  return DueBytes(options, estimate) / 4 * 5;
+}
+
+// How long it may be when a pass ends: young records are mostly live, and left for later.
+std::uint64_t EnoughBytes(const GcOptions& options, const GcEstimate& estimate) {
+  return options.target_utilization >= 1
+             ? 0
+             : static_cast<std::uint64_t>(static_cast<double>(estimate.live_bytes) * 2 /
+                                          (1 + options.target_utilization));
+}
+
+std::uint64_t Above(std::uint64_t limit, std::uint64_t bytes) {
+  return limit - std::min(limit, bytes);
 }
 
 // The mean extent of some of the records on the device; 0: none could be read.
@@ -47,7 +64,7 @@ std::uint64_t MeanExtentOnDevice(HybridLog& log, const Core::IndexSample& sample
 
 // ---- what is due ----
 
-GcEstimate GarbageCollector::Estimate() {
+GcEstimate GarbageCollector::Estimate(Address begin) {
   constexpr std::uint64_t kMostBuckets = 4096;
   const Geometry& geometry = core_.log.geometry();
   const RecordShape shape = core_.log.shape();
@@ -67,8 +84,7 @@ GcEstimate GarbageCollector::Estimate() {
       measured != 0 ? measured_bytes / measured
                     : shape.ExtentFor(least(shape.key_bytes), least(shape.value_bytes));
   GcEstimate estimate;
-  estimate.log_bytes =
-      (geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(core_.log.begin())) * kBlockBytes;
+  estimate.log_bytes = (geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(begin)) * kBlockBytes;
   estimate.live_records = (sample.entries - sample.tombstones) * sample.step;
   estimate.live_bytes = std::min(estimate.log_bytes, estimate.live_records * extent);
   estimate.garbage_bytes = estimate.log_bytes - estimate.live_bytes;
@@ -95,8 +111,9 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Pace
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("no memory to collect garbage");
   }
-  core_.log.ReleaseBrake();
+  Count(status, stats);
   if (!status.ok()) {
+    core_.log.ReleaseBrake();
     // Not again at the next page turn: what failed may go on failing.
     look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
                    std::memory_order_relaxed);  // a hint
@@ -107,54 +124,107 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Pace
   return stats;
 }
 
+void GarbageCollector::Count(const absl::Status& status, const GcStats& stats) {
+  const auto add = [](AtomicWord& counter, std::uint64_t count) {
+    counter.fetch_add(count, std::memory_order_relaxed);  // statistics
+  };
+  Core::Counters& counters = core_.counters;
+  add(counters.collections, stats.scanned_bytes + stats.freed_bytes != 0 ? 1 : 0);
+  add(counters.failed_collections, status.ok() ? 0 : 1);
+  add(counters.collection_scanned_bytes, stats.scanned_bytes);
+  add(counters.collection_copied_bytes, stats.copied_bytes);
+  add(counters.collection_freed_bytes, stats.freed_bytes);
+}
+
 absl::Status GarbageCollector::RunPasses(const GcOptions& options, Pace pace, GcStats& stats) {
-  const Clock::time_point begun = Clock::now();
-  const Address end = core_.log.tail();
-  bool stopped = false;
-  bool frozen = false;
-  while (!stopped && core_.log.begin() < end) {
-    const GcEstimate estimate = Estimate();
-    if (!IsDue(options, estimate)) break;
-    if (!frozen) core_.log.FreezeTo(end);
-    frozen = true;
-    const Address begin = core_.log.begin();
-    const Address tail = core_.log.tail();
-    const std::uint64_t scanned_before = stats.scanned_bytes;
-    const auto stop = [&](const GcStats& now) {
-      const std::uint64_t scanned = now.scanned_bytes - scanned_before;
-      if (pace == Pace::kBraking) {
-        core_.log.SetBrake(std::max(begin + DueBytes(options, estimate), tail + scanned / 4));
-      }
-      stopped = owner_.is_stopping() || (options.progress && !options.progress(now));
-      while (!stopped && IsAhead(options, now, begun)) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        stopped = owner_.is_stopping();
-      }
-      return stopped;
-    };
-    // What is young is mostly live: it is left for later, unless all is asked for.
-    const std::uint64_t pass_bytes =
-        options.target_utilization >= 1
-            ? options.pass_bytes
-            : std::min(options.pass_bytes, std::max(estimate.log_bytes / 2, kBlockBytes));
-    absl::StatusOr<Address> until = Compaction(core_, slot_, stats).Run(end, pass_bytes, stop);
-    if (!until.ok()) return until.status();
-    if (*until == begin) break;
-    absl::Status status = owner_.move_begin(*until);
-    if (status.ok()) status = GiveBack(stats);
-    if (!status.ok()) return status;
-    ++stats.pass_count;
-    if (pace == Pace::kOnePass) break;
+  absl::Status status = MoveBegin(options, pace, stats);
+  Address end = collected_;
+  bool goes_on = true;
+  while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
+    if (end == collected_) end = EndFor(pace);
+    absl::StatusOr<bool> more = RunPass(options, pace, end, stats);
+    if (!more.ok()) return more.status();
+    goes_on = *more && collected_ < end && pace != Pace::kOnePass;
+    status = MoveBegin(options, pace, stats);
   }
-  LookLater(options);
-  return GiveBack(stats);  // also what a scan has held up
+  LookLater(options, pace);
+  return status;
+}
+
+Address GarbageCollector::EndFor(Pace pace) {
+  const Address tail = core_.log.tail();
+  const Address frozen = core_.log.safe_read_only();
+  if (pace == Pace::kByItself && frozen.value() >= tail.value() - (tail - collected_) / 2) {
+    return frozen;
+  }
+  core_.log.FreezeTo(tail);
+  return tail;
+}
+
+// False when it is to be the last.
+absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, Pace pace, Address end,
+                                               GcStats& stats) {
+  const Clock::time_point begun = Clock::now();
+  const GcEstimate estimate = Estimate(collected_);
+  const Address tail = core_.log.tail();
+  const Address longest = core_.log.begin() + LongestBytes(options, estimate);
+  const std::uint64_t scanned_before = stats.scanned_bytes;
+  GcStats last = stats;
+  bool stopped = false;
+  const auto stop = [&](const GcStats& now) {
+    const std::uint64_t scanned = now.scanned_bytes - scanned_before;
+    const bool is_young =
+        (now.copied_bytes - last.copied_bytes) * 2 > now.scanned_bytes - last.scanned_bytes;
+    last = now;
+    if (pace == Pace::kByItself) core_.log.SetBrake(std::max(longest, tail + scanned / 4));
+    stopped = owner_.is_stopping() || (options.progress && !options.progress(now));
+    while (!stopped && IsAhead(options, scanned, begun)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      stopped = owner_.is_stopping();
+    }
+    return stopped || (is_young &&
+                       core_.log.tail() - (collected_ + scanned) <= EnoughBytes(options, estimate));
+  };
+  absl::StatusOr<Address> until =
+      Compaction(core_, slot_, stats)
+          .Run({.from = collected_, .end = end}, options.pass_bytes, stop);
+  if (!until.ok()) return until.status();
+  if (*until == collected_) return false;
+  collected_ = *until;
+  owner_.state_begin(collected_);
+  ++stats.pass_count;
+  return !stopped;
+}
+
+absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, GcStats& stats) {
+  absl::Status status = owner_.follow_commits();
+  const Address begin = core_.log.begin();
+  if (status.ok() && begin < collected_) {
+    const Address longest = begin + LongestBytes(options, Estimate(collected_));
+    const bool waits_for_others = pace == Pace::kByItself &&
+                                  core_.config.durability == Durability::kPeriodic &&
+                                  core_.log.tail() < longest;
+    if (!waits_for_others) {
+      if (pace == Pace::kByItself) core_.log.SetBrake(std::max(longest, core_.log.tail()));
+      status = owner_.move_begin(collected_);
+    }
+  }
+  return status.ok() ? GiveBack(stats) : status;
 }
 
 // Live bytes change slowly, so the log will be due when it has grown to what they allow.
-void GarbageCollector::LookLater(const GcOptions& options) {
-  const GcEstimate now = Estimate();
-  const std::uint64_t at = DueBytes(options, now);
-  const std::uint64_t growth = at > now.log_bytes ? at - now.log_bytes : 0;
+// Where a commit will give back what has been collected, updates must not outrun it.
+void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
+  const GcEstimate now = Estimate(collected_);
+  const Address begin = core_.log.begin();
+  const std::uint64_t longest = LongestBytes(options, now);
+  if (pace == Pace::kByItself && begin < collected_) {
+    core_.log.SetBrake(begin + longest);
+  } else {
+    core_.log.ReleaseBrake();
+  }
+  const std::uint64_t growth = std::min(Above(DueBytes(options, now), now.log_bytes),
+                                        Above(longest, core_.log.tail() - begin));
   look_at_.store(core_.log.tail().value() + std::max(growth, options.min_reclaim_bytes / 4),
                  std::memory_order_relaxed);  // a hint
 }

@@ -5,6 +5,8 @@
 namespace ebb::internal {
 namespace {
 
+constexpr std::uint64_t kNearBytes = std::uint64_t{1} << 16;  // that are rather read than skipped
+
 std::uint64_t MostOpenBytes(const Geometry& geometry) {
   return std::clamp(geometry.frame_count * geometry.page_bytes() / 4, std::uint64_t{1} << 20,
                     std::uint64_t{256} << 20);
@@ -26,7 +28,7 @@ absl::StatusOr<bool> LiveReader::Step() {
   live_.clear();
   const std::uint64_t open_bytes = open_.size() * sizeof(Liveness::Open) + liveness_.key_bytes();
   absl::Status status;
-  if (revisiting_ != nullptr) {
+  if (is_decided_) {
     status = RevisitChunk();
   } else if (open_bytes >= most_open_bytes_ || (at_end_ && !open_.empty())) {
     status = SettleOpen();
@@ -67,10 +69,8 @@ absl::Status LiveReader::ReadChunk() {
 absl::Status LiveReader::SettleOpen() {
   absl::Status status = liveness_.DecideFromDevice(open_, config_.below);
   if (!status.ok()) return status;
+  is_decided_ = true;
   revisited_ = 0;
-  const Address first = open_.empty() ? reader_.cursor() : open_.front().address;
-  revisiting_ = std::make_unique<LogReader>(core_, slot_, LogReader::Range{first, reader_.cursor()},
-                                            config_.reading);
   return absl::OkStatus();
 }
 
@@ -78,8 +78,16 @@ absl::Status LiveReader::RevisitChunk() {
   if (revisited_ == open_.size()) {
     revisiting_ = nullptr;
     open_.clear();
+    is_decided_ = false;
     settled_ = reader_.cursor();
     return absl::OkStatus();
+  }
+  // They are few and far between.
+  const Address next = open_[revisited_].address;
+  if (revisiting_ == nullptr || next - revisiting_->cursor() > kNearBytes) {
+    revisiting_ = std::make_unique<LogReader>(
+        core_, slot_, LogReader::Range{next, reader_.cursor()},
+        LogReader::Config{.chunk_bytes = kNearBytes, .ahead_bytes = kNearBytes});
   }
   absl::StatusOr<std::span<const LogReader::Item>> items = revisiting_->Next();
   if (!items.ok()) return items.status();

@@ -122,6 +122,50 @@ TEST(GarbageCollectorTest, ItTakesAsLongAsItIsTold) {
   collector.join();
 }
 
+// One that comes by itself has no commit of its own while the log is not too long, and gives back
+// what the commits of others let it.
+TEST(GarbageCollectorTest, ItSharesTheCommitsOfOthers) {
+  SimFileSystem files;
+  Model model;
+  Options options = Collecting();
+  options.commit_interval_ms = 3'600'000;
+  options.gc.pass_bytes = 1 << 14;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+  internal::ThreadPool& pool = CoreOf(store).pool;
+  const auto begin = [&] { return store.Stats().begin_address; };
+  const std::uint64_t first = begin();
+  std::uint64_t key = 0;
+  std::uint64_t turn = 0;
+  const auto write_until = [&](const auto& done) {
+    for (; !done(); turn += key == 299 ? 1 : 0, key = (key + 1) % 300) {
+      Write(store, model, key, turn);
+      while (pool.RunOne()) {
+      }
+      ASSERT_LT(turn, 100U);
+    }
+  };
+  write_until([&] { return store.Metrics().collection_scanned_bytes != 0; });
+  EXPECT_EQ(store.Metrics().commits, 0U);
+  EXPECT_EQ(begin(), first);
+  // What a commit has stated, the next look gives back; that makes no commit either.
+  Must(store.Commit());
+  EXPECT_EQ(begin(), first);
+  write_until([&] { return begin() != first; });
+  EXPECT_EQ(store.Metrics().commits, 1U);
+  // Nobody commits, so in the end it does.
+  const std::uint64_t second = begin();
+  write_until([&] { return begin() != second; });
+  EXPECT_EQ(store.Metrics().commits, 2U);
+  // With a checkpoint, a begin above where it scans from waits for the next one.
+  const CheckpointInfo checkpoint = Must(store.Checkpoint());
+  const std::uint64_t commits = store.Metrics().commits;
+  write_until([&] { return begin() > checkpoint.scan_address; });
+  EXPECT_EQ(store.ListCheckpoints().size(), 1U);
+  EXPECT_GT(store.ListCheckpoints().front().id, checkpoint.id);
+  EXPECT_GT(store.Metrics().commits, commits);
+  ExpectHolds(store, model, 310);
+}
+
 TEST(GarbageCollectorTest, ClosingCollectsWhatIsDue) {
   SimFileSystem files;
   Model model;

@@ -258,6 +258,28 @@ TEST(MetricsTest, SumsOverThreadsAreExactWhenTheyHaveEnded) {
   EXPECT_EQ(metrics.user_written_bytes, kThreads * kTurns * 16);
 }
 
+TEST(MetricsTest, CollectionsCountWhatTheyDid) {
+  SimFileSystem memory;
+  FaultFileSystem files(memory);
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  for (std::uint64_t i = 0; i < 3000; ++i) Must(store.Upsert(i % 1000, i));
+  Must(store.CollectGarbage({.target_utilization = 0}));
+  EXPECT_EQ(store.Metrics().collections, 0U) << "nothing was due";
+  const GcStats stats =
+      Must(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1}));
+  const MetricsSnapshot metrics = store.Metrics();
+  EXPECT_EQ(metrics.collections, 1U);
+  EXPECT_EQ(metrics.collection_scanned_bytes, stats.scanned_bytes);
+  EXPECT_EQ(metrics.collection_copied_bytes, stats.copied_bytes);
+  EXPECT_EQ(metrics.collection_freed_bytes, stats.freed_bytes);
+  EXPECT_GT(stats.freed_bytes, 0U);
+  EXPECT_EQ(metrics.failed_collections, 0U);
+  files.Arm({.kind = CallKind::kWrite, .sticky = true});
+  EXPECT_FALSE(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1}).ok());
+  files.Disarm();
+  EXPECT_EQ(store.Metrics().failed_collections, 1U);
+}
+
 TEST(MetricsTest, ResetBeginsAtZeroAndLeavesStatsAlone) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));

@@ -78,7 +78,7 @@ struct MetricsSnapshot {
   // space taken in advance do not count.
   std::uint64_t log_written_bytes = 0;
   std::uint64_t checkpoint_written_bytes = 0;
-  std::uint64_t device_reads = 0;  // made for operations
+  std::uint64_t device_reads = 0;  // of the log, also for scans and collections
   std::uint64_t device_read_bytes = 0;
 
   // Why operations waited or started again.
@@ -96,6 +96,12 @@ struct MetricsSnapshot {
   std::uint64_t checkpoints = 0;
   std::uint64_t failed_checkpoints = 0;
   std::uint64_t checkpoint_ms = 0;  // that the completed ones took together
+  // Collections of garbage that had something to do, and what they did (GcStats).
+  std::uint64_t collections = 0;
+  std::uint64_t failed_collections = 0;
+  std::uint64_t collection_scanned_bytes = 0;
+  std::uint64_t collection_copied_bytes = 0;
+  std::uint64_t collection_freed_bytes = 0;
 
   // Refused operations by kind of error (ebb/status.h).
   std::uint64_t user_errors = 0;
@@ -134,7 +140,7 @@ inline constexpr std::array<OperationField, 4> kOperationFields = {{
     {"operations_refused", "Operations answered with an error", &OperationMetrics::refused},
     {"operations_general", "Operations that took the long way", &OperationMetrics::general},
 }};
-inline constexpr std::array<MetricField, 26> kMetricFields = {{
+inline constexpr std::array<MetricField, 31> kMetricFields = {{
     {"reads_from_memory", "Keys found in memory", &MetricsSnapshot::reads_from_memory},
     {"reads_from_device", "Keys found on the device", &MetricsSnapshot::reads_from_device},
     {"appended_records", "Records made by updates", &MetricsSnapshot::appended_records},
@@ -146,9 +152,8 @@ inline constexpr std::array<MetricField, 26> kMetricFields = {{
      &MetricsSnapshot::log_written_bytes},
     {"checkpoint_written_bytes", "Bytes of checkpoints written",
      &MetricsSnapshot::checkpoint_written_bytes},
-    {"device_reads", "Reads of the device for operations", &MetricsSnapshot::device_reads},
-    {"device_read_bytes", "Bytes read from the device for operations",
-     &MetricsSnapshot::device_read_bytes},
+    {"device_reads", "Reads of the log on the device", &MetricsSnapshot::device_reads},
+    {"device_read_bytes", "Bytes of log read from the device", &MetricsSnapshot::device_read_bytes},
     {"page_waits", "Waits for the next page of the log", &MetricsSnapshot::page_waits},
     {"collection_waits", "Waits for a collection of garbage that is behind",
      &MetricsSnapshot::collection_waits},
@@ -166,6 +171,16 @@ inline constexpr std::array<MetricField, 26> kMetricFields = {{
     {"failed_checkpoints", "Checkpoints that failed", &MetricsSnapshot::failed_checkpoints},
     {"checkpoint_milliseconds", "Time that completed checkpoints took",
      &MetricsSnapshot::checkpoint_ms},
+    {"collections", "Collections of garbage that had something to do",
+     &MetricsSnapshot::collections},
+    {"failed_collections", "Collections of garbage that failed",
+     &MetricsSnapshot::failed_collections},
+    {"collection_scanned_bytes", "Bytes of log that collections went through",
+     &MetricsSnapshot::collection_scanned_bytes},
+    {"collection_copied_bytes", "Bytes of live records that collections copied",
+     &MetricsSnapshot::collection_copied_bytes},
+    {"collection_freed_bytes", "Bytes that collections gave back to the file system",
+     &MetricsSnapshot::collection_freed_bytes},
     {"user_errors", "Operations refused for what the caller passed or when",
      &MetricsSnapshot::user_errors},
     {"recoverable_errors", "Operations refused for what may pass",

@@ -29,13 +29,14 @@ struct GcOptions {
   std::uint64_t min_reclaim_bytes = std::uint64_t{64} << 20;
   // Done when live records make up this share of the log: from 0 to 1, and 1 goes once through all
   // of the log. The closer to 1, the more is copied and read for each byte that is freed. By itself
-  // (Options::gc) a collection begins when the log is longer than live / target, and while it is at
-  // work updates that would make it longer still are slowed down to its pace, by 250 ms a page at
-  // most. So the log stays about as long, unless collecting is far too slow, as it is in a log that
-  // is many times larger than memory.
+  // (Options::gc) a collection begins when the log is longer than live / target. With kPeriodic
+  // what it has gone through is given back by the next periodic commit; a commit of its own, which
+  // makes every record an append again at its next update, comes only when the log has become a
+  // quarter longer than that. From there on updates are slowed down to the pace of what gives space
+  // back, by 250 ms a page at most. So the log stays below live / target * 1.25 and some pages,
+  // unless collecting is far too slow, as it is in a log that is many times larger than memory.
   double target_utilization = 0.5;
-  // How much of the log is gone through before the space is given back, which takes a commit; half
-  // of the log at most, unless the target is 1.
+  // How much of the log is gone through at a time, before a commit is told of it.
   std::uint64_t pass_bytes = std::uint64_t{256} << 20;
   // Go through so many bytes of the log a second at most; 0: as fast as can be.
   std::uint64_t max_bytes_per_second = 0;

@@ -42,7 +42,7 @@ struct CheckpointStats {
 struct GcStats {
   std::uint64_t initial_begin_address = 0;
   std::uint64_t new_begin_address = 0;
-  std::uint64_t pass_count = 0;       // each ends with a commit
+  std::uint64_t pass_count = 0;       // through the front of the log
   std::uint64_t scanned_bytes = 0;    // of the log
   std::uint64_t scanned_records = 0;  // valid ones
   std::uint64_t copied_records = 0;   // live ones, to the tail

@@ -51,12 +51,14 @@ class Compaction {
   Compaction(Core& core, EpochSlot& slot, GcStats& stats)
       : core_(core), slot_(slot), liveness_(core, slot), stats_(stats) {}
 
-  // Copies what is live in [begin, end), for about `pass_bytes`; `end` is a start of a record at or
-  // below safe_read_only. Everything below what it returns is dead. Aborted: the store was closed.
-  absl::StatusOr<Address> Run(Address end, std::uint64_t pass_bytes, const Stop& stop);
+  // Copies what is live in `range`, for about `pass_bytes`; all before it is dead, and its end is a
+  // start of a record at or below safe_read_only. Everything below what it returns is dead.
+  // Aborted: the store was closed.
+  absl::StatusOr<Address> Run(LogReader::Range range, std::uint64_t pass_bytes, const Stop& stop);
 
  private:
-  absl::StatusOr<Address> RunPass(Address end, std::uint64_t pass_bytes, const Stop& stop);
+  absl::StatusOr<Address> RunPass(LogReader::Range range, std::uint64_t pass_bytes,
+                                  const Stop& stop);
   absl::Status Copy(const LiveReader::Item& live);
   // What has become of an attempt, or what it needs.
   enum class Next { kDone, kWait, kMakeRoom, kDecide };

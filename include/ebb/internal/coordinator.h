@@ -26,10 +26,11 @@
 // (manifest.h). Commits of others may run beside the image. Ids never repeat: the checkpoint's own
 // control record, and every one after it, holds the newest id.
 //
-// Garbage collection (garbage_collector.h) works in passes. After each, the next commit to begin
-// states the new begin, and also how far every named session has come, since what the log said of
-// them may lie below; when it is durable, the log's begin moves. Checkpoints whose scan would begin
-// below it are of no more use; a new one takes their place.
+// Garbage collection (garbage_collector.h) works in passes. The commits that begin after one state
+// the new begin, and the first of them also how far every named session has come, since what the
+// log said of them may lie below; when it is durable, the log's begin moves. Only a checkpoint's
+// own commit states a begin above where the newest one before would scan from: what it makes
+// useless it replaces.
 //
 // Close ends with a second control record, marked clean, that states that the first one is
 // durable. So damage anywhere below the first is told apart from the end of the log.
@@ -45,6 +46,13 @@
 //
 // The index grows (index_growth.h) when it says that it is crowded, or when somebody asks. An image
 // and a growth exclude each other by job_mu_.
+//
+// Edges
+//   [begin]  collector: collected_ store, release, after a pass -> commit: load, acquire, before
+//   its
+//            bump: all copies of what is below are in its version or before; and commit:
+//            durable_begin_ store, release, after its sync -> collector: load, acquire, before it
+//            moves the log's begin there
 //
 // Thread safety: all methods, any thread. Progress: Commit, GrowIndex and Close wait for guards to
 // end and for the device.
@@ -115,7 +123,10 @@ class Coordinator {
   // Checkpoints and collections by themselves: begins them, as opening does, or ends them, and
   // returns when none is at work any more. Commits and growth go on.
   void StartBackground() { background_.Start(); }
-  void StopBackground() { background_.Stop(); }
+  void StopBackground() {
+    background_.Stop();
+    core_.log.ReleaseBrake();
+  }
   BackgroundStats GetBackgroundStats() const { return background_.Stats(); }
 
   // Doubles the index. ResourceExhausted when it cannot be larger, or there is no memory.
@@ -131,7 +142,7 @@ class Coordinator {
   // `manifest`, when not null, is filled with what the commit has made durable, and then there is
   // one even if nothing has changed.
   absl::Status CommitLocked(Manifest* manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool NothingToCommit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool NothingToCommit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) ABSL_LOCKS_EXCLUDED(list_mu_);
   absl::Status RunCheckpoint();
   absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status CheckpointIsNeeded(bool& needed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
@@ -142,7 +153,15 @@ class Coordinator {
   absl::StatusOr<std::uint64_t> CleanUpLocked(std::uint64_t kept)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   absl::Status SyncDirectory();
-  // Makes `begin` durable and then moves the log's begin there.
+  // The begin that a commit may state now.
+  Address BeginToState(bool of_checkpoint) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
+      ABSL_LOCKS_EXCLUDED(list_mu_);
+  // As far as everybody who opens the store now would begin: never above where its newest
+  // checkpoint scans from.
+  Address DurableBegin() const ABSL_LOCKS_EXCLUDED(list_mu_);
+  // Moves the log's begin there.
+  absl::Status FollowCommits() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  // Makes what is to be stated durable first, `begin` at least.
   absl::Status MoveBegin(Address begin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
   // Has the pool grow the index until it is no longer crowded. Never waits.
   void AskForGrowth();
@@ -200,10 +219,11 @@ class Coordinator {
   Address durable_ ABSL_GUARDED_BY(mu_);      // the end of the last durable commit or open record
   Address control_end_ ABSL_GUARDED_BY(mu_);  // of the last control record, durable or not
   Address begin_ ABSL_GUARDED_BY(mu_);        // of the log, in the control records
-  Address next_begin_ ABSL_GUARDED_BY(mu_);   // from the next bump on
   bool record_all_sessions_ ABSL_GUARDED_BY(mu_) = false;
   std::uint64_t recorded_checkpoint_id_ ABSL_GUARDED_BY(mu_) = 0;  // in the control records
   bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
+  AtomicWord collected_;      // everything below is dead
+  AtomicWord durable_begin_;  // in the last control record that is durable
 };
 
 }  // namespace ebb::internal

@@ -173,6 +173,11 @@ class Core {
     AtomicWord failed_checkpoints{0};
     AtomicWord checkpoint_ms{0};
     AtomicWord checkpoint_bytes{0};
+    AtomicWord collections{0};
+    AtomicWord failed_collections{0};
+    AtomicWord collection_scanned_bytes{0};
+    AtomicWord collection_copied_bytes{0};
+    AtomicWord collection_freed_bytes{0};
   };
   Counters counters;
 

@@ -6,6 +6,12 @@
 // A collection works in passes through the front of the log, and ends when live records make up
 // the share of it that is asked for.
 //
+// A commit is dear: it makes all records read-only, so that the next update of each key is an
+// append, which is garbage of tomorrow. So a collection that comes by itself, where commits come by
+// themselves too, has none of its own: what it has gone through is given back when the next commit
+// has said so, by whichever collection looks then. Only when the log grows too long meanwhile a
+// commit is made for it. It also leaves alone what may still be updated in place.
+//
 // Thread safety: one call at a time (the coordinator's job_mu_); worth_a_look, any thread.
 // Progress: waits for the device, and for what the owner's commit waits for.
 #pragma once
@@ -27,22 +33,27 @@ class GarbageCollector {
   struct Owner {
     // A collection shall end soon.
     std::function<bool()> is_stopping;
+    // Everything below is dead: the commits that begin from now on may state it.
+    std::function<void(Address)> state_begin;
+    // Moves the log's begin to where durable commits say it is.
+    std::function<absl::Status()> follow_commits;
     // Makes a begin durable, then moves the log's begin there.
     std::function<absl::Status(Address)> move_begin;
   };
-  // kBraking: while the log is longer than when it became due, updates append about a quarter of
-  // what the collection goes through, so that it stays about as long, however fast they are; but
-  // four pages a second in any case, since a log that is much larger than memory is gone through
-  // slowly.
-  enum class Pace { kFree, kOnePass, kBraking };
+  // kByItself: shares the commits of others, as said above. While the log is a quarter longer than
+  // when it became due, updates append about a quarter of what the collection goes through, or wait
+  // for the commit that gives back what it has, so that the log stays about as long, however fast
+  // they are; but four pages a second in any case, since a log that is much larger than memory is
+  // gone through slowly.
+  enum class Pace { kFree, kOnePass, kByItself };
 
   GarbageCollector(Core& core, EpochSlot& slot, Owner owner)
-      : core_(core), slot_(slot), owner_(std::move(owner)) {}
+      : core_(core), slot_(slot), owner_(std::move(owner)), collected_(core.log.begin()) {}
 
   // At most once through the log as it is now.
   absl::StatusOr<GcStats> Collect(const GcOptions& options, Pace pace);
   // From a sample of the index; see GcEstimate.
-  GcEstimate Estimate();
+  GcEstimate Estimate() { return Estimate(core_.log.begin()); }
   bool IsDue(const GcOptions& options) { return IsDue(options, Estimate()); }
 
   // The log has grown by as much as may make a collection due.
@@ -52,13 +63,22 @@ class GarbageCollector {
 
  private:
   static bool IsDue(const GcOptions& options, const GcEstimate& estimate);
+  // Of the log from `begin` on.
+  GcEstimate Estimate(Address begin);
   absl::Status RunPasses(const GcOptions& options, Pace pace, GcStats& stats);
-  void LookLater(const GcOptions& options);
+  void Count(const absl::Status& status, const GcStats& stats);
+  // What is gone through: up to the tail, or what is read-only already.
+  Address EndFor(Pace pace);
+  absl::StatusOr<bool> RunPass(const GcOptions& options, Pace pace, Address end, GcStats& stats);
+  // Moves begin to what has been collected: as far as commits have said so, or by one more.
+  absl::Status MoveBegin(const GcOptions& options, Pace pace, GcStats& stats);
+  void LookLater(const GcOptions& options, Pace pace);
   absl::Status GiveBack(GcStats& stats);
 
   Core& core_;
   EpochSlot& slot_;
   const Owner owner_;
+  Address collected_;      // everything below is dead; not below the log's begin
   Address swept_;          // no entry of the index leads below
   AtomicWord look_at_{0};  // when the tail has come here it is worth a look
 };

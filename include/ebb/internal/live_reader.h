@@ -82,8 +82,9 @@ class LiveReader {
   std::vector<Liveness::Candidate> chunk_;
   // What could not be decided yet; then, while it is read again, what of it is live, by address.
   std::vector<Liveness::Open> open_;
-  std::unique_ptr<LogReader> revisiting_;  // null: open_ is still to be decided
+  bool is_decided_ = false;
   std::size_t revisited_ = 0;              // of open_
+  std::unique_ptr<LogReader> revisiting_;  // null: none is near
 };
 
 }  // namespace ebb::internal
