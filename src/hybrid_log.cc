@@ -408,9 +408,22 @@ bool HybridLog::NothingToDo() {
 
 // A failed write ends the job: a caller that needs the space meets the error itself and tries
 // again, and so does the job of the next page turn.
+// The frame of the page behind the tail's gets its memory from the pool, not from whoever writes
+// there first. One that has had a page has kept its memory, unless there are more places for pages
+// than frames.
+void HybridLog::PopulateFrameAhead() {
+  const Geometry& geometry = config_.geometry;
+  const std::uint64_t page = geometry.PageOf(tail()) + 1;
+  const bool is_kept =
+      page >= geometry.frame_slots() && geometry.frame_slots() == geometry.frame_count;
+  if (is_kept || page - geometry.PageOf(safe_head()) >= geometry.frame_count) return;
+  region_.Populate(geometry.PageStart(page).value() & frame_mask_, geometry.page_bytes());
+}
+
 void HybridLog::Maintain() {
   maintenance_scheduled_.exchange(false, std::memory_order_acq_rel);  // [scheduled]
   TakeSpaceAhead(1);
+  PopulateFrameAhead();
   if (on_page_turn_) on_page_turn_();
   Backoff backoff;
   while (!maintenance_stopped_.load(std::memory_order_relaxed)) {  // seen by the next turn at most

@@ -55,6 +55,15 @@ MappedRegion& MappedRegion::operator=(MappedRegion&& other) noexcept {
   return *this;
 }
 
+void MappedRegion::Populate(std::size_t offset, std::size_t count) const {
+#ifdef MADV_POPULATE_WRITE  // Linux 5.14
+  static_cast<void>(madvise(data_ + offset, count, MADV_POPULATE_WRITE));
+#else
+  static_cast<void>(offset);
+  static_cast<void>(count);
+#endif
+}
+
 void MappedRegion::Release(std::size_t offset, std::size_t count) const {
   static_cast<void>(madvise(data_ + offset, count, MADV_DONTNEED));
 }

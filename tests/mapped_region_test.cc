@@ -47,6 +47,17 @@ TEST(MappedRegionTest, OnlyTouchedPagesAreResident) {
   EXPECT_EQ(ResidentPages(region), 2U);
 }
 
+TEST(MappedRegionTest, WhatIsPopulatedIsResidentAndKeepsItsBytes) {
+  const MappedRegion region(64 * kMiB, false);
+  ASSERT_NE(region.data(), nullptr);
+  region.data()[5 * kMiB] = std::byte{1};
+  region.Populate(4 * kMiB, 2 * kMiB);
+  const std::size_t resident = ResidentPages(region);
+  if (resident == 1) GTEST_SKIP() << "the kernel does not know the advice";
+  EXPECT_EQ(resident, 2 * kMiB / 4096);
+  EXPECT_EQ(region.data()[5 * kMiB], std::byte{1});
+}
+
 // Fails when GrowTo maps anew, or when Reserve asks for memory.
 TEST(MappedRegionTest, AReservedRegionGrowsWhereItLies) {
   MappedRegion region = MappedRegion::Reserve(std::size_t{1} << 36, false);

@@ -296,6 +296,7 @@ class HybridLog {
   bool NothingToDo();
   void ScheduleMaintenance();
   void Maintain();
+  void PopulateFrameAhead();
 
   // Immutable after construction and Restore.
   std::byte* frames_ = nullptr;

@@ -4,8 +4,8 @@
 // the kernel can back it with huge pages when asked to. One that is reserved first has addresses
 // and nothing else: it can grow where it lies.
 //
-// Thread safety: Release and huge_page_bytes may be called from any thread for ranges that nobody
-// else uses. Errors: a null region when the address space or memory is out. Cost: system calls.
+// Thread safety: Populate, and Release and huge_page_bytes for ranges that nobody else uses, may be
+// called from any thread. Errors: a null region when the address space or memory is out. Cost: system calls.
 #pragma once
 
 #include <cstddef>
@@ -30,6 +30,9 @@ class MappedRegion {
 
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }  // usable
+  // Makes a page-aligned range resident now, so that whoever touches it first need not wait. Its
+  // bytes stay what they are, whoever writes them meanwhile. Advice only.
+  void Populate(std::size_t offset, std::size_t count) const;
   // Gives the memory of a page-aligned range back; it reads as zeros afterwards.
   void Release(std::size_t offset, std::size_t count) const;
   // How much of the region is backed by huge pages now, by the kernel's account; 0 when unknown.
