@@ -118,7 +118,7 @@ class Session {
           Ops::CopyValue(found, value);
           visitor(value);
         } else if (found.frozen) {
-          const std::string_view view = Ops::FrozenView(found.record);
+          const std::string_view view = Updates::FrozenView(found.record);
           Ops::CountRead(*state_, view);
           visitor(view);
         } else {
@@ -228,7 +228,7 @@ class Session {
         OpKind::kRmw, timed, stored,
         [edit = std::move(edit),
          initial = OwnedValue(StoredValue(initial))](auto& session) mutable {
-          return typename Ops::template RmwOp<decltype(edit)>{{session}, edit, initial};
+          return typename Updates::template RmwOp<decltype(edit)>{{session}, edit, initial};
         },
         std::move(done));
   }
@@ -237,7 +237,7 @@ class Session {
   void DeleteAsync(KeyView key, Done done) {
     PendUpdate(
         OpKind::kDelete, state_->slot->tally.Begin(OpKind::kDelete), StoredKey(key),
-        [](auto&) { return typename Ops::DeleteOp{}; }, std::move(done));
+        [](auto&) { return typename Updates::DeleteOp{}; }, std::move(done));
   }
 
   template <std::invocable<absl::Status> Done>
@@ -247,7 +247,7 @@ class Session {
     if (!Ops::Fits(*core_, stored, owned)) return done(InsertIfAbsent(key, value));
     PendUpdate(
         OpKind::kInsert, state_->slot->tally.Begin(OpKind::kInsert), stored,
-        [value = std::move(owned)](auto&) { return typename Ops::InsertOp(value); },
+        [value = std::move(owned)](auto&) { return typename Updates::InsertOp(value); },
         std::move(done));
   }
 
@@ -261,7 +261,7 @@ class Session {
     PendUpdate(
         OpKind::kCompareExchange, state_->slot->tally.Begin(OpKind::kCompareExchange), stored,
         [expected = std::move(from), desired = std::move(to)](auto& session) {
-          return typename Ops::CompareExchangeOp{{session}, expected, desired};
+          return typename Updates::CompareExchangeOp{{session}, expected, desired};
         },
         std::move(done));
   }
@@ -331,7 +331,7 @@ class Session {
                    Ops::UpsertInGuard(*state_, *core_, guard, keys[i], hash, values[i]);
           },
           [&](std::size_t i) {
-            return [&value = values[i]](auto&) { return typename Ops::UpsertOp(value); };
+            return [&value = values[i]](auto&) { return typename Updates::UpsertOp(value); };
           },
           [&](std::size_t i) { return Ops::Upsert(*state_, keys[i], values[i]); },
           [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
@@ -356,7 +356,7 @@ class Session {
           },
           [&](std::size_t i) {
             return [edit = edit_of(i), &initial](auto& session) mutable {
-              return typename Ops::template RmwOp<decltype(edit)>{{session}, edit, initial};
+              return typename Updates::template RmwOp<decltype(edit)>{{session}, edit, initial};
             };
           },
           [&](std::size_t i) {
@@ -379,7 +379,7 @@ class Session {
       Batches::Update(
           *state_, OpKind::kDelete, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
           [](std::size_t, std::uint64_t, const internal::EpochGuard&) { return false; },
-          [](std::size_t) { return [](auto&) { return typename Ops::DeleteOp{}; }; },
+          [](std::size_t) { return [](auto&) { return typename Updates::DeleteOp{}; }; },
           [&](std::size_t i) { return Ops::Delete(*state_, keys[i]); },
           [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
     } else {
@@ -400,6 +400,7 @@ class Session {
  private:
   friend class Store<Key, Value>;
   using Ops = internal::Operations<internal::Stored<Key>, internal::Stored<Value>>;
+  using Updates = internal::Updates<internal::Stored<Key>, internal::Stored<Value>>;
   using Batches = internal::Batches<internal::Stored<Key>, internal::Stored<Value>>;
   using StoredKeyView = ViewOf<internal::Stored<Key>>;
   using OwnedValue = internal::Stored<Value>;

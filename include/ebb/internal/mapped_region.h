@@ -5,7 +5,8 @@
 // and nothing else: it can grow where it lies.
 //
 // Thread safety: Populate, and Release and huge_page_bytes for ranges that nobody else uses, may be
-// called from any thread. Errors: a null region when the address space or memory is out. Cost: system calls.
+// called from any thread. Errors: a null region when the address space or memory is out. Cost:
+// system calls.
 #pragma once
 
 #include <cstddef>
