@@ -29,8 +29,10 @@ std::uint64_t DueBytes(const GcOptions& options, const GcEstimate& estimate) {
   return std::max(static_cast<std::uint64_t>(due), estimate.live_bytes + options.min_reclaim_bytes);
 }
 
-std::uint64_t LongestBytes(const GcOptions& options, const GcEstimate& estimate) {
-  return DueBytes(options, estimate) / 4 * 5;
+std::uint64_t LongestBytes(const Geometry& geometry, const GcOptions& options,
+                           const GcEstimate& estimate) {
+  const std::uint64_t due = DueBytes(options, estimate);
+  return due + std::max(due / 4, 2 * geometry.page_bytes());
 }
 
 // How long it may be when a pass ends: young records are mostly live, and left for later.
@@ -167,7 +169,7 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, Pace pa
   const Clock::time_point begun = Clock::now();
   const GcEstimate estimate = Estimate(collected_);
   const Address tail = core_.log.tail();
-  const Address longest = core_.log.begin() + LongestBytes(options, estimate);
+  const Address longest = core_.log.begin() + LongestBytes(core_.log.geometry(), options, estimate);
   const std::uint64_t scanned_before = stats.scanned_bytes;
   GcStats last = stats;
   bool stopped = false;
@@ -200,7 +202,8 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
   absl::Status status = owner_.follow_commits();
   const Address begin = core_.log.begin();
   if (status.ok() && begin < collected_) {
-    const Address longest = begin + LongestBytes(options, Estimate(collected_));
+    const Address longest =
+        begin + LongestBytes(core_.log.geometry(), options, Estimate(collected_));
     const bool waits_for_others = pace == Pace::kByItself &&
                                   core_.config.durability == Durability::kPeriodic &&
                                   core_.log.tail() < longest;
@@ -217,7 +220,7 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
 void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
   const GcEstimate now = Estimate(collected_);
   const Address begin = core_.log.begin();
-  const std::uint64_t longest = LongestBytes(options, now);
+  const std::uint64_t longest = LongestBytes(core_.log.geometry(), options, now);
   if (pace == Pace::kByItself && begin < collected_) {
     core_.log.SetBrake(begin + longest);
   } else {

@@ -40,11 +40,11 @@ class GarbageCollector {
     // Makes a begin durable, then moves the log's begin there.
     std::function<absl::Status(Address)> move_begin;
   };
-  // kByItself: shares the commits of others, as said above. While the log is a quarter longer than
-  // when it became due, updates append about a quarter of what the collection goes through, or wait
-  // for the commit that gives back what it has, so that the log stays about as long, however fast
-  // they are; but four pages a second in any case, since a log that is much larger than memory is
-  // gone through slowly.
+  // kByItself: shares the commits of others, as said above. While the log is a quarter, and two
+  // pages, longer than when it became due, updates append about a quarter of what the collection
+  // goes through, or wait for the commit that gives back what it has, so that the log stays about
+  // as long, however fast they are; but four pages a second in any case, since a log that is much
+  // larger than memory is gone through slowly.
   enum class Pace { kFree, kOnePass, kByItself };
 
   GarbageCollector(Core& core, EpochSlot& slot, Owner owner)
