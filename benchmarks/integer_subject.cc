@@ -37,7 +37,7 @@ IntegerSubject::IntegerSubject(const StoreShape& shape)
 
 IntegerSubject::~IntegerSubject() = default;
 
-double IntegerSubject::Load() {
+double IntegerSubject::Load(bool in_batches) {
   const auto thread_count = static_cast<std::uint64_t>(state_->shape.thread_count);
   const std::uint64_t key_count = state_->shape.key_count;
   std::vector<std::uint64_t> keys(key_count);
@@ -46,7 +46,9 @@ double IntegerSubject::Load() {
     const std::uint64_t first = key_count * static_cast<std::uint64_t>(thread) / thread_count;
     const std::uint64_t end = key_count * static_cast<std::uint64_t>(thread + 1) / thread_count;
     const auto share = std::span<const std::uint64_t>(keys).subspan(first, end - first);
-    RequireAll(Run(Verb::kUpsert, thread, share), share.size(), "load");
+    RequireAll(
+        in_batches ? RunBatched(Verb::kUpsert, thread, share) : Run(Verb::kUpsert, thread, share),
+        share.size(), "load");
   });
 }
 

@@ -48,7 +48,7 @@ class IntegerSubject {
   explicit IntegerSubject(const StoreShape& shape);
   ~IntegerSubject();
   // Upserts all ids, each thread a contiguous share, and returns the seconds it took.
-  double Load();
+  double Load(bool in_batches = false);
   Tally Run(Verb verb, int thread, std::span<const std::uint64_t> keys);
   Tally RunBatched(Verb verb, int thread, std::span<const std::uint64_t> keys);
   Tally ReadStatusOr(int thread, std::span<const std::uint64_t> keys);
