@@ -5,12 +5,17 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <map>
+#include <memory>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -200,6 +205,70 @@ TEST(BatchTest, EveryItemCountsOnceAndIsTimedIfOthersAre) {
 
 // Each thread moves amounts between accounts by batches: no sum is ever lost, whatever the others
 // do; and two reads of one key in a batch never go back in time.
+// A file system whose rings read only when somebody waits for them, after a call of the test's.
+class SlowRings final : public internal::FileSystem {
+ public:
+  explicit SlowRings(internal::FileSystem& base) : base_(base) {}
+  internal::OpenedDirectory OpenDirectory(const std::string& path, bool create) override {
+    return base_.OpenDirectory(path, create);
+  }
+  std::unique_ptr<internal::ReadRing> OpenReadRing(unsigned) override {
+    return std::make_unique<Ring>(*this);
+  }
+  // Called once, before the next read.
+  std::function<void()> before_read;
+
+ private:
+  class Ring final : public internal::ReadRing {
+   public:
+    explicit Ring(SlowRings& owner) : owner_(owner) {}
+    bool Start(internal::File& file, std::uint64_t offset, std::byte* bytes, std::size_t count,
+               void* tag) override {
+      reads_.push_back([=, &file] { return Ended{tag, file.ReadAt(offset, bytes, count)}; });
+      return true;
+    }
+    void Submit() override {}
+    std::optional<Ended> Take(bool wait) override {
+      if (!wait || reads_.empty()) return std::nullopt;
+      if (const auto call = std::exchange(owner_.before_read, nullptr)) call();
+      const auto read = std::move(reads_.front());
+      reads_.pop_front();
+      return read();
+    }
+
+   private:
+    SlowRings& owner_;
+    std::deque<std::function<Ended()>> reads_;
+  };
+
+  internal::FileSystem& base_;
+};
+
+// While the device is asked for the first item its record is collected, and both keys change, the
+// second one first. So the first is answered from after that, and the second must be, too.
+TEST(BatchTest, NoItemIsAnsweredFromBeforeAnEarlierOne) {
+  SimFileSystem memory;
+  SlowRings files(memory);
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  Must(store.Upsert(1, 10));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
+  Must(store.Upsert(2, 20));
+  const std::uint64_t begin = store.Stats().begin_address;
+  files.before_read = [&] {
+    Must(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1}));
+    Must(store.Upsert(2, 21));
+    Must(store.Upsert(1, 11));
+  };
+  auto session = store.NewSession();
+  const std::array<std::uint64_t, 2> keys = {1, 2};
+  std::array<std::uint64_t, 2> values{};
+  std::array<absl::Status, 2> results;
+  EXPECT_EQ(session.ReadBatch(keys, values, results), 2U);
+  ASSERT_EQ(files.before_read, nullptr) << "nothing was read";
+  ASSERT_GT(store.Stats().begin_address, begin);
+  EXPECT_EQ(values, (std::array<std::uint64_t, 2>{11, 21}));
+}
+
 TEST(BatchTest, ThreadsShareKeys) {
   constexpr std::uint64_t kKeys = 600;  // more than fit in memory
   SimFileSystem files;
