@@ -83,8 +83,8 @@ void BackgroundJobs::Run(Job& job, std::uint64_t generation, bool by_timer) {
   job_ended_.NotifyAll();
 }
 
-// In the pool, after a page turn. When the log has grown by what is worth collecting, the timer may
-// be late.
+// When the log has grown by what is worth collecting, or a commit lets space be given back, the
+// timer may be late.
 void BackgroundJobs::LookForGarbage() {
   if (!is_worth_a_look_()) return;
   std::uint64_t generation = 0;

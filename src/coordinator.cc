@@ -98,6 +98,7 @@ absl::Status Coordinator::RunCommit() {
 void Coordinator::ScheduleCommit() {
   core_.pool.PostAfter(std::chrono::milliseconds(core_.config.commit_interval_ms), [this] {
     static_cast<void>(commits_.Join());
+    background_.LookForGarbage();
     if (!core_.health.poisoned()) ScheduleCommit();
   });
 }

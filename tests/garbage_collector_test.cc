@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <thread>
@@ -163,6 +164,31 @@ TEST(GarbageCollectorTest, ItSharesTheCommitsOfOthers) {
   EXPECT_EQ(store.ListCheckpoints().size(), 1U);
   EXPECT_GT(store.ListCheckpoints().front().id, checkpoint.id);
   EXPECT_GT(store.Metrics().commits, commits);
+  ExpectHolds(store, model, 310);
+}
+
+// Also in a store that is not written any more, and long before the next look by the clock.
+TEST(GarbageCollectorTest, APeriodicCommitIsFollowedByItself) {
+  SimFileSystem files;
+  Model model;
+  Options options = Collecting();
+  options.commit_interval_ms = 1;
+  options.gc_interval_ms = 86'400'000;
+  options.gc.pass_bytes = 1 << 14;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+  internal::ThreadPool& pool = CoreOf(store).pool;
+  const std::uint64_t first = store.Stats().begin_address;
+  for (std::uint64_t key = 0; store.Metrics().collections == 0; ++key) {
+    ASSERT_LT(key, 100'000U);
+    Write(store, model, key % 300, key / 300);
+    while (store.Metrics().collections == 0 && pool.RunOne()) {
+    }
+  }
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (store.Stats().begin_address == first && std::chrono::steady_clock::now() < until) {
+    if (!pool.RunOne()) std::this_thread::yield();
+  }
+  EXPECT_GT(store.Stats().begin_address, first);
   ExpectHolds(store, model, 310);
 }
 

@@ -22,7 +22,7 @@ class BackgroundJobs {
   struct Work {
     std::function<absl::Status()> checkpoint;
     std::function<absl::Status()> collect;
-    // Whether there may be something to collect; asked at each turn of a page.
+    // Whether there may be something to collect or to give back.
     std::function<bool()> is_worth_a_look;
   };
 
@@ -36,6 +36,9 @@ class BackgroundJobs {
   // Returns when no job is at work any more.
   void Stop();
   BackgroundStats Stats() const;
+  // Has the pool collect if there may be something to collect or to give back. Called at each turn
+  // of a page, and after each periodic commit. Never waits for a job.
+  void LookForGarbage();
   // The job at work shall end soon.
   bool stopping() const {
     return stopping_.load(std::memory_order_relaxed);
@@ -49,7 +52,6 @@ class BackgroundJobs {
   };
   void Schedule(Job& job, std::chrono::milliseconds delay) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Run(Job& job, std::uint64_t generation, bool by_timer);
-  void LookForGarbage();
 
   Core& core_;
   const std::function<bool()> is_worth_a_look_;
