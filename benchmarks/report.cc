@@ -1,4 +1,4 @@
-// ebb_report: every first-slice figure as a ratio of two things measured in turn in one run.
+// ebb_report: every figure with a target, as a ratio of two things measured in turn in one run.
 //
 //   ebb_report [--keys=N] [--rounds=N] [--dir=FOLDER] [--only=GROUPS]
 //

@@ -59,7 +59,7 @@ void AddAtRestRow(const Settings& settings, Table& table) {
              .judged = resident,
              .unit = " bytes",
              .aim = Row::Aim::kAtMost,
-             .target = 80.0});
+             .target = 40.0});
 }
 
 void AddGuardRow(const Settings& settings, Table& table) {

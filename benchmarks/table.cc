@@ -44,7 +44,7 @@ std::vector<Samples> RunInTurn(const std::string& what, int rounds,
 }
 
 void Table::Print() const {
-  fmt::print("| row | ebb | compared with | median (least to most) | first slice | |\n");
+  fmt::print("| row | ebb | compared with | median (least to most) | target | |\n");
   fmt::print("|---|---|---|---|---|---|\n");
   for (const Row& row : rows_) {
     fmt::print("| {} | {} | {} | {:.3g}{} ({:.3g} to {:.3g}) | {} | {} |\n", row.name, row.figure,
