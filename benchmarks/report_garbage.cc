@@ -197,7 +197,7 @@ void AddRowsFor(const Settings& settings, const Case& measured, Table& table) {
 
 void AddGarbageRows(const Settings& settings, Table& table) {
   AddRowsFor(settings, {Options().log_memory_bytes, 0.58}, table);
-  AddRowsFor(settings, {std::uint64_t{64} << 20, 0.68}, table);
+  AddRowsFor(settings, {std::uint64_t{64} << 20, 0.66}, table);
 }
 
 }  // namespace ebb::bench

@@ -9,7 +9,8 @@
 namespace ebb::internal {
 namespace {
 
-// A pass holds some four times as much in memory, so less of it where the log has little.
+// A pass holds some seven times as much in memory, four of them read ahead, so less of it where the
+// log has little.
 std::uint64_t ChunkBytes(const Geometry& geometry) {
   return std::clamp(geometry.frame_count * geometry.page_bytes() / 32, std::uint64_t{1} << 18,
                     std::uint64_t{1} << 20);

@@ -215,8 +215,8 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
   return status.ok() ? GiveBack(stats) : status;
 }
 
-// Live bytes change slowly, so the log will be due when it has grown to what they allow.
-// Where a commit will give back what has been collected, updates must not outrun it.
+// Live bytes change slowly, so the log will be due when it has grown to what they allow. Where a
+// commit will give back what has been collected, updates must not outrun it.
 void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
   const GcEstimate now = Estimate(collected_);
   const Address begin = core_.log.begin();

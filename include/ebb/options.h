@@ -96,8 +96,8 @@ struct Options {
   // skipped when nothing has changed since the last. Unless this is 0, Close writes one too.
   std::uint32_t checkpoint_interval_ms = 0;
 
-  // Garbage is collected as `gc` says, checked at this interval and whenever the log has grown by
-  // what is to be had: 0 for never, or from 1000 to a day.
+  // Garbage is collected as `gc` says, checked at this interval, whenever the log has grown by what
+  // is to be had, and after a periodic commit: 0 for never, or from 1000 to a day.
   std::uint32_t gc_interval_ms = 10000;
   GcOptions gc = {};
 

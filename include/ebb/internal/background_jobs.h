@@ -1,6 +1,6 @@
 // BackgroundJobs: the checkpoints and collections that come by themselves, each at its interval, a
-// collection also when the log has grown by enough. At most one of them is at work at a time, so
-// they take one thread of the pool.
+// collection also when the log has grown by enough, or a periodic commit lets space be given back.
+// At most one of them is at work at a time, so they take one thread of the pool.
 //
 // Thread safety: all methods, any thread. Progress: Stop waits for the job at work, which is told
 // to end soon; the others take a mutex for a moment.

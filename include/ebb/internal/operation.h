@@ -47,9 +47,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <string>
-#include <string_view>
-#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
