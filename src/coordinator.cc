@@ -284,8 +284,8 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
   if (core_.health.poisoned()) return core_.health.status();
   needed = !NothingToCommit();
   MutexLock list_lock(list_mu_);
-  needed = needed || checkpoints_.empty() ||
-           checkpoints_.back().durable_address != durable_.value();
+  needed =
+      needed || checkpoints_.empty() || checkpoints_.back().durable_address != durable_.value();
   return absl::OkStatus();
 }
 

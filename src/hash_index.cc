@@ -25,6 +25,7 @@ int MostExponent(int exponent, int creation_exponent) {
 
 HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages)
     : creation_exponent_(creation_exponent),
+      tag_rotation_(creation_exponent - 16),
       most_exponent_(MostExponent(exponent, creation_exponent)),
       huge_pages_(huge_pages) {
   // Less where address space is limited.

@@ -30,7 +30,7 @@ absl::Status SessionTable::Enter(std::string_view name, SessionSerials& serials)
   for (unsigned parity = 0; parity < 2; ++parity) {
     serials.last_[parity].store(entry.last[parity], std::memory_order_relaxed);  // [serial]
   }
-  serials.taken_ = std::max({entry.through, entry.last[0], entry.last[1]});
+  serials.taken_.RaiseTo(std::max({entry.through, entry.last[0], entry.last[1]}));
   entry.live = &serials;
   entry.forgotten = false;
   return absl::OkStatus();

@@ -152,7 +152,8 @@ TEST(CodecTest, PlainTypesAreStoredAtTheirSize) {
   EXPECT_EQ(Codec<Point>::kFixedBytes, 8U);
   EXPECT_EQ(Codec<std::uint16_t>::kFixedBytes, 2U);
   EXPECT_EQ(Codec<Padded>::kFixedBytes, 16U);
-  EXPECT_TRUE((std::is_same_v<ViewOf<Point>, const Point&>));
+  EXPECT_TRUE((std::is_same_v<ViewOf<Point>, Point>));
+  EXPECT_TRUE((std::is_same_v<ViewOf<Padded>, const Padded&>));
 }
 
 TEST(CodecTest, StringsGoInAsViews) {

@@ -96,7 +96,7 @@ namespace internal {
 template <typename T>
 struct StoredAs {
   using Type = T;
-  using View = const T&;
+  using View = std::conditional_t<std::is_trivially_copyable_v<T> && sizeof(T) <= 8, T, const T&>;
   static constexpr std::uint32_t kVersion = 0;
 };
 template <>
@@ -128,7 +128,8 @@ inline constexpr std::uint32_t kCodecWord =
 
 }  // namespace internal
 
-// How calls take a T: std::string_view for strings, const T& for all else.
+// How calls take a T: std::string_view for strings, T itself when it is at most a word, else
+// const T&.
 template <typename T>
 using ViewOf = typename internal::StoredAs<T>::View;
 

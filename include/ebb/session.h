@@ -48,7 +48,7 @@ class Store;
 template <KeyType Key, ValueType Value>
 class Session {
  public:
-  using KeyView = ViewOf<Key>;      // std::string_view for strings, else const Key&
+  using KeyView = ViewOf<Key>;      // std::string_view for strings, else Key or const Key&
   using ValueView = ViewOf<Value>;  // likewise
 
   Session(Session&&) noexcept = default;
@@ -307,13 +307,15 @@ class Session {
                         std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
     if constexpr (kInterleaved) {
-      Batches::Read(
-          *state_, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
-          [&](std::size_t i, const auto& found) {
-            Ops::CopyValue(found, values[i]);
-            Ops::CountRead(*state_, values[i]);
-          },
-          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
+      const bool all = Batches::Read(
+          *state_, keys.size(), ItemOf(keys),
+          [state = state_.get(), values = values.data()](std::size_t i, const auto& found)
+              EBB_INLINE_LAMBDA {
+                Ops::CopyValue(found, values[i]);
+                Ops::CountRead(*state, values[i]);
+              },
+          SettlerOf(results));
+      if (all) return keys.size();
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Read(keys[i], values[i]);
     }
@@ -324,17 +326,19 @@ class Session {
                           std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
     if constexpr (kInterleaved) {
-      Batches::Update(
-          *state_, OpKind::kUpsert, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
-          [&](std::size_t i, std::uint64_t hash, const internal::EpochGuard& guard) {
-            return Ops::Fits(*core_, keys[i], values[i]) &&
-                   Ops::UpsertInGuard(*state_, *core_, guard, keys[i], hash, values[i]);
+      const bool all = Batches::Update(
+          *state_, OpKind::kUpsert, keys.size(), ItemOf(keys),
+          [state = state_.get(), key = ItemOf(keys), value = ItemOf(values)](
+              std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
+            return Ops::Fits(lead.core, key(i), value(i)) &&
+                   Ops::FinishUpsert(*state, lead, key(i), value(i));
           },
           [&](std::size_t i) {
             return [&value = values[i]](auto&) { return typename Updates::UpsertOp(value); };
           },
           [&](std::size_t i) { return Ops::Upsert(*state_, keys[i], values[i]); },
-          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
+          SettlerOf(results));
+      if (all) return keys.size();
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Upsert(keys[i], values[i]);
     }
@@ -348,12 +352,13 @@ class Session {
     if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
     if constexpr (kInterleaved) {
       const auto edit_of = [&](std::size_t i) { return [&fn, i](Value& value) { fn(i, value); }; };
-      Batches::Update(
-          *state_, OpKind::kRmw, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
-          [&](std::size_t i, std::uint64_t hash, const internal::EpochGuard& guard) {
-            auto edit = edit_of(i);
-            return Ops::RmwInGuard(*state_, *core_, guard, keys[i], hash, edit);
-          },
+      const bool all = Batches::Update(
+          *state_, OpKind::kRmw, keys.size(), ItemOf(keys),
+          [state = state_.get(), key = ItemOf(keys), edit_of](std::size_t i, const Lead& lead)
+              EBB_INLINE_LAMBDA {
+                auto edit = edit_of(i);
+                return Ops::FinishRmw(*state, lead, key(i), edit);
+              },
           [&](std::size_t i) {
             return [edit = edit_of(i), &initial](auto& session) mutable {
               return typename Updates::template RmwOp<decltype(edit)>{{session}, edit, initial};
@@ -363,7 +368,8 @@ class Session {
             auto edit = edit_of(i);
             return Ops::Rmw(*state_, keys[i], edit, initial);
           },
-          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
+          SettlerOf(results));
+      if (all) return keys.size();
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) {
         results[i] = Rmw(
@@ -377,11 +383,10 @@ class Session {
     if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
     if constexpr (kInterleaved) {
       Batches::Update(
-          *state_, OpKind::kDelete, keys.size(), [&](std::size_t i) -> KeyView { return keys[i]; },
-          [](std::size_t, std::uint64_t, const internal::EpochGuard&) { return false; },
+          *state_, OpKind::kDelete, keys.size(), ItemOf(keys),
+          [](std::size_t, const Lead&) { return false; },
           [](std::size_t) { return [](auto&) { return typename Updates::DeleteOp{}; }; },
-          [&](std::size_t i) { return Ops::Delete(*state_, keys[i]); },
-          [&](std::size_t i, auto outcome) { Settle(results[i], std::move(outcome)); });
+          [&](std::size_t i) { return Ops::Delete(*state_, keys[i]); }, SettlerOf(results));
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Delete(keys[i]);
     }
@@ -400,6 +405,7 @@ class Session {
  private:
   friend class Store<Key, Value>;
   using Ops = internal::Operations<internal::Stored<Key>, internal::Stored<Value>>;
+  using Lead = typename Ops::Lead;
   using Updates = internal::Updates<internal::Stored<Key>, internal::Stored<Value>>;
   using Batches = internal::Batches<internal::Stored<Key>, internal::Stored<Value>>;
   using StoredKeyView = ViewOf<internal::Stored<Key>>;
@@ -491,6 +497,15 @@ class Session {
       result = internal::UnequalBatch(keys, values, results.size());
     }
     return false;
+  }
+  // What a batch's loops need of its spans, as copies of pointers.
+  template <typename T>
+  static auto ItemOf(std::span<const T> items) {
+    return [items = items.data()](std::size_t i) EBB_INLINE_LAMBDA -> const T& { return items[i]; };
+  }
+  auto SettlerOf(std::span<absl::Status> results) {
+    return [this, results = results.data()](std::size_t i, auto outcome)
+               EBB_INLINE_LAMBDA { this->Settle(results[i], std::move(outcome)); };
   }
   static std::size_t CountOk(std::span<const absl::Status> results) {
     return static_cast<std::size_t>(std::count_if(results.begin(), results.end(),

@@ -16,9 +16,12 @@
 //   earlier moment. The same holds for the whole rest of the batch after one that has looked once
 //   more when the device had answered, because the log's begin had passed its record: they are
 //   rare, and what follows them is simply called again.
-//   An update uses nothing of the first two loops but the hash: they only warm the cache. The
-//   third finishes the items one after the other; one that is no hit ends the guard, goes through
-//   the general form, and the rest begin a guard of their own. One that has the hash of another
+//   An update loads its entry under the guard, too, after the boundary, and looks at the state word
+//   before it has an effect: again the steps of a hit. Should its record have a successor by then,
+//   its moment is the one before that was published, which is later than its load. The third loop
+//   finishes the items one after the other, so their serials and their effects on one key follow
+//   their order. One that is no hit ends the guard and goes through the general form; the rest
+//   begin a guard of their own and load their entries once more. One that has the hash of another
 //   that is pending waits for all that are.
 //
 // With Options::measure_latency the items are called one by one, each timed.
@@ -51,75 +54,116 @@ class Batches {
  public:
   // In all of them `key(i)` is the key of item i, and `answer(i, outcome)` is called for each, in
   // any order, without a guard or under one, with an OpStatus or a Status; if a read is answered
-  // twice, the last answer counts.
+  // twice, the last answer counts. True when all were hits, and so OpStatus::kOk.
 
   // `consume(i, found)` as in Operations::Read.
   template <typename KeyAt, typename Consume, typename Answer>
-  static void Read(SessionState& session, std::size_t count, KeyAt key, Consume consume,
+  static bool Read(SessionState& session, std::size_t count, KeyAt key, Consume consume,
                    Answer answer) {
     if (session.slot->tally.recorder() != nullptr || !session.idle()) [[unlikely]] {
       for (std::size_t i = 0; i < count; ++i) {
         answer(i, Ops::Read(session, key(i), [&](const auto& found) { consume(i, found); }));
       }
-      return;
+      return false;
     }
     session.slot->tally.Add(Count::kBegun + static_cast<std::size_t>(OpKind::kRead), count);
     Misses misses(session);
+    bool all = true;
     std::size_t again = count;  // items from here on are called again
     for (std::size_t first = 0; first < count; first += kGroup) {
-      const auto miss = [&](std::size_t i, std::uint64_t hash) {
-        Receiver<Consume, Answer> receiver{i, consume, answer, again};
-        misses.Run(OpKind::kRead, key(i), hash, ReadForm<Ops, decltype(receiver)>(receiver));
-      };
-      ReadGroup(session, first, std::min(kGroup, count - first), key, consume, answer, miss);
+      Group group(first, count);
+      group.Hash(*session.core, key);
+      std::uint32_t rest = ReadHits(session, group, key, consume, answer);
+      all = all && rest == 0;
+      for (; rest != 0; rest &= rest - 1) {
+        const auto at = static_cast<std::size_t>(std::countr_zero(rest));
+        const std::size_t i = first + at;
+        if (Ops::IsAbsent(session, key(i), group.hashes[at])) {
+          answer(i, OpStatus::kNotFound);
+        } else {
+          Receiver<Consume, Answer> receiver{i, consume, answer, again};
+          misses.Run(OpKind::kRead, key(i), group.hashes[at],
+                     ReadForm<Ops, decltype(receiver)>(receiver));
+        }
+        rest |= group.LaterOfItsHash(at);
+      }
     }
     misses.Complete();
     for (; again < count; ++again) {
       answer(again, Ops::ReadSlow(session, key(again), K::Hash(key(again)),
                                   [&](const auto& found) { consume(again, found); }));
     }
+    return all;
   }
 
-  // `hit(i, hash, guard)` is the item's operation if it is a hit, and says so; `make(i)` gives what
-  // makes it for the general form (UpdateForm). Both without counting that it has begun; `alone(i)`
-  // is all of it.
+  // `hit(i, lead)` is the item's operation if it is a hit, and says so, as
+  // Operations::FinishUpsert; `make(i)` gives what makes it for the general form (UpdateForm). Both
+  // without counting that it has begun; `alone(i)` is all of it.
   template <typename KeyAt, typename Hit, typename MakeAt, typename Alone, typename Answer>
-  static void Update(SessionState& session, OpKind kind, std::size_t count, KeyAt key, Hit hit,
+  static bool Update(SessionState& session, OpKind kind, std::size_t count, KeyAt key, Hit hit,
                      MakeAt make, Alone alone, Answer answer) {
     if (session.slot->tally.recorder() != nullptr || !session.idle()) [[unlikely]] {
       for (std::size_t i = 0; i < count; ++i) answer(i, alone(i));
-      return;
+      return false;
     }
     session.slot->tally.Add(Count::kBegun + static_cast<std::size_t>(kind), count);
     Misses misses(session);
+    bool all = true;
     for (std::size_t first = 0; first < count; first += kGroup) {
-      const std::size_t end = std::min(count, first + kGroup);
-      Hashes hashes;
-      Ask(
-          session, end - first, [&](std::size_t i) { return key(first + i); }, hashes);
-      for (std::size_t i = first; i < end; ++i) {
-        {
-          EpochGuard guard(session.core->epochs, *session.slot);
-          for (; i < end; ++i) {
-            const std::uint64_t hash = hashes[i - first];
-            if (misses.Pending(hash) || !hit(i, hash, guard)) break;
-            answer(i, OpStatus::kOk);
-          }
-        }
-        if (i == end) break;
-        const std::uint64_t hash = hashes[i - first];
-        if (misses.Pending(hash)) misses.Complete();
+      Group group(first, count);
+      group.Hash(*session.core, key);
+      for (std::size_t at = 0;; ++at) {
+        at = UpdateHits(session, group, at, misses, hit, answer);
+        if (at == group.count) break;
+        all = false;
+        const std::size_t i = first + at;
+        if (misses.Pending(group.hashes[at])) misses.Complete();
         auto done = [i, &answer](absl::Status outcome) { answer(i, std::move(outcome)); };
         auto made = make(i);
-        misses.Run(kind, key(i), hash,
+        misses.Run(kind, key(i), group.hashes[at],
                    UpdateForm<Ops, decltype(made), decltype(done)>(std::move(made), done));
       }
     }
     misses.Complete();
+    return all;
   }
 
  private:
-  using Hashes = std::array<std::uint64_t, kGroup>;
+  // Items that lie next to each other, and the first two loops.
+  struct Group {
+    Group(std::size_t from, std::size_t batch_count)
+        : first(from), count(std::min(kGroup, batch_count - from)) {}
+
+    template <typename KeyAt>
+    EBB_INLINE void Hash(const Core& core, const KeyAt& key) {
+      for (std::size_t at = 0; at < count; ++at) {
+        hashes[at] = K::Hash(key(first + at));
+        core.index.Prefetch(hashes[at]);
+      }
+    }
+    // Records below `floor` are not asked for.
+    template <bool kToWrite>
+    EBB_INLINE void Find(const Core& core, const EpochGuard& guard, std::uint64_t floor) {
+      for (std::size_t at = 0; at < count; ++at) {
+        const Address head = core.index.FindHint(hashes[at]);
+        heads[at] = head.value();
+        if (head.value() >= floor) __builtin_prefetch(core.log.At(head, guard), kToWrite);
+      }
+    }
+    // A bit for each.
+    std::uint32_t LaterOfItsHash(std::size_t at) const {
+      std::uint32_t later = 0;
+      for (std::size_t other = at + 1; other < count; ++other) {
+        later |= static_cast<std::uint32_t>(hashes[other] == hashes[at]) << other;
+      }
+      return later;
+    }
+
+    const std::size_t first;
+    const std::size_t count;
+    std::array<std::uint64_t, kGroup> hashes;
+    std::array<std::uint64_t, kGroup> heads;  // addresses of the records that entries lead to
+  };
 
   // What of a batch is no hit. None is left behind, also when a function of the user throws.
   class Misses {
@@ -147,6 +191,7 @@ class Batches {
     }
     // Whether one with this hash may be pending.
     bool Pending(std::uint64_t hash) const { return !hashes_.empty() && hashes_.contains(hash); }
+    bool any_pending() const { return !hashes_.empty(); }
     void Complete() {
       if (!scope_.has_value()) return;
       if (session_.batch != nullptr) session_.batch->Complete(/*wait=*/true);
@@ -173,62 +218,65 @@ class Batches {
     void Tell(absl::Status outcome) { answer(item, std::move(outcome)); }
   };
 
-  // The first two loops of a group of updates.
-  template <typename KeyAt>
-  static EBB_INLINE void Ask(SessionState& session, std::size_t count, KeyAt key, Hashes& hashes) {
+  // A bit for each item of the group that is no hit. The functions are copies: what a call that is
+  // not inlined might change is loaded again for each item.
+  template <typename KeyAt, typename Consume, typename Answer>
+  static EBB_INLINE std::uint32_t ReadHits(SessionState& session, Group& group, KeyAt key,
+                                           Consume consume, Answer answer) {
     Core& core = *session.core;
-    for (std::size_t i = 0; i < count; ++i) {
-      hashes[i] = K::Hash(key(i));
-      core.index.Prefetch(hashes[i]);
-    }
     EpochGuard guard(core.epochs, *session.slot);
-    const std::uint64_t update_from = core.log.update_from();
-    for (std::size_t i = 0; i < count; ++i) {
-      const Address address = core.index.FindHint(hashes[i]);
-      if (address.value() >= update_from) __builtin_prefetch(core.log.At(address, guard), 1);
+    const Address head = core.log.head();
+    group.template Find<false>(core, guard, head.value());
+    std::uint32_t rest = 0;
+    for (std::size_t at = 0; at < group.count; ++at) {
+      const std::size_t i = group.first + at;
+      if (Ops::FinishRead(core, guard, key(i), Address(group.heads[at]), head,
+                          [&](const auto& found) EBB_INLINE_LAMBDA { consume(i, found); }))
+          [[likely]] {
+        answer(i, OpStatus::kOk);
+      } else {
+        rest |= std::uint32_t{1} << at;
+      }
     }
+    return rest;
   }
 
-  // `count` items from `first` on; `miss(i, hash)` for each that only the general form can answer.
-  template <typename KeyAt, typename Consume, typename Answer, typename Miss>
-  static EBB_INLINE void ReadGroup(SessionState& session, std::size_t first, std::size_t count,
-                                   const KeyAt& key, Consume& consume, Answer& answer,
-                                   const Miss& miss) {
+  // Numbers what has been done under a guard before that ends, also when a function of the user
+  // throws.
+  struct TakenSerials {
+    SessionSerials& serials;
+    const EpochGuard& guard;
+    const std::size_t begin;
+    const std::size_t& end;
+    EBB_INLINE ~TakenSerials() {
+      if (end != begin) serials.TakeMany(guard.version_bits(), end - begin);
+    }
+  };
+
+  // Finishes items from `at` on, up to the first that is no hit or waits for another.
+  template <typename Hit, typename Answer>
+  static EBB_INLINE std::size_t UpdateHits(SessionState& session, Group& group, std::size_t at,
+                                           const Misses& misses, Hit hit, Answer answer) {
     Core& core = *session.core;
-    Hashes hashes;
-    for (std::size_t i = 0; i < count; ++i) {
-      hashes[i] = K::Hash(key(first + i));
-      core.index.Prefetch(hashes[i]);
-    }
-    std::uint32_t rest = ~std::uint32_t{0} >> (kGroup - count);  // no hits
-    {
-      EpochGuard guard(core.epochs, *session.slot);
-      const Address head = core.log.head();
-      std::array<Address, kGroup> heads;
-      for (std::size_t i = 0; i < count; ++i) {
-        heads[i] = core.index.FindHint(hashes[i]);
-        if (heads[i] >= head) __builtin_prefetch(core.log.At(heads[i], guard));
+    EpochGuard guard(core.epochs, *session.slot);
+    const TakenSerials taken{session.serials, guard, at, at};
+    if (at == 0 && !misses.any_pending()) [[likely]] {
+      const std::uint64_t update_from = core.log.update_from();
+      group.template Find<true>(core, guard, update_from);
+      for (std::size_t i = group.first; at < group.count; ++at, ++i) {
+        if (!hit(i, {core, guard, update_from, Address(group.heads[at])})) [[unlikely]]
+          break;
+        answer(i, OpStatus::kOk);
       }
-      for (std::size_t i = 0; i < count; ++i) {
-        if (Ops::FinishRead(core, guard, key(first + i), heads[i], head,
-                            [&](const auto& found) { consume(first + i, found); })) [[likely]] {
-          rest &= ~(std::uint32_t{1} << i);
-          answer(first + i, OpStatus::kOk);
-        }
+    } else {
+      for (; at < group.count; ++at) {
+        const std::uint64_t hash = group.hashes[at];
+        if (misses.Pending(hash)) break;
+        if (!hit(group.first + at, Ops::LeadTo(core, guard, hash))) break;
+        answer(group.first + at, OpStatus::kOk);
       }
     }
-    while (rest != 0) {
-      const auto i = static_cast<std::size_t>(std::countr_zero(rest));
-      if (Ops::IsAbsent(session, key(first + i), hashes[i])) {
-        answer(first + i, OpStatus::kNotFound);
-      } else {
-        miss(first + i, hashes[i]);
-      }
-      rest &= rest - 1;
-      for (std::size_t later = i + 1; later < count; ++later) {
-        if (hashes[later] == hashes[i]) rest |= std::uint32_t{1} << later;
-      }
-    }
+    return at;
   }
 };
 

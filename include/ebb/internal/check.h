@@ -29,3 +29,4 @@ namespace ebb::internal {
 #define EBB_NOINLINE __attribute__((noinline))
 #define EBB_COLD __attribute__((noinline, cold))
 #define EBB_INLINE inline __attribute__((always_inline))
+#define EBB_INLINE_LAMBDA __attribute__((always_inline))

@@ -176,8 +176,14 @@ class EpochGuard {
   // The second look: nothing was bumped since this guard began, and the store is open. Call it
   // after the loads that it covers, all of them acquire.
   EBB_INLINE bool Look() const {
+#if defined(__x86_64__) && !defined(EBB_TSAN)
+    bool same;  // compilers make two of an atomic's load and comparison
+    asm volatile("cmpq %2, %1" : "=@ccz"(same) : "m"(epochs_.state_), "r"(state_) : "memory");
+    return same;  // [bump]
+#else
     asm volatile("" ::: "memory");
     return epochs_.state_.load(std::memory_order_acquire) == state_;  // [bump]
+#endif
   }
   std::uint64_t state() const { return state_; }
   unsigned version_bits() const { return EpochState::VersionBits(state_); }

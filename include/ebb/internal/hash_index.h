@@ -220,7 +220,7 @@ class HashIndex {
     const std::uint64_t mask = mask_.load(std::memory_order_acquire);  // [grow]
     IndexBucket* bucket = buckets_ + (hash & mask);
     const std::uint32_t tag = TagOf(hash);
-    unsigned matches = MatchTag(*bucket, tag);
+    const unsigned matches = MatchTag(*bucket, hash);
     if (matches != 0) [[likely]] {
       AtomicWord& word = bucket->entries[static_cast<std::size_t>(std::countr_zero(matches)) / 2];
       const IndexEntry entry(word.load(std::memory_order_acquire));  // [publish]
@@ -242,21 +242,19 @@ class HashIndex {
   // else says nothing.
   EBB_INLINE Address FindHint(std::uint64_t hash) const {
 #if defined(__SSE2__) && !defined(EBB_TSAN)
-    const IndexBucket* bucket =
-        buckets_ + (hash & mask_.load(std::memory_order_acquire));  // [grow]
-    const std::uint32_t tag = TagOf(hash);
-    for (;;) {  // ends: rows do
-      const unsigned matches = MatchTag(*bucket, tag);
-      if (matches != 0) [[likely]] {
-        // Two bits for each entry.
-        const auto* const first = reinterpret_cast<const std::byte*>(bucket->entries.data());
-        const std::size_t at = std::size_t{static_cast<unsigned>(std::countr_zero(matches))} * 4;
-        return IndexEntry(WordAt(first + at).load(std::memory_order_acquire))
-            .address();  // [publish]
+    const std::uint64_t mask = mask_.load(std::memory_order_acquire);  // [grow]
+    const IndexBucket* bucket = buckets_ + (hash & mask);
+    unsigned matches = MatchTag(*bucket, hash);
+    while (matches == 0) [[unlikely]] {  // ends: rows do
+        bucket = Next(*bucket);
+        if (bucket == nullptr) return {};
+        matches = MatchTag(*bucket, hash);
       }
-      bucket = Next(*bucket);
-      if (bucket == nullptr) return {};
-    }
+    // Entry i, by bit 2 i + 1.
+    const auto* const first = reinterpret_cast<const std::byte*>(bucket->entries.data());
+    const std::size_t bit = static_cast<unsigned>(std::countr_zero(matches));
+    return IndexEntry(WordAt(first + bit * 4 - 4).load(std::memory_order_acquire))  // [publish]
+        .address();
 #else
     return FindSlow(hash).entry.address();
 #endif
@@ -375,19 +373,21 @@ class HashIndex {
         bucket.overflow.load(std::memory_order_seq_cst));  // [claim] [move]
   }
 #if defined(__SSE2__) && !defined(EBB_TSAN)
-  // Two bits for each of the seven entries whose top 16 bits are `tag`. The loads are plain vector
-  // loads, each eight-byte half of which the machine does at once; they are a hint, see Find.
-  static unsigned MatchTag(const IndexBucket& bucket, std::uint32_t tag) {
+  // Bit 2 i + 1 for each entry i of the seven whose top 16 bits are the hash's tag. The loads are
+  // plain vector loads, each eight-byte half of which the machine does at once; they are a hint,
+  // see Find.
+  unsigned MatchTag(const IndexBucket& bucket, std::uint64_t hash) const {
+    const __m128i tag = _mm_set1_epi32(static_cast<int>(std::rotr(hash, tag_rotation_)) &
+                                       static_cast<int>(((1u << IndexEntry::kTagBits) - 1) << 16));
     const auto* words = reinterpret_cast<const __m128i*>(&bucket);
-    const auto high = [&](int i) {
-      return _mm_srai_epi32(
+    // The upper halves of four entries; their upper halves again are what counts.
+    const auto equal = [&](int i) {
+      return _mm_cmpeq_epi16(
           _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(_mm_load_si128(words + i)),
                                           _mm_castsi128_ps(_mm_load_si128(words + i + 1)), 0xDD)),
-          16);
+          tag);
     };
-    const __m128i tags = _mm_packs_epi32(high(0), high(2));
-    const __m128i equal = _mm_cmpeq_epi16(tags, _mm_set1_epi16(static_cast<short>(tag)));
-    return static_cast<unsigned>(_mm_movemask_epi8(equal)) & 0x3fffu;
+    return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(equal(0), equal(2)))) & 0x2aaau;
   }
 #endif
   Slot FindSlow(std::uint64_t hash) const;
@@ -404,6 +404,7 @@ class HashIndex {
   // Immutable after construction.
   IndexBucket* buckets_ = nullptr;
   int creation_exponent_ = 0;
+  int tag_rotation_ = 0;   // to the right: brings a tag to bits 16..30
   int most_exponent_ = 0;  // that there is address space for
   bool huge_pages_ = false;
   // Written by the grower, read by everybody.

@@ -120,33 +120,43 @@ class Operations {
     bool frozen;
   };
 
+  // Where the index's hint has led an update.
+  struct Lead {
+    Core& core;
+    const EpochGuard& guard;
+    std::uint64_t update_from;  // loaded first
+    Address address;
+  };
+  static EBB_INLINE Lead LeadTo(Core& core, const EpochGuard& guard, std::uint64_t hash) {
+    const std::uint64_t update_from = core.log.update_from();
+    return {core, guard, update_from, core.index.FindHint(hash)};
+  }
+
   // ---- the hits ----
 
   // `consume(found)` gets the newest record of the key, under a guard, exactly once.
   template <typename Consume>
   static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, Consume&& consume) {
     if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]] {
-      return Timed(session, OpKind::kRead,
-                   [&session, &key, consume] { return ReadHit(session, key, consume); });
+      return Timed<ReadHit<std::remove_reference_t<Consume>>, KeyView,
+                   std::remove_cvref_t<Consume>>(session, OpKind::kRead, key, consume);
     }
     return ReadHit(session, key, consume);
   }
   static EBB_INLINE OpStatus Upsert(SessionState& session, KeyView key, ValueView value) {
-    if (session.slot->tally.Begin(OpKind::kUpsert)) [[unlikely]] {
-      return Timed(session, OpKind::kUpsert, [&] { return UpsertHit(session, key, value); });
-    }
+    if (session.slot->tally.Begin(OpKind::kUpsert)) [[unlikely]]
+      return Timed<UpsertHit, KeyView, ValueView>(session, OpKind::kUpsert, key, value);
     return UpsertHit(session, key, value);
   }
   template <typename Fn>
   static EBB_INLINE OpStatus Rmw(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
-    if (session.slot->tally.Begin(OpKind::kRmw)) [[unlikely]] {
-      return Timed(session, OpKind::kRmw, [&] { return RmwHit(session, key, fn, initial); });
-    }
+    if (session.slot->tally.Begin(OpKind::kRmw)) [[unlikely]]
+      return Timed<RmwHit<Fn>, KeyView, Fn&, ValueView>(session, OpKind::kRmw, key, fn, initial);
     return RmwHit(session, key, fn, initial);
   }
 
   template <typename Consume>
-  static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume&& consume) {
+  static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume& consume) {
     const std::uint64_t hash = K::Hash(key);
     if (TryRead(session, key, hash, consume)) [[likely]]
       return OpStatus::kOk;
@@ -168,18 +178,18 @@ class Operations {
   template <typename Consume>
   static EBB_INLINE bool FinishRead(Core& core, const EpochGuard& guard, KeyView key,
                                     Address address, Address head, Consume&& consume) {
-    while (address >= head) {
-      const Record record(core.log.At(address, guard), kShape);
-      const RecordHeader header = record.header().LoadAcquire();
-      if (K::Equals(record, key)) [[likely]] {
-        if (header.tombstone() || !guard.Look()) [[unlikely]]
-          return false;
-        consume(Found{core.log, address, record, false});
-        return true;
-      }
-      address = header.prev();
+    if (address < head) return false;
+    std::byte* bytes = core.log.At(address, guard);
+    if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
+      address = Walk(core, guard, Record(bytes, kShape).header().LoadAcquire().prev(), head, key);
+      if (address < head) return false;
+      bytes = core.log.At(address, guard);
     }
-    return false;
+    const Record record(bytes, kShape);
+    if (record.header().LoadAcquire().tombstone() || !guard.Look()) [[unlikely]]
+      return false;
+    consume(Found{core.log, address, record, false});
+    return true;
   }
   // Of a read that was no hit: true when its key is certainly absent.
   static EBB_NOINLINE bool IsAbsent(SessionState& session, KeyView key, std::uint64_t hash) {
@@ -223,18 +233,19 @@ class Operations {
       return RefuseSizes(session, OpKind::kUpsert, key, value);
     if (session.idle()) [[likely]] {
       EpochGuard guard(core.epochs, *session.slot);
-      if (UpsertInGuard(session, core, guard, key, hash, value)) [[likely]]
+      if (FinishUpsert(session, LeadTo(core, guard, hash), key, value)) [[likely]] {
+        session.serials.Take(guard.version_bits());
         return OpStatus::kOk;
+      }
     }
     return UpsertSlow(session, key, hash, value);
   }
-  // The hit under a guard; false, without effect, when it is none.
-  static EBB_INLINE bool UpsertInGuard(SessionState& session, Core& core, const EpochGuard& guard,
-                                       KeyView key, std::uint64_t hash, ValueView value) {
-    const std::optional<Mutable> found = FindMutable(core, guard, key, hash);
-    if (!found || U::UpsertInPlace(found->record, value) != WriteResult::kWritten) [[unlikely]]
+  // The hit; false, without effect, when it is none. The caller takes the serial.
+  static EBB_INLINE bool FinishUpsert(SessionState& session, const Lead& lead, KeyView key,
+                                      ValueView value) {
+    const std::optional<Mutable> found = FindMutable(lead, key);
+    if (!found || U::UpsertInPlace(found->record(), value) != WriteResult::kWritten) [[unlikely]]
       return false;
-    session.serials.Take(guard.version_bits());
     CountBytes(session, K::Bytes(key) + V::Bytes(value));
     return true;
   }
@@ -258,31 +269,31 @@ class Operations {
     if (!session.idle()) [[unlikely]]
       return false;
     EpochGuard guard(core.epochs, *session.slot);
-    return RmwInGuard(session, core, guard, key, hash, fn);
+    if (!FinishRmw(session, LeadTo(core, guard, hash), key, fn)) return false;
+    session.serials.Take(guard.version_bits());
+    return true;
   }
-  // As UpsertInGuard.
+  // As FinishUpsert.
   template <typename Fn>
-  static EBB_INLINE bool RmwInGuard(SessionState& session, Core& core, const EpochGuard& guard,
-                                    KeyView key, std::uint64_t hash, Fn& fn) {
+  static EBB_INLINE bool FinishRmw(SessionState& session, const Lead& lead, KeyView key, Fn& fn) {
     // A value that may outgrow its record would be edited here in vain. (So would one that cannot
     // be read: those have a codec, and are strings to us.)
     if constexpr (!V::kFixed) return false;
-    const std::optional<Mutable> found = FindMutable(core, guard, key, hash);
+    const std::optional<Mutable> found = FindMutable(lead, key);
     if (!found) [[unlikely]]
       return false;
     if constexpr (kShape.locked()) {
       typename U::CopyingOp copy{session};
       const auto edit = [&] { return U::Edit(fn, copy.Copy()); };
-      if (U::EditLocked(core, found->address, found->record, copy.Copy(), copy.seen, edit) !=
+      if (U::EditLocked(lead.core, found->address, found->record(), copy.Copy(), copy.seen, edit) !=
           WriteResult::kWritten) {
         return false;
       }
       CountBytes(session, K::Bytes(key) + V::Bytes(copy.Copy()));
     } else {
-      U::RmwUnlocked(found->record, fn);
+      U::RmwUnlocked(found->record(), fn);
       CountBytes(session, K::Bytes(key) + sizeof(Value));
     }
-    session.serials.Take(guard.version_bits());
     return true;
   }
   template <typename Fn>
@@ -304,8 +315,9 @@ class Operations {
     if constexpr (!kShape.locked()) {
       if (session.idle()) [[likely]] {
         EpochGuard guard(core.epochs, *session.slot);
-        if (const std::optional<Mutable> found = FindMutable(core, guard, key, hash)) [[likely]] {
-          const OpStatus status = U::CompareExchangeUnlocked(found->record, expected, desired);
+        const std::optional<Mutable> found = FindMutable(LeadTo(core, guard, hash), key);
+        if (found) [[likely]] {
+          const OpStatus status = U::CompareExchangeUnlocked(found->record(), expected, desired);
           session.serials.Take(guard.version_bits());
           if (status == OpStatus::kOk) {
             CountBytes(session, K::Bytes(key) + sizeof(Value));
@@ -386,10 +398,10 @@ class Operations {
 
  private:
   // A copy of a hit that is only for timing it.
-  template <typename Call>
-  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Call&& call) {
+  template <auto kHit, typename... Args>
+  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Args... args) {
     const OpTimer timer(session.slot->tally, kind, true);
-    return call();
+    return kHit(session, args...);
   }
 
   static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
@@ -399,25 +411,25 @@ class Operations {
   }
 
   struct Mutable {
+    Record record() const { return Record(bytes, kShape); }
     Address address;
-    Record record;
+    std::byte* bytes;
   };
   // The key's record if it may be updated in place, after an agreed look.
-  static EBB_INLINE std::optional<Mutable> FindMutable(Core& core, const EpochGuard& guard,
-                                                       KeyView key, std::uint64_t hash) {
-    const std::uint64_t update_from = core.log.update_from();
-    Address address = core.index.FindHint(hash);
-    while (address.value() >= update_from) {
-      const Record record(core.log.At(address, guard), kShape);
-      const RecordHeader header = record.header().LoadAcquire();
-      if (K::Equals(record, key)) [[likely]] {
-        if (header.has_flags() || !guard.Look()) [[unlikely]]
-          break;
-        return Mutable{address, record};
-      }
-      address = header.prev();
+  static EBB_INLINE std::optional<Mutable> FindMutable(const Lead& lead, KeyView key) {
+    Address address = lead.address;
+    if (address.value() < lead.update_from) return std::nullopt;
+    std::byte* bytes = lead.core.log.At(address, lead.guard);
+    if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
+      address = Walk(lead.core, lead.guard, Record(bytes, kShape).header().LoadAcquire().prev(),
+                     Address(lead.update_from), key);
+      if (address.value() < lead.update_from) return std::nullopt;
+      bytes = lead.core.log.At(address, lead.guard);
     }
-    return std::nullopt;
+    const Record record(bytes, kShape);
+    if (record.header().LoadAcquire().has_flags() || !lead.guard.Look()) [[unlikely]]
+      return std::nullopt;
+    return Mutable{address, bytes};
   }
 
   // ---- the general forms ----
@@ -522,8 +534,8 @@ class Operations {
   }
 
   // The first address at or below `from` that is below `floor` or holds a record of the key.
-  static Address Walk(Core& core, const EpochGuard& guard, Address from, Address floor,
-                      KeyView key) {
+  static EBB_NOINLINE Address Walk(const Core& core, const EpochGuard& guard, Address from,
+                                   Address floor, KeyView key) {
     Address address = from;
     while (address >= floor) {  // ends: previous addresses fall
       const Record record(core.log.At(address, guard), kShape);

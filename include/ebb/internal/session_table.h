@@ -29,6 +29,7 @@
 #include "ebb/internal/block.h"
 #include "ebb/internal/check.h"
 #include "ebb/internal/mutex.h"
+#include "ebb/internal/tally.h"
 #include "ebb/stats.h"
 
 namespace ebb::internal {
@@ -36,16 +37,24 @@ namespace ebb::internal {
 class SessionSerials {
  public:
   // Numbers an update that has just taken effect, or found that it has none, in the version of the
-  // guard that still lasts.
+  // guard that still lasts; or many of them.
   EBB_INLINE void Take(unsigned version_bits) {
-    last_[version_bits & 1].store(++taken_, std::memory_order_relaxed);  // [serial]
+    taken_.AddOne();
+    Publish(version_bits);
   }
-  std::uint64_t taken() const { return taken_; }
+  EBB_INLINE void TakeMany(unsigned version_bits, std::uint64_t count) {
+    taken_.Add(count);
+    Publish(version_bits);
+  }
+  std::uint64_t taken() const { return taken_.Load(); }
 
  private:
   friend class SessionTable;
-  std::uint64_t taken_ = 0;
+  EBB_INLINE void Publish(unsigned version_bits) {
+    last_[version_bits & 1].store(taken_.Load(), std::memory_order_relaxed);  // [serial]
+  }
   AtomicWord last_[2] = {};
+  Counter taken_;
 };
 
 class SessionTable {

@@ -27,7 +27,7 @@ template <KeyType Key>
 struct KeyOf {
   using View = ViewOf<Key>;
   static constexpr bool kFixed = Codec<Key>::kFixed;
-  static const void* Data(View key) {
+  static const void* Data(const View& key) {
     if constexpr (kFixed) {
       return &key;
     } else {
@@ -62,7 +62,7 @@ template <ValueType Value>
 struct ValueOf {
   using View = ViewOf<Value>;
   static constexpr bool kFixed = Codec<Value>::kFixed;
-  static const void* Data(View value) {
+  static const void* Data(const View& value) {
     if constexpr (kFixed) {
       return &value;
     } else {
