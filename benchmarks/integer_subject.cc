@@ -15,7 +15,8 @@ IntegerStore OpenStore(const StoreShape& shape) {
                         .index_bucket_count = shape.bucket_count != 0
                                                   ? shape.bucket_count
                                                   : BucketCountFor(shape.key_count),
-                        .durability = Durability::kManual};
+                        .durability = Durability::kManual,
+                        .gc_interval_ms = 0};  // garbage has a report of its own
   return Must(shape.directory.empty() ? IntegerStore::OpenInMemory(options)
                                       : IntegerStore::Open(shape.directory, options));
 }

@@ -43,14 +43,19 @@ std::vector<Samples> RunInTurn(const std::string& what, int rounds,
   return series;
 }
 
-void Table::Print() const {
-  fmt::print("| row | ebb | compared with | median (least to most) | target | |\n");
-  fmt::print("|---|---|---|---|---|---|\n");
-  for (const Row& row : rows_) {
-    fmt::print("| {} | {} | {} | {:.3g}{} ({:.3g} to {:.3g}) | {} | {} |\n", row.name, row.figure,
-               row.reference, Median(row.judged), row.unit, Least(row.judged), Most(row.judged),
-               Aimed(row), Verdict(row));
+void Table::Add(const Row& row) {
+  if (!begun_) {
+    fmt::print("| row | ebb | compared with | median (least to most) | target | |\n");
+    fmt::print("|---|---|---|---|---|---|\n");
+    begun_ = true;
   }
+  fmt::print("| {} | {} | {} | {:.3g}{} ({:.3g} to {:.3g}) | {} | {} |\n", row.name, row.figure,
+             row.reference, Median(row.judged), row.unit, Least(row.judged), Most(row.judged),
+             Aimed(row), Verdict(row));
+  std::fflush(stdout);
+}
+
+void Table::PrintNotes() const {
   fmt::print("\n");
   for (const std::string& note : notes_) fmt::print("* {}\n", note);
   std::fflush(stdout);

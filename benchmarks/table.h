@@ -30,16 +30,17 @@ struct Row {
   double target = 0.0;
 };
 
+// Markdown on stdout.
 class Table {
  public:
-  void Add(Row row) { rows_.push_back(std::move(row)); }
+  // Prints it, under the table's head if it is the first.
+  void Add(const Row& row);
   // Something that belongs under the table, such as a peer's settings.
   void AddNote(std::string note) { notes_.push_back(std::move(note)); }
-  // Markdown on stdout.
-  void Print() const;
+  void PrintNotes() const;
 
  private:
-  std::vector<Row> rows_;
+  bool begun_ = false;
   std::vector<std::string> notes_;
 };
 
