@@ -49,7 +49,7 @@ template <KeyType Key, ValueType Value>
 class Batches {
   using Ops = Operations<Key, Value>;
   using K = KeyOf<Key>;
-  static constexpr std::size_t kGroup = 32;  // a bit of a word for each
+  static constexpr std::size_t kGroup = 64;  // a bit of a word for each
 
  public:
   // In all of them `key(i)` is the key of item i, and `answer(i, outcome)` is called for each, in
@@ -73,7 +73,7 @@ class Batches {
     for (std::size_t first = 0; first < count; first += kGroup) {
       Group group(first, count);
       group.Hash(*session.core, key);
-      std::uint32_t rest = ReadHits(session, group, key, consume, answer);
+      std::uint64_t rest = ReadHits(session, group, key, consume, answer);
       all = all && rest == 0;
       for (; rest != 0; rest &= rest - 1) {
         const auto at = static_cast<std::size_t>(std::countr_zero(rest));
@@ -151,10 +151,10 @@ class Batches {
       }
     }
     // A bit for each.
-    std::uint32_t LaterOfItsHash(std::size_t at) const {
-      std::uint32_t later = 0;
+    std::uint64_t LaterOfItsHash(std::size_t at) const {
+      std::uint64_t later = 0;
       for (std::size_t other = at + 1; other < count; ++other) {
-        later |= static_cast<std::uint32_t>(hashes[other] == hashes[at]) << other;
+        later |= static_cast<std::uint64_t>(hashes[other] == hashes[at]) << other;
       }
       return later;
     }
@@ -221,13 +221,13 @@ class Batches {
   // A bit for each item of the group that is no hit. The functions are copies: what a call that is
   // not inlined might change is loaded again for each item.
   template <typename KeyAt, typename Consume, typename Answer>
-  static EBB_INLINE std::uint32_t ReadHits(SessionState& session, Group& group, KeyAt key,
+  static EBB_INLINE std::uint64_t ReadHits(SessionState& session, Group& group, KeyAt key,
                                            Consume consume, Answer answer) {
     Core& core = *session.core;
     EpochGuard guard(core.epochs, *session.slot);
     const Address head = core.log.head();
     group.template Find<false>(core, guard, head.value());
-    std::uint32_t rest = 0;
+    std::uint64_t rest = 0;
     for (std::size_t at = 0; at < group.count; ++at) {
       const std::size_t i = group.first + at;
       if (Ops::FinishRead(core, guard, key(i), Address(group.heads[at]), head,
@@ -235,7 +235,7 @@ class Batches {
           [[likely]] {
         answer(i, OpStatus::kOk);
       } else {
-        rest |= std::uint32_t{1} << at;
+        rest |= std::uint64_t{1} << at;
       }
     }
     return rest;
