@@ -144,10 +144,24 @@ class Batches {
     // Records below `floor` are not asked for.
     template <bool kToWrite>
     EBB_INLINE void Find(const Core& core, const EpochGuard& guard, std::uint64_t floor) {
+      const auto ask = [&](Address head) EBB_INLINE_LAMBDA {
+        __builtin_prefetch(core.log.At(head, guard), kToWrite);
+      };
+      std::uint64_t further = 0;  // a bit for each; their second bucket is on its way
       for (std::size_t at = 0; at < count; ++at) {
+        const Address head = core.index.FindHintNear(hashes[at]);
+        heads[at] = head.value();
+        if (head.value() >= floor) {
+          ask(head);
+        } else if (head == kFurther) {
+          further |= std::uint64_t{1} << at;
+        }
+      }
+      for (; further != 0; further &= further - 1) {
+        const auto at = static_cast<std::size_t>(std::countr_zero(further));
         const Address head = core.index.FindHint(hashes[at]);
         heads[at] = head.value();
-        if (head.value() >= floor) __builtin_prefetch(core.log.At(head, guard), kToWrite);
+        if (head.value() >= floor) ask(head);
       }
     }
     // A bit for each.

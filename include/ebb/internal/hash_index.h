@@ -123,6 +123,8 @@ namespace ebb::internal {
 // In the entry of a search that must be made again, see above. Below every begin, as kNoRecord is.
 inline constexpr Address kBeingMoved{16};
 static_assert(kNoRecord < kBeingMoved);
+// Of a hint: ask FindHint. Below every begin, too.
+inline constexpr Address kFurther{24};
 
 class IndexEntry {
  public:
@@ -250,13 +252,27 @@ class HashIndex {
         if (bucket == nullptr) return {};
         matches = MatchTag(*bucket, hash);
       }
-    // Entry i, by bit 2 i + 1.
-    const auto* const first = reinterpret_cast<const std::byte*>(bucket->entries.data());
-    const std::size_t bit = static_cast<unsigned>(std::countr_zero(matches));
-    return IndexEntry(WordAt(first + bit * 4 - 4).load(std::memory_order_acquire))  // [publish]
-        .address();
+    return AddressAt(*bucket, matches);
 #else
     return FindSlow(hash).entry.address();
+#endif
+  }
+
+  // The same, but when the hash's row goes on behind its first bucket, and that does not have it,
+  // only asks the cache for the next one and says kFurther.
+  EBB_INLINE Address FindHintNear(std::uint64_t hash) const {
+#if defined(__SSE2__) && !defined(EBB_TSAN)
+    const std::uint64_t mask = mask_.load(std::memory_order_acquire);  // [grow]
+    const IndexBucket* bucket = buckets_ + (hash & mask);
+    const unsigned matches = MatchTag(*bucket, hash);
+    if (matches != 0) [[likely]]
+      return AddressAt(*bucket, matches);
+    const IndexBucket* next = Next(*bucket);
+    if (next == nullptr) return {};
+    __builtin_prefetch(next);
+    return kFurther;
+#else
+    return FindHint(hash);
 #endif
   }
 
@@ -376,7 +392,7 @@ class HashIndex {
   // Bit 2 i + 1 for each entry i of the seven whose top 16 bits are the hash's tag. The loads are
   // plain vector loads, each eight-byte half of which the machine does at once; they are a hint,
   // see Find.
-  unsigned MatchTag(const IndexBucket& bucket, std::uint64_t hash) const {
+  EBB_INLINE unsigned MatchTag(const IndexBucket& bucket, std::uint64_t hash) const {
     const __m128i tag = _mm_set1_epi32(static_cast<int>(std::rotr(hash, tag_rotation_)) &
                                        static_cast<int>(((1u << IndexEntry::kTagBits) - 1) << 16));
     const auto* words = reinterpret_cast<const __m128i*>(&bucket);
@@ -388,6 +404,13 @@ class HashIndex {
           tag);
     };
     return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(equal(0), equal(2)))) & 0x2aaau;
+  }
+  // Of the first entry that matches.
+  static EBB_INLINE Address AddressAt(const IndexBucket& bucket, unsigned matches) {
+    const auto* const first = reinterpret_cast<const std::byte*>(bucket.entries.data());
+    const std::size_t bit = static_cast<unsigned>(std::countr_zero(matches));       // 2 i + 1
+    return IndexEntry(WordAt(first + bit * 4 - 4).load(std::memory_order_acquire))  // [publish]
+        .address();
   }
 #endif
   Slot FindSlow(std::uint64_t hash) const;
