@@ -13,7 +13,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "keys.h"
 
 namespace ebb::bench {
@@ -214,12 +216,54 @@ template <StringRead way, typename Session>
   return tally;
 }
 
+// Into reused strings, `batch_keys` at a time.
+template <typename Session>
+[[gnu::noinline]] Tally StringReadBatchLoop(Session& session, std::span<const StringKey> keys,
+                                            std::size_t batch_keys) {
+  Tally tally;
+  std::vector<std::string_view> views(batch_keys);
+  std::vector<std::string> values(batch_keys);
+  std::vector<absl::Status> results(batch_keys);
+  for (std::size_t first = 0; first < keys.size(); first += batch_keys) {
+    const auto batch = keys.subspan(first, std::min(batch_keys, keys.size() - first));
+    for (std::size_t i = 0; i < batch.size(); ++i) views[i] = batch[i].view();
+    tally.ok_count += session.ReadBatch(std::span(views).first(batch.size()),
+                                        std::span(values).first(batch.size()),
+                                        std::span(results).first(batch.size()));
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      if (!IsStringValueOf(batch[i], values[i])) ++tally.wrong_count;
+    }
+  }
+  return tally;
+}
+
 template <typename Session>
 [[gnu::noinline]] Tally StringUpsertLoop(Session& session, std::span<const StringKey> keys) {
   Tally tally;
   for (const StringKey& key : keys) {
     const StringValue value = StringValueOf(key);
     if (session.Upsert(key.view(), value.view()).ok()) ++tally.ok_count;
+  }
+  return tally;
+}
+
+template <typename Session>
+[[gnu::noinline]] Tally StringUpsertBatchLoop(Session& session, std::span<const StringKey> keys) {
+  Tally tally;
+  std::array<std::string_view, kBatchKeys> views;
+  std::array<StringValue, kBatchKeys> values;
+  std::array<std::string_view, kBatchKeys> value_views;
+  std::array<absl::Status, kBatchKeys> results;
+  for (std::size_t first = 0; first < keys.size(); first += kBatchKeys) {
+    const auto batch = keys.subspan(first, std::min(kBatchKeys, keys.size() - first));
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      views[i] = batch[i].view();
+      values[i] = StringValueOf(batch[i]);
+      value_views[i] = values[i].view();
+    }
+    tally.ok_count += session.UpsertBatch(std::span(views).first(batch.size()),
+                                          std::span(value_views).first(batch.size()),
+                                          std::span(results).first(batch.size()));
   }
   return tally;
 }

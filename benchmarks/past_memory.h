@@ -12,23 +12,26 @@ namespace ebb::bench {
 
 class PastMemory {
  public:
-  explicit PastMemory(const Settings& settings)
-      : folder_(settings, "past-memory"), store_(ShapeFor(settings, folder_.path())) {
+  explicit PastMemory(const Settings& settings, bool promotes = false)
+      : folder_(settings, promotes ? "promoting" : "past-memory"),
+        store_(ShapeFor(settings, folder_.path(), promotes)) {
     store_.Load();
     baseline_ = std::make_unique<PreadBaseline>(folder_.path());
   }
 
   StringSubject& store() { return store_; }
   PreadBaseline& baseline() { return *baseline_; }
+  const std::string& folder() const { return folder_.path(); }
 
  private:
-  static StoreShape ShapeFor(const Settings& settings, const std::string& folder) {
+  static StoreShape ShapeFor(const Settings& settings, const std::string& folder, bool promotes) {
     const std::uint64_t data_bytes = settings.string_key_count() * kStringRecordBytes;
     constexpr std::uint64_t kLeastBytes = std::uint64_t{1} << 20;
     return {.key_count = settings.string_key_count(),
             .log_memory_bytes = std::max(data_bytes / 8, kLeastBytes),
             .thread_count = 1,
-            .directory = folder};
+            .directory = folder,
+            .promotes = promotes};
   }
 
   ScratchFolder folder_;  // outlives the store in it

@@ -1,16 +1,18 @@
-// PreadBaseline: what the device gives one synchronous reader, without any store.
+// PreadBaseline: what the device gives one reader, without any store.
 //
-// Random aligned 4 KiB reads, one at a time, of the store's own log files with O_DIRECT: the same
-// bytes at the same places on the same device. Falls back to buffered reads where the file system
-// refuses O_DIRECT, and says so.
+// Random aligned 4 KiB reads, one at a time or many at once, of the store's own log files with
+// O_DIRECT: the same bytes at the same places on the same device. Falls back to buffered reads
+// where the file system refuses O_DIRECT, and says so.
 //
 // Thread safety: one thread.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "ebb/internal/file_system.h"
 #include "keys.h"
 
 namespace ebb::bench {
@@ -27,18 +29,26 @@ class PreadBaseline {
 
   // Reads `read_count` random blocks; aborts when a read fails. Returns a sum of their bytes.
   std::uint64_t Run(std::uint64_t read_count);
+  // The same through a ring that is kept full of `depth` reads. False: there is no ring here.
+  bool RunDeep(std::uint64_t read_count, unsigned depth);
 
   bool direct() const { return direct_; }
   std::uint64_t block_count() const { return block_count_; }
 
  private:
   struct LogFile {
-    int descriptor;
+    std::unique_ptr<internal::File> file;
     std::uint64_t first_block;  // counted over all files
     std::uint64_t block_count;
   };
-  void OpenFile(const std::string& path);
+  struct Place {
+    internal::File& file;
+    std::uint64_t offset;
+  };
+  void OpenFile(const std::string& name);
+  Place AnyBlock();
 
+  std::unique_ptr<internal::Directory> directory_;
   std::vector<LogFile> files_;
   std::uint64_t block_count_ = 0;
   bool direct_ = true;

@@ -60,10 +60,21 @@ void RunReads(const Settings& settings, StringSubject& store, const Streams& str
     table.AddNote("LMDB was not found at configure time: no ratio of string reads");
     return;
   }
+  contenders.push_back(Timed("batched", streams, kReadsPerSlice, [&store](auto keys) {
+    return store.ReadBatched(0, keys, kBatchKeys);
+  }));
   contenders.push_back(
       Timed("LMDB", streams, kReadsPerSlice, [&lmdb](auto keys) { return lmdb->Read(keys); }));
   const auto series = RunInTurn("strings, reads", settings.rounds, contenders);
   AddReadRows(series, series.back(), table);
+  const Samples& batched = series[series.size() - 2];
+  table.Add({.name = "strings, read uniform, batches of 64 into reused strings",
+             .figure = Millions(Median(batched)),
+             .reference = "LMDB: " + Millions(Median(series.back())),
+             .judged = PairedRatios(batched, series.back()),
+             .unit = "",
+             .aim = Row::Aim::kAtLeast,
+             .target = 18.0});
   table.AddNote(lmdb->Describe());
 }
 

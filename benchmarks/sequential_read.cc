@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 
@@ -64,6 +65,23 @@ std::uint64_t ReadAll(const std::vector<std::string>& paths, bool direct) {
     close(descriptor);
   }
   return bytes;
+}
+
+void WriteAll(const std::string& path, std::uint64_t bytes, bool direct) {
+  const std::unique_ptr<char, decltype(&std::free)> buffer(
+      static_cast<char*>(std::aligned_alloc(kAlignment, kReadBytes)), &std::free);
+  std::memset(buffer.get(), 0x5a, kReadBytes);
+  int descriptor = -1;
+  constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
+  if (direct) descriptor = open(path.c_str(), kFlags | O_DIRECT, 0600);
+  if (descriptor < 0) descriptor = open(path.c_str(), kFlags, 0600);
+  const auto size = static_cast<off_t>(bytes / kReadBytes * kReadBytes);
+  if (descriptor < 0 || posix_fallocate(descriptor, 0, size) != 0) Fail(path);
+  for (off_t at = 0; at < size; at += kReadBytes) {
+    if (pwrite(descriptor, buffer.get(), kReadBytes, at) != ssize_t{kReadBytes}) Fail(path);
+  }
+  if (fdatasync(descriptor) != 0) Fail(path);
+  close(descriptor);
 }
 
 }  // namespace ebb::bench

@@ -1,5 +1,5 @@
-// Plain sequential reads of whole files, from first to last byte: what an opening that did nothing
-// but read would take.
+// Plain sequential reads and writes of whole files, from first to last byte: what an opening that
+// did nothing but read would take, and a store that did nothing but write.
 //
 // Thread safety: one thread.
 #pragma once
@@ -19,5 +19,9 @@ void DropFromCache(const std::vector<std::string>& paths);
 // Reads the files, 1 MiB at a time, past the page cache where `direct` and the file system let it.
 // Returns the bytes read; aborts when a read fails.
 std::uint64_t ReadAll(const std::vector<std::string>& paths, bool direct);
+
+// Writes a new file of so many bytes, 1 MiB at a time, past the page cache where `direct` and the
+// file system let it, and syncs it. Aborts when that fails.
+void WriteAll(const std::string& path, std::uint64_t bytes, bool direct);
 
 }  // namespace ebb::bench

@@ -12,7 +12,8 @@ StringStore OpenStore(const StoreShape& shape) {
   const Options options{.log_memory_bytes = shape.log_memory_bytes,
                         .index_bucket_count = BucketCountFor(shape.key_count),
                         .durability = Durability::kManual,
-                        .gc_interval_ms = 0};  // garbage has a report of its own
+                        .gc_interval_ms = 0,  // garbage has a report of its own
+                        .promote_reads = shape.promotes};
   return Must(shape.directory.empty() ? StringStore::OpenInMemory(options)
                                       : StringStore::Open(shape.directory, options));
 }
@@ -35,11 +36,15 @@ StringSubject::StringSubject(const StoreShape& shape)
 StringSubject::~StringSubject() = default;
 
 // One thread, so that records lie in the order of their ids.
-double StringSubject::Load() {
+double StringSubject::Load(bool in_batches) {
   std::vector<StringKey> keys;
   keys.reserve(state_->shape.key_count);
   for (std::uint64_t id = 0; id < state_->shape.key_count; ++id) keys.push_back(StringKeyOf(id));
-  return TimeOf([&] { RequireAll(Upsert(0, keys), keys.size(), "load of strings"); });
+  return TimeOf([&] {
+    const Tally tally =
+        in_batches ? StringUpsertBatchLoop(state_->sessions[0], keys) : Upsert(0, keys);
+    RequireAll(tally, keys.size(), "load of strings");
+  });
 }
 
 Tally StringSubject::Read(StringRead way, int thread, std::span<const StringKey> keys) {
@@ -53,6 +58,11 @@ Tally StringSubject::Read(StringRead way, int thread, std::span<const StringKey>
       return StringReadLoop<StringRead::kVisitor>(session, keys);
   }
   return {};
+}
+
+Tally StringSubject::ReadBatched(int thread, std::span<const StringKey> keys,
+                                 std::size_t batch_keys) {
+  return StringReadBatchLoop(state_->sessions[static_cast<std::size_t>(thread)], keys, batch_keys);
 }
 
 Tally StringSubject::Upsert(int thread, std::span<const StringKey> keys) {

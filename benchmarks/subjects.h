@@ -32,6 +32,7 @@ struct StoreShape {
   int thread_count = 1;
   std::string directory{};         // empty: a store without files
   std::uint64_t bucket_count = 0;  // to begin with; 0: for its keys
+  bool promotes = false;           // what reads fetch from the device
 };
 
 // Log memory in which every record of a loaded store stays mutable, appends included.
@@ -70,8 +71,9 @@ class StringSubject {
  public:
   explicit StringSubject(const StoreShape& shape);
   ~StringSubject();
-  double Load();
+  double Load(bool in_batches = false);
   Tally Read(StringRead way, int thread, std::span<const StringKey> keys);
+  Tally ReadBatched(int thread, std::span<const StringKey> keys, std::size_t batch_keys);
   Tally Upsert(int thread, std::span<const StringKey> keys);
   void Commit();
   void Checkpoint();

@@ -21,7 +21,8 @@
 //   its moment is the one before that was published, which is later than its load. The third loop
 //   finishes the items one after the other, so their serials and their effects on one key follow
 //   their order. One that is no hit ends the guard and goes through the general form; the rest
-//   begin a guard of their own and load their entries once more. One that has the hash of another
+//   begin a guard of their own and load their entries once more. One that had no entry goes through
+//   the general form at once, whoever may have made one since. One that has the hash of another
 //   that is pending waits for all that are.
 //
 // With Options::measure_latency the items are called one by one, each timed.
@@ -113,7 +114,10 @@ class Batches {
       Group group(first, count);
       group.Hash(*session.core, key);
       for (std::size_t at = 0;; ++at) {
-        at = UpdateHits(session, group, at, misses, hit, answer);
+        // What has no entry is no hit, and is not tried.
+        if (at == 0 || (at < group.count && group.heads[at] != 0)) {
+          at = UpdateHits(session, group, at, misses, hit, answer);
+        }
         if (at == group.count) break;
         all = false;
         const std::size_t i = first + at;
@@ -129,6 +133,14 @@ class Batches {
   }
 
  private:
+  // How much of a record is asked for: all of it, but of strings and large values only what some
+  // lines hold.
+  static constexpr std::size_t kAskedBytes = std::min<std::size_t>(
+      Ops::kShape.has_lengths()
+          ? 160
+          : Ops::kShape.ExtentFor(Ops::kShape.key_bytes, Ops::kShape.value_bytes),
+      256);
+
   // Items that lie next to each other, and the first two loops.
   struct Group {
     Group(std::size_t from, std::size_t batch_count)
@@ -145,7 +157,11 @@ class Batches {
     template <bool kToWrite>
     EBB_INLINE void Find(const Core& core, const EpochGuard& guard, std::uint64_t floor) {
       const auto ask = [&](Address head) EBB_INLINE_LAMBDA {
-        __builtin_prefetch(core.log.At(head, guard), kToWrite);
+        const std::byte* record = core.log.At(head, guard);
+        for (std::size_t byte = 0; byte < kAskedBytes; byte += 64) {
+          __builtin_prefetch(record + byte, kToWrite);
+        }
+        __builtin_prefetch(record + kAskedBytes - 1, kToWrite);
       };
       std::uint64_t further = 0;  // a bit for each; their second bucket is on its way
       for (std::size_t at = 0; at < count; ++at) {
@@ -274,9 +290,10 @@ class Batches {
     Core& core = *session.core;
     EpochGuard guard(core.epochs, *session.slot);
     const TakenSerials taken{session.serials, guard, at, at};
-    if (at == 0 && !misses.any_pending()) [[likely]] {
-      const std::uint64_t update_from = core.log.update_from();
-      group.template Find<true>(core, guard, update_from);
+    const std::uint64_t update_from = core.log.update_from();
+    const bool first = at == 0;
+    if (first) group.template Find<true>(core, guard, update_from);
+    if (first && !misses.any_pending()) [[likely]] {
       for (std::size_t i = group.first; at < group.count; ++at, ++i) {
         if (!hit(i, {core, guard, update_from, Address(group.heads[at])})) [[unlikely]]
           break;
