@@ -75,7 +75,7 @@ void WriteAll(const std::string& path, std::uint64_t bytes, bool direct) {
   constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
   if (direct) descriptor = open(path.c_str(), kFlags | O_DIRECT, 0600);
   if (descriptor < 0) descriptor = open(path.c_str(), kFlags, 0600);
-  const auto size = static_cast<off_t>(bytes / kReadBytes * kReadBytes);
+  const auto size = static_cast<off_t>((bytes + kReadBytes - 1) / kReadBytes * kReadBytes);
   if (descriptor < 0 || posix_fallocate(descriptor, 0, size) != 0) Fail(path);
   for (off_t at = 0; at < size; at += kReadBytes) {
     if (pwrite(descriptor, buffer.get(), kReadBytes, at) != ssize_t{kReadBytes}) Fail(path);

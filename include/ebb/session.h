@@ -294,7 +294,7 @@ class Session {
   // ---- batches: spans of one length in, results[i] what item i would have answered ----
   //
   // As if the items were called one by one in order, only faster: what one would wait for is asked
-  // for many at once, lines of memory for some 32, reads of the device for up to 256. Each is
+  // for many at once, lines of memory for 64, reads of the device for up to 256. Each is
   // atomic for itself, the batch is not. They answer how many items are OK. Spans of different
   // lengths: InvalidArgument for all of them, and nothing done. Keys or values with a codec of
   // their own are called one by one.
