@@ -176,7 +176,7 @@ class EpochGuard {
   // The second look: nothing was bumped since this guard began, and the store is open. Call it
   // after the loads that it covers, all of them acquire.
   EBB_INLINE bool Look() const {
-#if defined(__x86_64__) && !defined(EBB_TSAN)
+#if defined(__x86_64__) && !defined(EBB_TSAN) && !defined(EBB_ATOMIC_HEADER)
     bool same;  // compilers make two of an atomic's load and comparison
     asm volatile("cmpq %2, %1" : "=@ccz"(same) : "m"(epochs_.state_), "r"(state_) : "memory");
     return same;  // [bump]
