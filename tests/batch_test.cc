@@ -176,6 +176,54 @@ TEST(BatchTest, FunctionsThatCallBackOrThrow) {
                std::runtime_error);
   EXPECT_EQ(Must(session.Read(1)), 3U);
   EXPECT_EQ(Must(session.Read(2)), 1U);
+  EXPECT_EQ(session.serial(), 4U);  // the last batch's first item, too
+}
+
+// Serials are taken for many items at once: of items that fall into both halves of a group, and
+// into several groups.
+TEST(BatchTest, EveryUpdateTakesASerialAndNoReadDoes) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto session = store.NewSession();
+  std::vector<std::uint64_t> keys(150);
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
+  std::vector<std::uint64_t> values(keys.size());
+  std::vector<absl::Status> results(keys.size());
+  for (std::size_t i = 0; i < keys.size(); i += 7) Must(session.Upsert(i, 1));
+  std::uint64_t serial = session.serial();
+  EXPECT_EQ(session.UpsertBatch(keys, values, results), keys.size());
+  EXPECT_EQ(session.serial(), serial += keys.size());
+  EXPECT_EQ(session.ReadBatch(keys, values, results), keys.size());
+  EXPECT_EQ(session.serial(), serial);
+  const auto add = [](std::size_t, std::uint64_t& value) { ++value; };
+  EXPECT_EQ(session.RmwBatch(keys, add, results), keys.size());
+  EXPECT_EQ(session.serial(), serial += keys.size());
+}
+
+// Some twenty keys for each bucket: three buckets a row.
+TEST(BatchTest, ItemsBehindTheFirstBucketAreHits) {
+  constexpr std::uint64_t kKeys = 20'000;
+  Options options = TinyOptions();
+  options.index_bucket_count = 1024;
+  options.index_auto_grow = false;
+  options.log_memory_bytes = std::uint64_t{4} << 20;
+  auto store = Must(U64Store::OpenInMemory(options));
+  auto session = store.NewSession();
+  std::vector<std::uint64_t> keys(kKeys);
+  for (std::uint64_t i = 0; i < kKeys; ++i) keys[i] = i * 3;
+  std::vector<std::uint64_t> values = keys;
+  std::vector<absl::Status> results(kKeys);
+  EXPECT_EQ(session.UpsertBatch(keys, values, results), kKeys);
+  store.ResetMetrics();
+  const auto add = [](std::size_t, std::uint64_t& value) { ++value; };
+  EXPECT_EQ(session.RmwBatch(keys, add, results), kKeys);
+  EXPECT_EQ(session.ReadBatch(keys, values, results), kKeys);
+  for (std::uint64_t i = 0; i < kKeys; ++i) ASSERT_EQ(values[i], keys[i] + 1);
+  EXPECT_EQ(session.UpsertBatch(keys, values, results), kKeys);
+  const MetricsSnapshot metrics = store.Metrics();
+  for (const OpKind kind : {OpKind::kUpsert, OpKind::kRead, OpKind::kRmw}) {
+    EXPECT_EQ(metrics[kind].count, kKeys);
+    EXPECT_EQ(metrics[kind].general, 0U);
+  }
 }
 
 TEST(BatchTest, EveryItemCountsOnceAndIsTimedIfOthersAre) {
