@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <system_error>
 #include <utility>
 
@@ -20,9 +19,12 @@ absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint6
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
   if (buffer == nullptr) return FileError("read", name, 0, ENOMEM);
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
-  std::memset(block.data(), 0, block.size());
   const FullTransfer read = ReadFully(*opened.file, 0, block);
   if (read.error != 0) return FileError("read", name, 0, read.error);
+  if (read.moved < block.size()) {
+    return absl::DataLossError(fmt::format(
+        "{} at offset 0: the file ends after {} bytes of its header", name, read.moved));
+  }
   return DecodeSegmentHeader(block, name);
 }
 

@@ -394,10 +394,15 @@ TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
 // A store of one segment whose file lost all but part of its header. (Of a whole number of blocks
 // it could be a creation that was interrupted.)
 TEST(RecoveryTest, AHeaderThatIsCutOffIsRefusedAndLeftAlone) {
-  SimFileSystem closed(/*direct=*/false);
-  { Must(Must(OpenTiny<U64Store>("db", &closed)).Upsert(1, 1)); }
+  // A store whose header ends with a zero, so that what is cut off last cannot be told by it.
+  Snapshot whole;
+  do {
+    SimFileSystem closed(/*direct=*/false);
+    Must(Must(OpenTiny<U64Store>("db", &closed)).Upsert(1, 1));
+    whole = SnapshotOf(closed, "db");
+  } while (whole[SegmentFile(0)][4095] != 0);
   for (const std::size_t size : {1U, 80U, 512U, 4095U}) {
-    Snapshot cut = SnapshotOf(closed, "db");
+    Snapshot cut = whole;
     cut[SegmentFile(0)].resize(size);
     SimFileSystem files(/*direct=*/false);
     Restore(cut, files, "db");
