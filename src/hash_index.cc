@@ -85,10 +85,11 @@ bool HashIndex::ResizeAlone(int exponent) {
 }
 
 void HashIndex::GrowAloneIfCrowded() {
-  if (!crowded() || BeginGrowth() != GrowthStart::kStarted) return;
-  do BeginSplit();
-  while (FinishSplit());
-  EndGrowth();
+  while (crowded() && BeginGrowth() == GrowthStart::kStarted) {
+    do BeginSplit();
+    while (FinishSplit());
+    EndGrowth();
+  }
 }
 
 // ---- beside others ----

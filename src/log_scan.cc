@@ -8,12 +8,10 @@
 #include <utility>
 
 #include "ebb/internal/hash.h"
+#include "ebb/internal/index_filler.h"
 #include "ebb/internal/index_image.h"
 
 namespace ebb::internal {
-namespace {
-constexpr std::size_t kIndexGroup = 32;
-}  // namespace
 
 LogScan::LogScan(Core& core, Start start)
     : core_(core),
@@ -63,7 +61,7 @@ absl::Status LogScan::Pass() {
   uncommitted_sessions_.clear();
   replayed_records_ = 0;
   verified_bytes_ = 0;
-  bad_link_ = Address();
+  IndexFiller filler(core_, from_);
   const std::uint64_t end = second_pass_ ? cut_block_ : core_.files.device->EndBlock();
   PageReader reader(core_, {.first_block = geometry_.BlockOf(from_),
                             .end_block = std::min(end, start_.bad_header_block)});
@@ -75,8 +73,7 @@ absl::Status LogScan::Pass() {
     }
     absl::StatusOr<std::uint64_t> end_block = LoadPage(reader, page);
     if (!end_block.ok()) return end_block.status();
-    absl::Status status = ReadRecords(page, *end_block);
-    if (status.ok()) status = IndexWaiting();
+    absl::Status status = ReadRecords(page, *end_block, filler);
     if (!status.ok()) return status;
     if (start_.progress) {
       const std::uint64_t blocks = core_.files.device->EndBlock() - geometry_.BlockOf(from_);
@@ -87,6 +84,8 @@ absl::Status LogScan::Pass() {
       break;
     }
   }
+  if (absl::Status status = filler.Flush(); !status.ok()) return status;
+  bad_link_ = filler.bad_link();
   CloseUncommitted(geometry_.BlockStart(bad_block_));
   cut_block_ = geometry_.BlockOf(last_commit_end_);
   return absl::OkStatus();
@@ -125,7 +124,8 @@ bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
   return true;
 }
 
-absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block) {
+absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block,
+                                  IndexFiller& filler) {
   const std::uint64_t first_block = page * geometry_.blocks_per_page();
   const std::uint64_t end_offset = (end_block - first_block) * kBlockPayloadBytes;
   const std::span<std::byte> frame = log_.FrameForRecovery(page);
@@ -148,7 +148,7 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block) {
     absl::Status status;
     switch (header.kind()) {
       case RecordKind::kRecord:
-        status = Index(record, cursor_);
+        status = Index(record, cursor_, filler);
         break;
       case RecordKind::kControl:
       case RecordKind::kOpen:
@@ -167,34 +167,16 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block) {
   return absl::OkStatus();
 }
 
-absl::Status LogScan::Index(const Record& record, Address address) {
+absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& filler) {
   const RecordHeader header = record.header().LoadAcquire();
   if (!header.valid()) return absl::OkStatus();
   ++replayed_records_;
   if (header.prev() >= address) return Malformed(address, "a record that links upwards");
   ++uncommitted_[header.version_bits()];
   if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
-  const RecordShape shape = core_.config.log.shape;
-  const std::uint64_t hash = HashKey(record.key(), record.key_length(), !shape.key_variable());
-  core_.index.Prefetch(hash);
-  waiting_.push_back({hash, address, header.prev()});
-  return waiting_.size() < kIndexGroup ? absl::OkStatus() : IndexWaiting();
-}
-
-// In groups, so that their buckets come from memory side by side.
-absl::Status LogScan::IndexWaiting() {
-  if (core_.config.index_auto_grow) core_.index.GrowAloneIfCrowded();
-  for (const Waiting& waiting : waiting_) {
-    const std::optional<Address> newest = core_.index.PutAlone(waiting.hash, waiting.address);
-    if (!newest.has_value()) {
-      return absl::ResourceExhaustedError("no memory for the hash index");
-    }
-    // Below from_ chains are on the device, and verified when they are read.
-    const bool follows = waiting.prev == *newest || waiting.prev < from_;
-    if (!follows && bad_link_.is_null()) bad_link_ = waiting.address;
-  }
-  waiting_.clear();
-  return absl::OkStatus();
+  const bool fixed_key = !core_.config.log.shape.key_variable();
+  const std::uint64_t hash = HashKey(record.key(), record.key_length(), fixed_key);
+  return filler.Add({hash, address, header.prev()});
 }
 
 absl::Status LogScan::TakeSessions(const Record& record, Address address) {

@@ -206,13 +206,13 @@ class HashIndex {
   bool ok() const { return buckets_ != nullptr; }
   // Empties the index. Alone: before any other thread knows it.
   void Clear();
-  // Makes `address` the newest record of the hash's chain unless it has a newer one. Alone, too,
-  // and so without any of the care below. What was its newest record, kNoRecord when there was
-  // none; nothing: no memory.
+  // Makes `address` the newest record of the hash's chain unless it has a newer one. Alone in its
+  // row, while others are put into other rows; so without any of the care below. What was its
+  // newest record, kNoRecord when there was none; nothing: no memory.
   std::optional<Address> PutAlone(std::uint64_t hash, Address address);
   // Makes an empty index of another size. Alone. False: no memory; then it is as it was.
   bool ResizeAlone(int exponent);
-  // Doubles a crowded index, if there is memory. Alone.
+  // Doubles an index until it is not crowded any more, if there is memory. Alone.
   void GrowAloneIfCrowded();
 
   // The entry of the hash's tag; an empty entry when there is none. kBeingMoved: not known now,

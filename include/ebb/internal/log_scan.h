@@ -7,10 +7,10 @@
 // last commit record below its end says. So a scan that ends well began at the begin that its own
 // last commit record states, or above it with an image.
 //
-// Records are put into the index as they are met. Nearly always the log turns out to be committed
-// to its end. If not (a crash left records without a control record), the ranges that are void are
-// known after the first pass, and a second pass fills a fresh index without them. So the memory a
-// scan needs does not depend on the number of records.
+// Records are put into the index as they are met, some of them in the pool (index_filler.h). Nearly
+// always the log turns out to be committed to its end. If not (a crash left records without a
+// control record), the ranges that are void are known after the first pass, and a second pass fills
+// a fresh index without them. So the memory a scan needs does not depend on the number of records.
 //
 // What is void, in the terms of coordinator.h: everything after the last control or open record
 // before an open record or the log's end; and before that last control record, of version v, back
@@ -42,6 +42,8 @@
 #include "ebb/internal/page_reader.h"
 
 namespace ebb::internal {
+
+class IndexFiller;
 
 class LogScan {
  public:
@@ -104,9 +106,8 @@ class LogScan {
   absl::Status Pass();
   absl::StatusOr<std::uint64_t> LoadPage(PageReader& reader, std::uint64_t page);
   bool Accept(std::uint64_t block, std::uint64_t incarnation, std::span<const std::byte> payload);
-  absl::Status ReadRecords(std::uint64_t page, std::uint64_t end_block);
-  absl::Status Index(const Record& record, Address address);
-  absl::Status IndexWaiting();
+  absl::Status ReadRecords(std::uint64_t page, std::uint64_t end_block, IndexFiller& filler);
+  absl::Status Index(const Record& record, Address address, IndexFiller& filler);
   absl::Status CheckLinks() const;
   absl::Status TakeSessions(const Record& record, Address address);
   absl::Status TakeCommit(const Record& record, Address address);
@@ -121,12 +122,6 @@ class LogScan {
   const Geometry& geometry_;
   const Start start_;
   const Address from_;  // the first record
-  struct Waiting {
-    std::uint64_t hash = 0;
-    Address address;
-    Address prev;
-  };
-  std::vector<Waiting> waiting_;  // to be indexed
   bool second_pass_ = false;
 
   // What a pass knows.

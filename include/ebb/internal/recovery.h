@@ -23,7 +23,7 @@
 // passed over for the next older one; without any the whole log is read.
 //
 // Thread safety: one opening at a time for a directory; the lock file sees to it. Progress: reads
-// the log in the pool, ahead of the calling thread, which fills the index.
+// the log in the pool, ahead of the calling thread, and both fill the index.
 #pragma once
 
 #include <functional>
