@@ -39,13 +39,16 @@ HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health,
       health_(health),
       device_(device),
       pool_(pool),
-      region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages),
-      flush_buffer_(AllocateAligned(config.write_batch_bytes)) {
+      region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages) {
   // About an eighth of the frames, at least three, are for pages on their way out: being flushed,
   // waiting for the drain of their eviction, and the next one to be written.
   const std::uint64_t frames = config.geometry.frame_count;
   mutable_pages_ = frames - std::max<std::uint64_t>(3, frames / 8);
-  if (flush_buffer_ != nullptr) frames_ = region_.data();
+  frames_ = region_.data();
+  for (AlignedBuffer& buffer : flush_buffers_) {
+    buffer = AllocateAligned(config.write_batch_bytes);
+    if (buffer == nullptr) frames_ = nullptr;
+  }
 }
 
 void HybridLog::Restore(Position position) {
@@ -322,32 +325,73 @@ void HybridLog::BlockUpdates() {
 }
 
 absl::StatusOr<bool> HybridLog::FlushChunk() {
-  MutexLock lock(flush_mu_);
+  Chunk chunk;
+  bool waited = false;
+  if (!TakeChunk(chunk, waited)) return waited;
   const Geometry& geometry = config_.geometry;
-  const Address from = flushed_until();
-  const Address end = safe_read_only();
-  if (from >= end) return false;
-
-  // Whole blocks of one page, as many as a batch holds.
-  const std::uint64_t first_block = geometry.BlockOf(from);
-  const std::uint64_t end_block =
-      std::min(geometry.PageOf(end) > geometry.PageOf(from)
-                   ? (geometry.PageOf(from) + 1) * geometry.blocks_per_page()
-                   : geometry.BlockOf(end),
-               first_block + config_.write_batch_bytes / kBlockBytes);
-  if (first_block == end_block) return false;  // part of a block, which is not sealed yet
-  const std::span<std::byte> batch(flush_buffer_.get(), (end_block - first_block) * kBlockBytes);
-  for (std::uint64_t block = first_block; block < end_block; ++block) {
-    const auto bytes = batch.subspan((block - first_block) * kBlockBytes, kBlockBytes);
+  const std::span<std::byte> batch(chunk.buffer.get(),
+                                   (chunk.end_block - chunk.first_block) * kBlockBytes);
+  for (std::uint64_t block = chunk.first_block; block < chunk.end_block; ++block) {
+    const auto bytes = batch.subspan((block - chunk.first_block) * kBlockBytes, kBlockBytes);
     const std::byte* payload = frames_ + (geometry.BlockStart(block).value() & frame_mask_);
     CopyFromLog(payload, kBlockPayloadBytes, bytes.data());
     SealBlock(bytes, config_.store_id, block, incarnation());
   }
-  if (absl::Status status = device_.Write(first_block, batch); !status.ok()) return status;
-  counters_.flushed_bytes.fetch_add(batch.size(), std::memory_order_relaxed);  // statistics
-  flushed_until_.store(geometry.BlockStart(end_block).value(),
-                       std::memory_order_release);  // [boundary]
+  return EndChunk(chunk, device_.Write(chunk.first_block, batch));
+}
+
+// Whole blocks of one page, as many as a batch holds; false when there are none. `waited`: for a
+// chunk that is under way.
+bool HybridLog::TakeChunk(Chunk& chunk, bool& waited) {
+  const Geometry& geometry = config_.geometry;
+  MutexLock lock(flush_mu_);
+  for (;;) {  // ends: what is under way ends
+    const Address from = std::max(taken_until_, flushed_until());
+    const Address end = safe_read_only();
+    if (from < end && !chunk_failed_ && chunks_under_way_ < flush_buffers_.size()) {
+      chunk.first_block = geometry.BlockOf(from);
+      chunk.end_block = std::min(geometry.PageOf(end) > geometry.PageOf(from)
+                                     ? (geometry.PageOf(from) + 1) * geometry.blocks_per_page()
+                                     : geometry.BlockOf(end),
+                                 chunk.first_block + config_.write_batch_bytes / kBlockBytes);
+      // Else it is a part of a block, which is not sealed yet.
+      if (chunk.first_block < chunk.end_block) break;
+    }
+    if (chunks_under_way_ == 0) return false;
+    waited = true;
+    flush_changed_.Wait(flush_mu_);
+  }
+  ++chunks_under_way_;
+  taken_until_ = geometry.BlockStart(chunk.end_block);
+  const auto spare = std::find_if(flush_buffers_.begin(), flush_buffers_.end(),
+                                  [](const AlignedBuffer& buffer) { return buffer != nullptr; });
+  chunk.buffer = std::move(*spare);
   return true;
+}
+
+// A chunk counts when all before it do.
+absl::StatusOr<bool> HybridLog::EndChunk(Chunk& chunk, absl::Status written) {
+  const Geometry& geometry = config_.geometry;
+  const Address start = geometry.BlockStart(chunk.first_block);
+  MutexLock lock(flush_mu_);
+  while (written.ok() && flushed_until() < start && !chunk_failed_) {
+    flush_changed_.Wait(flush_mu_);
+  }
+  const bool moves = written.ok() && flushed_until() == start;
+  if (moves) {
+    counters_.flushed_bytes.fetch_add((chunk.end_block - chunk.first_block) * kBlockBytes,
+                                      std::memory_order_relaxed);  // statistics
+    flushed_until_.store(geometry.BlockStart(chunk.end_block).value(),
+                         std::memory_order_release);  // [boundary]
+  }
+  // What was under way behind one that failed is taken again.
+  chunk_failed_ = chunk_failed_ || !written.ok();
+  if (--chunks_under_way_ == 0 && std::exchange(chunk_failed_, false)) taken_until_ = Address();
+  const auto place = std::find(flush_buffers_.begin(), flush_buffers_.end(), nullptr);
+  *place = std::move(chunk.buffer);
+  flush_changed_.NotifyAll();
+  if (!written.ok()) return written;
+  return moves;
 }
 
 absl::Status HybridLog::FlushTo(Address end) {
@@ -406,8 +450,6 @@ bool HybridLog::NothingToDo() {
   return !staged_ && flushed_until() >= can_be_flushed && requested_read_only_ <= read_only();
 }
 
-// A failed write ends the job: a caller that needs the space meets the error itself and tries
-// again, and so does the job of the next page turn.
 // The frame of the page behind the tail's gets its memory from the pool, not from whoever writes
 // there first. One that has had a page has kept its memory, unless there are more places for pages
 // than frames.
@@ -420,6 +462,8 @@ void HybridLog::PopulateFrameAhead() {
   region_.Populate(geometry.PageStart(page).value() & frame_mask_, geometry.page_bytes());
 }
 
+// A failed write ends the job: a caller that needs the space meets the error itself and tries
+// again, and so does the job of the next page turn.
 void HybridLog::Maintain() {
   maintenance_scheduled_.exchange(false, std::memory_order_acq_rel);  // [scheduled]
   TakeSpaceAhead(1);

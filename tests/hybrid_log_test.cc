@@ -21,6 +21,7 @@
 #include "ebb/internal/block.h"
 #include "ebb/status.h"
 #include "tests/support/log_rig.h"
+#include "tests/support/step_sync.h"
 
 namespace ebb::test {
 namespace {
@@ -811,6 +812,80 @@ TEST(HybridLogTest, FailedWriteIsReportedAndTheNextOneGoesOn) {
   Must(rig.log().FlushTo(rig.geometry().PageStart(4)));
   Evict(rig);
   for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+}
+
+// Two chunks of a block each are on their way to the device; the write of the first one stands
+// until the second has been done.
+class TwoChunks {
+ public:
+  // `first`: what becomes of the first write.
+  explicit TwoChunks(absl::Status first) : first_(std::move(first)) {
+    while (rig_.TailPage() < 4) all_.push_back(Must(rig_.AppendExtent(408)));
+    rig_.log().FreezeTo(rig_.geometry().PageStart(4));
+    rig_.device().HookWrites([this](std::uint64_t block, bool done) {
+      if (block == 1 && !done) {
+        steps_.Announce(1);  // 1 ->
+        steps_.Await(3);     // 3 <-
+        return first_;
+      }
+      if (block == 2 && done) steps_.AnnounceOnce(2);  // 2 ->
+      return absl::OkStatus();
+    });
+  }
+
+  // The first chunk's answer and the second's.
+  struct Answers {
+    absl::StatusOr<bool> first = false;
+    absl::StatusOr<bool> second = false;
+  };
+  Answers Run() {
+    Answers answers;
+    std::thread first([&] { answers.first = rig_.log().Help(); });
+    steps_.Await(1);  // 1 <-
+    std::thread second([&] { answers.second = rig_.log().Help(); });
+    steps_.Await(2);  // 2 <-
+    for (int look = 0; look < 50; ++look) {
+      EXPECT_EQ(rig_.log().flushed_until(), rig_.geometry().PageStart(1));
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    steps_.Announce(3);  // 3 ->
+    first.join();
+    second.join();
+    rig_.device().HookWrites({});
+    return answers;
+  }
+  LogRig& rig() { return rig_; }
+  void ExpectThatAllIsThere() {
+    Must(rig_.log().FlushTo(rig_.geometry().PageStart(4)));
+    EXPECT_EQ(rig_.log().counters().flushed_bytes.load(std::memory_order_relaxed), 3 * kBlockBytes);
+    Evict(rig_);
+    for (const Written& written : all_) EXPECT_TRUE(rig_.Holds(written));
+  }
+
+ private:
+  const absl::Status first_;
+  LogRig rig_{{.write_batch_bytes = kBlockBytes}};
+  std::vector<Written> all_;
+  StepSync steps_;
+};
+
+TEST(HybridLogTest, AChunkCountsWhenAllBeforeItDo) {
+  TwoChunks chunks(absl::OkStatus());
+  const TwoChunks::Answers answers = chunks.Run();
+  EXPECT_TRUE(Must(answers.first));
+  EXPECT_TRUE(Must(answers.second));
+  EXPECT_EQ(chunks.rig().log().flushed_until(), chunks.rig().geometry().PageStart(3));
+  EXPECT_EQ(chunks.rig().device().writes().size(), 2U);
+  chunks.ExpectThatAllIsThere();
+}
+
+TEST(HybridLogTest, WhatIsUnderWayBehindAFailedChunkIsWrittenAgain) {
+  TwoChunks chunks(kEio);
+  const TwoChunks::Answers answers = chunks.Run();
+  EXPECT_EQ(answers.first.status(), kEio);
+  EXPECT_FALSE(Must(answers.second));
+  EXPECT_EQ(chunks.rig().log().flushed_until(), chunks.rig().geometry().PageStart(1));
+  chunks.ExpectThatAllIsThere();
 }
 
 TEST(HybridLogTest, WriterThatNeedsAFrameHearsOfTheFailedWrite) {

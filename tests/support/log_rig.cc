@@ -36,13 +36,18 @@ absl::Status ScriptDevice::Read(std::uint64_t block, std::span<std::byte> bytes)
 }
 
 absl::Status ScriptDevice::Write(std::uint64_t block, std::span<const std::byte> bytes) {
-  std::lock_guard lock(mu_);
-  if (absl::Status status = failing_writes_.Next(); !status.ok()) return status;
-  writes_.push_back({block, bytes.size() / kBlockBytes});
-  for (; !bytes.empty(); ++block, bytes = bytes.subspan(kBlockBytes)) {
-    std::memcpy(blocks_[block].data(), bytes.data(), kBlockBytes);
+  if (write_hook_) {
+    if (absl::Status status = write_hook_(block, false); !status.ok()) return status;
   }
-  return absl::OkStatus();
+  {
+    std::lock_guard lock(mu_);
+    if (absl::Status status = failing_writes_.Next(); !status.ok()) return status;
+    writes_.push_back({block, bytes.size() / kBlockBytes});
+    for (std::size_t at = 0; at < bytes.size(); at += kBlockBytes) {
+      std::memcpy(blocks_[block + at / kBlockBytes].data(), bytes.data() + at, kBlockBytes);
+    }
+  }
+  return write_hook_ ? write_hook_(block, true) : absl::OkStatus();
 }
 
 absl::StatusOr<std::uint64_t> ScriptDevice::TruncateFront(std::uint64_t block) {

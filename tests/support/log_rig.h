@@ -14,11 +14,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -56,6 +58,11 @@ class ScriptDevice final : public internal::Device {
   void FailWrites(int count, absl::Status status);
   void FailReads(int count, absl::Status status);
 
+  // Every write calls it, before and after (`done`) it has done something; before, its error is the
+  // answer instead. Set while nothing is written.
+  using WriteHook = std::function<absl::Status(std::uint64_t block, bool done)>;
+  void HookWrites(WriteHook hook) { write_hook_ = std::move(hook); }
+
   // Writes that did something, in their order.
   std::vector<WriteCall> writes() const;
   std::optional<Block> Get(std::uint64_t block) const;
@@ -69,6 +76,7 @@ class ScriptDevice final : public internal::Device {
     absl::Status Next() { return count > 0 ? (--count, status) : absl::OkStatus(); }
   };
 
+  WriteHook write_hook_;
   mutable std::mutex mu_;  // everything below
   std::map<std::uint64_t, Block> blocks_;
   std::vector<WriteCall> writes_;

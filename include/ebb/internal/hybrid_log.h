@@ -12,7 +12,7 @@
 //   read_only, head Stage, under boundary_mu_, which also raises update_from
 //   safe_read_only, safe_head
 //                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
-//   flushed_until   FlushChunk, under flush_mu_; always the start of a block
+//   flushed_until   EndChunk, under flush_mu_; always the start of a block
 //   begin           ShiftBegin, by the coordinator
 //   space_end_      TakeSpace, under space_mu_; so does ordinary_end_
 //
@@ -24,6 +24,10 @@
 //   exceptions are seals that a failed sealer takes back and the lock words that readers touch
 //   when they give up on optimism: neither is looked at below safe_read_only, and the copy is made
 //   of atomic words, so it carries them as they happen to be.
+// Argument: two chunks may be on their way to the device, so that one is copied and sealed while
+//   the other is written. flushed_until moves over them in order, over each only once it is
+//   written. When one fails, flushed_until stays before it, and those behind it are written again:
+//   nothing has counted on them.
 // Argument: a frame is reused only when its page is below safe_head: every guard that loaded an
 //   older head has ended, and a later one does not touch addresses below head.
 // Argument: an operation that loads begin under its guard before it loads an index entry may take a
@@ -69,6 +73,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -292,7 +297,15 @@ class HybridLog {
   bool Settle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   void RaiseUpdateFrom(Address floor, std::uint64_t infinity)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
+  // Blocks on their way to the device.
+  struct Chunk {
+    std::uint64_t first_block = 0;
+    std::uint64_t end_block = 0;
+    AlignedBuffer buffer;
+  };
   absl::StatusOr<bool> FlushChunk();
+  bool TakeChunk(Chunk& chunk, bool& waited);
+  absl::StatusOr<bool> EndChunk(Chunk& chunk, absl::Status written);
   bool NothingToDo();
   void ScheduleMaintenance();
   void Maintain();
@@ -339,7 +352,12 @@ class HybridLog {
   Mutex space_mu_;
 
   Mutex flush_mu_;
-  AlignedBuffer flush_buffer_ ABSL_GUARDED_BY(flush_mu_);
+  CondVar flush_changed_;
+  // Null while a chunk has it.
+  std::array<AlignedBuffer, 2> flush_buffers_ ABSL_GUARDED_BY(flush_mu_);
+  std::size_t chunks_under_way_ ABSL_GUARDED_BY(flush_mu_) = 0;
+  bool chunk_failed_ ABSL_GUARDED_BY(flush_mu_) = false;  // one of those under way together
+  Address taken_until_ ABSL_GUARDED_BY(flush_mu_);        // the next chunk begins here or above
 
   Atomic<bool> maintenance_scheduled_{false};
   Atomic<bool> maintenance_stopped_{false};
