@@ -180,6 +180,7 @@ class Operations {
                                     Address address, Address head, Consume&& consume) {
     if (address < head) return false;
     std::byte* bytes = core.log.At(address, guard);
+    AskForRest(bytes);
     if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
       address = Walk(core, guard, Record(bytes, kShape).header().LoadAcquire().prev(), head, key);
       if (address < head) return false;
@@ -410,6 +411,15 @@ class Operations {
     return Refuse(session, session.core->CheckSizes(K::Bytes(key), V::Bytes(value)));
   }
 
+  // Where a string's value lies, the record's first line tells; those behind it are asked for
+  // before that one has come.
+  static EBB_INLINE void AskForRest(const std::byte* record) {
+    if constexpr (kShape.has_lengths()) {
+      __builtin_prefetch(record + 64);
+      __builtin_prefetch(record + 128);
+    }
+  }
+
   struct Mutable {
     Record record() const { return Record(bytes, kShape); }
     Address address;
@@ -420,6 +430,7 @@ class Operations {
     Address address = lead.address;
     if (address.value() < lead.update_from) return std::nullopt;
     std::byte* bytes = lead.core.log.At(address, lead.guard);
+    AskForRest(bytes);
     if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
       address = Walk(lead.core, lead.guard, Record(bytes, kShape).header().LoadAcquire().prev(),
                      Address(lead.update_from), key);
