@@ -7,9 +7,11 @@
 // are taken away under an insert), 40 (a checkpoint beside a growth).
 #include "ebb/internal/index_growth.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <random>
@@ -20,6 +22,7 @@
 #include "absl/status/status.h"
 #include "ebb/internal/hash.h"
 #include "gtest/gtest.h"
+#include "tests/support/scale.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
@@ -245,6 +248,81 @@ TEST(IndexGrowthTest, EveryKeyIsRightWhileLoadGrowsTheIndexAndAtEverySizeAfterwa
   load.Run(0);
   load.Run(1);
   for (const int exponent : {1, 2, 5, 9, 13, 16}) load.Reopen(exponent);
+}
+
+// From the default size, in memory. What a key holds follows from its number: each thread adds one
+// to the first half of its own, once to each, while it inserts more.
+class LargeLoad {
+ public:
+  static constexpr std::uint64_t kThreads = 8;
+
+  explicit LargeLoad(std::uint64_t keys_each)
+      : keys_each_(keys_each),
+        store_(Must(U64Store::OpenInMemory({.log_memory_bytes = std::uint64_t{512} << 20,
+                                            .index_bucket_count = 65536,
+                                            .durability = Durability::kManual,
+                                            .gc_interval_ms = 0}))) {}
+
+  void Run() {
+    std::vector<std::thread> threads;
+    for (std::uint64_t thread = 0; thread < kThreads; ++thread) {
+      threads.emplace_back([this, thread] { Work(thread); });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  void CompareAll() {
+    U64Store::Session session = store_.NewSession();
+    for (std::uint64_t thread = 0; thread < kThreads; ++thread) {
+      for (std::uint64_t i = 0; i < keys_each_; ++i) Compare(session, thread, i, keys_each_);
+    }
+    EXPECT_EQ(Must(session.Contains(KeyOf(0, keys_each_))), false);
+  }
+  StoreStats Stats() { return store_.Stats(); }
+
+ private:
+  static std::uint64_t KeyOf(std::uint64_t thread, std::uint64_t i) {
+    return i * kThreads + thread;
+  }
+  // `inserted`: so many keys of the thread are there.
+  static void Compare(U64Store::Session& session, std::uint64_t thread, std::uint64_t i,
+                      std::uint64_t inserted) {
+    const std::uint64_t key = KeyOf(thread, i);
+    std::uint64_t value = 0;
+    const absl::Status status = session.Read(key, value);
+    ASSERT_TRUE(status.ok()) << "key " << key << ": " << status;
+    ASSERT_EQ(value, key * 3 + (2 * i < inserted ? 1 : 0)) << "key " << key;
+  }
+  void Work(std::uint64_t thread) {
+    U64Store::Session session = store_.NewSession();
+    std::mt19937_64 random(thread);
+    for (std::uint64_t i = 0; i < keys_each_ && !testing::Test::HasFatalFailure(); ++i) {
+      Must(session.Upsert(KeyOf(thread, i), KeyOf(thread, i) * 3));
+      if (i % 2 == 0) {
+        Must(session.Rmw(KeyOf(thread, i / 2), [](std::uint64_t& value) { ++value; }));
+      }
+      Compare(session, thread, random() % (i + 1), i + 1);
+    }
+  }
+
+  const std::uint64_t keys_each_;
+  U64Store store_;
+};
+
+// Ten million keys at scale 1.
+TEST(IndexGrowthTest, ALargeLoadFindsEveryKeyWhileItGrowsTheIndex) {
+  const auto keys_each = static_cast<std::uint64_t>(1'250'000 * std::min(Scale(), 8.0));
+  LargeLoad load(keys_each);
+  load.Run();
+  load.CompareAll();
+  const StoreStats stats = load.Stats();
+  std::printf("%d keys, 65536 to %d buckets, longest split %d us\n",
+              static_cast<int>(keys_each * LargeLoad::kThreads),
+              static_cast<int>(stats.index_bucket_count),
+              static_cast<int>(stats.index_longest_split_us));
+  if (keys_each >= 1'250'000) {
+    EXPECT_GE(stats.index_bucket_count, 1'048'576U);
+    EXPECT_GE(stats.index_growth_count, 4U);
+  }
 }
 
 // ---- what waits for what ----

@@ -485,13 +485,17 @@ TEST(IoFaultTest, AnOpeningWithoutMemoryCanBeRepeated) {
 }
 
 // Whoever waits for it hears of it, nothing is lost, and the next one goes on.
-TEST(IoFaultTest, CommitsCheckpointsAndClosingWithoutMemory) {
+TEST(IoFaultTest, JobsAndClosingWithoutMemory) {
   if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
   const TempDir dir;
   const std::string path = dir / "db";
   const std::function<absl::Status(LedgerStore&)> calls[] = {
       [](LedgerStore& store) { return store.Commit(); },
       [](LedgerStore& store) { return store.Checkpoint().status(); },
+      [](LedgerStore& store) { return store.GrowIndex(); },
+      [](LedgerStore& store) {
+        return store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1}).status();
+      },
       [](LedgerStore& store) { return store.Close(); },
   };
   std::uint64_t failures = 0;
