@@ -24,8 +24,8 @@ int MostExponent(int exponent, int creation_exponent) {
 }  // namespace
 
 HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages)
-    : creation_exponent_(creation_exponent),
-      tag_rotation_(creation_exponent - 16),
+    : tag_shift_{static_cast<std::uint64_t>(64 - IndexEntry::kTagBits - creation_exponent), 0},
+      creation_exponent_(creation_exponent),
       most_exponent_(MostExponent(exponent, creation_exponent)),
       huge_pages_(huge_pages) {
   // Less where address space is limited.

@@ -393,8 +393,11 @@ class HashIndex {
   // plain vector loads, each eight-byte half of which the machine does at once; they are a hint,
   // see Find.
   EBB_INLINE unsigned MatchTag(const IndexBucket& bucket, std::uint64_t hash) const {
-    const __m128i tag = _mm_set1_epi32(static_cast<int>(std::rotr(hash, tag_rotation_)) &
-                                       static_cast<int>(((1u << IndexEntry::kTagBits) - 1) << 16));
+    // At the top, then below the tentative bit. What is under it is compared too, and not looked
+    // at.
+    const __m128i shift = _mm_load_si128(reinterpret_cast<const __m128i*>(tag_shift_.data()));
+    const __m128i top = _mm_sll_epi64(_mm_cvtsi64_si128(static_cast<std::int64_t>(hash)), shift);
+    const __m128i tag = _mm_shuffle_epi32(_mm_srli_epi64(top, 1), 0x55);
     const auto* words = reinterpret_cast<const __m128i*>(&bucket);
     // The upper halves of four entries; their upper halves again are what counts.
     const auto equal = [&](int i) {
@@ -405,10 +408,17 @@ class HashIndex {
     };
     return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(equal(0), equal(2)))) & 0x2aaau;
   }
+  // Of a word that is not 0. To the 64 bits of an index from the int of std::countr_zero, compilers
+  // take one instruction more.
+  static EBB_INLINE std::size_t LowestBit(std::uint64_t word) {
+    std::size_t bit;
+    asm("rep bsfq %1, %0" : "=r"(bit) : "r"(word) : "cc");
+    return bit;
+  }
   // Of the first entry that matches.
   static EBB_INLINE Address AddressAt(const IndexBucket& bucket, unsigned matches) {
     const auto* const first = reinterpret_cast<const std::byte*>(bucket.entries.data());
-    const std::size_t bit = static_cast<unsigned>(std::countr_zero(matches));       // 2 i + 1
+    const std::size_t bit = LowestBit(matches);                                     // 2 i + 1
     return IndexEntry(WordAt(first + bit * 4 - 4).load(std::memory_order_acquire))  // [publish]
         .address();
   }
@@ -425,9 +435,10 @@ class HashIndex {
   void ReclaimOverflow();
 
   // Immutable after construction.
+  // How far to the left a hash's tag is from the top, as a vector for its count.
+  alignas(16) std::array<std::uint64_t, 2> tag_shift_{};
   IndexBucket* buckets_ = nullptr;
   int creation_exponent_ = 0;
-  int tag_rotation_ = 0;   // to the right: brings a tag to bits 16..30
   int most_exponent_ = 0;  // that there is address space for
   bool huge_pages_ = false;
   // Written by the grower, read by everybody.
