@@ -169,7 +169,9 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, Pace pa
   const Clock::time_point begun = Clock::now();
   const GcEstimate estimate = Estimate(collected_);
   const Address tail = core_.log.tail();
-  const Address longest = core_.log.begin() + LongestBytes(core_.log.geometry(), options, estimate);
+  const std::uint64_t longest_bytes = LongestBytes(core_.log.geometry(), options, estimate);
+  const Address longest = core_.log.begin() + longest_bytes;
+  const Address most = longest + longest_bytes / 10;
   const std::uint64_t scanned_before = stats.scanned_bytes;
   GcStats last = stats;
   bool stopped = false;
@@ -178,7 +180,9 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, Pace pa
     const bool is_young =
         (now.copied_bytes - last.copied_bytes) * 2 > now.scanned_bytes - last.scanned_bytes;
     last = now;
-    if (pace == Pace::kByItself) core_.log.SetBrake(std::max(longest, tail + scanned / 4));
+    if (pace == Pace::kByItself) {
+      core_.log.SetBrake(std::max(longest, std::min(tail + scanned / 4, most)));
+    }
     stopped = owner_.is_stopping() || (options.progress && !options.progress(now));
     while (!stopped && IsAhead(options, scanned, begun)) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -206,7 +206,7 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space) 
 
 void HybridLog::WaitAtBrake() {
   using Clock = std::chrono::steady_clock;
-  constexpr std::chrono::milliseconds kLongest{250};
+  constexpr std::chrono::milliseconds kLongest{1000};
   const auto is_set = [this] {
     return tail().value() >= brake_.load(std::memory_order_relaxed);  // looked at again and again
   };

@@ -154,7 +154,7 @@ TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
 // 46. Updates are slowed down while the log is longer than it shall be, and nothing else is.
 TEST(HybridLogTest, AtTheBrakeOrdinaryAppendsWaitForAWhile) {
   using Clock = std::chrono::steady_clock;
-  constexpr std::chrono::milliseconds kLongest(250);
+  constexpr std::chrono::milliseconds kLongest(1000);
   LogRig rig(FromPageOne(kTwoBlocks));
   HybridLog& log = rig.log();
   // Fills a page, and turns to the next one with the brake `bytes` above where the log ends.

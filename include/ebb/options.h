@@ -33,9 +33,9 @@ struct GcOptions {
   // what it has gone through is given back by the next periodic commit; a commit of its own, which
   // makes every record an append again at its next update, comes only when the log has become a
   // quarter (and at least two pages) longer than that. From there on updates are slowed down to the
-  // pace of what gives space back, by 250 ms a page at most. So the log stays below live / target *
-  // 1.25 and some pages, unless collecting is far too slow, as it is in a log that is many times
-  // larger than memory.
+  // pace of what gives space back, or to a page a second when the log is a tenth longer still. So
+  // it stays below live / target * 1.4 and some pages, unless collecting is far too slow, as it is
+  // in a log that is many times larger than memory.
   double target_utilization = 0.5;
   // How much of the log is gone through at a time, before a commit is told of it.
   std::uint64_t pass_bytes = std::uint64_t{256} << 20;

@@ -43,8 +43,8 @@ class GarbageCollector {
   // kByItself: shares the commits of others, as said above. While the log is a quarter, and two
   // pages, longer than when it became due, updates append about a quarter of what the collection
   // goes through, or wait for the commit that gives back what it has, so that the log stays about
-  // as long, however fast they are; but four pages a second in any case, since a log that is much
-  // larger than memory is gone through slowly.
+  // as long, however fast they are. When it is a tenth longer still, or there is no progress, they
+  // append a page a second: a log that is much larger than memory is gone through slowly.
   enum class Pace { kFree, kOnePass, kByItself };
 
   GarbageCollector(Core& core, EpochSlot& slot, Owner owner)

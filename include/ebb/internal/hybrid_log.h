@@ -185,7 +185,7 @@ class HybridLog {
   // `extent_bytes`, not 0, is what the record takes.
   absl::Status WaitForPage(std::uint64_t extent_bytes = 0, Space space = Space::kOrdinary);
   // Before an ordinary append turns to a page that begins at or above `limit`, it waits until that
-  // is raised, for 250 ms at most: appends are slowed down, not stopped. Closing ends the wait,
+  // is raised, for a second at most: appends are slowed down, not stopped. Closing ends the wait,
   // too.
   void SetBrake(Address limit) { brake_.store(limit.value(), std::memory_order_relaxed); }
   void ReleaseBrake() { SetBrake(Address(Address::kMask)); }
