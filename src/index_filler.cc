@@ -70,7 +70,8 @@ struct IndexFiller::Shared {
         if (i + kLookAhead < items.size()) index.Prefetch(items[i + kLookAhead].hash);
         const Item& item = items[i];
         const std::optional<Address> newest = index.PutAlone(item.hash, item.address);
-        if (!newest.has_value()) throw std::bad_alloc();
+        of_part.has_memory = newest.has_value();
+        if (!of_part.has_memory) break;
         const bool follows = item.prev == *newest || item.prev < linked_from;
         if (!follows && of_part.bad_link.is_null()) of_part.bad_link = item.address;
       }
