@@ -17,7 +17,6 @@ namespace {
 
 using internal::Address;
 using internal::Core;
-using internal::EpochGuard;
 using internal::IndexFiller;
 using internal::kNoRecord;
 using internal::StoreAccess;
