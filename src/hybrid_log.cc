@@ -75,16 +75,20 @@ void HybridLog::Restore(Position position) {
 
 Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard, Space space) {
   EBB_DCHECK(extent_bytes % 8 == 0 && extent_bytes <= payload_bytes_);
-  // Ordinary records may overtake this look into a page that was turned to for the spare: one of
+  std::uint64_t word = tail_.load(std::memory_order_relaxed);  // the fetch_add takes the place
+  // Ordinary records may overtake this check into a page that was turned to for the spare: one of
   // each thread at most, which the spare can bear.
-  if (!HasSpace(NextPlace(), extent_bytes, space)) [[unlikely]]
+  if (TailOffset(word) >= payload_bytes_ || !HasSpace(PlaceIn(word), extent_bytes, space))
+      [[unlikely]] {
     return Address();
-  const std::uint64_t word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);  // [tail]
+  }
+  word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);  // [tail]
   const std::uint64_t offset = TailOffset(word);
-  const Address start = config_.geometry.PageStart(TailPage(word)) + offset;
+  const Address start = PlaceIn(word);
   if (offset + extent_bytes <= payload_bytes_) [[likely]]
     return start;
-  // Exactly one allocation of a page crosses its end; what it leaves becomes a filler.
+  EBB_CHECK(offset < max_tail_offset());
+  // Exactly one allocation of a page crosses its end; the space that it leaves becomes a filler.
   if (offset < payload_bytes_) FillPageEnd(start, guard);
   return Address();
 }
@@ -99,31 +103,34 @@ HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const 
   std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
   for (;;) {
     const std::uint64_t offset = TailOffset(word);
-    if (offset > payload_bytes_) return {};
-    const Address start = config_.geometry.PageStart(TailPage(word)) + offset;
+    if (offset >= payload_bytes_) return {};
+    const Address start = PlaceIn(word);
     if (!HasSpace(start, least_bytes, Space::kSpare)) return {};
     const std::uint64_t end =
         (offset + least_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
-    // Too little left: take all of it as a filler, and overshoot so that the page turns.
+    // Too little is left: all of it becomes a filler.
     const bool fits = end <= payload_bytes_;
-    const std::uint64_t next_offset = fits ? end : payload_bytes_ + 8;
+    const std::uint64_t next_offset = fits ? end : payload_bytes_;
     if (!tail_.compare_exchange_weak(word, word - offset + next_offset,
                                      std::memory_order_acq_rel,  // [tail]
                                      std::memory_order_acquire)) {
       continue;
     }
     if (fits) return {start, end - offset};
-    if (offset < payload_bytes_) FillPageEnd(start, guard);
+    FillPageEnd(start, guard);
     return {};
   }
 }
 
 Address HybridLog::tail() const {
   const std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
-  const Geometry& geometry = config_.geometry;
-  const std::uint64_t offset = TailOffset(word);
-  return offset >= payload_bytes_ ? geometry.PageStart(TailPage(word) + 1)
-                                  : geometry.PageStart(TailPage(word)) + offset;
+  return TailOffset(word) >= payload_bytes_ ? config_.geometry.PageStart(TailPage(word) + 1)
+                                            : PlaceIn(word);
+}
+
+std::uint64_t HybridLog::overshoot_bytes() const {
+  const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // one word, by itself
+  return TailOffset(word) - std::min(TailOffset(word), payload_bytes_);
 }
 
 Address HybridLog::NextPlace() const {
@@ -179,13 +186,14 @@ bool HybridLog::AddressSpaceIsUsedUp() const {
                          << (config_.geometry.address_bits - config_.geometry.page_shift);
 }
 
-// kRoom: the tail's page has room and space, because it had or because it was turned here.
+// kRoom: the tail's page has room and space, because it had or because it was turned here. A page
+// is full when its offset is at its end, overshot or not.
 HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space) {
   const Geometry& geometry = config_.geometry;
   std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
-  // Each failure of the CAS is one overshooting allocation; its thread then waits for the turn.
+  // Each failure of the CAS is an allocation, or another thread's turn of the page.
   for (;;) {
-    const bool full = TailOffset(word) > payload_bytes_;
+    const bool full = TailOffset(word) >= payload_bytes_;
     const std::uint64_t page = TailPage(word) + (full ? 1 : 0);
     const Address place = geometry.PageStart(page) + (full ? 0 : TailOffset(word));
     if (!HasSpace(place, extent_bytes, space)) return Turn::kNeedsSpace;
@@ -494,6 +502,7 @@ void HybridLog::CheckBoundaries() const {
   EBB_CHECK(begin_now <= safe_head_now && safe_head_now <= head_now);
   EBB_CHECK(head_now <= flushed_now && flushed_now <= safe_read_only_now);
   EBB_CHECK(safe_read_only_now <= read_only_now && read_only_now <= tail());
+  EBB_CHECK(overshoot_bytes() < max_tail_offset());
 }
 
 // ---- the device side ----

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <optional>
 #include <ostream>
@@ -21,6 +22,7 @@
 #include "ebb/internal/block.h"
 #include "ebb/status.h"
 #include "tests/support/log_rig.h"
+#include "tests/support/scale.h"
 #include "tests/support/step_sync.h"
 
 namespace ebb::test {
@@ -127,18 +129,45 @@ TEST(HybridLogTest, PageThatIsFullToTheLastByteHasNoFiller) {
   EXPECT_EQ(headers->back().kind(), RecordKind::kRecord);
 }
 
-// Hazard 19: thousands of sessions that overshoot a full page before anybody turns it must not
-// carry into the page's number.
-TEST(HybridLogTest, OvershootNeverReachesThePageNumber) {
+// Hazard 52: one record crosses the end; however many calls come after it, nothing is added.
+TEST(HybridLogTest, CallsOnAFullPageAddNothing) {
   LogRig rig(FromPageOne(kTwoBlocks));
-  for (int i = 0; i < 65000; ++i) {
-    EXPECT_EQ(rig.TryAppendExtent(kPayload).has_value(), i == 0);
-  }
+  Must(rig.AppendExtent(40));
+  for (int i = 0; i < 100000; ++i) EXPECT_FALSE(rig.TryAppendExtent(kPayload).has_value());
+  EXPECT_EQ(rig.log().overshoot_bytes(), 40U);
   EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
   Must(rig.log().WaitForPage());
   EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
   EXPECT_EQ(Must(rig.AppendExtent(32)).address, rig.geometry().PageStart(2));
   EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 1U);
+}
+
+// Hazard 52. A page that records fill exactly is full although nothing has crossed its end. Fails
+// by a wait that does not end when only a page that was overshot is turned.
+TEST(HybridLogTest, PageThatRecordsFillExactlyIsTurned) {
+  for (const std::uint64_t extent : {40, 48, 120, 408, 1360, 4080}) {
+    LogRig rig(FromPageOne(kTwoBlocks));
+    for (std::uint64_t i = 0; i < kPayload / extent; ++i) Must(rig.AppendExtent(extent));
+    for (int i = 0; i < 1000; ++i) EXPECT_FALSE(rig.TryAppendExtent(extent).has_value());
+    EXPECT_EQ(rig.log().overshoot_bytes(), 0U);
+    Must(rig.log().WaitForPage());
+    EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 1U);
+    EXPECT_EQ(Must(rig.AppendExtent(extent)).address, rig.geometry().PageStart(2));
+    Must(rig.log().FlushTo(rig.geometry().PageStart(2)));
+    ASSERT_TRUE(rig.WalkPageOnDevice(1).has_value());
+    EXPECT_EQ(rig.WalkPageOnDevice(1)->size(), kPayload / extent);
+  }
+}
+
+TEST(HybridLogTest, CommitExtentThatEndsAPageExactlyLeavesAPageToTurn) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  for (std::uint64_t page = 1; page < 40; ++page) {
+    EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(page));
+    Must(rig.AppendExtent(kPayload - 88));
+    Must(rig.PadBlock(rig.slot(), HybridLog::Space::kSpare));
+    EXPECT_EQ(rig.log().overshoot_bytes(), 0U);
+  }
+  EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 38U);
 }
 
 TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
@@ -1054,6 +1083,114 @@ TEST_P(HybridLogLoadTest, NothingIsLostAndEveryBlockIsWrittenOnce) {
   for (const std::vector<Written>& mine : written) {
     for (const Written& one : mine) EXPECT_TRUE(rig.Holds(one));
   }
+}
+
+// ---- Rejections ----
+
+// Hazard 52: writers that keep trying while the device has no space, or fails every write, with
+// records of all sizes, most of them such that a page is filled exactly, and commit extents.
+struct RejectionCase {
+  int page_shift;
+  std::uint64_t frames;
+  int writers;
+
+  std::string Name() const {
+    return "Shift" + std::to_string(page_shift) + "Frames" + std::to_string(frames) + "Writers" +
+           std::to_string(writers);
+  }
+};
+void PrintTo(const RejectionCase& rejection, std::ostream* out) { *out << rejection.Name(); }
+
+class HybridLogRejectionTest : public ::testing::TestWithParam<RejectionCase> {
+ protected:
+  static constexpr int kRounds = 6;
+
+  // What one writer does until it has been rejected `rejections` times.
+  void WriteUntilRejected(std::size_t writer, std::uint64_t seed, int rejections) {
+    EpochSlot& slot = *rig_.epochs().AcquireSlot();
+    std::mt19937_64 random(seed);
+    while (rejections > 0) {
+      if (random() % 16 == 0) {
+        rejections -= rig_.PadBlock(slot, HybridLog::Space::kSpare).ok() ? 0 : 1;
+      } else {
+        const auto bytes = static_cast<std::uint32_t>(Extent(random) - LogRig::kOverheadBytes);
+        const absl::StatusOr<Written> written = rig_.Append(slot, 8, bytes);
+        rejections -= written.ok() ? 0 : 1;
+        if (written.ok()) written_[writer].push_back(*written);
+      }
+      const std::uint64_t overshoot = rig_.log().overshoot_bytes();
+      too_far_.fetch_add(overshoot > written_.size() * payload_, std::memory_order_relaxed);
+    }
+    rig_.epochs().ReleaseSlot(&slot);
+  }
+  std::uint64_t Extent(std::mt19937_64& random) const {
+    constexpr std::uint64_t kPartsOfAPage[] = {1, 1, 2, 3, 10, 34, 51, 102};
+    const std::uint64_t extent = random() % 4 == 0 ? 32 + random() % (payload_ - 32)
+                                                   : payload_ / kPartsOfAPage[random() % 8];
+    return extent / 8 * 8;
+  }
+  // Every page that the device holds is records and fillers without a gap.
+  std::uint64_t CountRecordsOnDevice() {
+    std::uint64_t records = 0;
+    for (std::uint64_t page = 1; page < rig_.TailPage(); ++page) {
+      const auto headers = rig_.WalkPageOnDevice(page);
+      EXPECT_TRUE(headers.has_value()) << "page " << page;
+      if (!headers.has_value()) continue;
+      for (const RecordHeader header : *headers) records += header.kind() == RecordKind::kRecord;
+    }
+    return records;
+  }
+
+  LogRig rig_{[] {
+    LogRig::Setup setup =
+        FromPageOne({.page_shift = GetParam().page_shift, .frame_count = GetParam().frames});
+    setup.write_batch_bytes = kBlockBytes;
+    return setup;
+  }()};
+  const std::uint64_t payload_ = rig_.geometry().payload_bytes();
+  std::vector<std::vector<Written>> written_{static_cast<std::size_t>(GetParam().writers)};
+  Atomic<int> too_far_{0};
+};
+
+INSTANTIATE_TEST_SUITE_P(Pages, HybridLogRejectionTest,
+                         ::testing::Values(RejectionCase{12, 4, 1}, RejectionCase{12, 11, 4},
+                                           RejectionCase{13, 5, 4}, RejectionCase{14, 6, 1},
+                                           RejectionCase{14, 7, 4}),
+                         [](const auto& parameter) { return parameter.param.Name(); });
+
+TEST_P(HybridLogRejectionTest, HoweverOftenCallsAreRejectedTheLogGoesOnWhereItStopped) {
+  std::mt19937_64 random(Seed());
+  const auto rejections_each =
+      static_cast<int>(std::max(500.0, 60000 * std::min(1.0, Scale()) / kRounds)) /
+      GetParam().writers;
+  for (int round = 0; round < kRounds; ++round) {
+    if (round % 2 == 0) {
+      rig_.device().LimitSpace(rig_.geometry().BlockOf(rig_.log().tail()) + random() % 64);
+    } else {
+      rig_.device().FailWrites(std::numeric_limits<int>::max(), kEio);
+    }
+    std::vector<std::thread> writers;
+    for (std::size_t i = 0; i < written_.size(); ++i) {
+      writers.emplace_back([this, i, seed = random(), rejections_each] {
+        WriteUntilRejected(i, seed, rejections_each);
+      });
+    }
+    for (std::thread& writer : writers) writer.join();
+    EXPECT_EQ(too_far_.load(std::memory_order_relaxed), 0);
+    rig_.log().CheckBoundaries();
+    rig_.device().LimitSpace(ScriptDevice::kUnlimited);
+    rig_.device().FailWrites(0, absl::OkStatus());
+    for (int i = 0; i < 20; ++i) {
+      written_[0].push_back(Must(rig_.AppendExtent(std::max<std::uint64_t>(Extent(random), 32))));
+    }
+  }
+  Must(rig_.FlushAll());
+  std::uint64_t count = 0;
+  for (const std::vector<Written>& mine : written_) {
+    for (const Written& one : mine) EXPECT_TRUE(rig_.Holds(one));
+    count += mine.size();
+  }
+  EXPECT_EQ(CountRecordsOnDevice(), count);
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 #include <array>
 #include <cstring>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "ebb/internal/block.h"
@@ -64,6 +66,36 @@ void WriteRecord(std::byte* bytes, Address address, std::uint64_t extent) {
   record.header().StoreRelaxed(header.With(RecordHeader::kValid));
 }
 
+// A device in memory that has no space to reserve while it is full.
+class TightDevice final : public internal::Device {
+ public:
+  absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override {
+    return blocks_.Read(block, bytes);
+  }
+  absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override {
+    return blocks_.Write(block, bytes);
+  }
+  absl::Status Reserve(std::uint64_t, std::uint64_t) override {
+    return full_ ? absl::ResourceExhaustedError("no space") : absl::OkStatus();
+  }
+  absl::Status Sync() override { return blocks_.Sync(); }
+  absl::Status Truncate(std::uint64_t block) override { return blocks_.Truncate(block); }
+  absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) override {
+    return blocks_.TruncateFront(block);
+  }
+  std::uint64_t EndBlock() const override { return blocks_.EndBlock(); }
+  std::string Describe(std::uint64_t block) const override { return blocks_.Describe(block); }
+  absl::Status Close() override { return blocks_.Close(); }
+  bool direct() const override { return false; }
+
+  bool full() const { return full_; }
+  void SetFull(bool full) { full_ = full; }
+
+ private:
+  internal::MemoryDevice blocks_;
+  bool full_ = false;
+};
+
 class Rig {
  public:
   Rig(Schedule& schedule_given, bool fallback)
@@ -83,8 +115,8 @@ class Rig {
   }
   ~Rig() { log.StopMaintenance(); }
 
-  // What an operation that appends does.
-  Address Append(EpochSlot& slot, std::uint64_t extent) {
+  // What an operation that appends does; null when it is rejected.
+  Address TryAppend(EpochSlot& slot, std::uint64_t extent) {
     for (;;) {
       {
         const EpochGuard guard(epochs, slot);
@@ -94,8 +126,13 @@ class Rig {
           return address;
         }
       }
-      schedule.Check(log.WaitForPage().ok(), "no page");
+      if (!log.WaitForPage().ok()) return Address();
     }
+  }
+  Address Append(EpochSlot& slot, std::uint64_t extent) {
+    const Address address = TryAppend(slot, extent);
+    schedule.Check(!address.is_null(), "no page");
+    return address;
   }
   // What an operation that updates in place does: 0 or 1 updates.
   void Update(EpochSlot& slot, Mark& mark) {
@@ -125,8 +162,8 @@ class Rig {
     if (record.ok()) Judge(ReadMark(*record), address, number);
     ++reads_of_device;
   }
-  // What a commit does: everything so far to the device.
-  void Flush(EpochSlot& slot) {
+  // What a commit does: everything so far to the device. False when it is rejected.
+  bool TryFlush(EpochSlot& slot) {
     for (;;) {
       {
         const EpochGuard guard(epochs, slot);
@@ -140,10 +177,12 @@ class Rig {
           break;
         }
       }
-      schedule.Check(log.WaitForPage().ok(), "no page");
+      if (!log.WaitForPage(8, HybridLog::Space::kSpare).ok()) return false;
     }
     schedule.Check(log.FlushTo(flush_end).ok(), "no flush");
+    return true;
   }
+  void Flush(EpochSlot& slot) { schedule.Check(TryFlush(slot), "no page"); }
   // After the fibers have ended: all pages that were flushed hold records without holes.
   void CheckPagesOnDevice() {
     const internal::AlignedBuffer buffer = internal::AllocateAligned(kBlockBytes);
@@ -162,7 +201,7 @@ class Rig {
 
   EpochManager epochs;
   internal::Health health;
-  internal::MemoryDevice device;
+  TightDevice device;
   internal::ThreadPool pool{0};
   HybridLog log;
   Schedule& schedule;
@@ -268,6 +307,66 @@ TEST(PageSchedules, PagesTurnAndLeaveBesideWritersAndReaders) {
                            "reads of the device"}) {
     explored.ExpectPerSchedule(what, 1.0);
   }
+}
+
+// Two writers and a committer on a device without space, which they are told again and again; then
+// there is space. Three, two or one records fill a page exactly, others overshoot it.
+void Rejections(Schedule& schedule) {
+  constexpr std::array<std::uint64_t, 5> kSizes{1360, 2040, 4080, 1000, 3000};
+  constexpr int kRejectionsEach = 3;
+  Random& random = schedule.random();
+  Rig rig(schedule, random.Below(4) == 0);
+  rig.log.TakeSpaceAhead(0);
+  rig.device.SetFull(true);
+  std::vector<Mark> marks;
+  std::uint64_t rejections = 0;
+  const auto check_overshoot = [&] {
+    schedule.Check(rig.log.overshoot_bytes() <= 2 * kBlockPayloadBytes, "a page is overshot");
+  };
+  for (std::size_t writer = 0; writer < 2; ++writer) {
+    const std::uint64_t extent = kSizes[random.Below(kSizes.size())];
+    schedule.Add([&, extent] {
+      EpochSlot& slot = *rig.epochs.AcquireSlot();
+      for (int left = kRejectionsEach; left != 0 && rig.device.full();) {
+        const Address address = rig.TryAppend(slot, extent);
+        check_overshoot();
+        if (!address.is_null()) {
+          marks.push_back({address});
+          continue;
+        }
+        --left;
+        ++rejections;
+      }
+      rig.device.SetFull(false);
+      for (int i = 0; i < 2; ++i) marks.push_back({rig.Append(slot, extent)});
+      rig.epochs.ReleaseSlot(&slot);
+    });
+  }
+  schedule.Add([&] {
+    EpochSlot& slot = *rig.epochs.AcquireSlot();
+    for (int i = 0; i < 3; ++i) {
+      rejections += rig.TryFlush(slot) ? 0 : 1;
+      check_overshoot();
+    }
+    rig.epochs.ReleaseSlot(&slot);
+  });
+  schedule.Run();
+
+  rig.log.CheckBoundaries();
+  EpochSlot& slot = *rig.epochs.AcquireSlot();
+  rig.Flush(slot);
+  rig.CheckPagesOnDevice();
+  for (const Mark& mark : marks) rig.Read(slot, mark.address, 0);
+  rig.epochs.ReleaseSlot(&slot);
+  schedule.Count("rejections", rejections);
+  schedule.Count("records", marks.size());
+  schedule.Count("page turns", rig.log.counters().page_turns.load(std::memory_order_relaxed));
+}
+TEST(PageSchedules, RejectedAppendsLeaveTheirPageAsItIs) {
+  Explored explored = Explore(10000, Rejections);
+  explored.ExpectPerSchedule("rejections", 2.0);
+  explored.ExpectPerSchedule("records", 4.0);
+  explored.ExpectPerSchedule("page turns", 1.0);
 }
 
 }  // namespace

@@ -50,6 +50,16 @@ absl::Status ScriptDevice::Write(std::uint64_t block, std::span<const std::byte>
   return write_hook_ ? write_hook_(block, true) : absl::OkStatus();
 }
 
+absl::Status ScriptDevice::Reserve(std::uint64_t, std::uint64_t end) {
+  std::lock_guard lock(mu_);
+  return end <= space_end_ ? absl::OkStatus() : absl::ResourceExhaustedError("no space");
+}
+
+void ScriptDevice::LimitSpace(std::uint64_t end_block) {
+  std::lock_guard lock(mu_);
+  space_end_ = end_block;
+}
+
 absl::StatusOr<std::uint64_t> ScriptDevice::TruncateFront(std::uint64_t block) {
   std::lock_guard lock(mu_);
   blocks_.erase(blocks_.begin(), blocks_.lower_bound(block));
@@ -204,20 +214,25 @@ absl::Status LogRig::FillUntilPage(std::uint64_t page, std::uint64_t extent_byte
   return absl::OkStatus();
 }
 
-absl::Status LogRig::FlushAll() {
+absl::Status LogRig::PadBlock(EpochSlot& slot, HybridLog::Space space) {
+  constexpr std::uint64_t kLeastBytes = 8;
   for (;;) {
     {
-      const EpochGuard guard(epochs_, slot_);
-      const HybridLog::Extent extent = log_.ReserveToBlockEnd(8, guard);
+      const EpochGuard guard(epochs_, slot);
+      const HybridLog::Extent extent = log_.ReserveToBlockEnd(kLeastBytes, guard);
       if (extent.bytes != 0) {
         const Record filler(log_.At(extent.start, guard), setup_.shape);
         filler.header().StoreRelaxed(RecordHeader::MakeExtent(RecordKind::kFiller, extent.bytes));
-        break;
+        return absl::OkStatus();
       }
     }
-    if (absl::Status status = log_.WaitForPage(); !status.ok()) return status;
+    if (absl::Status status = log_.WaitForPage(kLeastBytes, space); !status.ok()) return status;
   }
-  return log_.FlushTo(log_.tail());
+}
+
+absl::Status LogRig::FlushAll() {
+  const absl::Status status = PadBlock(slot_, HybridLog::Space::kOrdinary);
+  return status.ok() ? log_.FlushTo(log_.tail()) : status;
 }
 
 absl::Status LogRig::HelpUntilIdle() {

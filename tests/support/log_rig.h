@@ -47,6 +47,7 @@ class ScriptDevice final : public internal::Device {
   absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Sync() override { return absl::OkStatus(); }
+  absl::Status Reserve(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Truncate(std::uint64_t block) override;
   absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) override;
   std::uint64_t EndBlock() const override;
@@ -54,6 +55,9 @@ class ScriptDevice final : public internal::Device {
   absl::Status Close() override { return absl::OkStatus(); }
   bool direct() const override { return false; }
 
+  // There is space for blocks below `end_block` and for no others.
+  static constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
+  void LimitSpace(std::uint64_t end_block);
   // The next `count` calls do nothing but answer `status`.
   void FailWrites(int count, absl::Status status);
   void FailReads(int count, absl::Status status);
@@ -80,6 +84,7 @@ class ScriptDevice final : public internal::Device {
   mutable std::mutex mu_;  // everything below
   std::map<std::uint64_t, Block> blocks_;
   std::vector<WriteCall> writes_;
+  std::uint64_t space_end_ = kUnlimited;
   Failure failing_writes_;
   Failure failing_reads_;
 };
@@ -129,6 +134,8 @@ class LogRig {
   std::optional<Written> TryAppendExtent(std::uint64_t extent_bytes);
   // Extents of `extent_bytes` until the tail is in `page`.
   absl::Status FillUntilPage(std::uint64_t page, std::uint64_t extent_bytes);
+  // Pads the block with a filler, as a commit record does: for kSpare if `space` says so.
+  absl::Status PadBlock(internal::EpochSlot& slot, internal::HybridLog::Space space);
   // Pads the block and writes everything.
   absl::Status FlushAll();
   // Help until it has nothing to do; OK, or its first error.

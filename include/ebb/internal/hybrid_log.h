@@ -37,7 +37,19 @@
 //   its blocks may be gone. So a failed read below begin is no damage: the operation starts again.
 // Argument: no hole. A slot is allocated, and its header with its extent written, in one guard;
 //   the rest of a page is made a filler by the allocation that crossed its end, in its guard.
-//   Both are over before safe_read_only can pass.
+//   Both are over before safe_read_only can pass. A page that records fill exactly has no filler.
+// Argument: the tail word's offset never grows into its page number, however many calls are
+//   rejected. A page is full, and can be turned, from the moment its offset reaches the end of its
+//   payload. Allocate adds to the offset only if it has loaded one below that end. So an addition
+//   beyond the end comes from a thread that was between the load and the addition when the page
+//   became full, and each thread makes one at most: its next load is ordered after its own addition
+//   and sees the full page, or a later one. The next user of its epoch slot sees it too, because
+//   slots change hands under a mutex. So the offset is at most the payload plus the largest record
+//   times the number of threads in Allocate, and the field has room for 65,535 of these. Nothing
+//   else counts: neither calls nor time, nor the reason why the page is not turned
+//   (a full disk, failed writes, no free frame, poison, the end of the address space). Allocate
+//   and CheckBoundaries check half of that bound on their cold paths. ReserveToBlockEnd stops at
+//   the end of the payload exactly.
 //
 // Space on the device is taken before it is needed: no page is turned to before all of it has
 // space, and SpareBlocks beyond it are spare, for what makes a store durable or smaller (commit
@@ -166,8 +178,9 @@ class HybridLog {
   }
   // Who asks for space on the device: kSpare is for records that make a store durable or smaller.
   enum class Space : std::uint8_t { kOrdinary, kSpare };
-  // `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Null: the page is
-  // full; leave the guard, WaitForPage, and start again.
+  // `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Null: the page is full
+  // or has no space on the device; leave the guard, call WaitForPage, and start again. A call that
+  // finds the page full changes nothing.
   Address Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
                    Space space = Space::kOrdinary);
   // From the tail to the end of a block's payload, at least `least_bytes`: for commit records, so
@@ -251,6 +264,8 @@ class HybridLog {
   Address safe_read_only() const { return LoadAcquire(safe_read_only_); }
   Address read_only() const { return LoadAcquire(read_only_); }
   Address tail() const;
+  // How far records have overshot the end of the tail's page.
+  std::uint64_t overshoot_bytes() const;
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
   // Of the block that holds `address`; 0: none is known.
   std::uint64_t IncarnationAt(Address address) const;
@@ -269,13 +284,20 @@ class HybridLog {
   const Counters& counters() const { return counters_; }
 
  private:
-  // The tail word: the page in the high bits, an offset with 16 bits of room above a page's size,
-  // so that 65,535 allocations can overshoot before the offset would run into the page.
+  // The tail word: the page in the high bits, an offset with 16 bits of room above a page's size.
+  // See the argument above for why the offset does not grow into the page.
   int tail_shift() const { return config_.geometry.page_shift + 16; }
   std::uint64_t TailPage(std::uint64_t word) const { return word >> tail_shift(); }
   std::uint64_t TailOffset(std::uint64_t word) const {
     return word & ((std::uint64_t{1} << tail_shift()) - 1);
   }
+  // The address of a word whose offset is within its page.
+  Address PlaceIn(std::uint64_t word) const {
+    return config_.geometry.PageStart(TailPage(word)) + TailOffset(word);
+  }
+  // Beyond this our argument about overshoot is wrong. Half of the field, so that a check stops the
+  // program before the page number changes.
+  std::uint64_t max_tail_offset() const { return std::uint64_t{1} << (tail_shift() - 1); }
   static Address LoadAcquire(const AtomicWord& word) {
     return Address(word.load(std::memory_order_acquire));  // [boundary]
   }
