@@ -93,10 +93,13 @@ Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
   return Address();
 }
 
+// The zeros are plain stores: no address in there is ever published, and a flush copies it after
+// this guard has ended.
 void HybridLog::FillPageEnd(Address from, const EpochGuard& guard) {
   const std::uint64_t rest = payload_bytes_ - config_.geometry.OffsetOf(from);
-  AtomicRecordHeader(At(from, guard))
-      .StoreRelaxed(RecordHeader::MakeExtent(RecordKind::kFiller, rest));
+  std::byte* const bytes = At(from, guard);
+  AtomicRecordHeader(bytes).StoreRelaxed(RecordHeader::MakeExtent(RecordKind::kFiller, rest));
+  std::memset(bytes + sizeof(RecordHeader), 0, rest - sizeof(RecordHeader));
 }
 
 HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const EpochGuard& guard) {

@@ -170,6 +170,36 @@ TEST(HybridLogTest, CommitExtentThatEndsAPageExactlyLeavesAPageToTurn) {
   EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 38U);
 }
 
+// A filler has nothing after its header that the frame held for an earlier page.
+TEST(HybridLogTest, FillersAreZeroWhateverTheFrameHeld) {
+  LogRig rig(FromPageOne(kTwoBlocks));
+  for (std::uint64_t page = 1; page < 40; ++page) {
+    // In turn a record that crosses the end, and a commit extent that does not fit.
+    Must(rig.AppendExtent(page % 3 == 0 ? 4000 : kPayload - 80));
+    if (page % 3 == 0) {
+      EXPECT_FALSE(rig.TryAppendExtent(kPayload).has_value());
+    } else if (page % 3 == 1) {
+      const EpochGuard guard(rig.epochs(), rig.slot());
+      EXPECT_EQ(rig.log().ReserveToBlockEnd(88, guard).bytes, 0U);
+    } else {
+      Must(rig.AppendExtent(80));
+    }
+    Must(rig.log().WaitForPage());
+  }
+  Must(rig.FlushAll());
+  for (std::uint64_t page = 1; page < 40; ++page) {
+    const auto last = rig.device().Get(2 * page + 1);
+    ASSERT_TRUE(last.has_value());
+    if (page % 3 == 2) continue;
+    const std::size_t rest = page % 3 == 0 ? kBlockPayloadBytes : 80;
+    const std::vector<std::byte> filler(last->end() - 16 - static_cast<int>(rest) + 8,
+                                        last->end() - 16);
+    EXPECT_TRUE(std::all_of(filler.begin(), filler.end(),
+                            [](std::byte byte) { return byte == std::byte{0}; }))
+        << "page " << page;
+  }
+}
+
 TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
   LogRig rig(FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload));

@@ -51,6 +51,13 @@
 //   and CheckBoundaries check half of that bound on their cold paths. ReserveToBlockEnd stops at
 //   the end of the payload exactly.
 //
+// Every byte of a page that reaches the device was written for that page: a record and the padding
+// of its parts, zeros in the value of a tombstone, zeros after a filler's header, zeros in a commit
+// record. So nothing that a frame held for an earlier page gets to the device or into a backup.
+// Two remains are intended: until it is collected, a record keeps the bytes that its own value had
+// before it was deleted or shortened in place; and the block that begin lies in keeps the dead
+// records below begin.
+//
 // Space on the device is taken before it is needed: no page is turned to before all of it has
 // space, and SpareBlocks beyond it are spare, for what makes a store durable or smaller (commit
 // records, compaction). So whatever an update was acknowledged for can be flushed and committed on

@@ -46,6 +46,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -765,6 +766,8 @@ class Operations {
                 value_bytes);
     if constexpr (Op::kTombstone) {
       header = header.With(RecordHeader::kTombstone);
+      // A tombstone of a fixed-size value has room for one; it must not hold the frame's old bytes.
+      std::memset(record.value(), 0, RoundUp8(value_bytes));
     } else if constexpr (kShape.locked()) {
       const ValueView value = op.NewValue();
       CopyToLog(V::Data(value), V::Bytes(value), record.value());
