@@ -82,7 +82,9 @@
 //   [tail]      TryTurnPage: tail CAS, acq_rel -> Allocate: tail fetch_add, acq_rel. What the
 //               frame's last users did happens before its new ones.
 //   [boundary]  boundary store, release -> boundary load, acquire: everything that was true before
-//               the boundary moved. With the epoch's edges it gives the arguments above.
+//               the boundary moved. With the epoch's edges it gives the arguments above. This
+//               covers head and update_from on the hot path too: EpochGuard::Look requires that
+//               all loads before it are acquire loads, and on x86 they cost nothing.
 //   [space]     TakeSpace: store, release, after the device has reserved -> append: load, acquire.
 //   [scheduled] ScheduleMaintenance: exchange, acq_rel -> Maintain: exchange, acq_rel.
 //
@@ -173,12 +175,10 @@ class HybridLog {
   // ---- hot path, under a guard ----
 
   // Reads start from memory at or above this.
-  EBB_INLINE Address head() const {
-    return Address(head_.load(std::memory_order_relaxed));  // ordered by [announce], see epoch.h
-  }
+  EBB_INLINE Address head() const { return LoadAcquire(head_); }
   // An unflagged record whose address is at or above this word may be updated in place.
   EBB_INLINE std::uint64_t update_from() const {
-    return update_from_.load(std::memory_order_relaxed);  // ordered by [announce], see epoch.h
+    return update_from_.load(std::memory_order_acquire);  // [boundary]
   }
   EBB_INLINE std::byte* At(Address address, const EpochGuard&) const {
     return frames_ + (address.value() & frame_mask_);
