@@ -2,7 +2,8 @@
 # sh cmake/go.sh demo|test|bench|report|compare [arguments...]
 #
 #   demo   builds the word counter and runs it on real text; arguments: files or folders to read
-#   test   builds and runs the tests; arguments: those of ctest, such as -R HashIndexTest
+#   test   builds and runs the tests, the long ones in a short form unless --long is the first
+#          argument; other arguments: those of ctest, such as -R HashIndexTest
 #   bench  builds and runs the benchmarks; arguments: those of Google Benchmark
 #   report builds the benchmarks and prints what matters as ratios; arguments: benchmarks/report.cc
 #   compare runs YCSB beside other stores; arguments: benchmarks/compare/compare.cc
@@ -73,6 +74,10 @@ case $verb in
     option=-DEBB_BUILD_EXAMPLES=ON
     ;;
   test)
+    if [ "${1:-}" = --long ]; then
+      shift
+      export EBB_STRESS_SCALE="${EBB_STRESS_SCALE:-1}" EBB_SCHEDULE_SCALE="${EBB_SCHEDULE_SCALE:-1}"
+    fi
     target=all
     option="-DEBB_BUILD_TESTS=ON -DEBB_BUILD_EXAMPLES=ON -DEBB_WITH_LZ4=ON"
     packages="$packages libgtest-dev libgmock-dev liblz4-dev perl spin patch"

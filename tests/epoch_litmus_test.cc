@@ -33,7 +33,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <thread>
 #include <vector>
@@ -41,6 +40,7 @@
 #include "ebb/internal/atomic.h"
 #include "ebb/internal/epoch.h"
 #include "tests/support/fallback.h"
+#include "tests/support/scale.h"
 
 namespace ebb::test {
 namespace {
@@ -78,8 +78,7 @@ std::string WhyNot() {
 }
 
 std::uint64_t ScaledRounds(double rounds) {
-  const char* const scale = std::getenv("EBB_STRESS_SCALE");
-  const double scaled = rounds * (scale == nullptr ? 1.0 : std::atof(scale));
+  const double scaled = rounds * Scale();
   return scaled < 100'000 ? 100'000 : static_cast<std::uint64_t>(scaled);
 }
 

@@ -19,8 +19,8 @@
 // for records to freeze, lost publications and reads of the device happen all the time. A phase
 // goes on until its time is over and its minimums are met; those are asserted.
 //
-// EBB_STRESS_SCALE (1) scales times, operations and minimums. EBB_STRESS_SEED repeats a run's
-// choices, though not its interleaving; the seed is printed.
+// The scale multiplies times, operations and minimums. EBB_STRESS_SEED repeats a run's choices,
+// though not its interleaving.
 #include <gtest/gtest.h>
 
 #include <algorithm>

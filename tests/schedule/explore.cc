@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <unordered_set>
 
+#include "tests/support/scale.h"
+
 namespace ebb::test {
 namespace {
 
@@ -58,7 +60,7 @@ Explored Explore(std::uint64_t count, const std::function<void(Schedule&)>& prog
   NoteForCrashes(name.c_str(), 0);
   const std::uint64_t expected_steps = ExpectedSteps(program);
   std::uint64_t first = FromEnvironment("EBB_SCHEDULE_FIRST", 1);
-  count *= FromEnvironment("EBB_SCHEDULE_SCALE", 1);
+  count = static_cast<std::uint64_t>(std::max(1.0, static_cast<double>(count) * ScheduleScale()));
   if (ReplaysOneSeed()) {
     first = FromEnvironment("EBB_SCHEDULE_SEED", 1);
     count = 1;

@@ -11,7 +11,7 @@
 // The first schedule that fails ends the exploration, and its seed is printed.
 //
 //   EBB_SCHEDULE_SEED=17    runs that seed alone (choose the test by --gtest_filter)
-//   EBB_SCHEDULE_SCALE=50   that many times as many schedules
+//   EBB_SCHEDULE_SCALE=50   that many times as many schedules; tests/support/scale.h tells the rest
 //   EBB_SCHEDULE_FIRST=n    the seeds from n on; 1 unless told
 //
 // A schedule depends on its seed and on the program, not on the schedules before it.
@@ -39,8 +39,8 @@ struct Explored {
   void ExpectPerSchedule(std::string_view what, double least);
 };
 
-// Runs `program` under `count` schedules and prints what that came to. A test fails if any
-// schedule does, or if less than a quarter of them were distinct.
+// Runs `program` under `count` schedules, times the scale, and prints what that came to. A test
+// fails if any schedule does, or if less than a quarter of them were distinct.
 Explored Explore(std::uint64_t count, const std::function<void(Schedule&)>& program);
 
 // For programs with a bug on purpose: how many schedules it takes to find it, and count + 1 when it

@@ -1,7 +1,11 @@
 // Scale and seed of the suites whose length and chance are variable.
 //
-// EBB_STRESS_SCALE (1) scales how much they do and the minimums that they assert: a tenth in slow
-// builds, a hundred in a long run. EBB_STRESS_SEED repeats a run's choices; the seed is printed.
+// A scale multiplies how much such a suite does and the minimums that it asserts. 1 is the full
+// length, which `go.sh test --long` runs; without a variable it is the short form, kShortScale.
+//
+//   EBB_STRESS_SCALE=1      the suites of ebb_tests
+//   EBB_SCHEDULE_SCALE=1    the schedule explorer
+//   EBB_STRESS_SEED=17      repeats a run's choices; each run prints its seed
 //
 // Thread safety: functions that read the environment.
 #pragma once
@@ -13,11 +17,15 @@
 
 namespace ebb::test {
 
-inline double Scale() {
-  const char* const text = std::getenv("EBB_STRESS_SCALE");
-  const double scale = text == nullptr ? 1.0 : std::atof(text);
-  return scale > 0 ? scale : 1.0;
+inline constexpr double kShortScale = 0.2;
+
+inline double ScaleFrom(const char* variable) {
+  const char* const text = std::getenv(variable);
+  const double scale = text == nullptr ? kShortScale : std::atof(text);
+  return scale > 0 ? scale : kShortScale;
 }
+inline double Scale() { return ScaleFrom("EBB_STRESS_SCALE"); }
+inline double ScheduleScale() { return ScaleFrom("EBB_SCHEDULE_SCALE"); }
 
 inline std::uint64_t Seed() {
   static const std::uint64_t seed = [] {
