@@ -21,7 +21,7 @@ set_source_files_properties("${folder}/epoch_schedules.cc" "${folder}/index_sche
 set_source_files_properties("${folder}/close_schedules.cc" "${folder}/compaction_schedules.cc"
   "${folder}/operation_schedules.cc" "${folder}/version_schedules.cc" PROPERTIES UNITY_GROUP stores)
 set_target_properties(ebb_schedule_tests PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
-target_compile_definitions(ebb_schedule_tests PRIVATE
+target_compile_definitions(ebb_schedule_tests PRIVATE EBB_INLINE_FREELY
   "EBB_ATOMIC_HEADER=\"tests/schedule/atomic.h\"")
 target_include_directories(ebb_schedule_tests PRIVATE
   "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include" "${EBB_XXHASH_INCLUDE_DIR}")
