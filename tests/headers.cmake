@@ -1,5 +1,7 @@
-# Every header compiles alone, as the first and only line of a file, and under the warnings that a
-# careful user may have turned on. Public headers also compile without exceptions and RTTI.
+# Every header compiles alone, as the first line of a file, and under the warnings that a careful
+# user may have turned on. Public headers do so without exceptions and RTTI. Internal ones whose
+# source includes them before all else are compiled so by consumer_add_subdirectory, which builds
+# the library without precompiled headers; the others are compiled here.
 #
 # The targets are built by tests, not by `all`: they prove something and produce nothing.
 file(GLOB_RECURSE ebb_headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}/include"
@@ -10,9 +12,18 @@ foreach(header IN LISTS ebb_headers)
   string(MAKE_C_IDENTIFIER "${header}" name)
   set(file "${CMAKE_CURRENT_BINARY_DIR}/headers/${name}.cc")
   file(CONFIGURE OUTPUT "${file}" CONTENT "#include \"${header}\"  // IWYU pragma: keep\n")
-  list(APPEND ebb_header_files "${file}")
   if(NOT header MATCHES "/internal/")
     list(APPEND ebb_public_header_files "${file}")
+    continue()
+  endif()
+  get_filename_component(stem "${header}" NAME_WE)
+  set(source "${PROJECT_SOURCE_DIR}/src/${stem}.cc")
+  set(first "")
+  if(EXISTS "${source}")
+    file(STRINGS "${source}" first REGEX "^#include" LIMIT_COUNT 1)
+  endif()
+  if(NOT first STREQUAL "#include \"${header}\"")
+    list(APPEND ebb_header_files "${file}")
   endif()
 endforeach()
 # Templates show their warnings only where they are used.

@@ -17,7 +17,8 @@ function(ebb_consumer_test way)
       "-DPKG_CONFIG=${PKG_CONFIG_EXECUTABLE}"
       -P "${PROJECT_SOURCE_DIR}/tests/consumers/run.cmake")
   set_tests_properties(consumer_${way} PROPERTIES
-    LABELS consumer TIMEOUT 600 FIXTURES_SETUP "${arg_SETUP}" FIXTURES_REQUIRED "${arg_NEEDS}")
+    LABELS consumer TIMEOUT 600 COST 200
+    FIXTURES_SETUP "${arg_SETUP}" FIXTURES_REQUIRED "${arg_NEEDS}")
 endfunction()
 
 ebb_consumer_test(fetch_content)

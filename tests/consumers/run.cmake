@@ -19,11 +19,14 @@ endfunction()
 
 set(own "${SOURCE_DIR}/tests/consumers")
 if(WAY STREQUAL "fetch_content")
+  # As one source, as a parent project may have it; in a fifth of the time.
   configure_and_build("${own}/fetch_content" consumer
+    -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=0
     "-DFETCHCONTENT_SOURCE_DIR_EBB=${SOURCE_DIR}" "-DCMAKE_PREFIX_PATH=${PREFIX_PATH}")
   run("${work}/build/consumer" "${work}/store")
 elseif(WAY STREQUAL "add_subdirectory")
-  configure_and_build("${own}/add_subdirectory" consumer
+  # Source by source, which proves that internal headers compile alone (tests/headers.cmake).
+  configure_and_build("${own}/add_subdirectory" consumer -DEBB_WERROR=ON
     "-DEBB_SOURCE_DIR=${SOURCE_DIR}" "-DCMAKE_PREFIX_PATH=${PREFIX_PATH}")
   run("${work}/build/consumer" "${work}/store")
 elseif(WAY STREQUAL "install")
