@@ -11,13 +11,13 @@
 namespace ebb::internal {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using SteadyClock = std::chrono::steady_clock;
 
 // A pass has gone through more than it may by now.
-bool IsAhead(const GcOptions& options, std::uint64_t scanned_bytes, Clock::time_point begun) {
+bool IsAhead(const GcOptions& options, std::uint64_t scanned_bytes, SteadyClock::time_point begun) {
   return options.max_bytes_per_second != 0 &&
          static_cast<double>(scanned_bytes) >
-             std::chrono::duration<double>(Clock::now() - begun).count() *
+             std::chrono::duration<double>(SteadyClock::now() - begun).count() *
                  static_cast<double>(options.max_bytes_per_second);
 }
 
@@ -104,7 +104,7 @@ bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimat
 // ---- collecting ----
 
 absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Pace pace) {
-  const Clock::time_point begun = Clock::now();
+  const SteadyClock::time_point begun = SteadyClock::now();
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
@@ -166,7 +166,7 @@ Address GarbageCollector::EndFor(Pace pace) {
 // False when it is to be the last.
 absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, Pace pace, Address end,
                                                GcStats& stats) {
-  const Clock::time_point begun = Clock::now();
+  const SteadyClock::time_point begun = SteadyClock::now();
   const GcEstimate estimate = Estimate(collected_);
   const Address tail = core_.log.tail();
   const std::uint64_t longest_bytes = LongestBytes(core_.log.geometry(), options, estimate);

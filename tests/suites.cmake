@@ -39,6 +39,10 @@ foreach(suite IN LISTS suites)
   else()
     set_tests_properties("${suite}" PROPERTIES LABELS "${ebb_suites_label}" TIMEOUT 600)
   endif()
+  # First, so that all processors end at about the same time.
+  if(suite MATCHES "Schedules$|^(Crash|Damage|DamageWithCheckpoints|BackgroundJobs|Kill)Test$")
+    set_tests_properties("${suite}" PROPERTIES COST 100)
+  endif()
   # Alone, because they need their threads to run at the same time, or assert how much gets done.
   if(suite MATCHES "Stress|Litmus")
     set_tests_properties("${suite}" PROPERTIES RUN_SERIAL ON)
