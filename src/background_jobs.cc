@@ -3,104 +3,158 @@
 #include <new>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "ebb/internal/clock.h"
 
 namespace ebb::internal {
-namespace {
 
 using std::chrono::milliseconds;
 
-}  // namespace
+// ---- one job ----
 
-BackgroundJobs::BackgroundJobs(Core& core, Work work)
-    : core_(core), is_worth_a_look_(std::move(work.is_worth_a_look)) {
-  checkpoint_.run = std::move(work.checkpoint);
-  checkpoint_.interval = milliseconds(core.config.checkpoint_interval_ms);
-  collection_.run = std::move(work.collect);
-  collection_.interval = milliseconds(core.config.gc_interval_ms);
+BackgroundJob::BackgroundJob(Core& core, JobLane& lane, milliseconds interval, Work work)
+    : core_(core),
+      interval_(interval),
+      work_(std::move(work)),
+      turn_(lane, [this] { Run(); }),
+      timer_(core.pool, [this] { TimeHasCome(); }) {}
+
+void BackgroundJob::Start() {
+  MutexLock lock(mu_);
+  stats_.enabled = interval_.count() != 0 && core_.has_files();
+  if (is_on_ || !stats_.enabled) return;
+  is_on_ = true;
+  SetTimer();
+}
+
+void BackgroundJob::Stop() {
+  {
+    MutexLock lock(mu_);
+    is_on_ = is_due_ = is_left_ = false;
+    stats_.next_due_unix_ms = 0;
+  }
+  is_stopping_.store(true, std::memory_order_relaxed);  // seen a chunk later
+  timer_.Cancel();
+  turn_.Cancel();
+  is_stopping_.store(false, std::memory_order_relaxed);  // for the run after the next Start
+}
+
+void BackgroundJob::Look() {
+  if (!work_.is_worth_a_look || !work_.is_worth_a_look()) return;
+  {
+    MutexLock lock(mu_);
+    if (!is_on_ || is_running_) return;
+  }
+  turn_.Post();
+}
+
+BackgroundJobStats BackgroundJob::Stats() const {
+  MutexLock lock(mu_);
+  return stats_;
+}
+
+bool BackgroundJob::is_running() const {
+  MutexLock lock(mu_);
+  return is_running_;
+}
+
+// One that is set already stays as it is.
+void BackgroundJob::SetTimer() {
+  timer_.PostAfter(interval_);
+  stats_.next_due_unix_ms = UnixMs() + static_cast<std::uint64_t>(interval_.count());
+}
+
+void BackgroundJob::TimeHasCome() {
+  {
+    MutexLock lock(mu_);
+    if (!is_on_) return;
+    is_due_ = true;
+  }
+  turn_.Post();
+}
+
+// False: it is not to run, or no longer.
+bool BackgroundJob::Begin() {
+  const bool is_worth_a_look = work_.is_worth_a_look && work_.is_worth_a_look();
+  MutexLock lock(mu_);
+  if (!is_on_ || core_.health.poisoned()) return false;
+  if (!is_due_ && !is_left_ && !is_worth_a_look) return false;
+  if (!is_left_) {
+    begun_ = std::chrono::steady_clock::now();
+    stats_.last_begun_unix_ms = UnixMs();
+  }
+  is_due_ = is_left_ = false;
+  is_running_ = true;
+  return true;
+}
+
+// A job that fails is tried again at its next interval; its statistics tell of it.
+void BackgroundJob::Run() {
+  if (!Begin()) return;
+  const absl::Cleanup end = [this] {
+    MutexLock lock(mu_);
+    is_running_ = false;
+    if (!is_on_) return;
+    if (is_left_) {
+      turn_.Post();
+    } else {
+      SetTimer();
+    }
+  };
+  // A Status without a message needs no memory.
+  absl::StatusOr<Work::Outcome> outcome(absl::Status(absl::StatusCode::kResourceExhausted, ""));
+  try {
+    outcome = work_.run([this] {
+      return is_stopping_.load(std::memory_order_relaxed);  // a bit later will do
+    });
+  } catch (const std::bad_alloc&) {
+  } catch (...) {  // of a callback
+    outcome = absl::Status(absl::StatusCode::kUnknown, "");
+  }
+  Note(outcome);
+}
+
+void BackgroundJob::Note(const absl::StatusOr<Work::Outcome>& outcome) {
+  MutexLock lock(mu_);
+  is_left_ = outcome.ok() && *outcome == Work::Outcome::kLater;
+  if (is_left_) return;
+  ++stats_.run_count;
+  stats_.last_duration_ms = MillisecondsSince(begun_);
+  if (outcome.ok()) return;
+  ++stats_.failure_count;
+  stats_.last_error.clear();  // if there is no memory for the text
+  stats_.last_error = outcome.status().ToString();
+}
+
+// ---- both ----
+
+BackgroundJobs::BackgroundJobs(Core& core, JobLane& lane, BackgroundJob::Work checkpoint,
+                               BackgroundJob::Work collect)
+    : checkpoint_(core, lane, milliseconds(core.config.checkpoint_interval_ms),
+                  std::move(checkpoint)),
+      collection_(core, lane, milliseconds(core.config.gc_interval_ms), std::move(collect)) {
   if (core.has_files()) core.log.OnPageTurn([this] { LookForGarbage(); });
 }
 
 void BackgroundJobs::Start() {
-  MutexLock lock(mu_);
-  if (on_) return;
-  on_ = true;
-  stopping_.store(false, std::memory_order_relaxed);  // mu_ held
-  for (Job* const job : {&checkpoint_, &collection_}) {
-    job->stats.enabled = job->interval.count() != 0 && core_.has_files();
-    if (job->stats.enabled) Schedule(*job, job->interval);
-  }
+  MutexLock lock(control_mu_);
+  is_on_.store(true, std::memory_order_relaxed);  // statistics
+  checkpoint_.Start();
+  collection_.Start();
 }
 
 void BackgroundJobs::Stop() {
-  MutexLock lock(mu_);
-  on_ = false;
-  ++generation_;
-  checkpoint_.stats.next_due_unix_ms = collection_.stats.next_due_unix_ms = 0;
-  stopping_.store(true, std::memory_order_relaxed);  // seen a chunk later
-  while (job_runs_) job_ended_.Wait(mu_);
-  stopping_.store(false, std::memory_order_relaxed);  // for those of users
+  MutexLock lock(control_mu_);
+  is_on_.store(false, std::memory_order_relaxed);  // statistics
+  collection_.Stop();
+  checkpoint_.Stop();
 }
 
 BackgroundStats BackgroundJobs::Stats() const {
-  MutexLock lock(mu_);
-  return {.running = on_,
-          .active = job_runs_,
-          .checkpoint = checkpoint_.stats,
-          .gc = collection_.stats};
-}
-
-void BackgroundJobs::Schedule(Job& job, milliseconds delay) {
-  job.stats.next_due_unix_ms = UnixMs() + static_cast<std::uint64_t>(delay.count());
-  core_.pool.PostAfter(
-      delay, [this, &job, generation = generation_] { Run(job, generation, /*by_timer=*/true); });
-}
-
-// A job that fails is tried again at its next interval; its statistics tell of it.
-void BackgroundJobs::Run(Job& job, std::uint64_t generation, bool by_timer) {
-  constexpr milliseconds kWhileAnotherRuns{20};
-  {
-    MutexLock lock(mu_);
-    if (generation != generation_ || core_.health.poisoned()) return;
-    if (job_runs_) {
-      if (by_timer) Schedule(job, kWhileAnotherRuns);
-      return;
-    }
-    job_runs_ = true;
-    job.stats.last_begun_unix_ms = UnixMs();
-  }
-  const auto begun = std::chrono::steady_clock::now();
-  const absl::Status status = job.run();
-  MutexLock lock(mu_);
-  job_runs_ = false;
-  ++job.stats.run_count;
-  job.stats.last_duration_ms = MillisecondsSince(begun);
-  if (!status.ok()) {
-    ++job.stats.failure_count;
-    job.stats.last_error = status.ToString();
-  }
-  if (by_timer && generation == generation_) Schedule(job, job.interval);
-  job_ended_.NotifyAll();
-}
-
-// When the log has grown by what is worth collecting, or a commit lets space be given back, the
-// timer may be late.
-void BackgroundJobs::LookForGarbage() {
-  if (!is_worth_a_look_()) return;
-  std::uint64_t generation = 0;
-  Job* job = nullptr;
-  {
-    MutexLock lock(mu_);
-    if (!on_ || !collection_.stats.enabled || job_runs_) return;
-    generation = generation_;
-    job = &collection_;
-  }
-  try {
-    core_.pool.Post([this, generation, job] {
-      if (is_worth_a_look_()) Run(*job, generation, /*by_timer=*/false);
-    });
-  } catch (const std::bad_alloc&) {  // the timer will come
-  }
+  return {.running = is_on_.load(std::memory_order_relaxed),  // statistics
+          .active = checkpoint_.is_running() || collection_.is_running(),
+          .checkpoint = checkpoint_.Stats(),
+          .gc = collection_.Stats()};
 }
 
 }  // namespace ebb::internal

@@ -30,12 +30,13 @@ struct BlockQueue::Shared {
   List ended ABSL_GUARDED_BY(mu);
   std::size_t running ABSL_GUARDED_BY(mu) = 0;
 
-  void WorkOne() {
+  // True when another read waits.
+  bool WorkOne() {
     BlockRead* read;
     {
       MutexLock lock(mu);
       read = waiting.Pop();
-      if (read == nullptr) return;
+      if (read == nullptr) return false;
       ++running;
     }
     read->status = device.Read(read->block, read->bytes);
@@ -43,16 +44,22 @@ struct BlockQueue::Shared {
     --running;
     ended.Push(*read);
     done.NotifyAll();
+    return !waiting.empty();
   }
 };
 
 BlockQueue::BlockQueue(Device& device, ThreadPool& pool, unsigned pool_threads,
                        std::unique_ptr<ReadRing> ring)
     : device_(device),
-      pool_(pool),
       pool_threads_(pool_threads),
       ring_(std::move(ring)),
-      shared_(std::make_shared<Shared>(device)) {}
+      shared_(std::make_unique<Shared>(device)) {
+  for (unsigned i = 0; ring_ == nullptr && i < pool_threads_; ++i) {
+    helpers_.emplace_back(pool, [this, i] {
+      if (shared_->WorkOne()) helpers_[i].Post();
+    });
+  }
+}
 
 BlockQueue::~BlockQueue() { Drop(); }
 
@@ -79,11 +86,7 @@ void BlockQueue::Start(BlockRead& read) {
       MutexLock lock(shared_->mu);
       shared_->waiting.Push(read);
     }
-    if (pool_threads_ == 0) return;
-    try {
-      pool_.Post([shared = shared_] { shared->WorkOne(); });
-    } catch (const std::bad_alloc&) {  // then it is read by whoever takes it
-    }
+    if (!helpers_.empty()) helpers_[next_helper_++ % helpers_.size()].Post();
     return;
   }
   if (in_ring_ == kDepth) TakeFromRing(/*wait=*/true);

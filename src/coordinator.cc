@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "ebb/internal/backup.h"
 #include "ebb/internal/clock.h"
 #include "ebb/internal/index_growth.h"
@@ -22,37 +23,35 @@ Coordinator::Coordinator(Core& core, Start start)
       job_slot_(core.epochs.AcquireSlot()),
       commits_([this] { return RunCommit(); }),
       checkpoint_rounds_([this] { return RunCheckpoint(); }),
-      background_(
-          core,
-          {.checkpoint = [this] { return checkpoint_rounds_.Join(); },
-           .collect =
-               [this] {
-                 return CollectGarbage(core_.config.gc, GarbageCollector::Pace::kByItself).status();
-               },
-           .is_worth_a_look =
-               [this] { return collector_.worth_a_look() || core_.log.begin() < DurableBegin(); }}),
+      lane_(core.pool),
       checkpoint_id_(start.checkpoint_id),
-      collector_(core, *job_slot_,
-                 {.is_stopping = [this] { return core_.epochs.closed() || background_.stopping(); },
-                  .state_begin =
-                      [this](Address begin) {
-                        collected_.store(begin.value(), std::memory_order_release);  // [begin]
-                      },
-                  .follow_commits =
-                      [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                        return FollowCommits();  // job_mu_ is held
-                      },
-                  .move_begin =
-                      [this](Address begin) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                        return MoveBegin(begin);  // likewise
-                      }}),
+      collector_(core, *job_slot_, CollectorOwner()),
       checkpoints_(std::move(start.checkpoints)),
       version_(start.version),
       durable_(start.durable),
       begin_(core.log.begin()),
       recorded_checkpoint_id_(start.checkpoint_id),
       collected_(core.log.begin().value()),
-      durable_begin_(core.log.begin().value()) {
+      durable_begin_(core.log.begin().value()),
+      commit_job_(core.commit_pool(), [this] { CommitInTime(); }),
+      growth_job_(lane_, [this] { GrowWhileCrowded(); }),
+      growth_timer_(core.pool,
+                    [this] { growth_asked_.store(false, std::memory_order_relaxed); }),  // a hint
+      background_(core, lane_,
+                  {.run = [this](const BackgroundJob::IsStopping&)
+                       -> absl::StatusOr<BackgroundJob::Work::Outcome> {
+                    lane_.AssertHeld();
+                    if (absl::Status status = RunCheckpointLocked(); !status.ok()) return status;
+                    return BackgroundJob::Work::Outcome::kDone;
+                  }},
+                  {.run =
+                       [this](const BackgroundJob::IsStopping& is_stopping) {
+                         return CollectInTurn(is_stopping);
+                       },
+                   .is_worth_a_look =
+                       [this] {
+                         return collector_.worth_a_look() || core_.log.begin() < DurableBegin();
+                       }}) {
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
   core_.make_durable = [this] { return commits_.Join(); };
@@ -94,13 +93,17 @@ absl::Status Coordinator::RunCommit() {
   return status;
 }
 
-// A failed commit is tried again at the next interval; whoever waits for one hears of it.
 void Coordinator::ScheduleCommit() {
-  core_.pool.PostAfter(std::chrono::milliseconds(core_.config.commit_interval_ms), [this] {
-    static_cast<void>(commits_.Join());
-    background_.LookForGarbage();
+  commit_job_.PostAfter(std::chrono::milliseconds(core_.config.commit_interval_ms));
+}
+
+// A failed commit is tried again at the next interval; a caller that waits for one hears of it.
+void Coordinator::CommitInTime() {
+  const absl::Cleanup again = [this] {
     if (!core_.health.poisoned()) ScheduleCommit();
-  });
+  };
+  static_cast<void>(commits_.Join());
+  background_.LookForGarbage();
 }
 
 // Everything below durable_ is read-only, so whatever has changed since has moved the tail.
@@ -258,11 +261,17 @@ absl::StatusOr<CheckpointInfo> Coordinator::Checkpoint() {
 }
 
 absl::Status Coordinator::RunCheckpoint() {
-  MutexLock lock(job_mu_);
+  LaneTurn turn(lane_);
   return RunCheckpointLocked();
 }
 
 absl::Status Coordinator::RunCheckpointLocked() {
+  const auto set_runs = [this](bool runs) {
+    MutexLock lock(list_mu_);
+    checkpoint_runs_ = runs;
+  };
+  set_runs(true);
+  const absl::Cleanup end = [&] { set_runs(false); };
   bool needed = false;
   absl::Status status = CheckpointIsNeeded(needed);
   if (status.ok() && needed) status = WriteCheckpoint();
@@ -344,10 +353,10 @@ std::vector<CheckpointInfo> Coordinator::Checkpoints() const {
 }
 
 CheckpointStats Coordinator::GetCheckpointStats() const {
-  const bool running = checkpoint_rounds_.running();
+  const bool requested = checkpoint_rounds_.running();
   MutexLock lock(list_mu_);
   CheckpointStats stats = checkpoint_stats_;
-  stats.in_progress = running;
+  stats.in_progress = requested || checkpoint_runs_;
   stats.checkpoint_count = checkpoints_.size();
   for (const CheckpointInfo& info : checkpoints_) stats.total_size_bytes += info.size_bytes;
   stats.latest_checkpoint_id = checkpoints_.empty() ? 0 : checkpoints_.back().id;
@@ -360,7 +369,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept
   }
   // Before any mutex: in a forked child nobody may be left to unlock it.
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(job_mu_);
+  LaneTurn turn(lane_);
   {
     MutexLock commit_lock(mu_);
     if (stopped_) return core_.ClosedError();
@@ -411,7 +420,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
 absl::StatusOr<BackupInfo> Coordinator::Backup(
     const std::string& path, const std::function<void(const BackupProgress&)>& progress) {
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(job_mu_);
+  LaneTurn turn(lane_);
   try {
     return BackupLocked(path, progress);
   } catch (const std::bad_alloc&) {
@@ -442,7 +451,7 @@ absl::StatusOr<BackupInfo> Coordinator::BackupLocked(
 
 absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(job_mu_);
+  LaneTurn turn(lane_);
   {
     MutexLock commit_lock(mu_);
     if (stopped_) return core_.ClosedError();
@@ -456,27 +465,77 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
 
 // ---- garbage ----
 
-absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options,
-                                                    GarbageCollector::Pace pace) {
+GarbageCollector::Owner Coordinator::CollectorOwner() {
+  return {.state_begin =
+              [this](Address begin) {
+                collected_.store(begin.value(), std::memory_order_release);  // [begin]
+              },
+          .follow_commits =
+              [this] {
+                lane_.AssertHeld();
+                return FollowCommits();
+              },
+          .move_begin =
+              [this](Address begin) {
+                lane_.AssertHeld();
+                return MoveBegin(begin);
+              }};
+}
+
+absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(job_mu_);
-  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
-  return collector_.Collect(options, pace);
+  LaneTurn turn(lane_);
+  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // in our turn
+  GarbageCollector::Call call{.is_stopping = [this] { return core_.epochs.closed(); },
+                              .others_wait = [this] { return lane_.HasWaiters(); }};
+  call.give_way = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    lane_.Unlock();
+    lane_.Lock();
+    return closing_.load(std::memory_order_relaxed) ? core_.ClosedError()  // in our turn
+                                                    : absl::OkStatus();
+  };
+  return collector_.Collect(options, call);
+}
+
+absl::StatusOr<BackgroundJob::Work::Outcome> Coordinator::CollectInTurn(
+    const BackgroundJob::IsStopping& is_stopping) {
+  GarbageCollector::Call call{
+      .pace = GarbageCollector::Pace::kByItself,
+      .is_stopping = [this, &is_stopping] { return core_.epochs.closed() || is_stopping(); },
+      .others_wait = [this] { return lane_.HasWaiters(); }};
+  if (core_.epochs.closed()) return core_.ClosedError();
+  const absl::StatusOr<GcStats> stats = collector_.Collect(core_.config.gc, call);
+  if (!stats.ok()) return stats.status();
+  return call.has_left ? BackgroundJob::Work::Outcome::kLater : BackgroundJob::Work::Outcome::kDone;
+}
+
+// Without it nothing is lost, only space, so no caller needs to hear of a failure.
+void Coordinator::CollectBeforeClosing() {
+  if (!core_.has_files() || core_.config.gc_interval_ms == 0 || !lane_.TryLock()) return;
+  LaneTurn turn(lane_, std::adopt_lock);
+  GarbageCollector::Call call{.pace = GarbageCollector::Pace::kOnePass,
+                              .is_stopping = [this] { return core_.epochs.closed(); }};
+  try {
+    GcOptions options = core_.config.gc;
+    options.max_bytes_per_second = 0;  // Close would take as long as that lets a pass take
+    static_cast<void>(collector_.Collect(options, call));
+  } catch (const std::bad_alloc&) {
+  }
 }
 
 absl::StatusOr<GcEstimate> Coordinator::EstimateGarbage() {
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(job_mu_);
-  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
+  LaneTurn turn(lane_);
+  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // in our turn
   return collector_.Estimate();
 }
 
 absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(job_mu_);
-  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // under job_mu_
+  LaneTurn turn(lane_);
+  if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // in our turn
   return collector_.IsDue(options);
 }
 
@@ -526,28 +585,39 @@ absl::Status Coordinator::MoveBegin(Address begin) {
 
 absl::Status Coordinator::GrowIndex() {
   if (core_.epochs.closed()) return core_.ClosedError();
-  MutexLock lock(job_mu_);
+  LaneTurn turn(lane_);
+  return GrowInTurn();
+}
+
+absl::Status Coordinator::GrowInTurn() {
   // Set before the index is left half-way, which is when nobody reads it any more. A checkpoint may
-  // still wait for job_mu_, but it stops before it reads a bucket.
+  // still wait for its turn, but it stops before it reads a bucket.
   const auto stop = [this] {
     return closing_.load(std::memory_order_relaxed);  // a chunk later is soon enough
   };
   return stop() ? core_.ClosedError() : internal::GrowIndex(core_, stop);
 }
 
-// In an operation, under its guard. One that fails is not tried again before the next opening.
+// In an operation, under its guard.
 void Coordinator::AskForGrowth() {
-  if (growth_asked_.exchange(true, std::memory_order_relaxed)) return;  // whoever is first posts it
-  try {
-    core_.pool.Post([this] {
-      while (core_.index.crowded()) {
-        if (!GrowIndex().ok()) return;
-      }
+  if (growth_asked_.exchange(true, std::memory_order_relaxed)) return;  // the first one posts it
+  growth_job_.Post();
+}
+
+// One that fails, as it does for lack of memory, can be asked for again a second later.
+void Coordinator::GrowWhileCrowded() {
+  lane_.AssertHeld();
+  bool has_failed = true;
+  const absl::Cleanup end = [&] {
+    if (has_failed) {
+      growth_timer_.PostAfter(std::chrono::seconds(1));
+    } else if (core_.index.crowded()) {
+      growth_job_.Post();  // behind the jobs that wait
+    } else {
       growth_asked_.store(false, std::memory_order_relaxed);  // the next bucket taken asks again
-    });
-  } catch (const std::bad_alloc&) {
-    growth_asked_.store(false, std::memory_order_relaxed);  // the same
-  }
+    }
+  };
+  has_failed = core_.index.crowded() && !GrowInTurn().ok();
 }
 
 // ---- closing ----
@@ -559,12 +629,7 @@ absl::Status Coordinator::Close() {
 }
 
 absl::Status Coordinator::CloseLocked() {
-  // While operations can go on: a pass of what is due, unless another job is at work. Without it
-  // nothing is lost, only space, so nobody needs to hear of a failure.
-  if (core_.has_files() && core_.config.gc_interval_ms != 0 && job_mu_.TryLock()) {
-    static_cast<void>(collector_.Collect(core_.config.gc, GarbageCollector::Pace::kOnePass));
-    job_mu_.Unlock();
-  }
+  CollectBeforeClosing();  // while operations can go on
   ShutOut();
   core_.AbandonPending();
   absl::Status status;
@@ -595,12 +660,14 @@ void Coordinator::ShutOut() {
 absl::Status Coordinator::LetGo() {
   closing_.store(true, std::memory_order_relaxed);  // see WriteCheckpoint
   {
-    MutexLock lock(mu_);  // a commit of the pool may still run
+    MutexLock lock(mu_);  // a commit may still run
     stopped_ = true;
   }
   core_.log.StopMaintenance();
+  core_.commit_thread.Stop();
+  lane_.Close();
   core_.pool.Stop();
-  MutexLock job_lock(job_mu_);  // a job of a user's thread may still run
+  LaneTurn turn(lane_);  // a job of a user's thread may still run
   absl::Status status = core_.files.device->Close();
   if (core_.files.directory != nullptr) core_.files.directory->Unlock();
   core_.files = {};

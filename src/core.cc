@@ -13,6 +13,15 @@
 
 namespace ebb::internal {
 
+namespace {
+
+unsigned CommitThreads(const CoreConfig& config) {
+  const bool commits = config.has_files && config.durability == Durability::kPeriodic;
+  return commits && config.pool_threads != 0 ? 1 : 0;
+}
+
+}  // namespace
+
 Core::Core(const CoreConfig& core_config, StoreFiles store_files)
     : config(core_config),
       opening_process(getpid()),
@@ -20,7 +29,9 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       io_uring(core_config.io_uring && files.file_system != nullptr &&
                files.file_system->OpenReadRing(1) != nullptr),
       epochs(0, core_config.force_fallback),
-      pool(core_config.pool_threads),
+      pool(core_config.pool_threads, core_config.startable_threads),
+      commit_thread(CommitThreads(core_config),
+                    core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),
       index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages) {
 }
@@ -28,7 +39,19 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
 // A job of the log may still run when closing has failed.
 Core::~Core() {
   log.StopMaintenance();
+  commit_thread.Stop();
   pool.Stop();
+}
+
+absl::Status Core::CheckThreads() const {
+  const ThreadPool& failed = pool.start_error() ? pool : commit_thread;
+  if (!failed.start_error()) return absl::OkStatus();
+  const unsigned started = failed.started_count() + (&failed == &pool ? 0 : pool.started_count());
+  return absl::ResourceExhaustedError(fmt::format(
+      "thread {} of {} of the store could not be started: {}; raise the limit of threads (ulimit "
+      "-u, or pids.max of the control group), or lower background_threads",
+      started + 1, pool.thread_count() + commit_thread.thread_count(),
+      failed.start_error().message()));
 }
 
 bool Core::in_opening_process() const { return opening_process == getpid(); }

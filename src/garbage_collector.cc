@@ -13,13 +13,8 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-// A pass has gone through more than it may by now.
-bool IsAhead(const GcOptions& options, std::uint64_t scanned_bytes, SteadyClock::time_point begun) {
-  return options.max_bytes_per_second != 0 &&
-         static_cast<double>(scanned_bytes) >
-             std::chrono::duration<double>(SteadyClock::now() - begun).count() *
-                 static_cast<double>(options.max_bytes_per_second);
-}
+// A pass that others wait for ends when it has taken so long.
+constexpr std::chrono::milliseconds kShortPass{100};
 
 // The length of the log from which on there is enough to collect, and that where a collection that
 // shares the commits of others waits for them no longer, and slows updates down.
@@ -64,6 +59,33 @@ std::uint64_t MeanExtentOnDevice(HybridLog& log, const Core::IndexSample& sample
 
 }  // namespace
 
+class GarbageCollector::Throttle {
+ public:
+  Throttle(const GcOptions& options, SteadyClock::time_point& paid_until)
+      : bytes_per_second_(static_cast<double>(options.max_bytes_per_second)),
+        paid_until_(paid_until) {}
+
+  void Add(SteadyClock::time_point now, std::uint64_t bytes) {
+    if (bytes_per_second_ == 0) return;
+    const std::chrono::duration<double> took(static_cast<double>(bytes) / bytes_per_second_);
+    paid_until_ = std::max(paid_until_, now) +
+                  std::chrono::duration_cast<SteadyClock::duration>(std::min(took, kLongest));
+  }
+  // Waits until it is no longer ahead, or `ends` says that it shall not wait.
+  template <typename Ends>
+  void Wait(const Ends& ends) const {
+    while (SteadyClock::now() < paid_until_ && !ends()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  bool IsAhead() const { return SteadyClock::now() < paid_until_; }
+
+ private:
+  static constexpr std::chrono::duration<double> kLongest{1e9};  // the clock's sums fit
+  const double bytes_per_second_;
+  SteadyClock::time_point& paid_until_;
+};
+
 // ---- what is due ----
 
 GcEstimate GarbageCollector::Estimate(Address begin) {
@@ -103,13 +125,13 @@ bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimat
 
 // ---- collecting ----
 
-absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Pace pace) {
+absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call& call) {
   const SteadyClock::time_point begun = SteadyClock::now();
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
   try {
-    if (status.ok()) status = RunPasses(options, pace, stats);
+    if (status.ok()) status = RunPasses(options, call, stats);
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("no memory to collect garbage");
   }
@@ -138,19 +160,41 @@ void GarbageCollector::Count(const absl::Status& status, const GcStats& stats) {
   add(counters.collection_freed_bytes, stats.freed_bytes);
 }
 
-absl::Status GarbageCollector::RunPasses(const GcOptions& options, Pace pace, GcStats& stats) {
-  absl::Status status = MoveBegin(options, pace, stats);
+absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, GcStats& stats) {
+  SteadyClock::time_point own_paid_until{};
+  Throttle throttle(options, call.pace == Pace::kByItself ? paid_until_ : own_paid_until);
+  absl::Status status = MoveBegin(options, call.pace, stats);
   Address end = collected_;
   bool goes_on = true;
   while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
-    if (end == collected_) end = EndFor(pace);
-    absl::StatusOr<bool> more = RunPass(options, pace, end, stats);
-    if (!more.ok()) return more.status();
-    goes_on = *more && collected_ < end && pace != Pace::kOnePass;
-    status = MoveBegin(options, pace, stats);
+    throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
+    if (call.is_stopping()) break;
+    if (!throttle.IsAhead()) {
+      if (end <= collected_) end = EndFor(call.pace);
+      absl::StatusOr<bool> more = RunPass(options, call, end, throttle, stats);
+      if (!more.ok()) return more.status();
+      goes_on = *more && collected_ < end && call.pace != Pace::kOnePass;
+      status = MoveBegin(options, call.pace, stats);
+    }
+    if (!status.ok() || !goes_on) continue;
+    absl::StatusOr<bool> stays = GiveWay(call);
+    if (!stays.ok() || !*stays) return stays.status();
   }
-  LookLater(options, pace);
+  LookLater(options, call.pace);
   return status;
+}
+
+absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
+  if (!call.others_wait || !call.others_wait()) return true;
+  // Updates are not slowed down for a collection that waits.
+  core_.log.ReleaseBrake();
+  if (call.give_way) {
+    absl::Status status = call.give_way();
+    if (!status.ok()) return status;
+    return true;
+  }
+  call.has_left = true;
+  return false;
 }
 
 Address GarbageCollector::EndFor(Pace pace) {
@@ -164,9 +208,10 @@ Address GarbageCollector::EndFor(Pace pace) {
 }
 
 // False when it is to be the last.
-absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, Pace pace, Address end,
-                                               GcStats& stats) {
+absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const Call& call,
+                                               Address end, Throttle& throttle, GcStats& stats) {
   const SteadyClock::time_point begun = SteadyClock::now();
+  SteadyClock::time_point last_stop = begun;
   const GcEstimate estimate = Estimate(collected_);
   const Address tail = core_.log.tail();
   const std::uint64_t longest_bytes = LongestBytes(core_.log.geometry(), options, estimate);
@@ -175,21 +220,24 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, Pace pa
   const std::uint64_t scanned_before = stats.scanned_bytes;
   GcStats last = stats;
   bool stopped = false;
+  const auto is_awaited = [&] {
+    return call.others_wait && SteadyClock::now() - begun >= kShortPass && call.others_wait();
+  };
   const auto stop = [&](const GcStats& now) {
     const std::uint64_t scanned = now.scanned_bytes - scanned_before;
     const bool is_young =
         (now.copied_bytes - last.copied_bytes) * 2 > now.scanned_bytes - last.scanned_bytes;
+    throttle.Add(std::exchange(last_stop, SteadyClock::now()), now.scanned_bytes - last.scanned_bytes);
     last = now;
-    if (pace == Pace::kByItself) {
+    if (call.pace == Pace::kByItself) {
       core_.log.SetBrake(std::max(longest, std::min(tail + scanned / 4, most)));
     }
-    stopped = owner_.is_stopping() || (options.progress && !options.progress(now));
-    while (!stopped && IsAhead(options, scanned, begun)) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      stopped = owner_.is_stopping();
-    }
-    return stopped || (is_young &&
-                       core_.log.tail() - (collected_ + scanned) <= EnoughBytes(options, estimate));
+    stopped = call.is_stopping() || (options.progress && !options.progress(now));
+    if (!stopped) throttle.Wait([&] { return call.is_stopping() || is_awaited(); });
+    stopped = stopped || call.is_stopping();
+    return stopped || is_awaited() ||
+           (is_young &&
+            core_.log.tail() - (collected_ + scanned) <= EnoughBytes(options, estimate));
   };
   absl::StatusOr<Address> until =
       Compaction(core_, slot_, stats)

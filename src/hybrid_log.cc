@@ -38,8 +38,8 @@ HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health,
       epochs_(epochs),
       health_(health),
       device_(device),
-      pool_(pool),
-      region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages) {
+      region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages),
+      maintenance_(pool, [this] { Maintain(); }) {
   // About an eighth of the frames, at least three, are for pages on their way out: being flushed,
   // waiting for the drain of their eviction, and the next one to be written.
   const std::uint64_t frames = config.geometry.frame_count;
@@ -449,9 +449,8 @@ absl::Status HybridLog::ShiftBegin(Address begin) {
 }
 
 void HybridLog::ScheduleMaintenance() {
-  if (!maintenance_scheduled_.exchange(true, std::memory_order_acq_rel)) {  // [scheduled]
-    pool_.Post([this] { Maintain(); });
-  }
+  page_turned_.store(true, std::memory_order_relaxed);  // ordered by the pool's mutex
+  maintenance_.Post();
 }
 
 bool HybridLog::NothingToDo() {
@@ -473,21 +472,26 @@ void HybridLog::PopulateFrameAhead() {
   region_.Populate(geometry.PageStart(page).value() & frame_mask_, geometry.page_bytes());
 }
 
-// A failed write ends the job: a caller that needs the space meets the error itself and tries
-// again, and so does the job of the next page turn.
+// A failed write, or a lack of memory, ends maintenance until the next page turn posts it again. A
+// caller that needs the space meets the error itself.
 void HybridLog::Maintain() {
-  maintenance_scheduled_.exchange(false, std::memory_order_acq_rel);  // [scheduled]
-  TakeSpaceAhead(1);
-  PopulateFrameAhead();
-  if (on_page_turn_) on_page_turn_();
-  Backoff backoff;
-  while (!maintenance_stopped_.load(std::memory_order_relaxed)) {  // seen by the next turn at most
-    absl::StatusOr<bool> moved = Help();
-    if (!moved.ok()) return;
-    if (*moved) continue;
-    if (NothingToDo()) return;
-    backoff.Wait();
+  if (maintenance_stopped_.load(std::memory_order_relaxed))
+    return;                                                       // seen by the next step at most
+  if (page_turned_.exchange(false, std::memory_order_relaxed)) {  // ordered by the pool's mutex
+    TakeSpaceAhead(1);
+    PopulateFrameAhead();
+    if (on_page_turn_) on_page_turn_();
   }
+  absl::StatusOr<bool> moved = Help();
+  if (!moved.ok()) return;
+  if (*moved) {
+    maintenance_backoff_ = Backoff();
+  } else if (NothingToDo()) {
+    return;
+  } else {
+    maintenance_backoff_.Wait();
+  }
+  maintenance_.Post();
 }
 
 void HybridLog::StopMaintenance() {

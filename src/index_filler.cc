@@ -42,7 +42,6 @@ struct IndexFiller::Shared {
   CondVar ended;
   std::size_t not_taken ABSL_GUARDED_BY(mu) = 0;  // parts, the last ones
   std::size_t running ABSL_GUARDED_BY(mu) = 0;
-  unsigned asked ABSL_GUARDED_BY(mu) = 0;  // jobs that the pool has not begun
   Outcome outcome ABSL_GUARDED_BY(mu);
 
   // Works until no part is left to take. Touches the core only while the caller waits.
@@ -83,7 +82,10 @@ struct IndexFiller::Shared {
 };
 
 IndexFiller::IndexFiller(Core& core, Address linked_from)
-    : core_(core), shared_(std::make_shared<Shared>(linked_from)) {
+    : core_(core), shared_(std::make_unique<Shared>(linked_from)) {
+  for (unsigned i = 0; i < core.config.pool_threads; ++i) {
+    helpers_.emplace_back(core.pool, [this] { shared_->Work(core_); });
+  }
   BeginRound();
 }
 
@@ -107,24 +109,13 @@ absl::Status IndexFiller::Add(const Item& item) {
 }
 
 absl::Status IndexFiller::Flush() {
-  unsigned helpers = 0;
   {
     MutexLock lock(shared_->mu);
     shared_->not_taken = kParts;
-    // A round of few records is over before anybody could help.
-    if (waiting_ >= 1024 && core_.config.pool_threads > shared_->asked) {
-      helpers = core_.config.pool_threads - shared_->asked;
-      shared_->asked += helpers;
-    }
   }
-  for (; helpers != 0; --helpers) {
-    core_.pool.Post([shared = shared_, &core = core_] {
-      {
-        MutexLock lock(shared->mu);
-        --shared->asked;
-      }
-      shared->Work(core);
-    });
+  // A round of few records is over before any thread could help.
+  if (waiting_ >= 1024) {
+    for (PoolJob& helper : helpers_) helper.Post();
   }
   shared_->Work(core_);
   MutexLock lock(shared_->mu);

@@ -122,6 +122,7 @@ absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std
   if (!device.ok()) return device.status();
   files.device = *std::move(device);
   Options least;
+  least.durability = Durability::kManual;  // no thread for commits
   least.log_memory_bytes = std::max(least.log_memory_bytes, std::uint64_t{16} << header.page_shift);
   // A bucket for half a block of log, so for 2 to 80 records.
   const int wanted = static_cast<int>(std::bit_width(files.device->EndBlock())) + 1;

@@ -104,14 +104,35 @@ struct PageReader::Shared {
     page.state = State::kDone;
     done.NotifyAll();
   }
+
+  // Loads pages, in ascending order, until none waits.
+  void WorkAhead(Core& core) {
+    for (;;) {  // ends: few pages are asked for at a time
+      std::uint64_t number = 0;
+      {
+        MutexLock lock(mu);
+        const auto page = std::find_if(pages.begin(), pages.end(), [](const auto& candidate) {
+          return candidate.second.state == State::kWaiting;
+        });
+        if (page == pages.end()) return;
+        number = page->first;
+      }
+      Work(core, number);
+    }
+  }
 };
 
 PageReader::PageReader(Core& core, Range range)
     : range_(range),
       blocks_per_page_(core.log.geometry().blocks_per_page()),
       core_(core),
-      shared_(std::make_shared<Shared>()),
-      requested_end_(range.first_block / blocks_per_page_) {}
+      shared_(std::make_unique<Shared>()),
+      requested_end_(range.first_block / blocks_per_page_) {
+  const auto count = std::min<std::uint64_t>(core.config.pool_threads, kMostAhead);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    helpers_.emplace_back(core.pool, [this] { shared_->WorkAhead(core_); });
+  }
+}
 
 PageReader::~PageReader() {
   MutexLock lock(shared_->mu);
@@ -134,8 +155,7 @@ void PageReader::LoadAhead(std::uint64_t page) {
     slot.first_block = first;
     slot.end_block = end;
   }
-  if (core_.config.pool_threads == 0) return;
-  core_.pool.Post([shared = shared_, &core = core_, page] { shared->Work(core, page); });
+  for (PoolJob& helper : helpers_) helper.Post();
 }
 
 absl::StatusOr<std::vector<std::uint64_t>> PageReader::Load(std::uint64_t page) {

@@ -7,7 +7,6 @@
 #include <new>
 #include <random>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "ebb/internal/hash.h"
@@ -129,6 +128,9 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.pool_threads = environment.pool_threads >= 0
                             ? static_cast<unsigned>(environment.pool_threads)
                             : options.background_threads + 1;
+  if (environment.startable_threads >= 0) {
+    config.startable_threads = static_cast<unsigned>(environment.startable_threads);
+  }
   config.force_fallback = environment.force_fallback;
   config.has_files = !environment.in_memory;
 
@@ -161,12 +163,10 @@ absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFi
   std::shared_ptr<Core> core;
   try {
     core = std::make_shared<Core>(config, std::move(files));
-  } catch (const std::system_error& error) {
-    return absl::ResourceExhaustedError(
-        fmt::format("cannot start {} background_threads: {}", config.pool_threads, error.what()));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("no memory for the store");
   }
+  if (absl::Status status = core->CheckThreads(); !status.ok()) return status;
   if (core->has_memory()) return core;
   return absl::ResourceExhaustedError(
       fmt::format("no memory for {} pages of {} (log_memory_bytes) and an index of {} buckets "

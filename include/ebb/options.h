@@ -70,9 +70,11 @@ struct Options {
   // that most or to what physical memory could hold. Without, only GrowIndex() does.
   bool index_auto_grow = true;
 
-  // Threads of the internal pool that flush, evict, commit and read ahead beside the callers: 1 to
-  // 32. Callers that must wait help, so one is enough for any number of sessions. One more thread
-  // is for the long jobs: checkpoints, garbage collection, growth of the index.
+  // Threads of the internal pool that flush, evict and read ahead concurrently with the callers: 1
+  // to 32. Callers that must wait help, so one is enough for any number of sessions. The store has
+  // two more threads: one for the long jobs (checkpoints, garbage collection, growth of the index),
+  // which run one after the other, and, with kPeriodic, one for the commits. Open fails with
+  // ResourceExhausted if one of them cannot be started.
   std::uint32_t background_threads = 1;
 
   // Space that a log file takes on the disk at a time, ahead of what is written: a multiple of
@@ -89,7 +91,8 @@ struct Options {
   Durability durability = Durability::kPeriodic;
 
   // Milliseconds between the commits of kPeriodic: 1 to 3,600,000. A crash loses at most what
-  // happened since the last one began; with one background thread a checkpoint can hold it up.
+  // happened since the last one began. Commits have their own thread: no collection, checkpoint,
+  // backup or growth of the index delays them, however long it takes.
   std::uint32_t commit_interval_ms = 1000;
 
   // Milliseconds between checkpoints in the background: 0 for none, or 100 to 86,400,000. One is

@@ -217,9 +217,10 @@ class Store {
   // Cost: some thousand accesses to memory; waits for a job that runs.
   absl::StatusOr<GcEstimate> EstimateGarbage() { return coordinator_->EstimateGarbage(); }
 
-  // Checkpoints and garbage collection at their intervals: running from the opening on.
-  // StopBackground ends the one at work and returns when it has; what it was asked to do later
-  // stays undone. Commits are not meant: durability stays what the options say.
+  // Automatic checkpoints and garbage collections, at their intervals: on from the opening on.
+  // StopBackground drops those that wait, ends a collection that runs early, and returns when none
+  // runs any more. A collection or checkpoint that a user's thread has called goes on, and so do
+  // periodic commits and the automatic growth of the index.
   void StartBackground() { coordinator_->StartBackground(); }
   void StopBackground() { coordinator_->StopBackground(); }
   BackgroundStats GetBackgroundStats() const { return coordinator_->GetBackgroundStats(); }

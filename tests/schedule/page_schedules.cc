@@ -272,6 +272,8 @@ void Pages(Schedule& schedule) {
       while (!rig.pool.RunOne() &&
              rig.log.counters().page_turns.load(std::memory_order_relaxed) == 0)
         sched_yield();
+      while (rig.pool.RunOne()) {
+      }
     });
   }
   schedule.Run();

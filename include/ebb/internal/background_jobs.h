@@ -1,9 +1,15 @@
-// BackgroundJobs: the checkpoints and collections that come by themselves, each at its interval, a
-// collection also when the log has grown by enough, or a periodic commit lets space be given back.
-// At most one of them is at work at a time, so they take one thread of the pool.
+// BackgroundJobs: the automatic checkpoints and collections, each at its interval; a collection
+// also when the log has grown by enough, or when a periodic commit lets space be freed.
 //
-// Thread safety: all methods, any thread. Progress: Stop waits for the job at work, which is told
-// to end soon; the others take a mutex for a moment.
+// A job is a timer and a place in the lane (job_lane.h), both of which exist from the start. While
+// the jobs are on, each has its timer set, or waits for its turn, or runs: the timer posts it to
+// the lane, and the end of each run, whatever the run threw, sets the timer again or posts the job
+// again. So a lack of memory cannot end a recurring job; only Stop and a poisoned store do.
+//
+// Each job has its own flag by which Stop ends it early. What users run themselves goes on.
+//
+// Thread safety: all methods, any thread but one in a turn of the lane. Progress: Stop waits for
+// the jobs that run; Start for a Stop; the others take a mutex for a moment.
 #pragma once
 
 #include <chrono>
@@ -11,59 +17,80 @@
 #include <functional>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/job_lane.h"
 #include "ebb/internal/mutex.h"
 #include "ebb/stats.h"
 
 namespace ebb::internal {
 
-class BackgroundJobs {
+class BackgroundJob {
  public:
+  using IsStopping = std::function<bool()>;
   struct Work {
-    std::function<absl::Status()> checkpoint;
-    std::function<absl::Status()> collect;
-    // Whether there may be something to collect or to give back.
-    std::function<bool()> is_worth_a_look;
+    // Called by the pool in a turn of the lane; is to end soon once IsStopping says so. kLater: it
+    // has left its turn to others and is to be called again after them.
+    enum class Outcome : std::uint8_t { kDone, kLater };
+    std::function<absl::StatusOr<Outcome>(const IsStopping&)> run;
+    // Whether there may be something to do before the timer's time; empty: never.
+    std::function<bool()> is_worth_a_look = {};
   };
 
-  // Nothing comes before Start. `work` is called by the pool, which must be stopped before this
-  // ends. Sets HybridLog::OnPageTurn.
-  BackgroundJobs(Core& core, Work work);
+  // Interval 0: never on. Nothing runs before Start.
+  BackgroundJob(Core& core, JobLane& lane, std::chrono::milliseconds interval, Work work);
+  void Start();
+  // Returns when it does not run any more. One call of Start or Stop at a time.
+  void Stop();
+  // Has the job run soon if it is on, does not run now, and there may be something to do.
+  void Look();
+
+  BackgroundJobStats Stats() const;
+  bool is_running() const;
+
+ private:
+  void SetTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TimeHasCome();
+  void Run();
+  bool Begin();
+  void Note(const absl::StatusOr<Work::Outcome>& outcome);
+
+  Core& core_;
+  const std::chrono::milliseconds interval_;
+  const Work work_;
+  Atomic<bool> is_stopping_{false};
+  mutable Mutex mu_;
+  BackgroundJobStats stats_ ABSL_GUARDED_BY(mu_);
+  bool is_on_ ABSL_GUARDED_BY(mu_) = false;
+  bool is_running_ ABSL_GUARDED_BY(mu_) = false;
+  bool is_due_ ABSL_GUARDED_BY(mu_) = false;     // by the timer, since the last run
+  bool is_left_ ABSL_GUARDED_BY(mu_) = false;    // the last run is to be continued
+  std::chrono::steady_clock::time_point begun_;  // of the run; the running thread's
+  LaneJob turn_;                                 // these are last: they use the others
+  PoolJob timer_;
+};
+
+class BackgroundJobs {
+ public:
+  // Sets HybridLog::OnPageTurn, if there are files. The pool must be stopped before this ends.
+  BackgroundJobs(Core& core, JobLane& lane, BackgroundJob::Work checkpoint,
+                 BackgroundJob::Work collect);
   BackgroundJobs(const BackgroundJobs&) = delete;
   BackgroundJobs& operator=(const BackgroundJobs&) = delete;
 
   void Start();
-  // Returns when no job is at work any more.
+  // Returns when no job runs any more.
   void Stop();
   BackgroundStats Stats() const;
-  // Has the pool collect if there may be something to collect or to give back. Called at each turn
-  // of a page, and after each periodic commit. Never waits for a job.
-  void LookForGarbage();
-  // The job at work shall end soon.
-  bool stopping() const {
-    return stopping_.load(std::memory_order_relaxed);
-  }  // a bit later will do
+  // Has the pool collect if there may be something to collect or to free. Called at each turn of a
+  // page, and after each periodic commit. Never waits for a job.
+  void LookForGarbage() { collection_.Look(); }
 
  private:
-  struct Job {
-    std::function<absl::Status()> run;
-    std::chrono::milliseconds interval{0};
-    BackgroundJobStats stats;
-  };
-  void Schedule(Job& job, std::chrono::milliseconds delay) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Run(Job& job, std::uint64_t generation, bool by_timer);
-
-  Core& core_;
-  const std::function<bool()> is_worth_a_look_;
-  mutable Mutex mu_;
-  CondVar job_ended_;
-  Job checkpoint_ ABSL_GUARDED_BY(mu_);
-  Job collection_ ABSL_GUARDED_BY(mu_);
-  bool on_ ABSL_GUARDED_BY(mu_) = false;
-  bool job_runs_ ABSL_GUARDED_BY(mu_) = false;
-  // Jobs of an earlier one are not run any more.
-  std::uint64_t generation_ ABSL_GUARDED_BY(mu_) = 0;
-  Atomic<bool> stopping_{false};
+  Mutex control_mu_;  // one Start or Stop at a time; the pool's threads do not take it
+  Atomic<bool> is_on_{false};
+  BackgroundJob checkpoint_;
+  BackgroundJob collection_;
 };
 
 }  // namespace ebb::internal

@@ -20,6 +20,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 
@@ -77,12 +78,14 @@ class BlockQueue {
   BlockRead* TakeFromPool(bool wait);
 
   Device& device_;
-  ThreadPool& pool_;
   const unsigned pool_threads_;
   const std::unique_ptr<ReadRing> ring_;
   std::size_t in_ring_ = 0;
-  List ended_;                            // in the ring's way
-  const std::shared_ptr<Shared> shared_;  // with what the pool has not begun
+  List ended_;  // in the ring's way
+  const std::unique_ptr<Shared> shared_;
+  // Each reads one block at a time, and the next one behind the pool's other jobs.
+  std::deque<PoolJob> helpers_;  // last: they use the others
+  std::size_t next_helper_ = 0;
 };
 
 }  // namespace ebb::internal

@@ -44,8 +44,15 @@
 // A failed write leaves the store as it is: the commit fails and can be tried again. A failed sync
 // poisons it (health.h).
 //
-// The index grows (index_growth.h) when it says that it is crowded, or when somebody asks. An image
-// and a growth exclude each other by job_mu_.
+// Long jobs (checkpoint, collection, growth, backup, verification, clean-up) come one after the
+// other, in their order: each is a turn of lane_ (job_lane.h), of a user's thread or of the pool.
+// So an image and a growth exclude each other. A job that needs another one calls it inside its own
+// turn. The index grows (index_growth.h) when it says that it is crowded, or on request.
+//
+// Periodic commits have a thread for themselves (Core::commit_pool) and need no turn, so they come
+// in time whatever the pool and the lane are doing. What a commit may wait for is another commit, a
+// guard, and the device. Their job is posted again when it ends, however it ends, until the store
+// is poisoned or closed.
 //
 // Edges
 //   [begin]  collector: collected_ store, release, after a pass -> commit: load, acquire, before
@@ -71,6 +78,7 @@
 #include "ebb/internal/block.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/garbage_collector.h"
+#include "ebb/internal/job_lane.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/mutex.h"
 #include "ebb/internal/shared_rounds.h"
@@ -115,13 +123,12 @@ class Coordinator {
 
   // Copies what is live at the front of the log, and gives the front back, until `options` are met.
   // At most once through the log as it is now.
-  absl::StatusOr<GcStats> CollectGarbage(
-      const GcOptions& options, GarbageCollector::Pace pace = GarbageCollector::Pace::kFree);
+  absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options);
   absl::StatusOr<GcEstimate> EstimateGarbage();
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options);
 
-  // Checkpoints and collections by themselves: begins them, as opening does, or ends them, and
-  // returns when none is at work any more. Commits and growth go on.
+  // Automatic checkpoints and collections: begins them, as opening does, or ends them, and returns
+  // when none runs any more. Commits, growth, and what users have called go on.
   void StartBackground() { background_.Start(); }
   void StopBackground() {
     background_.Stop();
@@ -144,14 +151,14 @@ class Coordinator {
   absl::Status CommitLocked(Manifest* manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool NothingToCommit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) ABSL_LOCKS_EXCLUDED(list_mu_);
   absl::Status RunCheckpoint();
-  absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
-  absl::Status CheckpointIsNeeded(bool& needed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
-  absl::Status RunCheckpointLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
+  absl::Status CheckpointIsNeeded(bool& needed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
+  absl::Status RunCheckpointLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
   absl::StatusOr<BackupInfo> BackupLocked(
       const std::string& path, const std::function<void(const BackupProgress&)>& progress)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
   absl::StatusOr<std::uint64_t> CleanUpLocked(std::uint64_t kept)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
   absl::Status SyncDirectory();
   // The begin that a commit may state now.
   Address BeginToState(bool of_checkpoint) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
@@ -160,13 +167,23 @@ class Coordinator {
   // checkpoint scans from.
   Address DurableBegin() const ABSL_LOCKS_EXCLUDED(list_mu_);
   // Moves the log's begin there.
-  absl::Status FollowCommits() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status FollowCommits() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
   // Makes what is to be stated durable first, `begin` at least.
-  absl::Status MoveBegin(Address begin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(job_mu_);
+  absl::Status MoveBegin(Address begin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
+  // A collection of the pool's, in its turn.
+  absl::StatusOr<BackgroundJob::Work::Outcome> CollectInTurn(
+      const BackgroundJob::IsStopping& is_stopping);
+  // One pass before a store is closed, unless a job is at work.
+  void CollectBeforeClosing();
+  GarbageCollector::Owner CollectorOwner();
+  absl::Status GrowInTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);
   // Has the pool grow the index until it is no longer crowded. Never waits.
   void AskForGrowth();
-  // The next periodic commit, in the pool.
+  // The pool's turn for that.
+  void GrowWhileCrowded();
   void ScheduleCommit();
+  // What the thread of the periodic commits does.
+  void CommitInTime();
   absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
   // Refuses operations from now on and waits until none is left.
   void ShutOut();
@@ -188,7 +205,7 @@ class Coordinator {
 
   Core& core_;
   EpochSlot* const slot_;      // guarded by mu_
-  EpochSlot* const job_slot_;  // guarded by job_mu_
+  EpochSlot* const job_slot_;  // guarded by lane_
 
   Mutex close_mu_;  // before mu_
   bool closed_ ABSL_GUARDED_BY(close_mu_) = false;
@@ -197,14 +214,14 @@ class Coordinator {
   SharedRounds commits_;
   SharedRounds checkpoint_rounds_;
   Atomic<bool> closing_{false};       // jobs end soon
-  Atomic<bool> growth_asked_{false};  // the pool has it to do, or it has failed
-  BackgroundJobs background_;
+  Atomic<bool> growth_asked_{false};  // the pool has it to do, or it failed a moment ago
 
-  Mutex job_mu_;  // one job at a time beside the commits; before mu_
-  std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(job_mu_) = 0;  // the newest begun
-  GarbageCollector collector_;  // guarded by job_mu_, but for worth_a_look
+  JobLane lane_;                                            // one long job at a time; before mu_
+  std::uint64_t checkpoint_id_ ABSL_GUARDED_BY(lane_) = 0;  // the newest begun
+  GarbageCollector collector_;                              // guarded by lane_, except worth_a_look
   // What is told of checkpoints while one runs.
   mutable Mutex list_mu_;  // taken last
+  bool checkpoint_runs_ ABSL_GUARDED_BY(list_mu_) = false;
   std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);
   CheckpointStats checkpoint_stats_ ABSL_GUARDED_BY(list_mu_);
 
@@ -224,6 +241,12 @@ class Coordinator {
   bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
   AtomicWord collected_;      // everything below is dead
   AtomicWord durable_begin_;  // in the last control record that is durable
+
+  // These are last: they use the others, and wait for a run that has begun when they end.
+  PoolJob commit_job_;
+  LaneJob growth_job_;
+  PoolJob growth_timer_;  // until a growth that failed may be asked for again
+  BackgroundJobs background_;
 };
 
 }  // namespace ebb::internal

@@ -23,6 +23,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -65,6 +66,7 @@ struct CoreConfig {
   int creation_exponent = 16;
   bool index_auto_grow = true;
   unsigned pool_threads = 1;
+  unsigned startable_threads = std::numeric_limits<unsigned>::max();  // see ThreadPool
   bool io_uring = true;
   bool force_fallback = false;
   bool has_files = true;
@@ -90,6 +92,8 @@ class Core {
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
   bool has_memory() const { return log.ok() && index.ok(); }
+  // OK, or ResourceExhausted that says which thread could not be started.
+  absl::Status CheckThreads() const;
   bool has_files() const { return config.has_files; }
 
   StoreStats Stats();
@@ -142,6 +146,10 @@ class Core {
   EpochManager epochs;
   Health health;
   ThreadPool pool;
+  // The thread of the periodic commits, which nothing else can hold up; none where there are no
+  // such commits. A pool without threads has them run among its jobs, by its script.
+  ThreadPool commit_thread;
+  ThreadPool& commit_pool() { return pool.thread_count() == 0 ? pool : commit_thread; }
   SessionTable sessions;
   // Structures.
   HybridLog log;

@@ -12,10 +12,18 @@
 // has said so, by whichever collection looks then. Only when the log grows too long meanwhile a
 // commit is made for it. It also leaves alone what may still be updated in place.
 //
-// Thread safety: one call at a time (the coordinator's job_mu_); worth_a_look, any thread.
+// While other jobs wait for the lane (job_lane.h), a collection leaves it after each pass, of which
+// there is at least one in each turn; and a pass that has taken a tenth of a second ends early, or
+// else one that is slowed down (max_bytes_per_second) would hold up a checkpoint for minutes. So
+// what a collection knows between two passes is only what may change meanwhile: collected_, the
+// log's begin, and where it ends. A turn that begins ahead of its rate does nothing until it has
+// made up for that, so leaving often makes no collection faster than it may be.
+//
+// Thread safety: one call at a time (a turn of the lane); worth_a_look, any thread.
 // Progress: waits for the device, and for what the owner's commit waits for.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -31,8 +39,6 @@ namespace ebb::internal {
 class GarbageCollector {
  public:
   struct Owner {
-    // A collection shall end soon.
-    std::function<bool()> is_stopping;
     // Everything below is dead: the commits that begin from now on may state it.
     std::function<void(Address)> state_begin;
     // Moves the log's begin to where durable commits say it is.
@@ -46,12 +52,24 @@ class GarbageCollector {
   // as long, however fast they are. When it is a tenth longer still, or there is no progress, they
   // append a page a second: a log that is much larger than memory is gone through slowly.
   enum class Pace { kFree, kOnePass, kByItself };
+  // One collection.
+  struct Call {
+    Pace pace = Pace::kFree;
+    // It is to end soon.
+    std::function<bool()> is_stopping;
+    // Other jobs wait for the lane; empty: it does not matter.
+    std::function<bool()> others_wait = {};
+    // Leaves the lane to them and returns in the next turn; an error ends the collection. Empty:
+    // Collect returns instead, and has_left is true.
+    std::function<absl::Status()> give_way = {};
+    bool has_left = false;
+  };
 
   GarbageCollector(Core& core, EpochSlot& slot, Owner owner)
       : core_(core), slot_(slot), owner_(std::move(owner)), collected_(core.log.begin()) {}
 
   // At most once through the log as it is now.
-  absl::StatusOr<GcStats> Collect(const GcOptions& options, Pace pace);
+  absl::StatusOr<GcStats> Collect(const GcOptions& options, Call& call);
   // From a sample of the index; see GcEstimate.
   GcEstimate Estimate() { return Estimate(core_.log.begin()); }
   bool IsDue(const GcOptions& options) { return IsDue(options, Estimate()); }
@@ -65,11 +83,16 @@ class GarbageCollector {
   static bool IsDue(const GcOptions& options, const GcEstimate& estimate);
   // Of the log from `begin` on.
   GcEstimate Estimate(Address begin);
-  absl::Status RunPasses(const GcOptions& options, Pace pace, GcStats& stats);
+  // How far a collection is ahead of its rate.
+  class Throttle;
+  absl::Status RunPasses(const GcOptions& options, Call& call, GcStats& stats);
+  // Between two passes. False: the collection ends here, or the status says why.
+  absl::StatusOr<bool> GiveWay(Call& call);
   void Count(const absl::Status& status, const GcStats& stats);
   // What is gone through: up to the tail, or what is read-only already.
   Address EndFor(Pace pace);
-  absl::StatusOr<bool> RunPass(const GcOptions& options, Pace pace, Address end, GcStats& stats);
+  absl::StatusOr<bool> RunPass(const GcOptions& options, const Call& call, Address end,
+                               Throttle& throttle, GcStats& stats);
   // Moves begin to what has been collected: as far as commits have said so, or by one more.
   absl::Status MoveBegin(const GcOptions& options, Pace pace, GcStats& stats);
   void LookLater(const GcOptions& options, Pace pace);
@@ -78,8 +101,10 @@ class GarbageCollector {
   Core& core_;
   EpochSlot& slot_;
   const Owner owner_;
-  Address collected_;      // everything below is dead; not below the log's begin
-  Address swept_;          // no entry of the index leads below
+  Address collected_;  // everything below is dead; not below the log's begin
+  Address swept_;      // no entry of the index leads below
+  // Until then the automatic collections, of one rate, have done what they may.
+  std::chrono::steady_clock::time_point paid_until_{};
   AtomicWord look_at_{0};  // when the tail has come here it is worth a look
 };
 

@@ -86,7 +86,6 @@
 //               covers head and update_from on the hot path too: EpochGuard::Look requires that
 //               all loads before it are acquire loads, and on x86 they cost nothing.
 //   [space]     TakeSpace: store, release, after the device has reserved -> append: load, acquire.
-//   [scheduled] ScheduleMaintenance: exchange, acq_rel -> Maintain: exchange, acq_rel.
 //
 // Thread safety: all public methods, any thread, but Restore. Progress: Allocate, At and the
 // boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, Help, FlushTo and FreezeTo
@@ -138,6 +137,16 @@ struct IncarnationSpan {
 // Of a table in order of blocks; 0 before its first.
 std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block);
 
+// Between two looks at a condition that another thread will make true: first yields, then sleeps
+// for some tens of microseconds, so that a preempted guard holder can run.
+class Backoff {
+ public:
+  void Wait();
+
+ private:
+  int count_ = 0;
+};
+
 class HybridLog {
  public:
   static constexpr std::uint64_t kInfinity = std::uint64_t{1} << 63;
@@ -169,7 +178,7 @@ class HybridLog {
   void Restore(Position position);
   // Calls `look` in the pool after a page was turned; before any other thread knows the log.
   void OnPageTurn(std::function<void()> look) { on_page_turn_ = std::move(look); }
-  // Maintenance jobs that still run end soon; no new ones start.
+  // Maintenance that still runs ends after its step; it does not begin again.
   void StopMaintenance();
 
   // ---- hot path, under a guard ----
@@ -337,6 +346,7 @@ class HybridLog {
   absl::StatusOr<bool> EndChunk(Chunk& chunk, absl::Status written);
   bool NothingToDo();
   void ScheduleMaintenance();
+  // One step in the pool, which posts the next: the pool's other jobs have their turn in between.
   void Maintain();
   void PopulateFrameAhead();
 
@@ -349,7 +359,6 @@ class HybridLog {
   EpochManager& epochs_;
   Health& health_;
   Device& device_;
-  ThreadPool& pool_;
   MappedRegion region_;
   std::vector<IncarnationSpan> incarnations_;
   AtomicWord brake_{Address::kMask};  // a limit that is looked at again and again
@@ -388,19 +397,11 @@ class HybridLog {
   bool chunk_failed_ ABSL_GUARDED_BY(flush_mu_) = false;  // one of those under way together
   Address taken_until_ ABSL_GUARDED_BY(flush_mu_);        // the next chunk begins here or above
 
-  Atomic<bool> maintenance_scheduled_{false};
+  Atomic<bool> page_turned_{false};  // since the last step of maintenance
   Atomic<bool> maintenance_stopped_{false};
+  Backoff maintenance_backoff_;  // of the maintenance job
   Counters counters_;
-};
-
-// Between two looks at a condition that somebody else will make true: first yields, then sleeps
-// for some tens of microseconds, so that a preempted guard holder can run.
-class Backoff {
- public:
-  void Wait();
-
- private:
-  int count_ = 0;
+  PoolJob maintenance_;  // last: uses the others
 };
 
 }  // namespace ebb::internal

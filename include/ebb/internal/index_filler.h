@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -44,10 +45,11 @@ class IndexFiller {
   void BeginRound();
 
   Core& core_;
-  const std::shared_ptr<Shared> shared_;  // with jobs that the pool has not begun
-  std::size_t waiting_ = 0;               // records that are not in the index yet
+  const std::unique_ptr<Shared> shared_;
+  std::size_t waiting_ = 0;  // records that are not in the index yet
   std::size_t most_waiting_ = 0;
-  int part_shift_ = 0;  // a row's number, shifted by it, is its part's
+  int part_shift_ = 0;           // a row's number, shifted by it, is its part's
+  std::deque<PoolJob> helpers_;  // last: they use the others
 };
 
 }  // namespace ebb::internal

@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -56,8 +57,9 @@ class PageReader {
   const Range range_;
   const std::uint64_t blocks_per_page_;
   Core& core_;
-  const std::shared_ptr<Shared> shared_;  // with jobs that the pool has not begun
-  std::uint64_t requested_end_ = 0;       // pages below have been asked for
+  const std::unique_ptr<Shared> shared_;
+  std::uint64_t requested_end_ = 0;  // pages below have been asked for
+  std::deque<PoolJob> helpers_;      // last: they use the others
 };
 
 }  // namespace ebb::internal

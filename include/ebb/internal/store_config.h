@@ -26,6 +26,7 @@ struct Environment {
   int index_exponent = -1;
   int address_bits = 0;
   int pool_threads = -1;
+  int startable_threads = -1;  // the next one cannot be started; -1: no limit
 };
 
 // What the files say about keys and values.
