@@ -163,15 +163,17 @@ TEST(ThreadPoolTest, AJobRunsInOneThreadAtATime) {
   ThreadPool pool(3);
   Atomic<int> running{0};
   Atomic<bool> at_once{false};
+  Atomic<bool> has_run{false};
   int count = 0;  // without a lock, which ThreadSanitizer checks
   PoolJob job(pool, [&] {
     if (running.fetch_add(1, std::memory_order_relaxed) != 0) {
       at_once.store(true, std::memory_order_relaxed);
     }
     ++count;
+    has_run.store(true, std::memory_order_relaxed);
     running.fetch_sub(1, std::memory_order_relaxed);
   });
-  for (int i = 0; i < 5000; ++i) job.Post();
+  for (int i = 0; i < 5000 || !has_run.load(std::memory_order_relaxed); ++i) job.Post();
   pool.Stop();
   EXPECT_GE(count, 1);
   EXPECT_FALSE(at_once.load(std::memory_order_relaxed));
@@ -200,28 +202,26 @@ TEST(ThreadPoolTest, PostingAllocatesNothing) {
 
 // An idle thread that another one's job wakes must not be the only one to know of a timer.
 TEST(ThreadPoolTest, ATimerComesInTimeWhileAnotherThreadIsBusy) {
+  StepSync steps;
   ThreadPool pool(2);
-  std::latch release(1);
-  std::latch done(1);
-  std::latch begun(1);
   PoolJob busy(pool, [&] {
-    begun.count_down();
-    release.wait();
+    steps.Announce(1);  // 1 ->
+    steps.Await(3);     // 3 <-
   });
-  PoolJob timer(pool, [&] { done.count_down(); });
+  PoolJob timer(pool, [&] { steps.Announce(2); });  // 2 ->
   timer.PostAfter(milliseconds(50));
   busy.Post();
-  begun.wait();
-  done.wait();  // hangs if no thread waits for it
-  release.count_down();
+  steps.Await(1);     // 1 <-
+  steps.Await(2);     // 2 <- does not come if only the busy thread knows of it
+  steps.Announce(3);  // 3 ->
 }
 
 // ---- exceptions ----
 
 // Hazard 53: neither the thread nor the job's next run is lost, whatever it throws.
 TEST(ThreadPoolTest, AJobThatThrowsLosesNeitherTheThreadNorItsTimer) {
+  StepSync steps;
   ThreadPool pool(1);
-  std::latch done(1);
   int count = 0;
   PoolJob* self = nullptr;
   PoolJob job(pool, [&] {
@@ -234,12 +234,12 @@ TEST(ThreadPoolTest, AJobThatThrowsLosesNeitherTheThreadNorItsTimer) {
       case 3:
         throw 3;
       case 4:
-        done.count_down();
+        steps.Announce(1);  // 1 ->
     }
   });
   self = &job;
   job.Post();
-  done.wait();
+  steps.Await(1);  // 1 <-
   job.Cancel();
   EXPECT_GE(count, 4);
 }
