@@ -227,7 +227,8 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
     const std::uint64_t scanned = now.scanned_bytes - scanned_before;
     const bool is_young =
         (now.copied_bytes - last.copied_bytes) * 2 > now.scanned_bytes - last.scanned_bytes;
-    throttle.Add(std::exchange(last_stop, SteadyClock::now()), now.scanned_bytes - last.scanned_bytes);
+    throttle.Add(std::exchange(last_stop, SteadyClock::now()),
+                 now.scanned_bytes - last.scanned_bytes);
     last = now;
     if (call.pace == Pace::kByItself) {
       core_.log.SetBrake(std::max(longest, std::min(tail + scanned / 4, most)));
