@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/page_reader.h"
 #include "ebb/internal/sealed_file.h"
@@ -24,12 +25,15 @@ class BackupWriter {
       : core_(core), job_(job), target_(target) {}
 
   absl::StatusOr<BackupInfo> Run() {
-    absl::Status status = Copy();
-    if (!status.ok()) {
+    try {
+      absl::Status status = Copy();
+      if (status.ok()) return info_;
       TakeAway();
       return status;
+    } catch (...) {  // of the progress function, or for lack of memory
+      TakeAway();
+      throw;
     }
-    return info_;
   }
 
  private:
@@ -164,7 +168,9 @@ class BackupWriter {
 
   void Progress(std::uint64_t bytes) {
     info_.size_bytes += bytes;
-    if (job_.progress) job_.progress({info_.size_bytes, total_bytes_});
+    if (!job_.progress) return;
+    const CallbackScope scope(&core_, CallbackKind::kBackup);
+    job_.progress({info_.size_bytes, total_bytes_});
   }
 
   // Best effort; the marker goes last, and only when everything else has gone.

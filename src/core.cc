@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <iterator>
 #include <utility>
@@ -21,6 +22,8 @@ unsigned CommitThreads(const CoreConfig& config) {
 }
 
 }  // namespace
+
+static_assert(alignof(Core) >= 8, "t_callbacks holds a kind beside a pointer to one");
 
 Core::Core(const CoreConfig& core_config, StoreFiles store_files)
     : config(core_config),
@@ -66,8 +69,25 @@ absl::Status Core::ClosedError() const {
 
 absl::Status Core::ReenteredError() const {
   return absl::FailedPreconditionError(
-      "a session was called from inside one of its own callbacks; use the values that the "
-      "callback was given, or call after it has returned");
+      fmt::format("the store was called from inside one of its own callbacks, {}; use the values "
+                  "that the callback was given, or call after it has returned",
+                  NameOf(FindCallback(this))));
+}
+
+absl::Status Core::CheckCallable() const {
+  return in_callback() ? ReenteredError() : absl::OkStatus();
+}
+
+absl::Status Core::CheckCanPersist() const {
+  absl::Status status = CheckCallable();
+  return status.ok() && !has_files() ? InMemoryError() : status;
+}
+
+bool Core::MustLeak(const char* what) const {
+  if (!in_callback()) return false;
+  std::fprintf(stderr, "ebb: %s was destroyed inside a callback of its store, %s: it leaks\n", what,
+               NameOf(FindCallback(this)));
+  return true;
 }
 
 absl::Status Core::InMemoryError() const {
@@ -315,11 +335,12 @@ void Core::AbandonPending() {
   {
     MutexLock lock(pending_mu);
     for (PendingOperations* const list : pending) {
-      std::vector<PendingOperations::Owned> of_list = list->TakeAll();
+      std::vector<PendingOperations::Owned> of_list = list->TakeAll(ClosedError());
       left.insert(left.end(), std::make_move_iterator(of_list.begin()),
                   std::make_move_iterator(of_list.end()));
     }
   }
+  const CallbackScope scope(this, CallbackKind::kClose);
   PendingOperations::TellAll(left);
 }
 
@@ -333,7 +354,7 @@ SessionState::~SessionState() {
     static_cast<void>(batch.release());
     return;
   }
-  if (pending != nullptr) pending->Complete(/*wait=*/true);
+  if (pending != nullptr) pending->End();
   pending = nullptr;
   batch = nullptr;
   if (!name.empty()) core->sessions.Leave(name);
@@ -350,8 +371,33 @@ absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t resu
                   keys, values, results));
 }
 
+void KeepForever(std::shared_ptr<const void> object) {
+  struct Kept {
+    std::shared_ptr<const void> object;
+    Kept* next;
+  };
+  static constinit Atomic<Kept*> newest{nullptr};
+  auto* const kept = new Kept{std::move(object), nullptr};
+  kept->next = newest.exchange(kept, std::memory_order_relaxed);  // never read
+}
+
+void EndSession(std::unique_ptr<SessionState> session, std::shared_ptr<Core> core) {
+  const bool in_use = !session->idle() || session->waiting() ||
+                      (session->pending != nullptr && session->pending->notifying());
+  if (!in_use) {
+    session.reset();
+    return;
+  }
+  if (core->in_opening_process()) {
+    std::fputs("ebb: a session was destroyed inside a callback of its own: it leaks\n", stderr);
+  }
+  KeepForever(std::shared_ptr<SessionState>(std::move(session)));
+  KeepForever(std::move(core));
+}
+
 absl::Status NameSession(SessionState& session, std::string_view name) {
   Core& core = *session.core;
+  if (absl::Status status = core.CheckCallable(); !status.ok()) return status;
   if (core.epochs.closed()) return core.ClosedError();
   std::string copy(name);  // may throw: before the table knows the session
   if (absl::Status status = core.sessions.Enter(name, session.serials); !status.ok()) {
@@ -363,7 +409,7 @@ absl::Status NameSession(SessionState& session, std::string_view name) {
 
 absl::Status WaitDurable(SessionState& session) {
   Core& core = *session.core;
-  if (!session.idle() || session.waiting()) return core.ReenteredError();
+  if (!session.callable() || session.waiting()) return core.ReenteredError();
   SlowScope scope(*session.slot);
   if (core.epochs.closed()) return core.ClosedError();
   if (!core.has_files()) return core.InMemoryError();

@@ -4,7 +4,9 @@
 #include <chrono>
 #include <new>
 #include <thread>
+#include <utility>
 
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/clock.h"
 #include "ebb/internal/compaction.h"
 
@@ -135,17 +137,31 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("no memory to collect garbage");
   }
+  const std::exception_ptr thrown = std::exchange(thrown_, nullptr);
+  if (thrown != nullptr) status = ThrownError(CallbackKind::kCollection, thrown);
   Count(status, stats);
   if (!status.ok()) {
     core_.log.ReleaseBrake();
     // Not again at the next page turn: what failed may go on failing.
     look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
                    std::memory_order_relaxed);  // a hint
+    if (thrown != nullptr && call.pace == Pace::kFree) std::rethrow_exception(thrown);
     return status;
   }
   stats.new_begin_address = core_.log.begin().value();
   stats.duration_ms = MillisecondsSince(begun);
   return stats;
+}
+
+bool GarbageCollector::AskProgress(const GcOptions& options, const GcStats& now) {
+  if (!options.progress) return true;
+  const CallbackScope scope(&core_, CallbackKind::kCollection);
+  try {
+    return options.progress(now);
+  } catch (...) {
+    thrown_ = std::current_exception();
+    return false;
+  }
 }
 
 void GarbageCollector::Count(const absl::Status& status, const GcStats& stats) {
@@ -233,7 +249,7 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
     if (call.pace == Pace::kByItself) {
       core_.log.SetBrake(std::max(longest, std::min(tail + scanned / 4, most)));
     }
-    stopped = call.is_stopping() || (options.progress && !options.progress(now));
+    stopped = call.is_stopping() || !AskProgress(options, now);
     if (!stopped) throttle.Wait([&] { return call.is_stopping() || is_awaited(); });
     stopped = stopped || call.is_stopping();
     return stopped || is_awaited() ||

@@ -30,6 +30,7 @@ LiveScan::~LiveScan() {
 }
 
 absl::Status LiveScan::Begin() {
+  if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
   SlowScope scope(*slot_);
   if (core_->epochs.closed()) return core_->ClosedError();
   try {
@@ -86,6 +87,7 @@ bool LiveScan::Fail(const char* what, std::size_t bytes) {
 }
 
 absl::Status LiveScan::LoadMore() {
+  if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
   shown_ = 0;
   live_ = {};
   while (live_.empty()) {  // ends: each turn goes a piece further

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/hash.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/page_reader.h"
@@ -104,6 +105,7 @@ absl::Status LogVerifier::ReadLog() {
       read_end_ = page_end_address;
     }
     if (options_.progress) {
+      const CallbackScope scope(&core_, CallbackKind::kVerify);
       options_.progress(
           {report_.block_count * kBlockBytes, (end_block - first_block) * kBlockBytes});
     }

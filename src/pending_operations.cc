@@ -1,6 +1,7 @@
 #include "ebb/internal/pending_operations.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -20,7 +21,7 @@ PendingOperations::~PendingOperations() {
     MutexLock lock(core.pending_mu);
     std::erase(core.pending, this);
   }
-  static_cast<void>(TakeAll());
+  static_cast<void>(TakeAll(session_.core->ClosedError()));
 }
 
 void PendingOperations::Start(Owned operation) {
@@ -37,28 +38,39 @@ void PendingOperations::Start(Owned operation) {
         Read(*operation);
         operation->place_ = operations_.size();
         operations_.push_back(std::move(operation));
+        size_.store(operations_.size(), std::memory_order_relaxed);  // the owner's
         return;
       }
     }
   }
-  operation->Tell();
+  Notify(*operation);
+}
+
+// An exception leaves a callback that is still counted out.
+void PendingOperations::Notify(PendingOperation& operation) {
+  struct Scope {
+    std::size_t& count;
+    explicit Scope(std::size_t& counter) : count(counter) { ++count; }
+    ~Scope() { --count; }
+  } const scope(notifying_);
+  operation.Tell();
 }
 
 bool PendingOperations::CompleteOne(bool wait) {
-  Owned ended;
+  Owned ended;  // destroyed after mu_ is released: it owns functions of the user's
   {
     SlowScope scope(*session_.slot);
     if (!session_.core->epochs.closed()) {
       MutexLock lock(mu_);
-      ended = Next(wait);
+      Next(wait, ended);
       if (ended == nullptr) return false;
     }
   }
   if (ended != nullptr) {
-    ended->Tell();
+    Notify(*ended);
     return true;
   }
-  const std::vector<Owned> left = TakeAll();
+  const std::vector<Owned> left = TakeAll(session_.core->ClosedError());
   TellAll(left);
   return !left.empty();
 }
@@ -81,26 +93,45 @@ std::size_t PendingOperations::Complete(bool wait) {
   return told;
 }
 
-std::size_t PendingOperations::size() const {
-  MutexLock lock(mu_);
-  return operations_.size();
+void PendingOperations::End() {
+  for (bool more = true; more;) {  // ends: each turn takes at least one operation out of the list
+    const std::size_t before = size();
+    try {
+      if (session_.core->in_callback()) {
+        const std::vector<Owned> left = TakeAll(session_.core->ReenteredError());
+        more = !left.empty();
+        TellAll(left);
+      } else {
+        more = CompleteOne(/*wait=*/true);
+      }
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "ebb: a callback threw in the destructor of a session: %s\n",
+                   error.what());
+      more = size() < before;
+    } catch (...) {
+      std::fputs("ebb: a callback threw in the destructor of a session\n", stderr);
+      more = size() < before;
+    }
+  }
 }
 
-std::vector<PendingOperations::Owned> PendingOperations::TakeAll() {
+std::vector<PendingOperations::Owned> PendingOperations::TakeAll(const absl::Status& why) {
   // In a forked child, what is under way belongs to the parent.
   if (!session_.core->in_opening_process()) return {};
   MutexLock lock(mu_);
   queue_.Drop();
   ready_ = nullptr;
   reading_.clear();
-  for (const Owned& operation : operations_) operation->Refuse(session_.core->ClosedError());
+  for (const Owned& operation : operations_) operation->Refuse(why);
+  size_.store(0, std::memory_order_relaxed);  // Close: the owner finds the list empty, too
   return std::exchange(operations_, {});
 }
 
 void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& list,
                   PendingOperations::Owned operation) {
   Core& core = *session.core;
-  if (!session.idle()) {
+  const bool callable = session.callable();
+  if (!callable) {
     operation->Refuse(core.ReenteredError());
   } else if (list == nullptr) {
     SlowScope scope(*session.slot);
@@ -110,12 +141,11 @@ void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& lis
       list = std::make_unique<PendingOperations>(session);
     }
   }
-  if (list == nullptr || !session.idle()) return operation->Tell();
+  if (list == nullptr || !callable) return operation->Tell();
   list->Start(std::move(operation));
 }
 
-// The next that has ended; null when none has.
-PendingOperations::Owned PendingOperations::Next(bool wait) {
+void PendingOperations::Next(bool wait, Owned& ended) {
   while (!operations_.empty()) {
     if (PendingOperation* const operation = ready_; operation != nullptr) {
       ready_ = operation->next_;
@@ -124,17 +154,19 @@ PendingOperations::Owned PendingOperations::Next(bool wait) {
         has_ended = operation->Go();
         if (!has_ended) Read(*operation);
       } catch (...) {  // of a function of the user's, or for lack of memory
-        static_cast<void>(TakeOut(*operation));
+        ended = TakeOut(*operation);
         throw;
       }
-      if (has_ended) return TakeOut(*operation);
+      if (has_ended) {
+        ended = TakeOut(*operation);
+        return;
+      }
       continue;
     }
     BlockRead* const read = queue_.Take(wait);
-    if (read == nullptr) return nullptr;
+    if (read == nullptr) return;
     MakeReady(*read);
   }
-  return nullptr;
 }
 
 void PendingOperations::Read(PendingOperation& operation) {
@@ -174,6 +206,7 @@ PendingOperations::Owned PendingOperations::TakeOut(PendingOperation& operation)
     place->place_ = operation.place_;
   }
   operations_.pop_back();
+  size_.store(operations_.size(), std::memory_order_relaxed);  // the owner's
   return taken;
 }
 

@@ -1,6 +1,7 @@
 #include "ebb/internal/thread_session.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,18 @@ struct List {
 };
 thread_local List t_list;
 
+// Takes idle sessions of closed stores out of the list.
+std::vector<Entry> TakeDropped() {
+  std::vector<Entry>& entries = t_list.entries;
+  const auto first = std::stable_partition(entries.begin(), entries.end(), [](const Entry& entry) {
+    return !entry.core->epochs.closed() || !entry.state->idle() || entry.state->waiting();
+  });
+  std::vector<Entry> dropped(std::make_move_iterator(first),
+                             std::make_move_iterator(entries.end()));
+  entries.erase(first, entries.end());
+  return dropped;
+}
+
 }  // namespace
 
 void* FindThreadSession(const Core& core) {
@@ -40,16 +53,21 @@ void* FindThreadSession(const Core& core) {
 
 void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session,
                        const SessionState& state) {
-  t_last_session = {core.get(), session.get()};
+  const LastThreadSession last{core.get(), session.get()};
   if (t_list_is_gone) {
-    // Nobody will run after this thread's last destructors to free it.
-    static_cast<void>(new Entry{std::move(core), std::move(session), &state});
+    // No code will run after this thread's last destructors to free it.
+    KeepForever(std::move(session));
+    KeepForever(std::move(core));
+    t_last_session = last;
     return;
   }
-  std::erase_if(t_list.entries, [](const Entry& entry) {
-    return entry.core->epochs.closed() && entry.state->idle() && !entry.state->waiting();
-  });
+  std::vector<Entry> dropped = TakeDropped();
   t_list.entries.push_back({std::move(core), std::move(session), &state});
+  t_last_session = last;
+  // The end of a session or a core may run user code, such as the destructor of an object that
+  // GcOptions::progress has captured. That may call a store and so come back here: `dropped` is in
+  // no list any more.
+  dropped.clear();
 }
 
 }  // namespace ebb::internal

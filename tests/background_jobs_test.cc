@@ -69,7 +69,7 @@ TEST(BackgroundJobsTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
   EXPECT_LT(most, 3U << 20);
   EXPECT_GE(store.GetBackgroundStats().gc.run_count, 3U);
   EXPECT_EQ(store.GetBackgroundStats().gc.failure_count, 0U);
-  store.StopBackground();
+  Must(store.StopBackground());
   const BackgroundStats stopped = store.GetBackgroundStats();
   EXPECT_FALSE(stopped.running);
   EXPECT_FALSE(stopped.active);
@@ -78,7 +78,7 @@ TEST(BackgroundJobsTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
     for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
   }
   EXPECT_EQ(store.Stats().begin_address, begin);
-  store.StartBackground();
+  Must(store.StartBackground());
   for (std::uint64_t turn = 0; turn < 2000 && store.Stats().begin_address == begin; ++turn) {
     for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
   }

@@ -2,9 +2,9 @@
 // each call does to it what it says, and nothing to the other keys of its chain.
 //
 // Everything runs in one thread, in tiny stores without a pool. What another thread would do in
-// between is done by another session from inside a callback: by contract a callback must not call
-// its store, because it could wait for a page for ever; here there is room, and the interleaving is
-// the same one every time.
+// between is done by another session from inside a callback (as_another_thread.h). A callback must
+// not call its store, because it could wait for a page forever; here there is room, and the
+// interleaving is the same one every time.
 //
 // Hazards: 8 (an update in place lands on a record that has a successor), 10 (a stale publication
 // succeeds), 15 and 16 (abandoned slots), 17 (keys that share a tag), 25 (growth), 27 (the least
@@ -26,6 +26,7 @@
 #include "absl/status/status.h"
 #include "ebb/internal/hash.h"
 #include "gtest/gtest.h"
+#include "tests/support/as_another_thread.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
@@ -354,7 +355,10 @@ std::vector<ValueType> RmwWith(Store<std::uint64_t, ValueType>& store, std::uint
       key,
       [&](ValueType& value) {
         seen.push_back(value);
-        if (seen.size() == 1) interfere(other);
+        if (seen.size() == 1) {
+          const AsAnotherThread calls;
+          interfere(other);
+        }
         value = next;
       },
       ValuesOf<ValueType>::Make(99)));
@@ -451,7 +455,10 @@ TEST(OperationTest, TwoSessionsThatOutgrowARecordBothTakeEffect) {
     auto other = store.NewSession();
     int runs = 0;
     Must(session.Rmw(1, [&](std::string& value) {
-      if (++runs == 1) Must(other.Rmw(1, [](std::string& v) { v.append(50, 'o'); }));
+      if (++runs == 1) {
+        const AsAnotherThread calls;
+        Must(other.Rmw(1, [](std::string& v) { v.append(50, 'o'); }));
+      }
       value.append(300, 's');
     }));
     EXPECT_EQ(runs, 2);
@@ -483,6 +490,7 @@ TEST(OperationTest, AbandonedSlotsAreSteppedOver) {
         ++runs;
         value.assign(i * 20 + static_cast<std::size_t>(runs) * 2, 'a');
         if (runs > kFailuresEach) return;
+        const AsAnotherThread calls;
         Must(other.Delete(chain.mates()[0]));
         Must(other.Upsert(chain.mates()[0], "in the way"));
       }));
@@ -516,6 +524,7 @@ TEST(OperationTest, AThrowAfterAnAllocationLeavesTheLogWhole) {
     EXPECT_ANY_THROW(static_cast<void>(session.Rmw(Chain::kTarget, [&](std::string& value) {
       if (++runs == 2) throw runs;
       value = "never published";
+      const AsAnotherThread calls;
       Must(other.Upsert(chain.mates()[0], "mate"));
     })));
     EXPECT_EQ(store.Stats().failed_cas_count, 1U);

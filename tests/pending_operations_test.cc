@@ -113,6 +113,32 @@ TEST_P(PendingOperationsTest, AnErrorOfTheDeviceIsToldToWhoWantedTheBlock) {
   EXPECT_EQ(failed, 51);
 }
 
+// Hazard 49. What a function owns ends with its operation, outside the list's lock: its destructor
+// may use the session.
+TEST_P(PendingOperationsTest, WhatAFunctionOwnsMayUseTheSessionAtItsEnd) {
+  auto session = store_->NewSession();
+  int ended = 0;
+  const auto complete = [&](int* owned) {
+    session.CompletePending();
+    EXPECT_EQ(session.pending_count(), 0U);
+    ++ended;
+    delete owned;
+  };
+  for (const bool throws : {false, true}) {
+    session.RmwAsync(
+        1,
+        [owned = std::shared_ptr<int>(new int(0), complete), throws](std::uint64_t&) {
+          if (throws) throw std::runtime_error("no");
+        },
+        [](const absl::Status& status) { EXPECT_TRUE(status.ok()); });
+    session.ReadAsync(2, [](const auto& value) { EXPECT_TRUE(value.ok()); });
+    EXPECT_EQ(session.pending_count(), 2U);
+    EXPECT_EQ(CompleteCountingThrown(session), throws ? 1 : 0);
+    PushOut(*store_, [&](std::uint64_t i) { Must(store_->Upsert(kKeys + i, i)); });
+  }
+  EXPECT_EQ(ended, 2);
+}
+
 TEST_P(PendingOperationsTest, CloseTellsWhatNobodyDrives) {
   auto driven = store_->NewSession();
   auto left = store_->NewSession();

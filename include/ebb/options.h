@@ -2,6 +2,29 @@
 // store in memory has no files: what is said of files, commits and checkpoints does not concern
 // it.)
 //
+// Callbacks of long jobs. (Those of operations are in the table in ebb/session.h.)
+//
+//   callback                  runs in                     what a throw does
+//   GcOptions::progress       the thread that calls       ends the collection like false, then
+//                             CollectGarbage              leaves the call
+//                             a thread of the pool (for   ends the collection like false; it counts
+//                             Options::gc)                as failed, and last_error in
+//                                                         GetBackgroundStats says what was thrown
+//                             the thread that closes      the same; Close continues
+//                             (for Options::gc)
+//   progress of a Backup      the thread that calls       the directory is emptied, then it leaves
+//                                                         the call
+//   VerifyOptions::progress   the thread that calls       leaves the call
+//   recovery_progress         the thread that opens       leaves Open, which has released
+//                                                         everything; the files are unchanged
+//
+// They hold up their job, and no operation or commit. All calls of their store are rejected as
+// ebb/session.h says, since most would wait for the job: FailedPrecondition. (During recovery and
+// VerifyDirectory there is no store that could be called; to open or verify the same directory is
+// FailedPrecondition.) Calls of other stores, and calls of other threads, are allowed; but a
+// callback must not wait for another thread's long job, StopBackground or Close of this store. A
+// throw of std::bad_alloc may become ResourceExhausted instead.
+//
 // Thread safety: plain data. All sizes are bytes unless the name says otherwise.
 #pragma once
 
@@ -41,8 +64,9 @@ struct GcOptions {
   std::uint64_t pass_bytes = std::uint64_t{256} << 20;
   // Go through so many bytes of the log a second at most; 0: as fast as can be.
   std::uint64_t max_bytes_per_second = 0;
-  // Called now and then, without any lock, with what has been done; false ends the collection,
-  // and what has been copied so far is made use of. A pause is a call that takes long.
+  // Called now and then with what has been done; false ends the collection, and uses what has been
+  // copied so far. To pause the collection, return later. See the table above for the calls that it
+  // may make.
   std::function<bool(const GcStats&)> progress = {};
 };
 
@@ -134,8 +158,8 @@ struct Options {
   // some 50 ns, and 34 KiB for each session.
   bool measure_latency = false;
 
-  // Called by Open, in the opening thread, after each page of the log that it has read; must not
-  // throw. Empty: not called.
+  // Called by Open, in the opening thread, after each page of the log that it has read. Empty: not
+  // called.
   std::function<void(const RecoveryProgress&)> recovery_progress = {};
 
   // Presets: a start, to be changed as needed. Each opens on the machine that it was made on.

@@ -18,8 +18,8 @@
 // much the store holds (a record larger than that counts twice).
 //
 // Thread safety: one thread at a time. It may outlive the store; it then ends with
-// FailedPrecondition, as it does when the store has been closed. It must not be made inside a
-// callback of Read or Rmw.
+// FailedPrecondition, as it does when the store has been closed, or when it is created or moved on
+// inside a callback that may not call the store (ebb/session.h).
 #pragma once
 
 #include <concepts>

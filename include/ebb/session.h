@@ -7,18 +7,58 @@
 // All operations on one key, from all sessions of a store, are linearizable: they take effect one
 // after the other, each between its call and its return. Nothing is promised across keys.
 //
-// Status codes are listed in ebb/status.h. Any operation can answer FailedPrecondition (the store
-// is closed, the call comes from a callback of the same session, or the process is a forked
-// child); reads can answer DataLoss and Unavailable when the record is on the device; updates
+// Status codes are listed in ebb/status.h. Any operation can return FailedPrecondition (the store
+// is closed, the call comes from a callback of the same store, or the process is a forked child);
+// reads can return DataLoss and Unavailable when the record is on the device; updates
 // ResourceExhausted and Unavailable when no log page can be freed, which may pass.
 //
 // With Durability::kAlways an update returns OK when it is durable; an error of the commit is
 // returned although the update has taken effect, and whether it is durable is then unknown.
 //
-// Callbacks (of Read and Rmw) run while the session is announced: they hold up the eviction of
-// pages and Close, so they should be short, must not block, and must not call the store.
-// A callback that throws leaves no lock behind and the record unchanged; of a batch, the items
-// after it and those that wait for the device are not done, and their results mean nothing.
+// Callbacks of operations. (Those of long jobs, such as GcOptions::progress, are in the table in
+// ebb/options.h.) All run in the thread that makes the call.
+//
+//   callback                     calls of this store           what a throw does
+//   visitor of a Read            rejected                      leaves the call
+//   function of an Rmw,          rejected                      leaves the call; the record is
+//     RmwBatch or RmwAsync                                     unchanged and no lock is left. Of a
+//                                                              batch, the items after it and those
+//                                                              that wait for the device are not
+//                                                              done; their results mean nothing.
+//                                                              `done` is not called
+//   function of a Scan,          all                           leaves the call
+//     ScanPrefix, or a loop
+//     over a ScanIterator
+//   `done` of an asynchronous    all; must not destroy the     leaves the call that ran it: the
+//     operation, and a           store while a call of the     asynchronous call, or
+//     coroutine that it          store is running              CompletePending. In the destructor
+//     resumes                                                  of the session it is printed
+//   `done` that Close runs       rejected; must not use the    leaves Close, when all have been
+//                                session, which is another     told: call Close again. In the
+//                                thread's                      destructor of the store it is
+//                                                              printed
+//   Encode and Decode of a       must not be made              leaves the call; see ebb/codec.h
+//     codec
+//
+// Visitors and functions run under the guard of the call: they delay the eviction of pages, commits
+// and Close, so they should be short and must not block. `done` delays nothing.
+// A rejected call returns FailedPrecondition, names the callback, has no effect and never waits. It
+// is rejected on the store, on every session and on every iterator of it, also when callbacks of
+// several stores are nested. Exceptions:
+//   * Read into a value, Contains, Upsert and the like on another session may work instead, when
+//     they take the fast path and so wait for nothing. Do not rely on it; an Rmw that writes its
+//     own key in this way may never end.
+//   * CompletePending returns 0. NewSession() and the calls that only report are allowed: serial,
+//     name, pending_count, Stats, Metrics, ResetMetrics, ApproximateSize, ListCheckpoints,
+//     GetCheckpointStats, GetBackgroundStats and recovery.
+// Calls of other stores, and calls that other threads make, are allowed; but a callback must not
+// wait for another thread's call of this store.
+//
+// Destructors inside a callback of the store cannot return an error. A session with pending
+// operations ends them without effect: `done` gets FailedPrecondition. A session that is destroyed
+// inside its own call, and a store that is destroyed in a callback (also by exit()), leak, and a
+// line on stderr says so; a leaked store is not closed, so that updates after its last commit may
+// be lost as in a crash.
 #pragma once
 
 #include <algorithm>
@@ -37,6 +77,7 @@
 #include "ebb/codec.h"
 #include "ebb/internal/async.h"
 #include "ebb/internal/batch.h"
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/operation.h"
 
@@ -58,7 +99,10 @@ class Session {
     std::swap(state_, other.state_);
     return *this;
   }
-  ~Session() = default;  // costs a mutex for a moment
+  // Completes what is pending; then costs a mutex for a moment.
+  ~Session() {
+    if (state_ != nullptr) internal::EndSession(std::move(state_), std::move(core_));
+  }
 
   // The key's newest value. NotFound, without message or allocation, when it is absent.
   // Progress: wait-free for values of 1 to 8 bytes in memory; others wait for a writer that is
@@ -100,33 +144,22 @@ class Session {
     }
   }
 
-  // Calls `visitor` with the value, exactly once if OK and never else. A string on the device or
-  // in the read-only part of the log is shown in place, without a copy; the view ends with the
+  // Calls `visitor` with the value, exactly once if OK and never otherwise. A string on the device
+  // or in the read-only part of the log is shown in place, without a copy; the view ends with the
   // call.
   template <std::invocable<ValueView> F>
   requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
       Read(KeyView key, F&& visitor) {
     if constexpr (Coded<Value>) {
+      if (!state_->callable()) return state_->core->ReenteredError();
       Value value{};
       if (absl::Status status = Read(key, value); !status.ok()) return status;
+      const internal::CallbackScope scope(state_->core, internal::CallbackKind::kRead);
       visitor(value);
       return absl::OkStatus();
     } else {
-      return ToStatus(Ops::Read(*state_, StoredKey(key), [&](const auto& found) {
-        if constexpr (Codec<Value>::kFixed) {
-          Value value;
-          Ops::CopyValue(found, value);
-          visitor(value);
-        } else if (found.frozen) {
-          const std::string_view view = Updates::FrozenView(found.record);
-          Ops::CountRead(*state_, view);
-          visitor(view);
-        } else {
-          Ops::CopyValue(found, state_->scratch);
-          Ops::CountRead(*state_, state_->scratch);
-          visitor(ValueView(state_->scratch));
-        }
-      }));
+      using Visitor = typename Ops::template Visitor<std::remove_reference_t<F>>;
+      return ToStatus(Ops::Read(*state_, StoredKey(key), Visitor{*state_, visitor}));
     }
   }
 
@@ -193,11 +226,11 @@ class Session {
   // An Upsert never reads the device. Operations that are pending at the same time take effect in
   // any order, also on one key, each between its call and its callback.
   //
-  // `done` runs in the thread that uses the session, outside of all locks; it may use the session.
-  // Close() ends what is pending without effect: `done` gets FailedPrecondition, in the thread that
-  // closes, and must not use the session then. The session's destructor completes what is pending;
-  // nothing may throw there. When the function of an Rmw throws, so does the call that ran it, and
-  // `done` is not called.
+  // `done` runs in the thread that uses the session, outside of all locks; it may use the session
+  // and the store. Close() ends the pending operations without effect: `done` gets
+  // FailedPrecondition, in the thread that closes, and must not use the session then. The session's
+  // destructor completes the pending operations. When the function of an Rmw throws, so does the
+  // call that ran it, and `done` is not called.
   // Keys, values and functions are copied or moved. 256 operations are pending at most: to begin
   // one more completes others. Cost: a hit as without Async; else an allocation or two.
 
@@ -283,9 +316,10 @@ class Session {
     return Await<absl::Status>([this, key](auto done) { this->DeleteAsync(key, std::move(done)); });
   }
 
-  // Tells the operations that have ended; with `wait`, until none is pending. How many were told.
+  // Runs the callbacks of operations that have ended; with `wait`, continues until none is pending.
+  // Returns the number of callbacks run; 0 inside a callback of the store that may not call it.
   std::size_t CompletePending(bool wait = true) {
-    return state_->pending == nullptr ? 0 : state_->pending->Complete(wait);
+    return state_->pending == nullptr || !state_->callable() ? 0 : state_->pending->Complete(wait);
   }
   std::size_t pending_count() const {
     return state_->pending == nullptr ? 0 : state_->pending->size();

@@ -1,16 +1,18 @@
 // Statuses as ebb uses them, and helpers for programs that read them.
 //
-// Every fallible call returns absl::Status or absl::StatusOr; nothing is thrown.
+// Every fallible call returns absl::Status or absl::StatusOr; only what a callback of the program
+// throws leaves a call (ebb/session.h).
 //   kNotFound            the key is absent; no message, no allocation
 //   kAlreadyExists       InsertIfAbsent of a key that is present; no message
 //   kAborted             CompareExchange of a value that is another than expected; no message
 //   kInvalidArgument     bad option, key or value; the message names the field
 //   kFailedPrecondition  closed store, second opener, other key or value type, a call from a
-//                        callback of the same session, use in a forked child
+//                        callback of the same store, use in a forked child
 //   kResourceExhausted   disk, memory or log space is full; the same call may succeed later
 //   kUnavailable         a device call failed, or the store is poisoned by a failed sync; the
 //                        message holds the first cause
 //   kDataLoss            bytes on the device fail their checksum; file and offset in the message
+//   kUnknown             only in BackgroundStats: GcOptions::progress threw; the message says what
 //   kUnimplemented       the files were written in a format this version does not know
 //
 // Thread safety: all functions are pure. Progress: wait-free.

@@ -18,11 +18,13 @@
 //
 // Thread safety: all operations, NewSession and Stats, any thread; Open, Close, moving and
 // destruction, one thread at a time, and no operation may run while the store is moved or
-// destroyed. The destructor closes, and prints what went wrong to stderr.
+// destroyed. The destructor closes, and prints what went wrong to stderr. Which calls may be made
+// from callbacks is said in ebb/session.h and ebb/options.h.
 #pragma once
 
 #include <concepts>
 #include <cstdio>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -83,13 +85,11 @@ class Store {
   }
   ~Store() {
     if (core_ == nullptr) return;
-    if (!core_->in_opening_process()) {
-      // A forked child has none of the threads and must not touch the files: it forgets the store.
-      static_cast<void>(coordinator_.release());
-      static_cast<void>(new std::shared_ptr<internal::Core>(std::move(core_)));
-      return;
-    }
-    if (const absl::Status status = Close(); !status.ok()) {
+    // A forked child has none of the threads and must not touch the files: it forgets the store. A
+    // call that runs a callback still needs the store.
+    if (!core_->in_opening_process() || core_->MustLeak("a store")) {
+      Leak();
+    } else if (const absl::Status status = CloseAtEnd(); !status.ok()) {
       std::fprintf(stderr, "ebb: closing a store failed: %s\n", status.ToString().c_str());
     }
   }
@@ -110,6 +110,7 @@ class Store {
   }
   // Forgets a name that has no live session, with the next commit. NotFound when it is unknown.
   absl::Status ForgetSession(std::string_view name) {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
     if (core_->epochs.closed()) return core_->ClosedError();
     return core_->sessions.Forget(name);
   }
@@ -146,7 +147,8 @@ class Store {
     return ScanIterator<Key, Value>(core_, std::string(prefix));
   }
   // Calls fn(key, value) for each; if it returns bool, false ends the scan, which is then OK. `fn`
-  // runs without any lock and may call the store. What it throws comes through.
+  // runs without any lock or guard and may make every call of the store, also Close. An exception
+  // leaves the scan.
   template <ScanVisitor<KeyView, ValueView> F>
   absl::Status Scan(F&& fn) {
     return Show(NewScan(), fn);
@@ -170,7 +172,8 @@ class Store {
   // FailedPrecondition (closed, or a store in memory).
   // Progress: waits for callbacks that are running and for the device.
   absl::Status Commit() {
-    return core_->has_files() ? coordinator_->Commit() : core_->InMemoryError();
+    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
+    return coordinator_->Commit();
   }
 
   // As Commit, and writes an image of the index, so that the next opening reads only what comes
@@ -180,7 +183,7 @@ class Store {
   // which changes nothing.
   // Progress: as Commit. Cost: writes 8 bytes for each key and 8 for each bucket in use.
   absl::StatusOr<CheckpointInfo> Checkpoint() {
-    if (!core_->has_files()) return core_->InMemoryError();
+    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Checkpoint();
   }
   // The checkpoints there are, oldest first.
@@ -188,7 +191,7 @@ class Store {
   // Removes all but the newest `kept` (at least 1, else InvalidArgument) and the files that
   // interrupted ones have left; answers how many checkpoints it has removed.
   absl::StatusOr<std::uint64_t> CleanupCheckpoints(std::uint64_t kept) {
-    if (!core_->has_files()) return core_->InMemoryError();
+    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
     return coordinator_->CleanUpCheckpoints(kept);
   }
   CheckpointStats GetCheckpointStats() const { return coordinator_->GetCheckpointStats(); }
@@ -197,7 +200,10 @@ class Store {
   // there are more than some five keys a bucket; reads and updates go on. ResourceExhausted: it is
   // as large as it can become (2^15 times its size at creation, or what physical memory could
   // hold). Progress: waits for callbacks that are running, and for a checkpoint that is.
-  absl::Status GrowIndex() { return coordinator_->GrowIndex(); }
+  absl::Status GrowIndex() {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    return coordinator_->GrowIndex();
+  }
 
   // Copies the records at the front of the log that are still the newest of their keys to its tail,
   // and gives the front back to the file system, until `options` are met; at most once through the
@@ -208,34 +214,48 @@ class Store {
   // Progress: waits for a checkpoint that runs, and for the device. Cost: reads the front, and what
   // of the rest says that a record is dead (GcOptions), and writes what is live.
   absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options = {}) {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
     return coordinator_->CollectGarbage(options);
   }
   // Whether CollectGarbage would find enough to do. Cost: as EstimateGarbage.
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options = {}) {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
     return coordinator_->ShouldCollect(options);
   }
   // Cost: some thousand accesses to memory; waits for a job that runs.
-  absl::StatusOr<GcEstimate> EstimateGarbage() { return coordinator_->EstimateGarbage(); }
+  absl::StatusOr<GcEstimate> EstimateGarbage() {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    return coordinator_->EstimateGarbage();
+  }
 
-  // Automatic checkpoints and garbage collections, at their intervals: on from the opening on.
+  // Automatic checkpoints and garbage collections, at their intervals; on when the store is opened.
   // StopBackground drops those that wait, ends a collection that runs early, and returns when none
-  // runs any more. A collection or checkpoint that a user's thread has called goes on, and so do
-  // periodic commits and the automatic growth of the index.
-  void StartBackground() { coordinator_->StartBackground(); }
-  void StopBackground() { coordinator_->StopBackground(); }
+  // runs any more. A collection or checkpoint that a user's thread has called continues, and so do
+  // periodic commits and the automatic growth of the index. Errors: FailedPrecondition, from a
+  // callback of the store only.
+  absl::Status StartBackground() {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    coordinator_->StartBackground();
+    return absl::OkStatus();
+  }
+  absl::Status StopBackground() {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    coordinator_->StopBackground();
+    return absl::OkStatus();
+  }
   BackgroundStats GetBackgroundStats() const { return coordinator_->GetBackgroundStats(); }
 
   // Makes a checkpoint and copies it into `directory`, which must not exist or be empty (its parent
   // must exist) and then is a store: this one as the checkpoint's commit left it, with
   // everything that returned before this call. Operations and commits go on meanwhile, checkpoints
   // wait. Every block is verified on its way. `progress` is called in this thread, after each
-  // mebibyte or file; it must neither throw nor call the store. After an error the directory is
-  // empty again, or marked so that it cannot be opened.
+  // mebibyte or file; the table of callbacks in ebb/options.h says what it may do. After an error
+  // the directory is empty again, or marked so that it cannot be opened.
   // Errors: as Checkpoint; InvalidArgument (the directory), DataLoss (this store is damaged).
   absl::StatusOr<BackupInfo> Backup(
       const std::string& directory,
       const std::function<void(const BackupProgress&)>& progress = {}) {
-    if (!core_->has_files()) return core_->InMemoryError();
+    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Backup(directory, progress);
   }
 
@@ -244,6 +264,7 @@ class Store {
   // Needs the memory of another index and page. Errors: FailedPrecondition (closed),
   // ResourceExhausted.
   absl::StatusOr<VerifyReport> Verify(const VerifyOptions& options = {}) {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
     return coordinator_->Verify(options);
   }
 
@@ -253,9 +274,13 @@ class Store {
   // Collects garbage if that is due (one pass, see GcOptions, and not when another long job is at
   // work), refuses further operations, waits for those that run, makes everything durable and lets
   // go of the files. An error that may pass (ResourceExhausted) leaves everything in memory: make
-  // room and call again. Further calls answer what the last one did. Progress: waits for callbacks
+  // room and call again. Further calls answer what the last one did. What a completion callback
+  // throws leaves this call before the store is closed: call again. Progress: waits for callbacks
   // that are running and for the device.
-  absl::Status Close() { return coordinator_->Close(); }
+  absl::Status Close() {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    return coordinator_->Close();
+  }
 
   // About how many keys the store holds: an estimate, whose errors ebb/stats.h tells at
   // live_key_estimate. Nothing counts keys exactly, for an Upsert does not look whether its key is
@@ -295,6 +320,23 @@ class Store {
     auto opened = internal::OpenStore(path, options, kTypes, environment);
     if (!opened.ok()) return opened.status();
     return Store(*std::move(opened));
+  }
+
+  // For the destructor. A completion callback may throw through Close, which the second call then
+  // completes: an operation is told once.
+  absl::Status CloseAtEnd() {
+    try {
+      return Close();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "ebb: a callback threw while a store was closed: %s\n", error.what());
+    } catch (...) {
+      std::fputs("ebb: a callback threw while a store was closed\n", stderr);
+    }
+    return Close();
+  }
+  void Leak() {
+    internal::KeepForever(std::shared_ptr<internal::Coordinator>(std::move(coordinator_)));
+    internal::KeepForever(std::move(core_));
   }
 
   template <typename F>

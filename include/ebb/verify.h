@@ -27,7 +27,8 @@ struct VerifyProgress {
 struct VerifyOptions {
   // How many problems are told in words; all are counted.
   std::size_t most_problems = 100;
-  // Called in the calling thread, for each page of the log; must neither throw nor call the store.
+  // Called in the calling thread, for each page of the log. The table in ebb/options.h says what it
+  // may do.
   std::function<void(const VerifyProgress&)> progress = {};
 };
 

@@ -20,6 +20,8 @@
 #include <new>
 #include <utility>
 
+#include "ebb/internal/callback_scope.h"
+
 namespace ebb::test {
 
 constinit RunningFiber g_running;
@@ -251,7 +253,10 @@ void Schedule::SwitchTo(std::size_t next) {
   trace_ = (trace_ ^ (g_running.step << 4 | next)) * 0x9e3779b97f4a7c15u;
   trace_ ^= trace_ >> 32;
   current_ = next;
+  // The thread's word is for us the fiber's.
+  const std::uintptr_t callbacks = std::exchange(internal::t_callbacks, 0);
   ebb_schedule_switch(&from.stack_pointer, fibers_[next].stack_pointer);
+  internal::t_callbacks = callbacks;
 }
 
 void Schedule::ReleaseAllHeldStores() {

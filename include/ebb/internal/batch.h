@@ -25,7 +25,8 @@
 //   the general form at once, whoever may have made one since. One that has the hash of another
 //   that is pending waits for all that are.
 //
-// With Options::measure_latency the items are called one by one, each timed.
+// With Options::measure_latency the items are called one by one, each timed; and inside callbacks,
+// where each is checked like a single call.
 //
 // Thread safety and progress: as the single operations. A guard lasts for a group at most; Close
 // waits for the batch.
@@ -41,6 +42,7 @@
 #include <utility>
 
 #include "ebb/internal/async.h"
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/operation.h"
 #include "ebb/internal/pending_operations.h"
 
@@ -61,7 +63,7 @@ class Batches {
   template <typename KeyAt, typename Consume, typename Answer>
   static bool Read(SessionState& session, std::size_t count, KeyAt key, Consume consume,
                    Answer answer) {
-    if (session.slot->tally.recorder() != nullptr || !session.idle()) [[unlikely]] {
+    if (session.slot->tally.recorder() != nullptr || InCallback()) [[unlikely]] {
       for (std::size_t i = 0; i < count; ++i) {
         answer(i, Ops::Read(session, key(i), [&](const auto& found) { consume(i, found); }));
       }
@@ -103,7 +105,7 @@ class Batches {
   template <typename KeyAt, typename Hit, typename MakeAt, typename Alone, typename Answer>
   static bool Update(SessionState& session, OpKind kind, std::size_t count, KeyAt key, Hit hit,
                      MakeAt make, Alone alone, Answer answer) {
-    if (session.slot->tally.recorder() != nullptr || !session.idle()) [[unlikely]] {
+    if (session.slot->tally.recorder() != nullptr || InCallback()) [[unlikely]] {
       for (std::size_t i = 0; i < count; ++i) answer(i, alone(i));
       return false;
     }
@@ -201,7 +203,7 @@ class Batches {
     explicit Misses(SessionState& session) : session_(session) {}
     ~Misses() {
       if (scope_.has_value() && session_.batch != nullptr) {
-        static_cast<void>(session_.batch->TakeAll());
+        static_cast<void>(session_.batch->TakeAll(session_.core->ClosedError()));
       }
     }
     Misses(const Misses&) = delete;

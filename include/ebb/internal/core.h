@@ -34,6 +34,7 @@
 #include "ebb/internal/address.h"
 #include "ebb/internal/atomic.h"
 #include "ebb/internal/block_queue.h"
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/device.h"
 #include "ebb/internal/device_search.h"
 #include "ebb/internal/epoch.h"
@@ -119,7 +120,19 @@ class Core {
   // The process that opened the store is this one, not a forked child.
   bool in_opening_process() const;
 
-  // What a call answers when it may not run: closed, forked or re-entered.
+  // Whether the calling thread is inside a callback of this store; then a call that can wait must
+  // not begin (callback_scope.h).
+  bool in_callback() const { return InCallback() && FindCallback(this) != CallbackKind::kNone; }
+  // OK, or ReenteredError(). Every public call that can wait, takes a lock or enters a guard checks
+  // this first, except fast paths.
+  absl::Status CheckCallable() const;
+  // The same, and the store has files: InMemoryError().
+  absl::Status CheckCanPersist() const;
+  // For destructors, which can report nothing: true when the calling thread is inside a callback of
+  // this store. Prints that `what` leaks.
+  bool MustLeak(const char* what) const;
+
+  // Why a call must not run: closed, forked, or made inside a callback of the store.
   absl::Status ClosedError() const;
   absl::Status ReenteredError() const;
   // What a store without files answers when it is asked for durability.
@@ -217,6 +230,8 @@ struct SessionState {
   bool waiting() const {
     return slot->busy.load(std::memory_order_relaxed) != 0;  // our own slot
   }
+  // False inside callbacks of this session's store: only a fast path may begin.
+  bool callable() const { return idle() && !core->in_callback(); }
 
   Core* core;
   EpochSlot* slot;
@@ -238,6 +253,11 @@ absl::Status Undecodable(const char* what, std::size_t bytes);
 // InvalidArgument: spans of a batch that differ in length.
 absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results);
 
+// Never destroys the object, which something still uses. Leak checkers find a pointer to it.
+void KeepForever(std::shared_ptr<const void> object);
+// For ~Session: ends the session. One that is destroyed inside a call of its own is still needed by
+// that call: it leaks, with the core, and a line on stderr says so.
+void EndSession(std::unique_ptr<SessionState> session, std::shared_ptr<Core> core);
 // Gives a session that has done nothing yet a name. Errors: as SessionTable::Enter.
 absl::Status NameSession(SessionState& session, std::string_view name);
 // Makes everything that the session has done durable; waits for it.

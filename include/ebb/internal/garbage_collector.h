@@ -25,6 +25,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <utility>
 
@@ -68,7 +69,9 @@ class GarbageCollector {
   GarbageCollector(Core& core, EpochSlot& slot, Owner owner)
       : core_(core), slot_(slot), owner_(std::move(owner)), collected_(core.log.begin()) {}
 
-  // At most once through the log as it is now.
+  // At most once through the log as it is now. If GcOptions::progress throws, the collection ends
+  // as if it had returned false. Then the exception is thrown on to the user whose call this is
+  // (kFree); otherwise it becomes a status.
   absl::StatusOr<GcStats> Collect(const GcOptions& options, Call& call);
   // From a sample of the index; see GcEstimate.
   GcEstimate Estimate() { return Estimate(core_.log.begin()); }
@@ -89,6 +92,8 @@ class GarbageCollector {
   // Between two passes. False: the collection ends here, or the status says why.
   absl::StatusOr<bool> GiveWay(Call& call);
   void Count(const absl::Status& status, const GcStats& stats);
+  // What GcOptions::progress returns; false, and thrown_, when it throws.
+  bool AskProgress(const GcOptions& options, const GcStats& now);
   // What is gone through: up to the tail, or what is read-only already.
   Address EndFor(Pace pace);
   absl::StatusOr<bool> RunPass(const GcOptions& options, const Call& call, Address end,
@@ -105,6 +110,7 @@ class GarbageCollector {
   Address swept_;      // no entry of the index leads below
   // Until then the automatic collections, of one rate, have done what they may.
   std::chrono::steady_clock::time_point paid_until_{};
+  std::exception_ptr thrown_;  // by GcOptions::progress of the collection that runs
   AtomicWord look_at_{0};  // when the tail has come here it is worth a look
 };
 

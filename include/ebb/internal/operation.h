@@ -48,10 +48,13 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "ebb/codec.h"
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/typed_record.h"
 #include "ebb/internal/updates.h"
@@ -119,6 +122,41 @@ class Operations {
     Address address;
     Record record;
     bool frozen;
+    bool is_hit;  // on the fast path
+  };
+
+  // A consumer of Read that calls a function of the user's with the value. Its fast path runs only
+  // outside callbacks.
+  template <typename Fn>
+  struct Visitor {
+    static constexpr bool kIsCallback = true;
+    SessionState& session;
+    Fn& fn;
+
+    EBB_INLINE void operator()(const Found& found) const {
+      if constexpr (V::kFixed) {
+        Value value;
+        CopyValue(found, value);
+        Call(found, value);
+      } else if (found.frozen) {
+        const std::string_view view = U::FrozenView(found.record);
+        CountRead(session, view);
+        Call(found, view);
+      } else {
+        CopyValue(found, session.scratch);
+        CountRead(session, session.scratch);
+        Call(found, ValueView(session.scratch));
+      }
+    }
+    EBB_INLINE void Call(const Found& found, const ValueView& value) const {
+      if (found.is_hit) {
+        const HitCallback scope(session.core, CallbackKind::kRead);
+        fn(value);
+      } else {
+        const CallbackScope scope(session.core, CallbackKind::kRead);
+        fn(value);
+      }
+    }
   };
 
   // Where the index's hint has led an update.
@@ -169,8 +207,13 @@ class Operations {
   static EBB_INLINE bool TryRead(SessionState& session, KeyView key, std::uint64_t hash,
                                  Consume&& consume) {
     Core& core = *session.core;
-    if (!session.idle()) [[unlikely]]
-      return false;
+    if constexpr (requires { std::remove_cvref_t<Consume>::kIsCallback; }) {
+      if (InCallback()) [[unlikely]]
+        return false;
+    } else {
+      if (!session.idle()) [[unlikely]]
+        return false;
+    }
     EpochGuard guard(core.epochs, *session.slot);
     const Address head = core.log.head();
     return FinishRead(core, guard, key, core.index.FindHint(hash), head, consume);
@@ -190,7 +233,7 @@ class Operations {
     const Record record(bytes, kShape);
     if (record.header().LoadAcquire().tombstone() || !guard.Look()) [[unlikely]]
       return false;
-    consume(Found{core.log, address, record, false});
+    consume(Found{core.log, address, record, /*frozen=*/false, /*is_hit=*/true});
     return true;
   }
   // Of a read that was no hit: true when its key is certainly absent.
@@ -208,7 +251,7 @@ class Operations {
   template <typename Consume>
   static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
                                         Consume consume) {
-    if (!session.idle()) return RefuseReentered(session, OpKind::kRead);
+    if (!session.callable()) return RefuseReentered(session, OpKind::kRead);
     SlowScope scope(*session.slot);
     session.search.Clear();
     OpStatus status = OpStatus::kOk;
@@ -264,18 +307,18 @@ class Operations {
       return OpStatus::kOk;
     return RmwSlow(session, key, hash, fn, initial);
   }
-  // False, without effect, when it is no hit.
+  // False, without effect, when it is no hit. Outside callbacks the session is idle.
   template <typename Fn>
   static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
     Core& core = *session.core;
-    if (!session.idle()) [[unlikely]]
+    if (InCallback()) [[unlikely]]
       return false;
     EpochGuard guard(core.epochs, *session.slot);
     if (!FinishRmw(session, LeadTo(core, guard, hash), key, fn)) return false;
     session.serials.Take(guard.version_bits());
     return true;
   }
-  // As FinishUpsert.
+  // As FinishUpsert. Not inside a callback.
   template <typename Fn>
   static EBB_INLINE bool FinishRmw(SessionState& session, const Lead& lead, KeyView key, Fn& fn) {
     // A value that may outgrow its record would be edited here in vain. (So would one that cannot
@@ -284,6 +327,7 @@ class Operations {
     const std::optional<Mutable> found = FindMutable(lead, key);
     if (!found) [[unlikely]]
       return false;
+    const HitCallback scope(&lead.core, CallbackKind::kUpdate);
     if constexpr (kShape.locked()) {
       typename U::CopyingOp copy{session};
       const auto edit = [&] { return U::Edit(fn, copy.Copy()); };
@@ -495,7 +539,7 @@ class Operations {
           const Record record(core.log.At(address, guard), kShape);
           status = OpStatus::kNotFound;
           if (record.header().LoadAcquire().tombstone()) return Step::kDone;
-          consume(Found{core.log, address, record, address < safe_read_only});
+          consume(Found{core.log, address, record, address < safe_read_only, /*is_hit=*/false});
           status = OpStatus::kOk;
           return Step::kDone;
         }
@@ -540,7 +584,7 @@ class Operations {
     }
     Core& core = *session.core;
     EpochGuard guard(core.epochs, *session.slot);  // callbacks always run under one
-    consume(Found{core.log, search.from(), *record, true});
+    consume(Found{core.log, search.from(), *record, /*frozen=*/true, /*is_hit=*/false});
     session.slot->tally.Add(Count::kReadsFromDevice, 1);
     return OpStatus::kOk;
   }
@@ -561,7 +605,7 @@ class Operations {
   template <typename Op>
   static EBB_NOINLINE OpStatus Update(SessionState& session, KeyView key, std::uint64_t hash,
                                       Op& op) {
-    if (!session.idle()) return RefuseReentered(session, Op::kKind);
+    if (!session.callable()) return RefuseReentered(session, Op::kKind);
     SlowScope scope(*session.slot);
     session.search.Clear();
     while (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {

@@ -15,6 +15,11 @@
 // takes what is left itself: mu_ decides between the two. With the store open, mu_ is the owner's
 // alone.
 //
+// User code and mu_. The function of an Rmw runs under mu_, inside a callback scope, so the calls
+// that would take mu_ again are rejected; size() does not take it. Completion callbacks, and the
+// destructors of what they and the functions own, run without mu_. They may begin and complete
+// other operations of the session, so no loop keeps a position in the list while one runs.
+//
 // Thread safety: one thread at a time, Close beside it. Progress: Start and CompleteOne may wait as
 // a call of the general form does, and for the device if told to.
 #pragma once
@@ -26,6 +31,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "ebb/internal/atomic.h"
 #include "ebb/internal/block_queue.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/device_search.h"
@@ -72,14 +78,25 @@ class PendingOperations {
   bool CompleteOne(bool wait);
   // All that have ended; with `wait`, until none is left. How many were told.
   std::size_t Complete(bool wait);
-  std::size_t size() const;
-  // All that are left, without effect. For Close, and for whoever finds the store closed.
-  std::vector<Owned> TakeAll();
+  std::size_t size() const {
+    return size_.load(std::memory_order_relaxed);  // the owner's, until the store is closed
+  }
+  // True while Start or CompleteOne runs a completion callback, which returns to this object.
+  bool notifying() const { return notifying_ != 0; }
+  // For the session's destructor: completes all that are left. Inside a callback of the store,
+  // where nothing may wait, they end without effect instead. Throws nothing: prints what a
+  // callback has thrown.
+  void End();
+  // All that are left, without effect: `why`. For Close, and for whoever finds the store closed.
+  std::vector<Owned> TakeAll(const absl::Status& why);
   // Also when one of them throws; then it is thrown on afterwards.
   static void TellAll(const std::vector<Owned>& operations);
 
  private:
-  Owned Next(bool wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Takes the next that has ended; null when none has. Also takes one that throws, which the caller
+  // destroys without mu_.
+  void Next(bool wait, Owned& ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Notify(PendingOperation& operation);
   void Read(PendingOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void MakeReady(BlockRead& read) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Owned TakeOut(PendingOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -88,13 +105,15 @@ class PendingOperations {
   mutable Mutex mu_;
   BlockQueue queue_ ABSL_GUARDED_BY(mu_);
   std::vector<Owned> operations_ ABSL_GUARDED_BY(mu_);
+  Atomic<std::size_t> size_{0};                             // of operations_
+  std::size_t notifying_ = 0;                               // the owner's
   PendingOperation* ready_ ABSL_GUARDED_BY(mu_) = nullptr;  // their reads have ended
   // Single blocks that are being read, and for whom first; the others hang on that one.
   std::unordered_map<std::uint64_t, PendingOperation*> reading_ ABSL_GUARDED_BY(mu_);
 };
 
-// Starts an operation in `list`, which is made if it is not there yet. Refused when the store is
-// closed, or the call comes from a callback under a guard of the session.
+// Starts an operation in `list`, which is created if it does not exist yet. Rejected when the store
+// is closed, or when the call comes from a callback of the store.
 void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& list,
                   PendingOperations::Owned operation);
 

@@ -21,6 +21,7 @@
 #include <type_traits>
 
 #include "ebb/codec.h"
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/typed_record.h"
 #include "ebb/metrics.h"
@@ -228,6 +229,7 @@ class Updates {
     ValueView initial;
 
     bool Edit() {
+      const CallbackScope scope(session.core, CallbackKind::kUpdate);
       if (!Updates::Edit(fn, Copy())) this->status = OpStatus::kRefused;
       return this->status == OpStatus::kOk;
     }
@@ -251,6 +253,7 @@ class Updates {
       if constexpr (kShape.locked()) {
         return this->ChangeLocked(address, record, [this] { return Edit(); });
       } else {
+        const CallbackScope scope(session.core, CallbackKind::kUpdate);
         RmwUnlocked(record, fn);
         return Wish::kDone;
       }

@@ -1,0 +1,92 @@
+// CallbackScope: the callbacks of stores that the calling thread is inside of.
+//
+// A callback is a function of the user that runs inside a call of a store: under the guard of the
+// call, or while the call holds a lock. A call of the same store from there would wait for itself
+// if it waited for a drain or for that lock. So each thread has a word that names the callbacks it
+// is inside of, and every public call that can wait first checks it (Core::CheckCallable). Calls of
+// other stores, and of other threads, are not affected.
+//
+// The word t_callbacks is
+//   0                   outside callbacks;
+//   a store, and a kind inside one callback, which the fast path of a Read or an Rmw runs
+//                       (HitCallback): two stores into the word, and no other cost. The fast path
+//                       is left for the slow path when the word is not 0, so these do not nest;
+//   a CallbackScope     inside any other callback. It names its store, its kind, and the word as it
+//                       was before, so that a callback of store A that calls a callback of store B
+//                       still counts as a callback of A.
+// Both restore the word when the callback throws.
+//
+// The checks cost the fast paths nothing: Read into a value, Contains and Upsert do not look at the
+// word, and their fast paths do not wait. So a callback's call on another session of its store is
+// rejected when it would leave the fast path, and always when it is an Rmw or a Read with a
+// visitor.
+//
+// A program has one such word for each thread, also if several of its shared libraries use ebb;
+// hence the visibility. The initial-exec model saves a function call in shared libraries.
+//
+// Thread safety: everything here belongs to the calling thread. Progress: wait-free.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+
+#include "absl/status/status.h"
+#include "ebb/internal/check.h"
+
+namespace ebb::internal {
+
+enum class CallbackKind : std::uint8_t {
+  kNone,
+  kRead,        // the visitor of a Read
+  kUpdate,      // the function of an Rmw
+  kCollection,  // GcOptions::progress
+  kBackup,      // the progress function of a Backup
+  kVerify,      // VerifyOptions::progress
+  kClose,       // `done` of an operation that Close ends
+};
+
+[[gnu::visibility("default"),
+  gnu::tls_model("initial-exec")]] inline constinit thread_local std::uintptr_t t_callbacks = 0;
+
+inline bool InCallback() { return t_callbacks != 0; }
+
+// For a callback on a fast path; not InCallback(). `store` is aligned to 8 bytes at least.
+class HitCallback {
+ public:
+  EBB_INLINE HitCallback(const void* store, CallbackKind kind) {
+    t_callbacks = reinterpret_cast<std::uintptr_t>(store) | static_cast<std::uintptr_t>(kind);
+  }
+  EBB_INLINE ~HitCallback() { t_callbacks = 0; }
+  HitCallback(const HitCallback&) = delete;
+  HitCallback& operator=(const HitCallback&) = delete;
+};
+
+class CallbackScope {
+ public:
+  CallbackScope(const void* store, CallbackKind kind)
+      : store_(store), kind_(kind), outer_(t_callbacks) {
+    t_callbacks = reinterpret_cast<std::uintptr_t>(this);
+  }
+  ~CallbackScope() { t_callbacks = outer_; }
+  CallbackScope(const CallbackScope&) = delete;
+  CallbackScope& operator=(const CallbackScope&) = delete;
+
+ private:
+  friend CallbackKind FindCallback(const void* store);
+
+  const void* const store_;
+  const CallbackKind kind_;
+  const std::uintptr_t outer_;
+};
+
+// The innermost callback of `store` that the thread is inside of, or kNone.
+CallbackKind FindCallback(const void* store);
+
+// As the documentation calls it.
+const char* NameOf(CallbackKind kind);
+
+// For a background job, which has no caller to throw to: Unknown, with the name of the callback and
+// the exception's message.
+absl::Status ThrownError(CallbackKind kind, const std::exception_ptr& thrown);
+
+}  // namespace ebb::internal
