@@ -145,12 +145,12 @@ TEST(BackgroundJobsTest, CommitsStayInTimeBesideAllLongJobs) {
   options.index_auto_grow = true;
   Model model;
   auto store = Must(OpenIn<U64StringStore>("db", WithThreads(&files), options));
-  store.StopBackground();
+  EXPECT_TRUE(store.StopBackground().ok());
   // Enough to collect, and so little that updates are not slowed down for it.
   for (std::uint64_t i = 0; i < 2200; ++i) {
     Must(store.Upsert(i % 20, model[i % 20] = std::string(2000, static_cast<char>('a' + i % 26))));
   }
-  store.StartBackground();
+  EXPECT_TRUE(store.StartBackground().ok());
   while (store.GetBackgroundStats().gc.last_begun_unix_ms == 0) std::this_thread::yield();
   StepSync steps;
   std::thread backup([&] {
@@ -194,18 +194,18 @@ TEST(BackgroundJobsTest, ASlowCollectionDoesNotHoldUpACheckpoint) {
   options.gc.pass_bytes = 1 << 20;
   Model model;
   auto store = Must(OpenIn<U64StringStore>("db", WithThreads(&files), options));
-  store.StopBackground();  // it would slow down the updates
+  EXPECT_TRUE(store.StopBackground().ok());  // it would slow down the updates
   for (std::uint64_t turn = 0; turn < 8; ++turn) {
     for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
   }
-  store.StartBackground();
+  EXPECT_TRUE(store.StartBackground().ok());
   while (!store.GetBackgroundStats().active) std::this_thread::yield();
   for (int i = 0; i < 3; ++i) {
     Must(store.Checkpoint());
     Must(store.GrowIndex());
     EXPECT_EQ(store.GetBackgroundStats().gc.run_count, 0U);  // it has not ended
   }
-  store.StopBackground();
+  EXPECT_TRUE(store.StopBackground().ok());
   EXPECT_FALSE(store.GetBackgroundStats().active);
   ExpectHolds(store, model, 310);
 }
@@ -266,7 +266,7 @@ TEST(BackgroundJobsTest, StopBackgroundLeavesAUsersCollectionAlone) {
   });
   steps.Await(1);                                  // 1 <-
   std::this_thread::sleep_for(milliseconds(300));  // the checkpoint is due, and waits
-  store.StopBackground();
+  EXPECT_TRUE(store.StopBackground().ok());
   EXPECT_FALSE(store.GetBackgroundStats().active);
   steps.Announce(2);  // 2 ->
   collector.join();
