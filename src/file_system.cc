@@ -4,6 +4,9 @@
 // regular file is accepted, so that nobody who can write to the directory can make the store read,
 // change or wait for something elsewhere. Files are created with mode 0600, a directory with 0700.
 //
+// No descriptor of the library is 0, 1 or 2 (AboveStandard). Programs may start with those closed,
+// for example daemons, and the next line printed to stderr would go into the file.
+//
 // Direct transfers are switched on after the open (the flag may be changed on an open file), so
 // that a file system without them costs no second open and cannot leave a half-made file. Memory,
 // offsets and lengths of 4 KiB satisfy every device with blocks up to that size; where the kernel
@@ -59,7 +62,7 @@ struct OpenedDescriptor {
 
 OpenedDescriptor OpenRetrying(int directory, const char* name, int flags, mode_t mode) {
   for (;;) {  // ends: a signal interrupts each call at most once
-    const int fd = ::openat(directory, name, flags | O_CLOEXEC, mode);
+    const int fd = AboveStandard(::openat(directory, name, flags | O_CLOEXEC, mode));
     if (fd >= 0) return {Descriptor(fd), 0};
     if (errno != EINTR) return {Descriptor(), errno};
   }
@@ -301,6 +304,15 @@ class PosixFiles final : public FileSystem {
 };
 
 }  // namespace
+
+int AboveStandard(int fd) {
+  if (fd < 0 || fd > STDERR_FILENO) return fd;
+  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  const int error = errno;
+  static_cast<void>(::close(fd));
+  errno = error;
+  return moved;
+}
 
 FileSystem& PosixFileSystem() {
   static PosixFiles* const files = new PosixFiles;  // never destroyed: stores may outlive statics

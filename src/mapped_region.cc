@@ -1,9 +1,13 @@
 #include "ebb/internal/mapped_region.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <utility>
+
+#include "ebb/internal/file_system.h"
 
 namespace ebb::internal {
 namespace {
@@ -69,8 +73,13 @@ void MappedRegion::Release(std::size_t offset, std::size_t count) const {
 }
 
 std::uint64_t MappedRegion::huge_page_bytes() const {
-  std::FILE* maps = std::fopen("/proc/self/smaps", "re");
-  if (maps == nullptr) return 0;
+  const int fd = AboveStandard(::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC));
+  if (fd < 0) return 0;
+  std::FILE* const maps = ::fdopen(fd, "r");
+  if (maps == nullptr) {
+    static_cast<void>(::close(fd));
+    return 0;
+  }
   const auto first = reinterpret_cast<std::uintptr_t>(data_);
   std::uint64_t total = 0;
   bool inside = false;

@@ -4,12 +4,25 @@
 
 #include <liburing.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <vector>
 
 namespace ebb::internal {
 namespace {
+
+// The ring's descriptor is the library's own, so it must not be 0, 1 or 2. False, and no ring, when
+// it cannot be moved. A template, because older versions of liburing have only one of the fields.
+template <typename Ring>
+bool MoveAboveStandard(Ring& ring) {
+  if (ring.ring_fd > STDERR_FILENO) return true;
+  const int moved = AboveStandard(ring.ring_fd);
+  ring.ring_fd = moved;
+  if constexpr (requires { ring.enter_ring_fd; }) ring.enter_ring_fd = moved;
+  if (moved < 0) io_uring_queue_exit(&ring);
+  return moved >= 0;
+}
 
 class Uring final : public ReadRing {
   // One call of the kernel for so many is nearly as cheap as for one.
@@ -18,6 +31,7 @@ class Uring final : public ReadRing {
  public:
   explicit Uring(unsigned depth) : depth_(depth) {
     open_ = io_uring_queue_init(depth, &ring_, 0) == 0;
+    if (open_) open_ = MoveAboveStandard(ring_);
     if (open_) unsubmitted_.reserve(depth);
   }
   ~Uring() override {

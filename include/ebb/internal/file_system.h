@@ -104,6 +104,12 @@ class FileSystem {
   virtual std::unique_ptr<ReadRing> OpenReadRing(unsigned /*depth*/) { return nullptr; }
 };
 
+// Moves a descriptor that was just created to a number above 2, so that it does not take the place
+// of a closed standard input, output or error. Returns the new number (`fd` itself when it is above
+// 2 already), or -1 with errno set, and then `fd` is closed. -1 stays -1, so calls can be nested:
+// AboveStandard(open(...)).
+int AboveStandard(int fd);
+
 // The real one; lives for the whole process.
 FileSystem& PosixFileSystem();
 
