@@ -89,6 +89,7 @@ absl::Status Compaction::Copy(const LiveReader::Item& found) {
   // Each turn means that something was bumped, the chain has grown, or there was no room.
   for (;;) {
     if (core_.epochs.closed()) return core_.ClosedError();
+    if (core_.health.poisoned()) return core_.health.status();
     switch (TryCopy(live, extent)) {
       case Next::kDone:
         return absl::OkStatus();

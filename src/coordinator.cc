@@ -129,7 +129,7 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   const Address begin = BeginToState(manifest != nullptr);
   if (begin_ != begin) record_all_sessions_ = true;
   begin_ = begin;
-  ShiftVersion();
+  if (absl::Status status = ShiftVersion(); !status.ok()) return status;
   if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
   if (manifest != nullptr) {
     manifest->version = version_ - 1;
@@ -140,15 +140,15 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   return absl::OkStatus();
 }
 
-void Coordinator::ShiftVersion() {
+absl::Status Coordinator::ShiftVersion() {
   shift_tail_ = core_.log.tail();
   core_.log.BeginVersionShift();
   ++version_;
   const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>(version_ & 3));
-  Backoff backoff;
-  while (!core_.epochs.Drained(epoch)) backoff.Wait();
+  if (absl::Status status = core_.WaitForDrain(epoch); !status.ok()) return status;
   core_.version_floor.store(shift_tail_.value(), std::memory_order_release);  // [drained]
   core_.drained_version.store(version_, std::memory_order_release);           // [drained]
+  return absl::OkStatus();
 }
 
 absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
@@ -193,11 +193,7 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
 absl::Status Coordinator::MakeDurable() {
   const Address end = control_end_;
   if (absl::Status status = core_.log.FlushTo(end); !status.ok()) return status;
-  if (absl::Status status = core_.files.device->Sync(); !status.ok()) {
-    core_.health.Poison(status);
-    core_.log.BlockUpdates();
-    return core_.health.status();
-  }
+  if (absl::Status status = core_.files.device->Sync(); !status.ok()) return core_.Poison(status);
   durable_ = end;
   durable_begin_.store(begin_.value(), std::memory_order_release);               // [begin]
   core_.counters.commits.fetch_add(1, std::memory_order_relaxed);                // statistics
@@ -307,13 +303,12 @@ absl::Status Coordinator::WriteCheckpoint() {
   manifest.id = ++checkpoint_id_;
   manifest.created_unix_ms = UnixMs();
   manifest.scan_from = core_.log.tail();
-  const std::uint64_t epoch = core_.epochs.Bump();
-  Backoff backoff;
-  while (!core_.epochs.Drained(epoch)) backoff.Wait();
+  absl::Status status = core_.WaitForDrain(core_.epochs.Bump());
+  if (!status.ok()) return status;
   const auto stop = [this] {
     return closing_.load(std::memory_order_relaxed);  // some buckets later is soon enough
   };
-  absl::Status status = WriteIndexImage(core_, stop, manifest);
+  status = WriteIndexImage(core_, stop, manifest);
   if (status.ok()) {
     MutexLock lock(mu_);
     status = CommitLocked(&manifest);
@@ -341,10 +336,8 @@ absl::Status Coordinator::SyncDirectory() {
   const int error = core_.files.directory->Sync();
   if (error == 0) return absl::OkStatus();
   // The device shares the directory, and its next sync would not hear of this any more.
-  core_.health.Poison(
+  return core_.Poison(
       absl::UnavailableError(FileError("sync", "the store's directory", 0, error).message()));
-  core_.log.BlockUpdates();
-  return core_.health.status();
 }
 
 std::vector<CheckpointInfo> Coordinator::Checkpoints() const {
@@ -456,6 +449,8 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
     MutexLock commit_lock(mu_);
     if (stopped_) return core_.ClosedError();
   }
+  // A growth may have been left half-way.
+  if (core_.epochs.broken()) return core_.health.status();
   try {
     return LogVerifier(core_, options, [this] { return core_.epochs.closed(); }).Run(Checkpoints());
   } catch (const std::bad_alloc&) {
@@ -652,9 +647,10 @@ absl::Status Coordinator::CloseLocked() {
 }
 
 void Coordinator::ShutOut() {
-  const std::uint64_t epoch = core_.epochs.BumpClosed();
+  // Without a drain a guard may be left that reads memory, see LetGo; slow calls end in any case.
+  static_cast<void>(core_.WaitForDrain(core_.epochs.BumpClosed()));
   Backoff backoff;
-  while (!core_.epochs.Drained(epoch) || !core_.epochs.NoSlowCalls()) backoff.Wait();
+  while (!core_.epochs.NoSlowCalls()) backoff.Wait();
 }
 
 absl::Status Coordinator::LetGo() {
@@ -671,7 +667,7 @@ absl::Status Coordinator::LetGo() {
   absl::Status status = core_.files.device->Close();
   if (core_.files.directory != nullptr) core_.files.directory->Unlock();
   core_.files = {};
-  core_.log.ReleaseMemory();
+  if (!core_.epochs.broken()) core_.log.ReleaseMemory();
   closed_ = true;
   return status;
 }

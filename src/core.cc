@@ -31,7 +31,7 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       files(std::move(store_files)),
       io_uring(core_config.io_uring && files.file_system != nullptr &&
                files.file_system->OpenReadRing(1) != nullptr),
-      epochs(0, core_config.force_fallback),
+      epochs(0, core_config.force_fallback, &health),
       pool(core_config.pool_threads, core_config.startable_threads),
       commit_thread(CommitThreads(core_config),
                     core_config.startable_threads - pool.started_count()),
@@ -58,6 +58,24 @@ absl::Status Core::CheckThreads() const {
 }
 
 bool Core::in_opening_process() const { return opening_process == getpid(); }
+
+absl::Status Core::Poison(const absl::Status& cause) {
+  health.Poison(cause);
+  log.BlockUpdates();
+  return health.status();
+}
+
+absl::Status Core::WaitForDrain(std::uint64_t epoch) {
+  Backoff backoff;
+  while (!epochs.Drained(epoch)) {
+    if (epochs.broken()) {
+      log.BlockUpdates();
+      return health.status();
+    }
+    backoff.Wait();
+  }
+  return absl::OkStatus();
+}
 
 absl::Status Core::ClosedError() const {
   if (!in_opening_process()) {

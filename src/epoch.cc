@@ -1,5 +1,6 @@
 #include "ebb/internal/epoch.h"
 
+#include <fmt/format.h>
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
@@ -9,6 +10,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <mutex>
+#include <new>
+#include <system_error>
+
+#include "absl/status/status.h"
 
 namespace ebb::internal {
 namespace {
@@ -17,18 +22,31 @@ namespace {
   return static_cast<int>(syscall(SYS_membarrier, command, 0, 0));
 }
 
-// Registers the process and tries the call once; the answer holds for the life of the process.
+// Registers the process, once, and tries the call: a filter may have forbidden it since an earlier
+// store was opened.
 [[maybe_unused]] bool MembarrierWorks() {
-  static const bool works = Membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 &&
-                            Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
-  return works;
+  static const bool is_registered = Membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+  return is_registered && Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
 }
 
-// Once registered the call can fail only for want of memory in the kernel, which passes.
-[[maybe_unused]] void HeavyBarrier() {
+// Returns 0, or the errno value of a call that was forbidden after the store was opened. A lack of
+// memory in the kernel passes; without it, one that lasts for about ten seconds counts as an error.
+[[maybe_unused]] int HeavyBarrier() {
   for (int tries = 0; Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0; ++tries) {
-    EBB_CHECK(errno == ENOMEM && tries < 100000);
+    if (errno != ENOMEM || tries == 100000) return errno;
     usleep(100);
+  }
+  return 0;
+}
+
+[[maybe_unused]] absl::Status BarrierError(int error) {
+  try {
+    return absl::UnavailableError(fmt::format(
+        "membarrier failed: {} (errno {}); it worked when the store was opened, so a filter of "
+        "system calls may have been installed since",
+        std::generic_category().message(error), error));
+  } catch (const std::bad_alloc&) {
+    return absl::Status(absl::StatusCode::kUnavailable, "");  // allocates nothing
   }
 }
 
@@ -64,13 +82,12 @@ ForkRegistry& Registry() {
 
 }  // namespace
 
-EpochManager::EpochManager(unsigned version_bits, bool force_fallback)
-    : state_(EpochState::kOneEpoch | (version_bits & EpochState::kVersionMask))
+EpochManager::EpochManager(unsigned version_bits, bool force_fallback, Health* health)
+    : state_(EpochState::kOneEpoch | (version_bits & EpochState::kVersionMask)),
 #ifndef EBB_TSAN
-      ,
-      use_membarrier_(!force_fallback && !g_force_fallback && MembarrierWorks())
+      use_membarrier_(!force_fallback && !g_force_fallback && MembarrierWorks()),
 #endif
-{
+      health_(health) {
   static_cast<void>(force_fallback);
   ForkRegistry& registry = Registry();
   std::lock_guard lock(registry.mu);
@@ -118,7 +135,10 @@ std::uint64_t EpochManager::Publish(std::uint64_t clear_bits, std::uint64_t set_
   } while (!state_.compare_exchange_weak(seen, next, std::memory_order_seq_cst,  // [bump] [busy]
                                          std::memory_order_relaxed));
 #ifndef EBB_TSAN
-  if (use_membarrier_) HeavyBarrier();  // [announce] heavy half
+  if (const int error = use_membarrier_ ? HeavyBarrier() : 0; error != 0) {  // [announce] heavy
+    if (health_ != nullptr) health_->Poison(BarrierError(error));
+    broken_.store(true, std::memory_order_release);  // [broken]
+  }
 #endif
   return EpochState::Epoch(next);
 }
@@ -132,6 +152,7 @@ std::uint64_t EpochManager::BumpVersion(unsigned next_version_bits) {
 std::uint64_t EpochManager::BumpClosed() { return Publish(0, EpochState::kClosed); }
 
 bool EpochManager::Drained(std::uint64_t epoch) {
+  if (broken()) return false;
   MutexLock lock(mu_);  // [slots]
   return std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
     const std::uint64_t word =

@@ -186,7 +186,11 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
     throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
     if (call.is_stopping()) break;
     if (!throttle.IsAhead()) {
-      if (end <= collected_) end = EndFor(call.pace);
+      if (end <= collected_) {
+        absl::StatusOr<Address> new_end = EndFor(call.pace);
+        if (!new_end.ok()) return new_end.status();
+        end = *new_end;
+      }
       absl::StatusOr<bool> more = RunPass(options, call, end, throttle, stats);
       if (!more.ok()) return more.status();
       goes_on = *more && collected_ < end && call.pace != Pace::kOnePass;
@@ -213,13 +217,13 @@ absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
   return false;
 }
 
-Address GarbageCollector::EndFor(Pace pace) {
+absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
   const Address tail = core_.log.tail();
   const Address frozen = core_.log.safe_read_only();
   if (pace == Pace::kByItself && frozen.value() >= tail.value() - (tail - collected_) / 2) {
     return frozen;
   }
-  core_.log.FreezeTo(tail);
+  if (absl::Status status = core_.log.FreezeTo(tail); !status.ok()) return status;
   return tail;
 }
 

@@ -296,6 +296,7 @@ bool HybridLog::Stage() {
   if (moves_head) head_.store(head_target.value(), std::memory_order_release);  // [boundary]
   staged_epoch_ = epochs_.Bump();
   staged_ = true;
+  if (epochs_.broken()) BlockUpdatesLocked();
   return true;
 }
 
@@ -331,6 +332,10 @@ void HybridLog::EndVersionShift(Address floor) {
 
 void HybridLog::BlockUpdates() {
   MutexLock lock(boundary_mu_);
+  BlockUpdatesLocked();
+}
+
+void HybridLog::BlockUpdatesLocked() {
   updates_blocked_ = true;
   RaiseUpdateFrom(Address(), kInfinity);
 }
@@ -413,6 +418,7 @@ absl::Status HybridLog::FlushTo(Address end) {
   }
   Backoff backoff;
   while (flushed_until() < end) {
+    if (epochs_.broken()) return health_.status();
     absl::StatusOr<bool> moved = Help();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
@@ -420,7 +426,7 @@ absl::Status HybridLog::FlushTo(Address end) {
   return absl::OkStatus();
 }
 
-void HybridLog::FreezeTo(Address end) {
+absl::Status HybridLog::FreezeTo(Address end) {
   EBB_CHECK(end <= tail());
   {
     MutexLock lock(boundary_mu_);
@@ -428,8 +434,10 @@ void HybridLog::FreezeTo(Address end) {
   }
   Backoff backoff;
   while (safe_read_only() < end) {
+    if (epochs_.broken()) return health_.status();
     if (!ShiftBoundaries()) backoff.Wait();
   }
+  return absl::OkStatus();
 }
 
 absl::Status HybridLog::ShiftBegin(Address begin) {
@@ -440,6 +448,7 @@ absl::Status HybridLog::ShiftBegin(Address begin) {
   }
   Backoff backoff;
   while (safe_head() < begin) {
+    if (epochs_.broken()) return health_.status();
     absl::StatusOr<bool> moved = Help();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
@@ -486,7 +495,7 @@ void HybridLog::Maintain() {
   if (!moved.ok()) return;
   if (*moved) {
     maintenance_backoff_ = Backoff();
-  } else if (NothingToDo()) {
+  } else if (NothingToDo() || epochs_.broken()) {
     return;
   } else {
     maintenance_backoff_.Wait();

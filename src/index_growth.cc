@@ -8,12 +8,6 @@
 namespace ebb::internal {
 namespace {
 
-void DrainGuards(Core& core) {
-  const std::uint64_t epoch = core.epochs.Bump();
-  Backoff backoff;
-  while (!core.epochs.Drained(epoch)) backoff.Wait();
-}
-
 absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
   const char* reason = why == HashIndex::GrowthStart::kAtLimit
                            ? "it cannot have more (2^15 times what the store was created with, or "
@@ -27,6 +21,8 @@ absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
 
 absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
   using Clock = std::chrono::steady_clock;
+  // An earlier growth may have been left half-way.
+  if (core.epochs.broken()) return core.health.status();
   HashIndex& index = core.index;
   const HashIndex::GrowthStart start = index.BeginGrowth();
   if (start != HashIndex::GrowthStart::kStarted) return Refusal(index, start);
@@ -34,7 +30,7 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
   Clock::time_point begun = Clock::now();
   for (bool more = true; more;) {
     if (stop()) return absl::AbortedError("the store is being closed");
-    DrainGuards(core);
+    if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
     index.BeginSplit();
     more = index.FinishSplit();
     const Clock::time_point now = Clock::now();
@@ -42,7 +38,7 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
     longest_us = std::max(longest_us, static_cast<std::uint64_t>(took.count()));
     begun = now;
   }
-  DrainGuards(core);
+  if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
   index.EndGrowth();
   Core::Counters& counters = core.counters;
   counters.index_growths.fetch_add(1, std::memory_order_relaxed);  // statistics

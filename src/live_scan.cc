@@ -40,7 +40,7 @@ absl::Status LiveScan::Begin() {
           fmt::format("{} scans are under way, which is the most there may be", Pins::kMost));
     }
     end_ = core_->log.tail();
-    core_->log.FreezeTo(end_);
+    if (absl::Status status = core_->log.FreezeTo(end_); !status.ok()) return status;
     LiveReader::Config config{.below = end_, .prefix = prefix_};
     config.most_open_bytes = kMostOpenBytes;
     config.reading.ahead_bytes = core_->config.scan_ahead_bytes;

@@ -254,6 +254,7 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   static_cast<void>(core->files.device->TruncateFront(front_block));
 
   core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
+  if (core->epochs.broken()) return core->health.status();
   core->drained_version.store(start.version, std::memory_order_release);        // [drained]
   core->version_floor.store(start.durable.value(), std::memory_order_release);  // [drained]
   opened.coordinator = std::make_unique<Coordinator>(*core, std::move(start));

@@ -271,7 +271,7 @@ TEST(CodecTest, BytesThatTheCodecRefusesAreDataLoss) {
   int calls = 0;
   const std::uint64_t serial = session.serial();
   for (const bool frozen : {false, true}) {
-    if (frozen) CoreOf(store).log.FreezeTo(CoreOf(store).log.tail());
+    if (frozen) Must(CoreOf(store).log.FreezeTo(CoreOf(store).log.tail()));
     EXPECT_TRUE(refused(session.Read(2).status()));
     EXPECT_TRUE(refused(session.Read(2, read)));
     EXPECT_TRUE(refused(session.Read(2, [&](const Text<1>&) { ++calls; })));

@@ -363,7 +363,7 @@ TEST(HybridLogTest, FreezingEndsWithinABlockAndFlushingBeforeIt) {
   const internal::Address end = rig.log().tail();
   EpochSlot& writer_slot = *rig.epochs().AcquireSlot();
   std::optional<EpochGuard> writer(std::in_place, rig.epochs(), writer_slot);
-  std::thread freezer([&] { rig.log().FreezeTo(end); });
+  std::thread freezer([&] { Must(rig.log().FreezeTo(end)); });
   while (rig.log().read_only() < end) std::this_thread::yield();
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_EQ(rig.log().safe_read_only(), rig.geometry().PageStart(1)) << "somebody may be writing";
@@ -371,13 +371,13 @@ TEST(HybridLogTest, FreezingEndsWithinABlockAndFlushingBeforeIt) {
   freezer.join();
   EXPECT_EQ(rig.log().safe_read_only(), end);
   EXPECT_GT(rig.log().update_from(), first.address.value());
-  rig.log().FreezeTo(end);  // again, and below: nothing to do
-  rig.log().FreezeTo(first.address);
+  Must(rig.log().FreezeTo(end));  // again, and below: nothing to do
+  Must(rig.log().FreezeTo(first.address));
   Must(rig.HelpUntilIdle());
   EXPECT_TRUE(rig.device().writes().empty());
   EXPECT_EQ(rig.log().flushed_until(), rig.geometry().PageStart(1));
   const Written second = Must(rig.AppendExtent(1000));
-  rig.log().FreezeTo(rig.log().tail());
+  Must(rig.log().FreezeTo(rig.log().tail()));
   Must(rig.FillUntilPage(12, 4080));
   Must(rig.HelpUntilIdle());
   EXPECT_TRUE(rig.Holds(first));
@@ -395,7 +395,7 @@ TEST(HybridLogTest, FreezingEndsWithinABlockAndFlushingBeforeIt) {
 TEST(HybridLogTest, ABlockThatIsFrozenInPartKeepsNoThreadBusy) {
   LogRig rig({.pool_threads = 1});
   Must(rig.AppendExtent(1000));
-  rig.log().FreezeTo(rig.log().tail());
+  Must(rig.log().FreezeTo(rig.log().tail()));
   Must(rig.FillUntilPage(3, 4080));  // maintenance begins at each turn
   std::atomic<bool> ran{false};
   internal::PoolJob job(rig.pool(), [&] { ran.store(true, std::memory_order_release); });
@@ -889,7 +889,7 @@ class TwoChunks {
   // `first`: what becomes of the first write.
   explicit TwoChunks(absl::Status first) : first_(std::move(first)) {
     while (rig_.TailPage() < 4) all_.push_back(Must(rig_.AppendExtent(408)));
-    rig_.log().FreezeTo(rig_.geometry().PageStart(4));
+    Must(rig_.log().FreezeTo(rig_.geometry().PageStart(4)));
     rig_.device().HookWrites([this](std::uint64_t block, bool done) {
       if (block == 1 && !done) {
         steps_.Announce(1);  // 1 ->

@@ -40,9 +40,9 @@ class LiveReaderTest : public testing::TestWithParam<std::uint64_t> {
       } else {
         Must(store_.Upsert(key, model[key] = std::string(random_() % 60, 'v') + std::to_string(i)));
       }
-      if (random_() % 64 == 0) core_.log.FreezeTo(core_.log.tail());
+      if (random_() % 64 == 0) Must(core_.log.FreezeTo(core_.log.tail()));
     }
-    core_.log.FreezeTo(core_.log.tail());
+    Must(core_.log.FreezeTo(core_.log.tail()));
   }
   static void Add(KeyModel& shown, const LiveReader& reader) {
     for (const LiveReader::Item& item : reader.live()) {

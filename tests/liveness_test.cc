@@ -95,7 +95,7 @@ void ExpectTheHighestAreLive(internal::Core& core, Address end, Address below,
   EXPECT_EQ(live_count, newest.size());
 }
 
-void Freeze(internal::Core& core) { core.log.FreezeTo(core.log.tail()); }
+void Freeze(internal::Core& core) { Must(core.log.FreezeTo(core.log.tail())); }
 
 // A record that was allocated and never published.
 Address AppendUnpublished(internal::Core& core, internal::EpochSlot& slot, std::uint64_t key) {

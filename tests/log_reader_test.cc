@@ -51,7 +51,7 @@ class LogReaderTest : public testing::Test {
       written_.emplace_back(key, value);
       if (random_() % 50 == 0) Must(Commit(store_));  // pads to the block's end
     }
-    core_.log.FreezeTo(core_.log.tail());
+    Must(core_.log.FreezeTo(core_.log.tail()));
   }
   // All chunks; the first error.
   absl::StatusOr<std::vector<Seen>> ReadAll(LogReader::Range range, LogReader::Config config) {
@@ -110,7 +110,7 @@ TEST_F(LogReaderTest, WhatIsNoValidRecordIsSteppedOver) {
   Write(3);
   Must(store_.Upsert("long", std::string(12000, 'x')));  // on the next page
   Must(store_.Upsert("last", std::string(8000, 'x')));
-  core_.log.FreezeTo(core_.log.tail());
+  Must(core_.log.FreezeTo(core_.log.tail()));
   EXPECT_EQ(Must(ReadAll(Everything(), {})).size(), 8U);
 }
 
@@ -144,7 +144,7 @@ TEST_F(LogReaderTest, WhatLeavesMemoryMeanwhileIsReadFromTheDevice) {
     if (shown < count / 2) {
       PushOut(store_, [&](std::uint64_t i) {
         Must(store_.Upsert("other", std::string(3000 + i % 2, 'o')));
-        core_.log.FreezeTo(core_.log.tail());
+        Must(core_.log.FreezeTo(core_.log.tail()));
       });
     }
   }

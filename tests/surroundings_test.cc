@@ -91,6 +91,156 @@ int InChild(Body body) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+// ---- a filter of system calls ----
+
+// From now on membarrier fails with `error`, in the calling thread or in all. False: the kernel has
+// no such filters, or this process may not install one.
+bool ForbidMembarrier(int error, bool in_all_threads) {
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program{static_cast<unsigned short>(std::size(code)), code};
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return false;
+  const unsigned long flags = in_all_threads ? SECCOMP_FILTER_FLAG_TSYNC : 0;
+  if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program) != 0) return false;
+  return ::syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) == -1 && errno == error;
+}
+
+struct FilteredCall {
+  const char* name;
+  std::function<absl::Status(U64Store&)> run;
+};
+
+absl::Status UpdateUntilItFails(U64Store& store) {
+  for (std::uint64_t key = 1'000'000; key < 2'000'000; ++key) {
+    if (absl::Status status = store.Upsert(key, key); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+// Each needs a drain.
+std::vector<FilteredCall> CallsThatDrain(const std::string& backup_path) {
+  return {
+      {"Commit", [](U64Store& store) { return store.Commit(); }},
+      {"Checkpoint", [](U64Store& store) { return store.Checkpoint().status(); }},
+      {"CollectGarbage",
+       [](U64Store& store) {
+         return store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1}).status();
+       }},
+      {"GrowIndex", [](U64Store& store) { return store.GrowIndex(); }},
+      {"Scan", [](U64Store& store) { return store.Scan([](std::uint64_t, std::uint64_t) {}); }},
+      {"updates", UpdateUntilItFails},
+      {"Backup", [backup_path](U64Store& store) { return store.Backup(backup_path).status(); }},
+      {"WaitDurable",
+       [](U64Store& store) {
+         auto session = store.NewSession();
+         return session.WaitDurable();
+       }},
+  };
+}
+
+// A child opens a store, commits, installs the filter, and then makes the calls, beginning with
+// number `first`; beyond the last one it closes the store at once. Another thread reads all the
+// time.
+int UseUnderFilter(const std::string& path, int error, bool in_all_threads, std::size_t first) {
+  Findings findings;
+  std::optional<U64Store> store(Must(U64Store::Open(path, QuietOptions())));
+  for (std::uint64_t key = 0; key < kCommitted; ++key) Must(store->Upsert(key, key * 3));
+  Must(store->Commit());
+  if (!store->Stats().membarrier) return kNothingToTest;
+  std::thread reader([&store, &findings] {
+    for (std::uint64_t n = 0;; n += 7919) {
+      const auto value = store->Read(n % kCommitted);
+      if (absl::IsFailedPrecondition(value.status())) return;  // closed
+      if (!value.ok() || *value != n % kCommitted * 3) {
+        return findings.Expect(false, "a read by another thread", value.status());
+      }
+    }
+  });
+  if (!ForbidMembarrier(error, in_all_threads)) ::_exit(kNothingToTest);
+  Must(store->Upsert(kCommitted, 1));  // in memory, so that there is something to commit
+  const std::vector<FilteredCall> calls = CallsThatDrain(path + ".backup");
+  for (std::size_t i = 0; i < calls.size() && first < calls.size(); ++i) {
+    const FilteredCall& call = calls[(first + i) % calls.size()];
+    const absl::Status status = call.run(*store);
+    findings.ExpectCode(status, StatusCode::kUnavailable, call.name);
+    findings.Expect(status.message().find("membarrier") != absl::string_view::npos, call.name,
+                    status);
+    const auto value = store->Read(5);
+    findings.Expect(value.ok() && *value == 15, "Read", value.status());
+  }
+  const absl::Status closed = store->Close();
+  findings.ExpectCode(closed, StatusCode::kUnavailable, "Close");
+  findings.Expect(store->Close() == closed, "Close again", closed);
+  reader.join();
+  findings.ExpectCode(store->Upsert(1, 1), StatusCode::kFailedPrecondition, "after Close");
+  store.reset();
+  // The lock is free. A store that is opened now knows better.
+  auto again = U64Store::Open(path, QuietOptions());
+  findings.Expect(again.ok(), "Open", again.status());
+  if (again.ok()) {
+    findings.Expect(!again->Stats().membarrier, "a new store uses membarrier");
+    const auto value = again->Read(kCommitted - 1);
+    findings.Expect(value.ok() && *value == (kCommitted - 1) * 3, "Read again", value.status());
+    findings.ExpectCode(again->Read(kCommitted).status(), StatusCode::kNotFound, "uncommitted");
+    findings.ExpectCode(again->Commit(), StatusCode::kOk, "Commit again");
+    findings.ExpectCode(again->Close(), StatusCode::kOk, "Close of the new store");
+  }
+  return findings.count() == 0 ? 0 : 1;
+}
+
+class FilterTest : public testing::TestWithParam<std::size_t> {};
+
+// Hazard: errno of membarrier ended the process.
+TEST_P(FilterTest, AForbiddenBarrierPoisonsTheStoreAndNothingHangs) {
+  const TempDir dir;
+  const int error = GetParam() % 4 < 2 ? EPERM : ENOSYS;
+  const bool in_all_threads = GetParam() % 2 == 0;
+  const int result =
+      InChild([&] { return UseUnderFilter(dir / "db", error, in_all_threads, GetParam()); });
+  if (result == kNothingToTest) GTEST_SKIP() << "no membarrier, or no filters";
+  EXPECT_EQ(result, 0);
+  auto store = Must(U64Store::Open(dir / "db", QuietOptions()));
+  for (std::uint64_t key = 0; key < kCommitted; key += 97) {
+    ASSERT_EQ(Must(store.Read(key)), key * 3);
+  }
+  Must(store.Close());
+  const VerifyReport report = Must(VerifyDirectory(dir / "db"));
+  EXPECT_TRUE(report.ok()) << testing::PrintToString(report.problems);
+  // The backup had not begun to copy, and has left nothing.
+  const std::string backup = dir / "db.backup";
+  EXPECT_TRUE(!std::filesystem::exists(backup) || std::filesystem::is_empty(backup));
+}
+
+INSTANTIATE_TEST_SUITE_P(BeginningWith, FilterTest,
+                         testing::Range<std::size_t>(0, CallsThatDrain("").size() + 1));
+
+TEST(FallbackUnderFilterTest, NeedsNoMembarrier) {
+  const TempDir dir;
+  const int result = InChild([&] {
+    Findings findings;
+    internal::Environment environment;
+    environment.force_fallback = true;
+    auto store = Must(OpenIn<U64Store>(dir / "db", environment, QuietOptions()));
+    if (!ForbidMembarrier(EPERM, true)) return kNothingToTest;
+    for (std::uint64_t key = 0; key < kCommitted; ++key) Must(store.Upsert(key, key * 3));
+    for (const FilteredCall& call : CallsThatDrain(dir / "backup")) {
+      if (call.run != nullptr && std::string(call.name) != "updates") {
+        findings.ExpectCode(call.run(store), StatusCode::kOk, call.name);
+      }
+    }
+    findings.ExpectCode(store.Close(), StatusCode::kOk, "Close");
+    return findings.count() == 0 ? 0 : 1;
+  });
+  if (result == kNothingToTest) GTEST_SKIP() << "no filters";
+  EXPECT_EQ(result, 0);
+  EXPECT_EQ(*Must(U64Store::Open(dir / "db", QuietOptions())).Read(7), 21U);
+  EXPECT_EQ(*Must(U64Store::Open(dir / "backup", QuietOptions())).Read(7), 21U);
+}
+
 // ---- closed standard descriptors ----
 
 bool StandardDescriptorsAreClosed() {

@@ -190,8 +190,9 @@ class Coordinator {
   // Ends the jobs and lets go of files, lock and memory, whatever has become durable. Sessions can
   // outlive this and find the store closed.
   absl::Status LetGo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
-  // Bumps to the next version and waits until the last one has drained.
-  void ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Bumps to the next version and waits until the last one has drained. After an error the store is
+  // poisoned.
+  absl::Status ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Appends what ends a version and makes it durable.
   absl::Status WriteControl(std::uint64_t version, bool clean) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Flushes and syncs the log up to control_end_.

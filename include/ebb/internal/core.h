@@ -132,6 +132,12 @@ class Core {
   // this store. Prints that `what` leaks.
   bool MustLeak(const char* what) const;
 
+  // Poisons the store for `cause`: updates in memory end too. Returns the status of its health.
+  absl::Status Poison(const absl::Status& cause);
+  // Returns once no guard from before `epoch` is left, outside any guard. An error when that will
+  // never be known (epoch.h); then the store is poisoned.
+  absl::Status WaitForDrain(std::uint64_t epoch);
+
   // Why a call must not run: closed, forked, or made inside a callback of the store.
   absl::Status ClosedError() const;
   absl::Status ReenteredError() const;
@@ -156,8 +162,8 @@ class Core {
   const bool io_uring;     // device reads of one session overlap through it; else in the pool
 
   // Ground.
-  EpochManager epochs;
   Health health;
+  EpochManager epochs;
   ThreadPool pool;
   // The thread of the periodic commits, which nothing else can hold up; none where there are no
   // such commits. A pool without threads has them run among its jobs, by its script.

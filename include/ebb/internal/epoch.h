@@ -23,6 +23,18 @@
 //   since the guard began, without the closed bit.
 //   Drained(e) returns true only if every guard that began before Bump returned e has ended, or
 //   began by storing its slot after the bump's barrier.
+//   Once a barrier has failed (broken()), Drained returns false for every epoch, forever.
+//
+// A failed barrier. A process can forbid membarrier after the store was opened, for example by a
+//   seccomp filter. The bump is published by then, and guards announce themselves without a barrier
+//   of their own, so a scan of the slots proves nothing any more. A bump that fails poisons the
+//   store (health.h) before it returns, so every thread that waits for its drain sees broken():
+//   each loop around Drained must check it and end with the status of the store's health. Since no
+//   drain is believed, no boundary that needs one moves again: no frame is reused, no record
+//   freezes, no version is committed. So the guards that still run are safe, and reads in memory
+//   continue. Close waits for slow calls alone ([busy] needs no barrier). A hit may still be under
+//   its guard then, so Close leaves the memory of frames and index in place; the Core frees it when
+//   the last session is gone.
 //
 // Argument. A session loads the state, stores it to its slot, and only then loads boundaries. The
 //   first load is acquire: a session that enters in a new version sees what was stored before its
@@ -51,6 +63,9 @@
 //              Look's load comes after acquire loads of what it covers.
 //   [slots]    A slot is linked under mu_, which the scan takes to read the list's head: either
 //              the scan sees the slot or its owner sees what was stored before the scan.
+//   [broken]   Publish: flag store, release, before it returns -> broken(): load, acquire. What the
+//              health says of the cause. A caller that knows the epoch of a failed bump knows it
+//              from the bumping thread, after the store.
 //   [busy]     SlowScope: busy store, seq_cst, then state load, seq_cst -> Close: closed bit,
 //              seq_cst, then busy load, seq_cst. Either Close waits for the slow call or the call
 //              sees the closed bit and touches nothing.
@@ -67,6 +82,7 @@
 
 #include "ebb/internal/atomic.h"
 #include "ebb/internal/check.h"
+#include "ebb/internal/health.h"
 #include "ebb/internal/mutex.h"
 #include "ebb/internal/tally.h"
 
@@ -94,7 +110,9 @@ struct EpochState {
 class EpochManager {
  public:
   // `version_bits`: of the version the store opens in. `force_fallback`: do without membarrier.
-  explicit EpochManager(unsigned version_bits, bool force_fallback = false);
+  // `health`, which outlives the manager, is poisoned when a barrier fails.
+  explicit EpochManager(unsigned version_bits, bool force_fallback = false,
+                        Health* health = nullptr);
   ~EpochManager();
   EpochManager(const EpochManager&) = delete;
   EpochManager& operator=(const EpochManager&) = delete;
@@ -110,8 +128,11 @@ class EpochManager {
   std::uint64_t BumpVersion(unsigned next_version_bits);
   // The same, and closes the store to guards: no look agrees afterwards.
   std::uint64_t BumpClosed();
-  // True when no guard from before `epoch` is left. `epoch` was returned by a bump.
+  // True when no guard from before `epoch` is left. `epoch` was returned by a bump. False forever
+  // when broken().
   bool Drained(std::uint64_t epoch);
+  // A barrier has failed: no drain will ever be known to have ended. Health is poisoned before.
+  bool broken() const { return broken_.load(std::memory_order_acquire); }  // [broken]
   // True when no session is on its slow path. Only after BumpClosed.
   bool NoSlowCalls();
 
@@ -143,6 +164,8 @@ class EpochManager {
 #endif
 
   // Cold.
+  Health* const health_;
+  Atomic<bool> broken_{false};
   alignas(64) Mutex mu_;
   std::vector<std::unique_ptr<EpochSlot>> slots_ ABSL_GUARDED_BY(mu_);  // free ones too
   std::vector<EpochSlot*> free_slots_ ABSL_GUARDED_BY(mu_);

@@ -95,7 +95,7 @@ class GarbageCollector {
   // What GcOptions::progress returns; false, and thrown_, when it throws.
   bool AskProgress(const GcOptions& options, const GcStats& now);
   // What is gone through: up to the tail, or what is read-only already.
-  Address EndFor(Pace pace);
+  absl::StatusOr<Address> EndFor(Pace pace);
   absl::StatusOr<bool> RunPass(const GcOptions& options, const Call& call, Address end,
                                Throttle& throttle, GcStats& stats);
   // Moves begin to what has been collected: as far as commits have said so, or by one more.

@@ -1,8 +1,10 @@
-// Health: the first failure that the store cannot come back from by itself, for everybody to hear.
+// Health: the first failure from which the open store cannot recover. Every later call reports it.
 //
-// A failed sync poisons: the kernel may have dropped the pages, and a second sync would answer OK
-// over lost data, so it is never tried again. A poisoned store refuses commits and whatever needs
-// the device to take more; reads of what is in memory go on. Only reopening helps.
+// Three failures poison a store. A failed sync: the kernel may have dropped the pages, and a second
+// sync would return OK over lost data, so it is never tried again. A file that was removed while
+// the store was open (device.cc). A failed memory barrier (epoch.h). A poisoned store rejects
+// updates, commits and whatever else needs the device to take more; reads continue. Only reopening
+// helps.
 //
 // Thread safety: all methods, any thread. Progress: poisoned() wait-free, the others take mu_.
 //
@@ -20,9 +22,9 @@ namespace ebb::internal {
 class Health {
  public:
   bool poisoned() const { return poisoned_.load(std::memory_order_acquire); }  // [poison]
-  // Keeps the first cause; `cause` is not OK.
+  // Keeps the first cause; `cause` is not OK. Throws nothing: without memory the message is empty.
   void Poison(const absl::Status& cause);
-  // Unavailable with the first cause, or OK.
+  // The first cause, as DataLoss if it was one and otherwise as Unavailable; or OK.
   absl::Status status() const;
 
  private:

@@ -226,8 +226,9 @@ class HybridLog {
   // Makes everything below `end`, the start of a block, read-only and writes it to the device.
   absl::Status FlushTo(Address end);
   // Makes everything below `end`, at most the tail, read-only, and returns once no byte of it
-  // changes any more. Waits for guards alone.
-  void FreezeTo(Address end);
+  // changes any more. Waits for guards alone. Fails only when that cannot be known
+  // (EpochManager::broken), with the status of the store's health.
+  absl::Status FreezeTo(Address end);
 
   // ---- versions ----
 
@@ -333,6 +334,7 @@ class HybridLog {
   bool ShiftBoundaries();
   bool Stage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   bool Settle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
+  void BlockUpdatesLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   void RaiseUpdateFrom(Address floor, std::uint64_t infinity)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   // Blocks on their way to the device.

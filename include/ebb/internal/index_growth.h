@@ -7,7 +7,9 @@
 // opening finds its own.
 //
 // An interrupted growth leaves an index in which everything is found, but whose rows can no longer
-// be listed one after the other. So it is interrupted only when the store is closed for good.
+// be listed one after the other. So it is interrupted only when the store is closed for good, or
+// when no drain can be waited for any more (EpochManager::broken): then no job that lists rows runs
+// again, and neither does a growth.
 //
 // Thread safety: one thread at a time, without a guard; beside operations and commits, but not
 // beside whoever goes through all buckets (images, sweeps). Progress: waits for guards to end.
@@ -21,7 +23,8 @@
 namespace ebb::internal {
 
 // ResourceExhausted: the index is as large as it can become, or there is no memory. Aborted when
-// `stop` says so, which is asked between chunks.
+// `stop` says so, which is asked between chunks. The status of the store's health when a drain
+// cannot be waited for.
 absl::Status GrowIndex(Core& core, const std::function<bool()>& stop);
 
 }  // namespace ebb::internal
