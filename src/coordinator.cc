@@ -120,7 +120,7 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   if (control_end_ > durable_) {
     if (absl::Status status = MakeDurable(); !status.ok()) return status;
   }
-  if (manifest == nullptr && NothingToCommit()) return absl::OkStatus();
+  if (manifest == nullptr && NothingToCommit()) return core_.CheckFiles(false);
   changed_since_open_ = true;
   if (owes_control_) {
     if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
@@ -287,6 +287,7 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
   MutexLock lock(mu_);
   if (stopped_) return core_.ClosedError();
   if (core_.health.poisoned()) return core_.health.status();
+  if (absl::Status status = core_.CheckFiles(true); !status.ok()) return status;
   needed = !NothingToCommit();
   MutexLock list_lock(list_mu_);
   needed =
@@ -636,6 +637,7 @@ absl::Status Coordinator::CloseLocked() {
       status = CommitLocked(nullptr);
       // The mark commits the next version, in which nothing has happened.
       if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
+      if (status.ok()) status = core_.CheckFiles(true);
     } catch (const std::bad_alloc&) {
       status = absl::ResourceExhaustedError("no memory to close the store");
     }

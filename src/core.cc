@@ -77,6 +77,11 @@ absl::Status Core::WaitForDrain(std::uint64_t epoch) {
   return absl::OkStatus();
 }
 
+absl::Status Core::CheckFiles(bool of_all) {
+  absl::Status status = files.device->CheckNames(of_all);
+  return status.ok() ? status : Poison(status);
+}
+
 absl::Status Core::ClosedError() const {
   if (!in_opening_process()) {
     return absl::FailedPreconditionError(

@@ -3,6 +3,12 @@
 // Where a block is: block n is in segment n / segment_blocks, at file offset
 // (1 + n % segment_blocks) * 4 KiB, behind the segment's header block.
 //
+// What is removed: a file whose name someone else has removed (`rm -rf` of an open store) takes
+// writes and syncs as before, and all of that is gone with the last descriptor. So each sync then
+// checks the link count of the files that it has synced and of the lock file. A segment that the
+// device removes itself is marked before its name goes. The directory needs no check of its own: it
+// can be removed only when it is empty, so after the lock file.
+//
 // What is synced: a segment is marked when it was written since the last Sync, the directory when
 // a segment was created. A mark is taken away before the sync is asked for and put back when that
 // fails, so that a write which ends meanwhile is never lost from the account. Everything that Open
@@ -35,6 +41,15 @@ std::string DescribePlace(const std::string& file, std::uint64_t offset) {
 // pages. So it never looks like something that can be tried again.
 absl::Status SyncError(const char* call, const std::string& file, int error) {
   return absl::UnavailableError(FileError(call, file, 0, error).message());
+}
+
+constexpr const char* kLockFile = "the store's lock file";
+
+absl::Status RemovedError(const std::string& file) {
+  return absl::DataLossError(fmt::format(
+      "{} was removed while the store was open: nothing more can be made durable; the store can "
+      "still be read, so copy what you need before it is closed",
+      file));
 }
 
 absl::Status NotWritten(const std::string& place) {
@@ -286,6 +301,7 @@ absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t nu
   headers_.WriteHeader(number * config_.segment_blocks, header);
 
   OpenedFile opened = directory_.Open(name, {.create = true, .direct = config_.direct_io});
+  if (opened.file == nullptr && directory_.LockIsRemoved()) return RemovedError(kLockFile);
   if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
   // Empty unless an earlier attempt failed and its file could not be removed either.
   int error = opened.file->Truncate(0);
@@ -424,10 +440,14 @@ absl::Status FileDevice::Sync() {
   absl::Status first_failure;
   for (const auto& [number, file] : files) {
     const int error = file->Sync();
-    if (error == 0) continue;
+    if (error == 0) {
+      first_failure.Update(CheckName(number, *file));
+      continue;
+    }
     first_failure.Update(SyncError("sync", SegmentName(number), error));
     NoteUnsynced(number);
   }
+  first_failure.Update(CheckNames(false));
   if (sync_directory) {
     const int error = first_failure.ok() ? directory_.Sync() : 0;
     if (error != 0) first_failure.Update(SyncError("sync", "the store's directory", error));
@@ -437,6 +457,35 @@ absl::Status FileDevice::Sync() {
     }
   }
   return first_failure;
+}
+
+absl::Status FileDevice::CheckName(std::uint64_t number, const File& file) const {
+  if (!file.IsRemoved()) return absl::OkStatus();
+  {
+    MutexLock lock(mu_);
+    const std::size_t place = PlaceOf(number);
+    // The front of the log may have been truncated since.
+    if (place == segments_.size() || segments_[place].number != number ||
+        segments_[place].unlinked) {
+      return absl::OkStatus();
+    }
+  }
+  return RemovedError(SegmentName(number));
+}
+
+absl::Status FileDevice::CheckNames(bool of_all) {
+  if (directory_.LockIsRemoved()) return RemovedError(kLockFile);
+  if (!of_all) return absl::OkStatus();
+  std::vector<std::pair<std::uint64_t, std::shared_ptr<File>>> files;
+  {
+    MutexLock lock(mu_);
+    files.reserve(segments_.size());
+    for (const Segment& segment : segments_) files.emplace_back(segment.number, segment.file);
+  }
+  for (const auto& [number, file] : files) {
+    if (absl::Status status = CheckName(number, *file); !status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
@@ -522,6 +571,10 @@ absl::StatusOr<std::uint64_t> FileDevice::TruncateFront(std::uint64_t block) {
       MutexLock lock(mu_);
       if (segments_.empty()) return freed_bytes;
       number = segments_.front().number;
+      const bool goes = (number + 1) * config_.segment_blocks <= block;
+      // Before the name goes, so that a sync at the same time does not take it for a stranger's
+      // doing.
+      if (goes) segments_.front().unlinked = true;
     }
     const std::uint64_t first = number * config_.segment_blocks;
     if (first >= block) return freed_bytes;

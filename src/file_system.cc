@@ -74,16 +74,28 @@ bool IsPlainName(const std::string& name) {
          name.find('\0') == std::string::npos;
 }
 
-OpenedDescriptor OpenRegularFile(int directory, const std::string& name, bool create) {
+struct OpenedRegularFile {
+  Descriptor fd;
+  int error = 0;
+  bool counts_links = false;  // the file system said that the file has a name
+};
+
+OpenedRegularFile OpenRegularFile(int directory, const std::string& name, bool create) {
   if (!IsPlainName(name)) return {Descriptor(), EINVAL};
   // O_NONBLOCK: a pipe or device planted under this name must not make the open wait.
   const int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | (create ? O_CREAT : 0);
   OpenedDescriptor opened = OpenRetrying(directory, name.c_str(), flags, kFileMode);
-  if (opened.error != 0) return opened;
+  if (opened.error != 0) return {Descriptor(), opened.error};
   struct stat status;
   if (::fstat(opened.fd.get(), &status) != 0) return {Descriptor(), errno};
   if (!S_ISREG(status.st_mode)) return {Descriptor(), EINVAL};
-  return opened;
+  return {std::move(opened.fd), 0, status.st_nlink != 0};
+}
+
+// The file had a name when it was opened and has none now. A failed call proves nothing.
+bool HasLostItsName(int fd) {
+  struct stat status;
+  return ::fstat(fd, &status) == 0 && status.st_nlink == 0;
 }
 
 // Whether direct transfers aligned to 4 KiB will do. "Unknown" counts as yes: then the flag itself
@@ -117,7 +129,8 @@ bool SetTransferMode(int fd, [[maybe_unused]] bool want_direct) {
 
 class PosixFile final : public File {
  public:
-  PosixFile(Descriptor fd, bool direct) : fd_(std::move(fd)), direct_(direct) {}
+  PosixFile(Descriptor fd, bool direct, bool counts_links)
+      : fd_(std::move(fd)), direct_(direct), counts_links_(counts_links) {}
 
   Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) override {
     const ssize_t moved = ::pread(fd_.get(), bytes, count, static_cast<off_t>(offset));
@@ -155,6 +168,7 @@ class PosixFile final : public File {
     size = static_cast<std::uint64_t>(status.st_size);
     return 0;
   }
+  bool IsRemoved() const override { return counts_links_ && HasLostItsName(fd_.get()); }
   int Close() override { return fd_.Close(); }
   bool direct() const override { return direct_; }
   int descriptor() const override { return fd_.get(); }
@@ -162,6 +176,7 @@ class PosixFile final : public File {
  private:
   Descriptor fd_;
   const bool direct_;
+  const bool counts_links_;
 };
 
 class PosixDirectory final : public Directory {
@@ -170,10 +185,10 @@ class PosixDirectory final : public Directory {
   ~PosixDirectory() override { Unlock(); }
 
   OpenedFile Open(const std::string& name, OpenFlags flags) override {
-    OpenedDescriptor opened = OpenRegularFile(fd_.get(), name, flags.create);
+    OpenedRegularFile opened = OpenRegularFile(fd_.get(), name, flags.create);
     if (opened.error != 0) return {nullptr, opened.error};
     const bool direct = SetTransferMode(opened.fd.get(), flags.direct);
-    return {std::make_unique<PosixFile>(std::move(opened.fd), direct), 0};
+    return {std::make_unique<PosixFile>(std::move(opened.fd), direct, opened.counts_links), 0};
   }
 
   int List(std::vector<std::string>& names) override;
@@ -192,12 +207,16 @@ class PosixDirectory final : public Directory {
 
   int Lock(const std::string& name) override;
   void Unlock() override;
+  bool LockIsRemoved() const override {
+    return lock_.open() && lock_counts_links_ && HasLostItsName(lock_.get());
+  }
 
  private:
   bool IsStillNamed(const Descriptor& file, const std::string& name) const;
 
   Descriptor fd_;
   Descriptor lock_;
+  bool lock_counts_links_ = false;
   pid_t lock_owner_ = 0;
 };
 
@@ -233,7 +252,7 @@ int PosixDirectory::Lock(const std::string& name) {
   if (lock_.open()) return EWOULDBLOCK;
   constexpr int kAttemptLimit = 100;
   for (int attempt = 0; attempt < kAttemptLimit; ++attempt) {
-    OpenedDescriptor opened = OpenRegularFile(fd_.get(), name, /*create=*/true);
+    OpenedRegularFile opened = OpenRegularFile(fd_.get(), name, /*create=*/true);
     if (opened.error != 0) return opened.error;
     if (::flock(opened.fd.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EINTR) continue;
@@ -241,6 +260,7 @@ int PosixDirectory::Lock(const std::string& name) {
     }
     if (IsStillNamed(opened.fd, name)) {
       lock_ = std::move(opened.fd);
+      lock_counts_links_ = opened.counts_links;
       lock_owner_ = ::getpid();
       return 0;
     }

@@ -131,7 +131,7 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
   const SteadyClock::time_point begun = SteadyClock::now();
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
-  absl::Status status = core_.health.poisoned() ? core_.health.status() : absl::OkStatus();
+  absl::Status status = core_.health.poisoned() ? core_.health.status() : core_.CheckFiles(false);
   try {
     if (status.ok()) status = RunPasses(options, call, stats);
   } catch (const std::bad_alloc&) {

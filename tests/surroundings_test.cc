@@ -308,5 +308,157 @@ TEST(ClosedDescriptorsTest, NoneOfThemBecomesAFileOfTheStore) {
   }
 }
 
+// ---- removed files ----
+
+class RemovedFilesTest : public testing::Test {
+ protected:
+  // Several segments, all committed.
+  void Open(Durability durability = Durability::kManual) {
+    Options options = QuietOptions();
+    options.durability = durability;
+    if (durability == Durability::kAlways) options.segment_bytes = std::uint64_t{1} << 30;
+    store_.emplace(Must(U64Store::Open(dir_ / "db", options)));
+    if (durability == Durability::kAlways) return;
+    for (std::uint64_t key = 0; key < 2 * kCommitted; ++key) Must(store_->Upsert(key, key));
+    Must(store_->Commit());
+  }
+  void RemoveAll() { std::filesystem::remove_all(dir_ / "db"); }
+  void Remove(const std::string& name) {
+    ASSERT_TRUE(std::filesystem::remove(dir_ / "db/" + name)) << name;
+  }
+  std::string NewestSegment() const {
+    std::string newest;
+    for (const auto& [name, bytes] : SnapshotOf(dir_ / "db")) {
+      if (name.starts_with("log-")) newest = name;
+    }
+    return newest;
+  }
+  // From now on every call that would make anything durable fails, and reads continue.
+  void ExpectPoisoned(const std::string& file) {
+    const auto fails = [&](const absl::Status& status) {
+      return FailsWith(status, StatusCode::kDataLoss,
+                       file + " was removed while the store was open");
+    };
+    EXPECT_TRUE(fails(store_->Commit()));
+    EXPECT_TRUE(fails(store_->Upsert(1, 2)));
+    EXPECT_TRUE(fails(store_->Upsert(1'000'000, 2)));
+    EXPECT_TRUE(fails(store_->Delete(1)));
+    EXPECT_TRUE(fails(store_->Checkpoint().status()));
+    EXPECT_TRUE(fails(store_->CollectGarbage({.min_reclaim_bytes = 0}).status()));
+    EXPECT_FALSE(IsRecoverable(store_->Commit()));
+    EXPECT_EQ(Must(store_->Read(3)), 3U);
+    EXPECT_TRUE(fails(store_->Close()));
+    EXPECT_TRUE(fails(store_->Close()));
+  }
+
+  const TempDir dir_;
+  std::optional<U64Store> store_;
+};
+
+TEST_F(RemovedFilesTest, CommitReportsARemovedDirectory) {
+  Open();
+  RemoveAll();
+  Must(store_->Upsert(2, 3));
+  ExpectPoisoned("");  // the segment or the lock file, which were removed together
+}
+
+TEST_F(RemovedFilesTest, CommitWithNothingToWriteReportsItToo) {
+  Open();
+  RemoveAll();
+  ExpectPoisoned("lock file");
+}
+
+TEST_F(RemovedFilesTest, EveryOtherCallThatWritesReportsIt) {
+  const std::function<absl::Status(U64Store&)> calls[] = {
+      [](U64Store& store) { return store.Checkpoint().status(); },
+      [](U64Store& store) {
+        return store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1}).status();
+      },
+      [this](U64Store& store) { return store.Backup(dir_ / "backup").status(); },
+      [](U64Store& store) { return store.Close(); },
+      [](U64Store& store) {
+        Must(store.Upsert(2, 3));
+        return store.Close();
+      },
+      [](U64Store& store) { return UpdateUntilItFails(store); },
+  };
+  for (const auto& call : calls) {
+    Open();
+    RemoveAll();
+    const absl::Status status = call(*store_);
+    EXPECT_TRUE(FailsWith(status, StatusCode::kDataLoss, "was removed"));
+    EXPECT_TRUE(FailsWith(store_->Close(), StatusCode::kDataLoss, "was removed"));
+    store_.reset();
+  }
+}
+
+TEST_F(RemovedFilesTest, AnUpdateThatIsDurableWhenItReturnsReportsIt) {
+  Open(Durability::kAlways);
+  Must(store_->Upsert(3, 3));
+  RemoveAll();
+  EXPECT_TRUE(FailsWith(store_->Upsert(1, 1), StatusCode::kDataLoss, "was removed"));
+  ExpectPoisoned("");
+}
+
+TEST_F(RemovedFilesTest, CommitReportsTheSegmentThatItHasWritten) {
+  Open();
+  const std::string segment = NewestSegment();
+  Remove(segment);
+  Must(store_->Upsert(2, 3));
+  ExpectPoisoned(segment);
+}
+
+TEST_F(RemovedFilesTest, CheckpointAndCloseReportEverySegment) {
+  for (const bool close : {false, true}) {
+    Open();
+    Remove(SegmentFile(0));
+    Must(store_->Commit());  // has not touched that file
+    const absl::Status status = close ? store_->Close() : store_->Checkpoint().status();
+    EXPECT_TRUE(FailsWith(status, StatusCode::kDataLoss, SegmentFile(0) + " was removed"));
+    store_.reset();
+    RemoveAll();
+  }
+}
+
+TEST_F(RemovedFilesTest, CommitReportsARemovedLock) {
+  Open();
+  Remove("LOCK");
+  ExpectPoisoned("lock file");
+}
+
+TEST_F(RemovedFilesTest, ARenamedDirectoryIsStillTheStore) {
+  Open();
+  std::filesystem::rename(dir_ / "db", dir_ / "elsewhere");
+  Must(store_->Upsert(2, 3));
+  Must(store_->Commit());
+  Must(store_->Checkpoint());
+  Must(store_->Close());
+  store_.emplace(Must(U64Store::Open(dir_ / "elsewhere", QuietOptions())));
+  EXPECT_EQ(Must(store_->Read(2)), 3U);
+}
+
+// Collections remove segments of their own while commits sync others.
+TEST_F(RemovedFilesTest, TheStoresOwnRemovalsAreNotReported) {
+  Open();
+  std::atomic<bool> stop{false};
+  std::thread committer([&] {
+    for (std::uint64_t n = 0; !stop.load(std::memory_order_relaxed); ++n) {
+      Must(store_->Upsert(n % 100, n));
+      Must(store_->Commit());
+    }
+  });
+  std::uint64_t freed = 0;
+  for (int round = 0; round < 5; ++round) {
+    for (std::uint64_t key = 0; key < kCommitted; ++key) Must(store_->Upsert(key + 100, key));
+    freed +=
+        Must(store_->CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1})).freed_bytes;
+    Must(store_->Checkpoint());
+  }
+  stop.store(true, std::memory_order_relaxed);
+  committer.join();
+  EXPECT_GT(freed, 4U << 20);
+  Must(store_->Close());
+}
+
 }  // namespace
 }  // namespace ebb::test

@@ -9,9 +9,11 @@
 //   kFailedPrecondition  closed store, second opener, other key or value type, a call from a
 //                        callback of the same store, use in a forked child
 //   kResourceExhausted   disk, memory or log space is full; the same call may succeed later
-//   kUnavailable         a device call failed, or the store is poisoned by a failed sync; the
-//                        message holds the first cause
-//   kDataLoss            bytes on the device fail their checksum; file and offset in the message
+//   kUnavailable         a device call failed, or the store is poisoned by a failed sync or memory
+//                        barrier; the message holds the first cause
+//   kDataLoss            bytes on the device fail their checksum (file and offset in the message),
+//                        or the store is poisoned because a file, which the message names, was
+//                        removed while the store was open
 //   kUnknown             only in BackgroundStats: GcOptions::progress threw; the message says what
 //   kUnimplemented       the files were written in a format this version does not know
 //

@@ -42,7 +42,8 @@
 //   appended since, and no session has taken a serial.
 //
 // A failed write leaves the store as it is: the commit fails and can be tried again. A failed sync
-// poisons it (health.h).
+// or barrier, and a file that was removed, poison it (health.h). Commits that have nothing to
+// write, checkpoints and Close check for removed files too.
 //
 // Long jobs (checkpoint, collection, growth, backup, verification, clean-up) come one after the
 // other, in their order: each is a turn of lane_ (job_lane.h), of a user's thread or of the pool.

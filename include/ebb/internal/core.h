@@ -137,6 +137,8 @@ class Core {
   // Returns once no guard from before `epoch` is left, outside any guard. An error when that will
   // never be known (epoch.h); then the store is poisoned.
   absl::Status WaitForDrain(std::uint64_t epoch);
+  // Poisons the store if its lock file, or with `of_all` any file of the log, has been removed.
+  absl::Status CheckFiles(bool of_all);
 
   // Why a call must not run: closed, forked, or made inside a callback of the store.
   absl::Status ClosedError() const;

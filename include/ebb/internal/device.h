@@ -15,6 +15,7 @@
 //
 // Errors: ResourceExhausted when there is no space (the same write may succeed later),
 // Unavailable for any other failed call, and for every failed sync or close whatever its cause,
+// DataLoss for files that were removed while the device was open,
 // with file, offset and cause. Short transfers are continued, EINTR and EAGAIN retried.
 #pragma once
 
@@ -60,7 +61,11 @@ class Device {
   virtual Place Locate(std::uint64_t /*block*/, std::uint64_t /*count*/) const { return {}; }
   virtual absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) = 0;
   // Everything written before survives a power loss. A failure is never retried by the caller.
+  // DataLoss when a file that was synced, or the directory's lock, has been removed by someone
+  // else: the bytes are durable, but no opening will find them.
   virtual absl::Status Sync() = 0;
+  // The same check without a sync; with `of_all`, of every file.
+  virtual absl::Status CheckNames(bool /*of_all*/) { return absl::OkStatus(); }
   // Takes the space for blocks [begin, end), so that writing them does not fail for lack of it.
   // What was taken before an error stays. One thread at a time.
   virtual absl::Status Reserve(std::uint64_t /*begin*/, std::uint64_t /*end*/) {
@@ -140,6 +145,7 @@ class FileDevice final : public Device {
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Reserve(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Sync() override;
+  absl::Status CheckNames(bool of_all) override;
   absl::Status WriteAgain(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Truncate(std::uint64_t block) override;
   absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) override;
@@ -158,6 +164,7 @@ class FileDevice final : public Device {
     std::uint64_t reserved_count = 0;  // blocks that have their space on the disk
     std::uint64_t freed_count = 0;     // blocks at its front whose space has been given back
     bool unsynced = false;
+    bool unlinked = false;  // by the device itself, or about to be
   };
 
   FileDevice(Directory& directory, const HeaderSource& headers, Config config)
@@ -173,6 +180,8 @@ class FileDevice final : public Device {
   absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number) const;
   void NoteWritten(std::uint64_t number, std::uint64_t block_count);
   void NoteUnsynced(std::uint64_t number);
+  // DataLoss when someone else has removed the file. The device's own removals are marked first.
+  absl::Status CheckName(std::uint64_t number, const File& file) const;
   absl::Status CutSegment(std::uint64_t number, std::uint64_t block_count);
   absl::StatusOr<std::uint64_t> FreeFront(std::uint64_t number, std::uint64_t block_count);
 

@@ -40,6 +40,9 @@ class File {
   // where files cannot do that.
   [[nodiscard]] virtual int PunchHole(std::uint64_t offset, std::uint64_t bytes) = 0;
   [[nodiscard]] virtual int Size(std::uint64_t& size) = 0;
+  // True when the file has lost its last name since it was opened: nobody will find its bytes
+  // again. False when that is not known.
+  virtual bool IsRemoved() const { return false; }
   [[nodiscard]] virtual int Close() = 0;  // at most once; no other call afterwards
   virtual bool direct() const = 0;        // transfers bypass the page cache and must be aligned
   virtual int descriptor() const { return -1; }  // of an open file of the system; -1: it is none
@@ -87,6 +90,9 @@ class Directory {
   // somebody else, in this process or another, holds it.
   [[nodiscard]] virtual int Lock(const std::string& name) = 0;
   virtual void Unlock() = 0;
+  // True when the locked file has lost its name since: it keeps nobody out any more. A directory
+  // can be removed only after all its files, so this also notices that the directory is gone.
+  virtual bool LockIsRemoved() const { return false; }
 };
 
 struct OpenedDirectory {
