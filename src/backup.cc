@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <iterator>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -19,57 +19,53 @@
 namespace ebb::internal {
 namespace {
 
+constexpr const char* kBackupDirectory = "the backup's directory";
+
+absl::Status SyncNames(Directory& directory) {
+  const int error = directory.Sync();
+  return error == 0 ? absl::OkStatus() : FileError("sync", kBackupDirectory, 0, error);
+}
+
+// Files that a backup writes, whole or in part.
+bool IsOfBackup(const std::string& name) {
+  std::uint64_t number;
+  return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value();
+}
+
+// Removes what a backup has written, but neither its marker nor the lock. Not synced yet.
+absl::Status RemoveFiles(Directory& directory) {
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", kBackupDirectory, 0, error);
+  }
+  for (const std::string& name : names) {
+    if (!IsOfBackup(name)) continue;
+    const int error = directory.Unlink(name);
+    if (error != 0 && error != ENOENT) return FileError("unlink", name, 0, error);
+  }
+  return absl::OkStatus();
+}
+
 class BackupWriter {
  public:
-  BackupWriter(Core& core, const BackupJob& job, Directory& target)
-      : core_(core), job_(job), target_(target) {}
+  BackupWriter(Core& core, const BackupJob& job, BackupTarget& target)
+      : core_(core), job_(job), target_(target.directory()) {}
 
   absl::StatusOr<BackupInfo> Run() {
-    try {
-      absl::Status status = Copy();
-      if (status.ok()) return info_;
-      TakeAway();
-      return status;
-    } catch (...) {  // of the progress function, or for lack of memory
-      TakeAway();
-      throw;
-    }
-  }
-
- private:
-  absl::Status Copy() {
     buffer_ = AllocateAligned(kReadBlocks * kBlockBytes);
     if (buffer_ == nullptr) return absl::ResourceExhaustedError("no memory for a backup");
     absl::StatusOr<Manifest> manifest =
         ReadManifest(*core_.files.directory, core_.config.log.store_id, job_.checkpoint_id);
     if (!manifest.ok()) return manifest.status();
     manifest_ = *std::move(manifest);
-    absl::Status status = Mark();
-    if (status.ok()) status = CopyLog();
+    absl::Status status = CopyLog();
     if (status.ok()) status = CopyImage();
     if (status.ok()) status = CopyManifest();
-    if (status.ok()) status = SyncNames();
-    if (status.ok()) status = Unmark();
-    return status;
+    if (!status.ok()) return status;
+    return info_;
   }
 
-  absl::Status Mark() {
-    made_.emplace_back(kUnfinishedBackupName);
-    OpenedFile opened = target_.Open(kUnfinishedBackupName, {.create = true});
-    if (opened.file == nullptr) return FileError("create", made_.back(), 0, opened.error);
-    return SyncNames();
-  }
-  absl::Status Unmark() {
-    if (const int error = target_.Unlink(kUnfinishedBackupName); error != 0) {
-      return FileError("unlink", kUnfinishedBackupName, 0, error);
-    }
-    return SyncNames();
-  }
-  absl::Status SyncNames() {
-    const int error = target_.Sync();
-    return error == 0 ? absl::OkStatus() : FileError("sync", "the backup's directory", 0, error);
-  }
-
+ private:
   absl::Status CopyLog() {
     const Geometry& geometry = core_.log.geometry();
     const Address begin = core_.log.begin();
@@ -94,7 +90,6 @@ class BackupWriter {
     const std::uint64_t segment_blocks = core_.log.geometry().segment_blocks;
     const std::uint64_t number = block / segment_blocks;
     const std::string name = FileDevice::SegmentName(number);
-    made_.push_back(name);
     OpenedFile opened = target_.Open(name, {.create = true});
     if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
     const std::span<std::byte> header(buffer_.get(), kBlockBytes);
@@ -138,7 +133,6 @@ class BackupWriter {
   // Payload by payload, so that each block is verified on the one side and sealed on the other.
   absl::Status CopyImage() {
     const std::string name = ImageName(manifest_.id);
-    made_.push_back(name);
     const SealedFileId id{core_.config.log.store_id, manifest_.image_stamp};
     SealedReader reader(*core_.files.directory, name, id);
     SealedWriter writer(target_, name, id);
@@ -159,7 +153,6 @@ class BackupWriter {
   }
 
   absl::Status CopyManifest() {
-    made_.push_back(ManifestName(manifest_.id));
     absl::Status status = WriteManifest(target_, core_.config.log.store_id, manifest_);
     ++info_.file_count;
     if (status.ok()) Progress(manifest_.manifest_bytes);
@@ -173,46 +166,117 @@ class BackupWriter {
     job_.progress({info_.size_bytes, total_bytes_});
   }
 
-  // Best effort; the marker goes last, and only when everything else has gone.
-  void TakeAway() {
-    for (; !made_.empty(); made_.pop_back()) {
-      const int error = target_.Unlink(made_.back());
-      if (error != 0 && error != ENOENT) return;
-    }
-    static_cast<void>(target_.Sync());
-  }
-
   Core& core_;
   const BackupJob& job_;
   Directory& target_;
   AlignedBuffer buffer_;
   Manifest manifest_;
-  std::vector<std::string> made_;  // in order
   std::uint64_t total_bytes_ = 0;
   BackupInfo info_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Directory>> OpenBackupDirectory(FileSystem& file_system,
-                                                               const std::string& path) {
-  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenLocked(file_system, path);
-  if (!directory.ok()) return directory;
+absl::StatusOr<std::unique_ptr<BackupTarget>> BackupTarget::Open(FileSystem& file_system,
+                                                                 const std::string& path) {
+  std::unique_ptr<BackupTarget> target(new BackupTarget);
+  absl::Status status = target->OpenDirectories(file_system, path);
+  if (status.ok()) status = target->Mark(path);
+  if (!status.ok()) return status;
+  return target;
+}
+
+absl::Status BackupTarget::OpenDirectories(FileSystem& file_system, const std::string& path) {
+  absl::StatusOr<std::unique_ptr<Directory>> opened = OpenPath(file_system, path, /*create=*/true);
+  if (!opened.ok()) return opened.status();
+  directory_ = *std::move(opened);
+  opened = OpenPath(file_system, path, /*create=*/false);
+  if (!opened.ok()) return opened.status();
+  marker_directory_ = *std::move(opened);
+  return absl::OkStatus();
+}
+
+absl::Status BackupTarget::Mark(const std::string& path) {
   std::vector<std::string> names;
-  if (const int error = (*directory)->List(names); error != 0) {
+  if (const int error = directory_->List(names); error != 0) {
+    return FileError("listing", path, 0, error);
+  }
+  const auto is_there = [&](const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  const bool was_marked = is_there(marker_name_);
+  const auto foreign = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+    return name != lock_name_ && name != marker_name_ && !(was_marked && IsOfBackup(name));
+  });
+  if (foreign != names.end()) {
+    // Nothing is created here: the lock tells a store that is open from one that is closed.
+    if (is_there(lock_name_)) {
+      if (absl::Status status = LockDirectory(*directory_, path); !status.ok()) return status;
+    }
+    return absl::InvalidArgumentError(
+        fmt::format("directory {} is not empty: it holds {}", path, *foreign));
+  }
+  if (const int error = marker_directory_->Lock(marker_name_); error != 0) {
+    return error == EWOULDBLOCK ? absl::FailedPreconditionError(fmt::format(
+                                      "{}: another backup into it is in progress", path))
+                                : FileError("create", path + "/" + marker_name_, 0, error);
+  }
+  const State marked = was_marked ? State::kWasMarked : State::kMarked;
+  state_ = marked;
+  if (absl::Status status = SyncNames(*directory_); !status.ok()) return status;
+  if (absl::Status status = LockDirectory(*directory_, path); !status.ok()) {
+    // Unless someone else holds it, the lock file may have been created here: it must not be left
+    // without a marker.
+    if (!absl::IsFailedPrecondition(status)) state_ = State::kWasMarked;
+    return status;
+  }
+  state_ = State::kLocked;
+  // Between the first look and the lock another opener may have created a store: it saw no marker.
+  if (const int error = directory_->List(names); error != 0) {
     return FileError("listing", path, 0, error);
   }
   for (const std::string& name : names) {
-    if (name != kLockName) {
-      return absl::InvalidArgumentError(
-          fmt::format("directory {} is not empty: it holds {}", path, name));
-    }
+    if (name == lock_name_ || name == marker_name_ || (was_marked && IsOfBackup(name))) continue;
+    state_ = marked;  // the files that are there are not ours to remove
+    return absl::InvalidArgumentError(
+        fmt::format("directory {} is not empty: it holds {}", path, name));
   }
-  return directory;
+  return was_marked ? RemoveFiles(*directory_) : absl::OkStatus();
 }
 
-absl::StatusOr<BackupInfo> WriteBackup(Core& core, const BackupJob& job, Directory& target) {
-  return BackupWriter(core, job, target).Run();
+absl::Status BackupTarget::Complete() {
+  if (absl::Status status = SyncNames(*directory_); !status.ok()) return status;
+  // Even a call that fails may have removed the marker. So from here on nothing is taken away: the
+  // directory is a complete backup, or marked.
+  state_ = State::kDone;
+  const int error = directory_->Unlink(marker_name_);
+  return error == 0 ? SyncNames(*directory_) : FileError("unlink", marker_name_, 0, error);
+}
+
+BackupTarget::~BackupTarget() {
+  try {
+    TakeAway();
+  } catch (const std::bad_alloc&) {  // the marker is still there
+  }
+}
+
+// The marker goes last, and only when everything else has gone durably.
+void BackupTarget::TakeAway() {
+  if (state_ != State::kMarked && state_ != State::kLocked) return;
+  if (state_ == State::kLocked) {
+    if (!RemoveFiles(*directory_).ok()) return;
+    const int error = directory_->Unlink(lock_name_);
+    if (error != 0 && error != ENOENT) return;
+    if (!SyncNames(*directory_).ok()) return;
+  }
+  if (directory_->Unlink(marker_name_) == 0) static_cast<void>(directory_->Sync());
+}
+
+absl::StatusOr<BackupInfo> WriteBackup(Core& core, const BackupJob& job, BackupTarget& target) {
+  absl::StatusOr<BackupInfo> info = BackupWriter(core, job, target).Run();
+  if (!info.ok()) return info;
+  if (absl::Status status = target.Complete(); !status.ok()) return status;
+  return info;
 }
 
 }  // namespace ebb::internal

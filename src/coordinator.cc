@@ -430,8 +430,8 @@ absl::StatusOr<BackupInfo> Coordinator::BackupLocked(
     MutexLock lock(mu_);
     if (stopped_) return core_.ClosedError();
   }
-  auto directory = OpenBackupDirectory(*core_.files.file_system, path);
-  if (!directory.ok()) return directory.status();
+  auto target = BackupTarget::Open(*core_.files.file_system, path);
+  if (!target.ok()) return target.status();
   if (absl::Status status = RunCheckpointLocked(); !status.ok()) return status;
   BackupJob job;
   {
@@ -440,7 +440,7 @@ absl::StatusOr<BackupInfo> Coordinator::BackupLocked(
   }
   job.stop = [this] { return core_.epochs.closed(); };
   job.progress = progress;
-  return WriteBackup(core_, job, **directory);
+  return WriteBackup(core_, job, **target);
 }
 
 absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {

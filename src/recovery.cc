@@ -290,13 +290,17 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 
   FileSystem& file_system =
       environment.file_system != nullptr ? *environment.file_system : PosixFileSystem();
-  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenLocked(file_system, path);
+  absl::StatusOr<std::unique_ptr<Directory>> directory = options.create_if_missing
+                                                             ? OpenLocked(file_system, path)
+                                                             : OpenLockedStore(file_system, path);
   if (!directory.ok()) return directory.status();
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);
   if (!found.ok()) return found.status();
   if (found->header.has_value()) {
     absl::Status status = CheckHeader(*found->header, types, options);
     if (!status.ok()) return status;
+  } else if (!options.create_if_missing) {
+    return NoStoreError(path);  // removed since the directory was opened
   } else {
     absl::Status status = CreateFirstFile(**directory, fresh);
     if (!status.ok()) return status;

@@ -7,8 +7,6 @@
 #include <system_error>
 #include <utility>
 
-#include "ebb/internal/backup.h"
-
 namespace ebb::internal {
 namespace {
 
@@ -49,8 +47,13 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path, bool create) {
+absl::Status NoStoreError(const std::string& path) {
+  return absl::NotFoundError(
+      fmt::format("path {}: there is no store, and create_if_missing is false", path));
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
+                                                    const std::string& path, bool create) {
   if (path.empty() || path.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("path is empty or holds a zero byte");
   }
@@ -61,13 +64,48 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
         fmt::format("path {}: {}", path, std::generic_category().message(opened.error)));
   }
   if (opened.directory == nullptr) return FileError("open", path, 0, opened.error);
-  const int error = opened.directory->Lock(kLockName);
+  return std::move(opened.directory);
+}
+
+absl::Status LockDirectory(Directory& directory, const std::string& path) {
+  const int error = directory.Lock(kLockName);
   if (error == EWOULDBLOCK) {
     return absl::FailedPreconditionError(
         fmt::format("{} is open already, here or in another process", path));
   }
-  if (error != 0) return FileError("lock", path + "/" + kLockName, 0, error);
-  return std::move(opened.directory);
+  return error == 0 ? absl::OkStatus() : FileError("lock", path + "/" + kLockName, 0, error);
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
+                                                      const std::string& path, bool create) {
+  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenPath(file_system, path, create);
+  if (!directory.ok()) return directory;
+  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  return directory;
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
+                                                           const std::string& path) {
+  if (!path.empty() && file_system.OpenDirectory(path, /*create=*/false).error == ENOENT) {
+    return NoStoreError(path);
+  }
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      OpenPath(file_system, path, /*create=*/false);
+  if (!directory.ok()) return directory;
+  std::vector<std::string> names;
+  if (const int error = (*directory)->List(names); error != 0) {
+    return FileError("listing", path, 0, error);
+  }
+  // A look without the lock: a store, its traces, or one that is being created would have any of
+  // these. FindSegments decides what they are, under the lock.
+  const bool may_be_store = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    std::uint64_t number;
+    return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
+           name == kUnfinishedBackupName;
+  });
+  if (!may_be_store) return NoStoreError(path);
+  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  return directory;
 }
 
 // ---- the log ----
@@ -81,7 +119,9 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   for (const std::string& name : names) {
     if (name == kUnfinishedBackupName) {
       return absl::FailedPreconditionError(
-          fmt::format("the directory holds {}: a backup that was interrupted", name));
+          fmt::format("the directory holds {}: a backup into it was interrupted; make the "
+                      "backup again, into this directory or another one",
+                      name));
     }
     std::uint64_t number;
     if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -251,9 +252,7 @@ TEST(BackupTest, CloseEndsABackup) {
                                   .status();
   closer.join();
   EXPECT_TRUE(FailsWith(status, StatusCode::kFailedPrecondition, "closed"));
-  Snapshot left = SnapshotOf(files, "copy");
-  left.erase("LOCK");
-  EXPECT_TRUE(left.empty());
+  EXPECT_TRUE(SnapshotOf(files, "copy").empty());
 }
 
 // ---- what goes wrong ----
@@ -268,87 +267,180 @@ TEST(BackupTest, ADamagedBlockIsNotCopied) {
             std::string(1, static_cast<char>(std::to_integer<int>(bytes[5000]) ^ 16)));
   EXPECT_TRUE(FailsWith(store.Backup("copy").status(), StatusCode::kDataLoss,
                         SegmentFile(1) + " at offset 4096"));
-  Snapshot left = SnapshotOf(files, "copy");
-  left.erase("LOCK");
-  EXPECT_TRUE(left.empty());
+  EXPECT_TRUE(SnapshotOf(files, "copy").empty());
 }
 
-// Every call of a backup fails once. The store is none the worse, the directory is empty or cannot
-// be opened, and the next backup of the store is right.
-TEST(BackupTest, AFailedCallLeavesNothingThatOpens) {
-  std::uint64_t fired = 0;
-  for (std::uint64_t skip = 0;; ++skip) {
-    SimFileSystem memory;
-    FaultFileSystem files(memory);
-    auto store = Must(OpenTiny<U64Store>("db", &files));
-    U64Model model;
-    for (std::uint64_t i = 0; i < 1500; ++i) Must(store.Upsert(i, model[i] = i));
-    Must(store.Checkpoint());                // so that all calls are the backup's own
-    files.Arm({.skip = skip, .error = 28});  // ENOSPC
-    const absl::Status status = store.Backup("copy").status();
-    files.Disarm();
-    if (files.FiredCount() == 0) {
-      EXPECT_TRUE(status.ok());
-      break;
-    }
-    ++fired;
-    if (!status.ok()) {
-      Snapshot left = SnapshotOf(memory, "copy");
-      left.erase("LOCK");
-      if (left.empty()) {
-        EXPECT_TRUE(store.Backup("copy").ok()) << "call " << skip;
-      } else {
-        EXPECT_TRUE(FailsWith(OpenTiny<U64Store>("copy", &files).status(),
-                              StatusCode::kFailedPrecondition, internal::kUnfinishedBackupName))
-            << "call " << skip;
-      }
-    }
-    Must(store.Backup("second"));
-    EXPECT_TRUE(Opens("second", &files, model));
-    Must(store.Upsert(3, model[3] = 4));
-    Must(store.Commit());
-    EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(2000)));
-  }
-  EXPECT_GT(fired, 30U);
-}
-
-// Power goes at every call of a backup. What it leaves is the whole copy, or is refused, or is a
-// directory without anything of a store.
-TEST(BackupTest, APowerLossLeavesTheWholeCopyOrNothingThatOpens) {
-  SimFileSystem files;
+// A store of some blocks, with a checkpoint, so that all calls that follow are the backup's own.
+U64Store SmallStore(internal::FileSystem& files, U64Model& model) {
   auto store = Must(OpenTiny<U64Store>("db", &files));
-  U64Model model;
   for (std::uint64_t i = 0; i < 1500; ++i) Must(store.Upsert(i, model[i] = i));
   Must(store.Checkpoint());
+  return store;
+}
+
+enum class Left { kNothing, kMarked, kWhole };
+
+// What a backup into "copy" has left: nothing at all, the whole copy, or a directory that Open
+// rejects with a message that names the marker. Anything else fails the test: above all, a
+// directory that opens as a new store.
+Left CheckWhatIsLeft(SimFileSystem& files, const U64Model& model) {
+  if (SnapshotOf(files, "copy").empty()) return Left::kNothing;
+  auto copy = OpenTiny<U64Store>("copy", &files);
+  if (!copy.ok()) {
+    EXPECT_TRUE(
+        FailsWith(copy.status(), StatusCode::kFailedPrecondition, internal::kUnfinishedBackupName));
+    return Left::kMarked;
+  }
+  EXPECT_FALSE(copy->recovery().created) << "a partial copy was taken for a new store";
+  EXPECT_TRUE(HoldsOnly(*copy, model, KeysUpTo(2000)));
+  return Left::kWhole;
+}
+
+// Every call of a backup fails: it alone, or with all that follow; before or after its work. The
+// store is none the worse, and a backup into the same directory works afterwards.
+TEST(BackupTest, AFailedCallLeavesNothingThatOpens) {
+  std::uint64_t fired = 0;
+  std::uint64_t left_counts[3] = {};
+  for (const bool sticky : {false, true}) {
+    for (const Effect effect : {Effect::kError, Effect::kErrorAfter}) {
+      for (std::uint64_t skip = 0;; ++skip) {
+        SimFileSystem memory;
+        FaultFileSystem files(memory);
+        U64Model model;
+        auto store = SmallStore(files, model);
+        files.Arm({.skip = skip, .sticky = sticky, .effect = effect, .error = 28});  // ENOSPC
+        const absl::Status status = store.Backup("copy").status();
+        files.Disarm();
+        if (files.FiredCount() == 0) {
+          EXPECT_TRUE(status.ok());
+          break;
+        }
+        ++fired;
+        SCOPED_TRACE("call " + std::to_string(skip) + ", sticky " + std::to_string(sticky));
+        const Left left = CheckWhatIsLeft(memory, model);
+        ++left_counts[static_cast<int>(left)];
+        if (left != Left::kWhole) {
+          EXPECT_FALSE(status.ok());
+          EXPECT_TRUE(store.Backup("copy").ok());
+        }
+        EXPECT_EQ(CheckWhatIsLeft(memory, model), Left::kWhole);
+        Must(store.Backup("second"));
+        EXPECT_TRUE(Opens("second", &files, model));
+        Must(store.Upsert(3, model[3] = 4));
+        Must(store.Commit());
+        EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(2000)));
+      }
+    }
+  }
+  EXPECT_GT(fired, 120U);
+  EXPECT_GT(left_counts[static_cast<int>(Left::kNothing)], 30U);
+  EXPECT_GT(left_counts[static_cast<int>(Left::kMarked)], 30U);
+}
+
+// The callback throws at every one of its calls, and then power goes at every call of the removal.
+TEST(BackupTest, AnExceptionOfTheCallbackLeavesNothingThatOpens) {
+  std::uint64_t marked = 0;
+  for (std::uint64_t step = 0;; ++step) {
+    SimFileSystem files;
+    U64Model model;
+    auto store = SmallStore(files, model);
+    std::uint64_t steps = 0;
+    std::size_t thrown_at = 0;
+    bool ok = false;
+    try {
+      ok = store
+               .Backup("copy",
+                       [&](const BackupProgress&) {
+                         if (steps++ != step) return;
+                         thrown_at = files.CallCount();
+                         throw std::runtime_error("by the callback");
+                       })
+               .ok();
+    } catch (const std::runtime_error&) {
+    }
+    if (thrown_at == 0) {
+      EXPECT_TRUE(ok);
+      EXPECT_GT(step, 2U);
+      break;
+    }
+    EXPECT_FALSE(ok);
+    EXPECT_EQ(CheckWhatIsLeft(files, model), Left::kNothing);
+    const std::size_t end = files.CallCount();
+    for (std::size_t call = thrown_at; call <= end; ++call) {
+      for (std::uint64_t seed = 0; seed < 6; ++seed) {
+        SCOPED_TRACE("call " + std::to_string(call) + ", seed " + std::to_string(seed));
+        const std::unique_ptr<SimFileSystem> crashed = files.CrashAt(call, seed);
+        const Left left = CheckWhatIsLeft(*crashed, model);
+        EXPECT_NE(left, Left::kWhole);
+        marked += left == Left::kMarked ? 1 : 0;
+      }
+    }
+    Must(store.Backup("copy"));
+    Must(store.Upsert(1, model[1] = 2));
+    Must(store.Close());
+  }
+  EXPECT_GT(marked, 50U);
+}
+
+TEST(BackupTest, TwoBackupsIntoOneDirectoryExcludeEachOther) {
+  SimFileSystem files;
+  U64Model model;
+  auto store = SmallStore(files, model);
+  auto other = Must(OpenTiny<U64Store>("other", &files));
+  absl::Status second;
+  Must(store.Backup("copy", [&](const BackupProgress&) {
+    if (second.ok()) second = other.Backup("copy").status();
+    EXPECT_FALSE(OpenTiny<U64Store>("copy", &files).ok());
+  }));
+  EXPECT_TRUE(FailsWith(second, StatusCode::kFailedPrecondition, "in progress"));
+  EXPECT_EQ(CheckWhatIsLeft(files, model), Left::kWhole);
+}
+
+// Nothing but a backup's own files is removed, marked or not.
+TEST(BackupTest, AMarkedDirectoryWithOtherFilesIsLeftAlone) {
+  SimFileSystem files;
+  U64Model model;
+  auto store = SmallStore(files, model);
+  {
+    const internal::OpenedDirectory directory = files.OpenDirectory("copy", true);
+    for (const char* name : {internal::kUnfinishedBackupName, "log-00000000.ebb", "letters.txt"}) {
+      EXPECT_EQ(directory.directory->Open(name, {.create = true}).error, 0);
+    }
+  }
+  const Snapshot before = SnapshotOf(files, "copy");
+  EXPECT_TRUE(FailsWith(store.Backup("copy").status(), StatusCode::kInvalidArgument,
+                        "it holds letters.txt"));
+  EXPECT_EQ(SnapshotOf(files, "copy"), before);
+  ASSERT_EQ(files.OpenDirectory("copy", false).directory->Unlink("letters.txt"), 0);
+  Must(store.Backup("copy"));
+  EXPECT_EQ(CheckWhatIsLeft(files, model), Left::kWhole);
+}
+
+// Power goes at every call of a backup. What it leaves is the whole copy, or is rejected, or is an
+// empty directory. A backup into what is left works.
+TEST(BackupTest, APowerLossLeavesTheWholeCopyOrNothingThatOpens) {
+  SimFileSystem files;
+  U64Model model;
+  auto store = SmallStore(files, model);
   const std::size_t first = files.CallCount();
   Must(store.Backup("copy"));
   const std::size_t last = files.CallCount();
-  std::uint64_t refused = 0;
-  std::uint64_t whole = 0;
-  std::uint64_t nothing = 0;
+  std::uint64_t left_counts[3] = {};
   for (std::size_t call = first; call <= last; ++call) {
     for (std::uint64_t seed = 0; seed < 12; ++seed) {
+      SCOPED_TRACE("call " + std::to_string(call) + ", seed " + std::to_string(seed));
       const std::unique_ptr<SimFileSystem> crashed = files.CrashAt(call, seed);
-      Snapshot left = SnapshotOf(*crashed, "copy");
-      left.erase("LOCK");
-      if (left.empty()) {
-        ++nothing;
-        continue;
-      }
-      auto copy = OpenTiny<U64Store>("copy", crashed.get());
-      if (copy.ok()) {
-        ++whole;
-        ASSERT_TRUE(HoldsOnly(*copy, model, KeysUpTo(2000)))
-            << "call " << call << ", seed " << seed;
-      } else {
-        ++refused;
-        ASSERT_TRUE(FailsWith(copy.status(), StatusCode::kFailedPrecondition)) << call;
-      }
+      const Left left = CheckWhatIsLeft(*crashed, model);
+      ++left_counts[static_cast<int>(left)];
+      if (left == Left::kWhole || seed % 4 != 2) continue;
+      Restore(SnapshotOf(*crashed, "copy"), files, "again");
+      Must(store.Backup("again"));
+      EXPECT_TRUE(Opens("again", &files, model));
     }
   }
-  EXPECT_GT(refused, 100U);
-  EXPECT_GT(whole, 0U);
-  EXPECT_GT(nothing, 0U);
+  EXPECT_GT(left_counts[static_cast<int>(Left::kNothing)], 0U);
+  EXPECT_GT(left_counts[static_cast<int>(Left::kMarked)], 100U);
+  EXPECT_GT(left_counts[static_cast<int>(Left::kWhole)], 0U);
   // Once the call has returned it is there for good.
   for (std::uint64_t seed = 0; seed < 12; ++seed) {
     const std::unique_ptr<SimFileSystem> crashed = files.Crash(seed);

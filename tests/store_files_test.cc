@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <string>
 
-#include "ebb/internal/backup.h"
 #include "ebb/internal/store_config.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
@@ -67,6 +66,43 @@ TEST_F(StoreFilesTest, AnEmptyDirectoryHoldsNothingAndASecondLockIsRefused) {
   EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "").status(), StatusCode::kInvalidArgument));
   EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "none", /*create=*/false).status(),
                         StatusCode::kInvalidArgument, "none"));
+}
+
+// Without create_if_missing a directory that holds no store stays exactly as it is.
+TEST_F(StoreFilesTest, AStoreIsCreatedOnlyWhereThatIsAllowed) {
+  Options options = TinyOptions();
+  options.create_if_missing = false;
+  const auto open = [&](const std::string& path) {
+    return OpenIn<U64Store>(path, TinyEnvironment(&files_), options).status();
+  };
+  const std::size_t calls = files_.CallCount();
+  EXPECT_TRUE(FailsWith(open("absent"), StatusCode::kNotFound, "path absent: there is no store"));
+  EXPECT_TRUE(FailsWith(open(""), StatusCode::kInvalidArgument));
+  EXPECT_EQ(files_.CallCount(), calls);
+  // Nothing; files of others; a lock; a creation that was interrupted.
+  for (const char* name : {"", "letters.txt", "LOCK", "log-00000000.ebb.new"}) {
+    const internal::OpenedDirectory directory = files_.OpenDirectory("db", true);
+    if (*name != '\0') {
+      EXPECT_EQ(directory.directory->Open(name, {.create = true}).error, 0);
+    }
+    const std::size_t before = files_.CallCount();
+    EXPECT_TRUE(FailsWith(open("db"), StatusCode::kNotFound, "create_if_missing")) << name;
+    EXPECT_EQ(files_.CallCount(), before) << name;
+  }
+  {
+    const internal::OpenedDirectory directory = files_.OpenDirectory("marked", true);
+    EXPECT_EQ(directory.directory->Open(internal::kUnfinishedBackupName, {.create = true}).error,
+              0);
+  }
+  EXPECT_TRUE(FailsWith(open("marked"), StatusCode::kFailedPrecondition, "interrupted"));
+  // The interrupted creation has left nothing in the way of a new one. A store is opened, also one
+  // that was copied without its lock file.
+  Make("db");
+  EXPECT_TRUE(open("db").ok());
+  ASSERT_EQ(files_.OpenDirectory("db", false).directory->Unlink("LOCK"), 0);
+  EXPECT_TRUE(open("db").ok());
+  const auto lock = Lock("db");
+  EXPECT_TRUE(FailsWith(open("db"), StatusCode::kFailedPrecondition, "open already"));
 }
 
 TEST_F(StoreFilesTest, TheFirstFileIsThereWithItsHeaderOrNotAtAll) {

@@ -71,6 +71,10 @@ struct GcOptions {
 };
 
 struct Options {
+  // Open creates the directory and the store when they are absent. Without, Open then fails with
+  // NotFound and changes nothing: it creates neither the directory nor a lock file.
+  bool create_if_missing = true;
+
   // Memory for the part of the log that is kept in frames; the newest records live here.
   // At least eight pages, from 1 MiB up to the machine's physical memory.
   std::uint64_t log_memory_bytes = std::uint64_t{256} << 20;

@@ -2,7 +2,8 @@
 //
 // Every fallible call returns absl::Status or absl::StatusOr; only what a callback of the program
 // throws leaves a call (ebb/session.h).
-//   kNotFound            the key is absent; no message, no allocation
+//   kNotFound            the key is absent; no message, no allocation. Of Open, with a message:
+//                        there is no store, and create_if_missing is false
 //   kAlreadyExists       InsertIfAbsent of a key that is present; no message
 //   kAborted             CompareExchange of a value that is another than expected; no message
 //   kInvalidArgument     bad option, key or value; the message names the field

@@ -61,10 +61,12 @@ class Store {
   using ValueView = typename Session::ValueView;
 
   // Opens the store in the directory `path`, or creates it (the directory too, but not its
-  // parents). Checks everything first; takes an exclusive lock; reads back what the store holds,
-  // which takes as long as reading its log from the newest checkpoint on. Errors: InvalidArgument
-  // naming the option, FailedPrecondition (open elsewhere; other types or page size), DataLoss,
-  // Unimplemented (written by a newer version), ResourceExhausted, Unavailable.
+  // parents) unless Options::create_if_missing is false. Checks everything first; takes an
+  // exclusive lock; reads back the store's contents, which takes as long as reading its log from
+  // the newest checkpoint on. Errors: InvalidArgument naming the option, NotFound (there is no
+  // store, and it may not be created), FailedPrecondition (open elsewhere; other types or page
+  // size; an unfinished backup), DataLoss, Unimplemented (written by a newer version),
+  // ResourceExhausted, Unavailable.
   static absl::StatusOr<Store> Open(const std::string& path, const Options& options = {}) {
     return OpenIn(path, options, {});
   }
@@ -245,12 +247,13 @@ class Store {
   }
   BackgroundStats GetBackgroundStats() const { return coordinator_->GetBackgroundStats(); }
 
-  // Makes a checkpoint and copies it into `directory`, which must not exist or be empty (its parent
-  // must exist) and then is a store: this one as the checkpoint's commit left it, with
-  // everything that returned before this call. Operations and commits go on meanwhile, checkpoints
-  // wait. Every block is verified on its way. `progress` is called in this thread, after each
-  // mebibyte or file; the table of callbacks in ebb/options.h says what it may do. After an error
-  // the directory is empty again, or marked so that it cannot be opened.
+  // Makes a checkpoint and copies it into `directory`, which then is a store: this one as the
+  // checkpoint's commit left it, with everything that returned before this call. The directory must
+  // be absent or empty (its parent must exist), or hold an unfinished backup, which is replaced.
+  // Operations and commits continue in the meantime, checkpoints wait. Every block is verified on
+  // its way. `progress` is called in this thread, after each mebibyte or file; the table of
+  // callbacks in ebb/options.h says what it may do. After an error the directory is empty, or a
+  // complete backup, or marked by the file UNFINISHED-BACKUP, and then Open fails.
   // Errors: as Checkpoint; InvalidArgument (the directory), DataLoss (this store is damaged).
   absl::StatusOr<BackupInfo> Backup(
       const std::string& directory,

@@ -5,9 +5,22 @@
 // What is behind the commit belongs to later ones and is left out; so the copy, when it is opened,
 // is the store as that commit left it.
 //
-// A prefix of a log is a log too, of an older state. So that the trace of a backup that was
-// interrupted is not taken for a store, a file of its own stands in the directory from before the
-// first byte to after the last sync, and nothing that holds it is opened.
+// A prefix of a log is a log too, of an older state. So a partial copy must never look like a
+// store: a marker, a file of its own, stands in the directory from before the first file to after
+// the last sync, and Open fails on a directory that holds it. In any state that an error, a crash
+// or a kill leaves behind, the directory
+//   - is empty, or
+//   - holds the marker, and then any part of a copy, or
+//   - holds a complete copy without the marker.
+// The marker's name is durable before the lock file exists, since a directory with nothing but a
+// lock file opens as a new store. On the way back it is removed last, after the removal of all
+// other names is durable. Once its removal has been tried at the end of a copy, nothing else is
+// removed.
+//
+// Two backups into one directory exclude each other by a lock on the marker. A store that is
+// created there at the same time either sees the marker, or its files are seen by the listing that
+// follows the backup's own lock. A backup into a marked directory removes the files of the
+// unfinished one and begins again.
 //
 // Syncs, in order: the marker's name; each file as it is complete; all names; the marker's removal.
 //
@@ -23,23 +36,56 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/file_system.h"
+#include "ebb/internal/store_files.h"
 #include "ebb/stats.h"
 
 namespace ebb::internal {
 
-inline constexpr const char* kUnfinishedBackupName = "UNFINISHED-BACKUP";
+// The directory of a backup: marked, and locked. Its destructor makes it empty again unless
+// Complete was called; where that fails, it stays marked.
+class BackupTarget {
+ public:
+  // Creates the directory when it is absent. InvalidArgument when there is anything in it but an
+  // unfinished backup, FailedPrecondition when it is in use.
+  static absl::StatusOr<std::unique_ptr<BackupTarget>> Open(FileSystem& file_system,
+                                                            const std::string& path);
+  ~BackupTarget();
+  BackupTarget(const BackupTarget&) = delete;
+  BackupTarget& operator=(const BackupTarget&) = delete;
 
-// The directory, locked; made when it is absent. InvalidArgument when there is anything in it,
-// FailedPrecondition when it is in use.
-absl::StatusOr<std::unique_ptr<Directory>> OpenBackupDirectory(FileSystem& file_system,
-                                                               const std::string& path);
+  Directory& directory() { return *directory_; }
+  // All files are there and synced: makes their names durable and removes the marker.
+  absl::Status Complete();
+
+ private:
+  enum class State : std::uint8_t {
+    kUntouched,
+    kWasMarked,  // or may hold more than the marker: nothing is removed after an error
+    kMarked,     // by this backup, and holds nothing else of it
+    kLocked,     // and marked; all files are a backup's
+    kDone,
+  };
+
+  BackupTarget() = default;
+  absl::Status OpenDirectories(FileSystem& file_system, const std::string& path);
+  absl::Status Mark(const std::string& path);
+  void TakeAway();
+
+  // Not literals, so that no removal allocates memory.
+  const std::string marker_name_ = kUnfinishedBackupName;
+  const std::string lock_name_ = kLockName;
+  std::unique_ptr<Directory> marker_directory_;  // holds the lock on the marker
+  std::unique_ptr<Directory> directory_;         // holds the lock of the store to be
+  State state_ = State::kUntouched;
+};
 
 struct BackupJob {
   std::uint64_t checkpoint_id = 0;
   std::function<bool()> stop;
   std::function<void(const BackupProgress&)> progress;  // may be empty
 };
-// After an error the directory is empty again, or marked.
-absl::StatusOr<BackupInfo> WriteBackup(Core& core, const BackupJob& job, Directory& target);
+// Copies the checkpoint into `target` and completes it. An exception from `progress` passes
+// through.
+absl::StatusOr<BackupInfo> WriteBackup(Core& core, const BackupJob& job, BackupTarget& target);
 
 }  // namespace ebb::internal

@@ -50,8 +50,9 @@ struct OpenedStore {
   RecoveryReport report;
 };
 
-// Opens the store at `path` for records of these types, or creates it. Errors: InvalidArgument
-// (options), FailedPrecondition (opened elsewhere, other types or page size), Unimplemented (newer
+// Opens the store at `path` for records of these types, or creates it if the options allow that.
+// Errors: InvalidArgument (options), NotFound (no store, create_if_missing is false),
+// FailedPrecondition (opened elsewhere, other types or page size), Unimplemented (newer
 // format), DataLoss, ResourceExhausted, Unavailable. After an error the directory is as it was, but
 // that a directory and a lock file that did not exist may have been made.
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,

@@ -25,10 +25,24 @@
 namespace ebb::internal {
 
 inline constexpr const char* kLockName = "LOCK";
-// The directory with its lock. InvalidArgument for a bad path, FailedPrecondition when it is open
-// already.
+// Stands in a directory while a backup is copied into it (backup.h).
+inline constexpr const char* kUnfinishedBackupName = "UNFINISHED-BACKUP";
+
+// Opens a directory; `create` creates it when it is absent. InvalidArgument for a bad path, also of
+// one that is absent.
+absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
+                                                    const std::string& path, bool create);
+// Locks it for a store; creates the lock file. FailedPrecondition when it is locked already.
+absl::Status LockDirectory(Directory& directory, const std::string& path);
+// Both.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
                                                       const std::string& path, bool create = true);
+// NotFound: Options::create_if_missing is false.
+absl::Status NoStoreError(const std::string& path);
+// The same for a directory that must hold a store: NotFound when there is none, and then nothing is
+// created.
+absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
+                                                           const std::string& path);
 
 // The files of the log.
 struct FoundSegments {
