@@ -5,6 +5,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "ebb/internal/clock.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 
@@ -101,8 +102,7 @@ void BackgroundJob::Run() {
       SetTimer();
     }
   };
-  // A Status without a message needs no memory.
-  absl::StatusOr<Work::Outcome> outcome(absl::Status(absl::StatusCode::kResourceExhausted, ""));
+  absl::StatusOr<Work::Outcome> outcome(NoMemory());
   try {
     outcome = work_.run([this] {
       return is_stopping_.load(std::memory_order_relaxed);  // a bit later will do
@@ -122,8 +122,7 @@ void BackgroundJob::Note(const absl::StatusOr<Work::Outcome>& outcome) {
   stats_.last_duration_ms = MillisecondsSince(begun_);
   if (outcome.ok()) return;
   ++stats_.failure_count;
-  stats_.last_error.clear();  // if there is no memory for the text
-  stats_.last_error = outcome.status().ToString();
+  stats_.last_error = TextOf(outcome.status());
 }
 
 // ---- both ----

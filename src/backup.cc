@@ -9,9 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/manifest.h"
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/page_reader.h"
 #include "ebb/internal/sealed_file.h"
 #include "ebb/internal/store_files.h"
@@ -52,6 +54,11 @@ class BackupWriter {
       : core_(core), job_(job), target_(target.directory()) {}
 
   absl::StatusOr<BackupInfo> Run() {
+    return CatchNoMemory([this] { return Copy(); });
+  }
+
+ private:
+  absl::StatusOr<BackupInfo> Copy() {
     buffer_ = AllocateAligned(kReadBlocks * kBlockBytes);
     if (buffer_ == nullptr) return absl::ResourceExhaustedError("no memory for a backup");
     absl::StatusOr<Manifest> manifest =

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "ebb/internal/mutex.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 
@@ -19,6 +20,15 @@ BlockRead* BlockQueue::List::Pop() {
   if (read != nullptr) first_ = read->next;
   return read;
 }
+
+namespace {
+
+// What was begun ends, with a status, whatever happens: others wait for that.
+void ReadFrom(Device& device, BlockRead& read) noexcept {
+  read.status = CatchNoMemory([&] { return device.Read(read.block, read.bytes); });
+}
+
+}  // namespace
 
 struct BlockQueue::Shared {
   explicit Shared(Device& its_device) : device(its_device) {}
@@ -39,7 +49,7 @@ struct BlockQueue::Shared {
       if (read == nullptr) return false;
       ++running;
     }
-    read->status = device.Read(read->block, read->bytes);
+    ReadFrom(device, *read);
     MutexLock lock(mu);
     --running;
     ended.Push(*read);
@@ -97,7 +107,7 @@ void BlockQueue::Start(BlockRead& read) {
     ++in_ring_;
     return;
   }
-  read.status = device_.Read(read.block, read.bytes);
+  ReadFrom(device_, read);
   ended_.Push(read);
 }
 
@@ -115,7 +125,7 @@ void BlockQueue::TakeFromRing(bool wait) {
   auto* const read = static_cast<BlockRead*>(ended->tag);
   read->file = nullptr;
   if (ended->transfer.error != 0 || ended->transfer.count != read->bytes.size()) {
-    read->status = device_.Read(read->block, read->bytes);
+    ReadFrom(device_, *read);
   }
   ended_.Push(*read);
 }
@@ -132,7 +142,7 @@ BlockRead* BlockQueue::TakeFromPool(bool wait) {
       shared_->done.Wait(shared_->mu);
     }
   }
-  own->status = device_.Read(own->block, own->bytes);
+  ReadFrom(device_, *own);
   return own;
 }
 

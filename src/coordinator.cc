@@ -14,6 +14,7 @@
 #include "ebb/internal/index_growth.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/log_verifier.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 
@@ -153,32 +154,15 @@ absl::Status Coordinator::ShiftVersion() {
 
 absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   HybridLog& log = core_.log;
-  owes_control_ = true;  // also if memory runs out on the way
+  owes_control_ = true;
   settled_ = true;
-  absl::Status status = AppendSessions(version);
   HybridLog::Extent extent;
-  if (status.ok()) {
-    CommitRecord record;
-    record.kind = RecordKind::kControl;
-    record.checkpoint_id = recorded_checkpoint_id_;
-    record.version = version;
-    record.clean = clean;
-    record.begin = begin_;
-    record.begin_incarnation = log.IncarnationAt(begin_);
-    record.durable = durable_;
-    record.creation_exponent = static_cast<std::uint32_t>(core_.index.creation_exponent());
-    record.index_exponent = static_cast<std::uint32_t>(core_.index.exponent());
-    const auto reserve = [&](const EpochGuard& guard) {
-      return log.ReserveToBlockEnd(CommitRecord::kLeastExtentBytes, guard);
-    };
-    status = Append(
-        reserve,
-        [&](std::span<std::byte> bytes) {
-          const Address last = extent.start + (bytes.size() - 1);
-          EncodeCommitRecord(record, core_.config.log.store_id, log.geometry().BlockOf(last),
-                             bytes);
-        },
-        CommitRecord::kLeastExtentBytes, extent);
+  absl::Status status;
+  try {
+    status = AppendSessions(version);
+    if (status.ok()) status = AppendControl(version, clean, extent);
+  } catch (const std::bad_alloc&) {
+    status = NoMemory();
   }
   owes_control_ = !status.ok();
   // What is above the tail now was made after the drain, with or without a control record.
@@ -188,6 +172,29 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   if (!status.ok()) return status;
   control_end_ = end;
   return MakeDurable();
+}
+
+absl::Status Coordinator::AppendControl(std::uint64_t version, bool clean,
+                                        HybridLog::Extent& extent) {
+  HybridLog& log = core_.log;
+  CommitRecord record;
+  record.kind = RecordKind::kControl;
+  record.checkpoint_id = recorded_checkpoint_id_;
+  record.version = version;
+  record.clean = clean;
+  record.begin = begin_;
+  record.begin_incarnation = log.IncarnationAt(begin_);
+  record.durable = durable_;
+  record.creation_exponent = static_cast<std::uint32_t>(core_.index.creation_exponent());
+  record.index_exponent = static_cast<std::uint32_t>(core_.index.exponent());
+  const auto reserve = [&](const EpochGuard& guard) {
+    return log.ReserveToBlockEnd(CommitRecord::kLeastExtentBytes, guard);
+  };
+  const auto encode = [&](std::span<std::byte> bytes) {
+    const Address last = extent.start + (bytes.size() - 1);
+    EncodeCommitRecord(record, core_.config.log.store_id, log.geometry().BlockOf(last), bytes);
+  };
+  return Append(reserve, encode, CommitRecord::kLeastExtentBytes, extent);
 }
 
 absl::Status Coordinator::MakeDurable() {
@@ -270,7 +277,11 @@ absl::Status Coordinator::RunCheckpointLocked() {
   const absl::Cleanup end = [&] { set_runs(false); };
   bool needed = false;
   absl::Status status = CheckpointIsNeeded(needed);
-  if (status.ok() && needed) status = WriteCheckpoint();
+  try {
+    if (status.ok() && needed) status = WriteCheckpoint();
+  } catch (const std::bad_alloc&) {
+    status = NoMemory();
+  }
   MutexLock list_lock(list_mu_);
   if (status.ok()) {
     checkpoint_stats_.completed_count += needed ? 1 : 0;
@@ -278,7 +289,7 @@ absl::Status Coordinator::RunCheckpointLocked() {
   } else {
     core_.counters.failed_checkpoints.fetch_add(1, std::memory_order_relaxed);  // statistics
     ++checkpoint_stats_.failed_count;
-    checkpoint_stats_.last_error = status.ToString();
+    checkpoint_error_ = status;
   }
   return status;
 }
@@ -298,6 +309,10 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
 absl::Status Coordinator::WriteCheckpoint() {
   if (checkpoint_id_ >= kMostCheckpointId) {  // by a file or record that is not ours
     return absl::ResourceExhaustedError("the ids of checkpoints are used up");
+  }
+  {
+    MutexLock lock(list_mu_);
+    checkpoints_.reserve(checkpoints_.size() + 1);  // may throw: before there is another
   }
   const auto begun = std::chrono::steady_clock::now();
   Manifest manifest;
@@ -337,8 +352,7 @@ absl::Status Coordinator::SyncDirectory() {
   const int error = core_.files.directory->Sync();
   if (error == 0) return absl::OkStatus();
   // The device shares the directory, and its next sync would not hear of this any more.
-  return core_.Poison(
-      absl::UnavailableError(FileError("sync", "the store's directory", 0, error).message()));
+  return core_.Poison(SyncError("sync", "the store's directory", error));
 }
 
 std::vector<CheckpointInfo> Coordinator::Checkpoints() const {
@@ -350,6 +364,7 @@ CheckpointStats Coordinator::GetCheckpointStats() const {
   const bool requested = checkpoint_rounds_.running();
   MutexLock lock(list_mu_);
   CheckpointStats stats = checkpoint_stats_;
+  if (!checkpoint_error_.ok()) stats.last_error = TextOf(checkpoint_error_);
   stats.in_progress = requested || checkpoint_runs_;
   stats.checkpoint_count = checkpoints_.size();
   for (const CheckpointInfo& info : checkpoints_) stats.total_size_bytes += info.size_bytes;
@@ -418,7 +433,7 @@ absl::StatusOr<BackupInfo> Coordinator::Backup(
   try {
     return BackupLocked(path, progress);
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory for a backup");
+    return NoMemory();
   }
 }
 
@@ -455,7 +470,7 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
   try {
     return LogVerifier(core_, options, [this] { return core_.epochs.closed(); }).Run(Checkpoints());
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory to verify the store");
+    return NoMemory();
   }
 }
 
@@ -639,7 +654,7 @@ absl::Status Coordinator::CloseLocked() {
       if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
       if (status.ok()) status = core_.CheckFiles(true);
     } catch (const std::bad_alloc&) {
-      status = absl::ResourceExhaustedError("no memory to close the store");
+      status = NoMemory();
     }
   }
   if (!status.ok() && !core_.health.poisoned()) return status;  // may be tried again

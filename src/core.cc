@@ -7,9 +7,12 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <iterator>
+#include <new>
 #include <utility>
 
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/pending_operations.h"
 
 namespace ebb::internal {
@@ -36,7 +39,11 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       commit_thread(CommitThreads(core_config),
                     core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),
-      index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages) {
+      index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages),
+      session_without_memory(std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>())) {
+  if (!core_config.measure_latency) return;
+  latency_base_ = std::make_unique<LatencyHistograms>();
+  latencies_ = std::make_unique<LatencyHistograms>();
 }
 
 // A job of the log may still run when closing has failed.
@@ -83,18 +90,18 @@ absl::Status Core::CheckFiles(bool of_all) {
 }
 
 absl::Status Core::ClosedError() const {
-  if (!in_opening_process()) {
-    return absl::FailedPreconditionError(
-        "the store was opened by the parent process; a forked child cannot use it");
-  }
-  return absl::FailedPreconditionError("the store is closed");
+  return in_opening_process() ? Fixed().closed : Fixed().forked;
 }
 
 absl::Status Core::ReenteredError() const {
-  return absl::FailedPreconditionError(
-      fmt::format("the store was called from inside one of its own callbacks, {}; use the values "
-                  "that the callback was given, or call after it has returned",
-                  NameOf(FindCallback(this))));
+  try {
+    return absl::FailedPreconditionError(fmt::format(
+        "the store was called from inside one of its own callbacks, {}; use the values that the "
+        "callback was given, or call after it has returned",
+        NameOf(FindCallback(this))));
+  } catch (const std::bad_alloc&) {
+    return Fixed().reentered;
+  }
 }
 
 absl::Status Core::CheckCallable() const {
@@ -113,9 +120,7 @@ bool Core::MustLeak(const char* what) const {
   return true;
 }
 
-absl::Status Core::InMemoryError() const {
-  return absl::FailedPreconditionError("a store in memory cannot make anything durable");
-}
+absl::Status Core::InMemoryError() const { return Fixed().in_memory; }
 
 absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const {
   if (key_bytes > config.max_key_bytes) {
@@ -185,12 +190,21 @@ constexpr std::uint64_t kStatsBuckets = 1024;
 
 }  // namespace
 
-std::uint64_t Core::EstimateLiveKeys() {
-  if (epochs.closed()) return 0;
-  EpochSlot* const slot = epochs.AcquireSlot();
+Core::IndexSample Core::SampleForStatistics() noexcept {
+  if (epochs.closed()) return {};
+  EpochSlot* slot = nullptr;
+  try {
+    slot = epochs.AcquireSlot();
+  } catch (const std::bad_alloc&) {
+    return {};
+  }
   const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
   epochs.ReleaseSlot(slot);
-  return LiveKeys(sample, index.creation_exponent());
+  return sample;
+}
+
+std::uint64_t Core::EstimateLiveKeys() {
+  return LiveKeys(SampleForStatistics(), index.creation_exponent());
 }
 
 StoreStats Core::Stats() {
@@ -208,9 +222,7 @@ StoreStats Core::Stats() {
   stats.mutable_bytes = stats.tail_address - stats.read_only_address;
   stats.read_only_bytes = stats.read_only_address - stats.head_address;
   stats.device_bytes = stats.head_address - stats.begin_address;
-  EpochSlot* const slot = epochs.AcquireSlot();
-  const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
-  epochs.ReleaseSlot(slot);
+  const IndexSample sample = SampleForStatistics();
   stats.index_entry_estimate = sample.entries * sample.step;
   stats.live_key_estimate = LiveKeys(sample, index.creation_exponent());
 
@@ -311,9 +323,9 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
 MetricsSnapshot Core::Metrics() {
   if (!in_opening_process()) return {};  // in a fork, nobody may be left to unlock a mutex
   MutexLock lock(metrics_mu_);
-  std::unique_ptr<LatencyHistograms> latencies;
-  if (config.measure_latency) latencies = std::make_unique<LatencyHistograms>();
-  MetricsSnapshot metrics = CountedSinceOpen(latencies.get());
+  LatencyHistograms* const latencies = latencies_.get();
+  if (latencies != nullptr) *latencies = {};
+  MetricsSnapshot metrics = CountedSinceOpen(latencies);
   // An operation that was running at the reset has begun before it and ended after it.
   const auto since = [](std::uint64_t now, std::uint64_t base) {
     return now - std::min(now, base);
@@ -330,7 +342,7 @@ MetricsSnapshot Core::Metrics() {
     operation.count = std::max(
         {operation.count, operation.general, operation.without_effect + operation.refused});
     if (latencies == nullptr) continue;
-    if (latency_base_ != nullptr) (*latencies)[kind].Subtract((*latency_base_)[kind]);
+    (*latencies)[kind].Subtract((*latency_base_)[kind]);
     operation.latency = (*latencies)[kind].Summarize();
   }
   metrics.seconds =
@@ -341,10 +353,8 @@ MetricsSnapshot Core::Metrics() {
 void Core::ResetMetrics() {
   if (!in_opening_process()) return;
   MutexLock lock(metrics_mu_);
-  std::unique_ptr<LatencyHistograms> latencies;
-  if (config.measure_latency) latencies = std::make_unique<LatencyHistograms>();
-  metrics_base_ = CountedSinceOpen(latencies.get());
-  latency_base_ = std::move(latencies);
+  if (latency_base_ != nullptr) *latency_base_ = {};
+  metrics_base_ = CountedSinceOpen(latency_base_.get());
   metrics_begin_ = std::chrono::steady_clock::now();
 }
 
@@ -353,25 +363,45 @@ BlockQueue Core::NewBlockQueue() {
                     io_uring ? files.file_system->OpenReadRing(BlockQueue::kDepth) : nullptr);
 }
 
+// One list at a time, and again from the first: a list may go while another's operations are told,
+// and a list of all operations would take memory. None gets new ones any more.
 void Core::AbandonPending() {
-  std::vector<PendingOperations::Owned> left;
-  {
-    MutexLock lock(pending_mu);
-    for (PendingOperations* const list : pending) {
-      std::vector<PendingOperations::Owned> of_list = list->TakeAll(ClosedError());
-      left.insert(left.end(), std::make_move_iterator(of_list.begin()),
-                  std::make_move_iterator(of_list.end()));
+  const CallbackScope scope(this, CallbackKind::kClose);
+  std::exception_ptr thrown;
+  for (;;) {  // ends: each turn empties a list
+    std::vector<PendingOperations::Owned> left;
+    {
+      MutexLock lock(pending_mu);
+      for (auto list = pending.begin(); list != pending.end() && left.empty(); ++list) {
+        left = (*list)->TakeAll(ClosedError());
+      }
+    }
+    if (left.empty()) break;
+    try {
+      PendingOperations::TellAll(left);
+    } catch (...) {  // of a callback: all others run first
+      thrown = std::current_exception();
     }
   }
-  const CallbackScope scope(this, CallbackKind::kClose);
-  PendingOperations::TellAll(left);
+  if (thrown != nullptr) std::rethrow_exception(thrown);
 }
 
 SessionState::SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {
   if (owner.config.measure_latency) slot->tally.StartTiming();
 }
 
+// Its slot, which no drain looks at, is never outside a guard.
+SessionState::SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle)
+    : core(&owner), slot(never_idle.get()), error(NoMemory()), own_slot(std::move(never_idle)) {
+  slot->word.store(EpochState::kOneEpoch, std::memory_order_relaxed);  // not shared yet
+}
+
+absl::Status SessionState::BusyError() const {
+  return lacks_memory() ? NoMemory() : core->ReenteredError();
+}
+
 SessionState::~SessionState() {
+  if (lacks_memory()) return;
   if (!core->in_opening_process()) {  // the kernel's and the pool's share of it is the parent's
     static_cast<void>(pending.release());
     static_cast<void>(batch.release());
@@ -384,6 +414,14 @@ SessionState::~SessionState() {
   core->epochs.ReleaseSlot(slot);
 }
 
+OwnedSession NewSessionState(Core& core) noexcept {
+  try {
+    return OwnedSession(new SessionState(core));
+  } catch (const std::bad_alloc&) {
+    return OwnedSession(core.session_without_memory.get());
+  }
+}
+
 absl::Status Undecodable(const char* what, std::size_t bytes) {
   return absl::DataLossError(fmt::format("the codec does not take a {} of {} bytes", what, bytes));
 }
@@ -394,17 +432,23 @@ absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t resu
                   keys, values, results));
 }
 
-void KeepForever(std::shared_ptr<const void> object) {
+void KeepForever(std::shared_ptr<const void> object) noexcept {
   struct Kept {
     std::shared_ptr<const void> object;
     Kept* next;
   };
   static constinit Atomic<Kept*> newest{nullptr};
-  auto* const kept = new Kept{std::move(object), nullptr};
+  auto* const kept = new (std::nothrow) Kept{std::move(object), nullptr};
+  if (kept == nullptr) {  // one reference is never released, and nothing points to it
+    alignas(std::shared_ptr<const void>) std::byte unreachable[sizeof(object)];
+    static_cast<void>(new (unreachable) std::shared_ptr<const void>(std::move(object)));
+    return;
+  }
   kept->next = newest.exchange(kept, std::memory_order_relaxed);  // never read
 }
 
-void EndSession(std::unique_ptr<SessionState> session, std::shared_ptr<Core> core) {
+void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
+  if (session->lacks_memory()) return;  // the core owns it
   const bool in_use = !session->idle() || session->waiting() ||
                       (session->pending != nullptr && session->pending->notifying());
   if (!in_use) {
@@ -414,12 +458,13 @@ void EndSession(std::unique_ptr<SessionState> session, std::shared_ptr<Core> cor
   if (core->in_opening_process()) {
     std::fputs("ebb: a session was destroyed inside a callback of its own: it leaks\n", stderr);
   }
-  KeepForever(std::shared_ptr<SessionState>(std::move(session)));
+  KeepForever(std::shared_ptr<const void>(std::shared_ptr<const void>(), session.release()));
   KeepForever(std::move(core));
 }
 
 absl::Status NameSession(SessionState& session, std::string_view name) {
   Core& core = *session.core;
+  if (session.lacks_memory()) return NoMemory();
   if (absl::Status status = core.CheckCallable(); !status.ok()) return status;
   if (core.epochs.closed()) return core.ClosedError();
   std::string copy(name);  // may throw: before the table knows the session
@@ -432,7 +477,7 @@ absl::Status NameSession(SessionState& session, std::string_view name) {
 
 absl::Status WaitDurable(SessionState& session) {
   Core& core = *session.core;
-  if (!session.callable() || session.waiting()) return core.ReenteredError();
+  if (!session.callable() || session.waiting()) return session.BusyError();
   SlowScope scope(*session.slot);
   if (core.epochs.closed()) return core.ClosedError();
   if (!core.has_files()) return core.InMemoryError();

@@ -18,7 +18,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -28,6 +27,7 @@
 #include <utility>
 
 #include "ebb/internal/check.h"
+#include "ebb/internal/no_memory.h"
 #include "fmt/format.h"
 
 namespace ebb::internal {
@@ -35,12 +35,6 @@ namespace {
 
 std::string DescribePlace(const std::string& file, std::uint64_t offset) {
   return fmt::format("{} at offset {}", file, offset);
-}
-
-// A sync that failed for lack of space has lost data all the same: the kernel may have dropped the
-// pages. So it never looks like something that can be tried again.
-absl::Status SyncError(const char* call, const std::string& file, int error) {
-  return absl::UnavailableError(FileError(call, file, 0, error).message());
 }
 
 constexpr const char* kLockFile = "the store's lock file";
@@ -90,13 +84,15 @@ FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end
 
 }  // namespace
 
-void AlignedFree::operator()(std::byte* bytes) const { std::free(bytes); }
+void AlignedFree::operator()(std::byte* bytes) const {
+  ::operator delete(bytes, std::align_val_t(kBlockBytes));
+}
 
 AlignedBuffer AllocateAligned(std::size_t bytes) {
   if (bytes > std::numeric_limits<std::size_t>::max() - kBlockBytes) return nullptr;
   const std::size_t block_count = std::max<std::size_t>(1, (bytes + kBlockBytes - 1) / kBlockBytes);
-  return AlignedBuffer(
-      static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, block_count * kBlockBytes)));
+  return AlignedBuffer(static_cast<std::byte*>(
+      ::operator new(block_count* kBlockBytes, std::align_val_t(kBlockBytes), std::nothrow)));
 }
 
 FullTransfer ReadFully(File& file, std::uint64_t offset, std::span<std::byte> bytes) {
@@ -122,6 +118,23 @@ absl::Status FileError(const char* call, const std::string& file, std::uint64_t 
   return no_room ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
 }
 
+absl::Status SyncError(const char* call, const char* file, int error) noexcept {
+  try {
+    return absl::UnavailableError(FileError(call, file, 0, error).message());
+  } catch (const std::bad_alloc&) {
+    return Fixed().failed_sync;
+  }
+}
+
+// Of a segment. Its name takes memory, too.
+absl::Status FileDevice::SyncErrorOf(const char* call, std::uint64_t number, int error) noexcept {
+  try {
+    return SyncError(call, SegmentName(number).c_str(), error);
+  } catch (const std::bad_alloc&) {
+    return Fixed().failed_sync;
+  }
+}
+
 // ---- MemoryDevice ----
 
 absl::Status MemoryDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
@@ -141,13 +154,11 @@ absl::Status MemoryDevice::Write(std::uint64_t block, std::span<const std::byte>
   try {
     if (end > blocks_.size()) blocks_.resize(end);
   } catch (const std::bad_alloc&) {
-    return FileError("write", "memory", block * kBlockBytes, ENOMEM);
+    return NoMemory();
   }
   for (; !bytes.empty(); ++block, bytes = bytes.subspan(kBlockBytes)) {
     if (blocks_[block] == nullptr) blocks_[block] = AllocateAligned(kBlockBytes);
-    if (blocks_[block] == nullptr) {
-      return FileError("write", "memory", block * kBlockBytes, ENOMEM);
-    }
+    if (blocks_[block] == nullptr) return NoMemory();
     std::memcpy(blocks_[block].get(), bytes.data(), kBlockBytes);
   }
   return absl::OkStatus();
@@ -444,7 +455,7 @@ absl::Status FileDevice::Sync() {
       first_failure.Update(CheckName(number, *file));
       continue;
     }
-    first_failure.Update(SyncError("sync", SegmentName(number), error));
+    first_failure.Update(SyncErrorOf("sync", number, error));
     NoteUnsynced(number);
   }
   first_failure.Update(CheckNames(false));
@@ -652,7 +663,7 @@ absl::Status FileDevice::Close() {
     const int error = segment.file->Close();
     // Interrupted: the descriptor is gone all the same, and what must last was synced before.
     if (error != 0 && error != EINTR) {
-      first_failure.Update(SyncError("close", SegmentName(segment.number), error));
+      first_failure.Update(SyncErrorOf("close", segment.number, error));
     }
   }
   segments_.clear();

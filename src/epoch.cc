@@ -103,8 +103,8 @@ EpochManager::~EpochManager() {
 EpochSlot* EpochManager::AcquireSlot() {
   MutexLock lock(mu_);  // [slots]
   if (free_slots_.empty()) {
+    free_slots_.reserve(slots_.size() + 1);  // ReleaseSlot runs in destructors: no allocation there
     slots_.push_back(std::make_unique<EpochSlot>());
-    free_slots_.reserve(slots_.size());  // ReleaseSlot runs in destructors: it must not allocate
     return slots_.back().get();
   }
   EpochSlot* const slot = free_slots_.back();

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <new>
 #include <thread>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/clock.h"
 #include "ebb/internal/compaction.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 namespace {
@@ -132,22 +133,20 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : core_.CheckFiles(false);
-  try {
-    if (status.ok()) status = RunPasses(options, call, stats);
-  } catch (const std::bad_alloc&) {
-    status = absl::ResourceExhaustedError("no memory to collect garbage");
-  }
+  // Whatever is thrown: nothing is slowed down for a collection that has ended.
+  absl::Cleanup release_brake = [this] { core_.log.ReleaseBrake(); };
+  if (status.ok()) status = CatchNoMemory([&] { return RunPasses(options, call, stats); });
   const std::exception_ptr thrown = std::exchange(thrown_, nullptr);
   if (thrown != nullptr) status = ThrownError(CallbackKind::kCollection, thrown);
   Count(status, stats);
   if (!status.ok()) {
-    core_.log.ReleaseBrake();
     // Not again at the next page turn: what failed may go on failing.
     look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
                    std::memory_order_relaxed);  // a hint
     if (thrown != nullptr && call.pace == Pace::kFree) std::rethrow_exception(thrown);
     return status;
   }
+  std::move(release_brake).Cancel();
   stats.new_begin_address = core_.log.begin().value();
   stats.duration_ms = MillisecondsSince(begun);
   return stats;

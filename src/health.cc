@@ -4,19 +4,21 @@
 
 #include <new>
 
+#include "ebb/internal/no_memory.h"
+
 namespace ebb::internal {
 
 void Health::Poison(const absl::Status& cause) {
   MutexLock lock(mu_);
   if (!cause_.ok()) return;
-  const absl::StatusCode code =
-      absl::IsDataLoss(cause) ? absl::StatusCode::kDataLoss : absl::StatusCode::kUnavailable;
+  // A store that must not continue is poisoned whether or not there is memory for the message.
+  const bool is_lost = absl::IsDataLoss(cause);
+  cause_ = is_lost ? absl::Status(absl::StatusCode::kDataLoss, {}) : Fixed().poisoned;
   try {
-    cause_ = absl::Status(code, fmt::format("the store is poisoned until it is reopened; first "
-                                            "cause: {}",
-                                            cause.ToString()));
-  } catch (const std::bad_alloc&) {
-    cause_ = absl::Status(code, "");  // allocates nothing
+    cause_ = absl::Status(
+        cause_.code(), fmt::format("the store is poisoned until it is reopened; first cause: {}",
+                                   cause.ToString()));
+  } catch (const std::bad_alloc&) {  // the shorter one remains
   }
   poisoned_.store(true, std::memory_order_release);  // [poison]
 }

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 
@@ -340,10 +341,31 @@ void HybridLog::BlockUpdatesLocked() {
   RaiseUpdateFrom(Address(), kInfinity);
 }
 
-absl::StatusOr<bool> HybridLog::FlushChunk() {
+// A chunk from when it is taken until it has ended. One that is left by an exception has failed:
+// others wait for its end.
+struct HybridLog::TakenChunk {
+  explicit TakenChunk(HybridLog& its_log) : log(its_log) {}
+  ~TakenChunk() {
+    if (is_taken) static_cast<void>(End(NoMemory()));
+  }
+  TakenChunk(const TakenChunk&) = delete;
+  TakenChunk& operator=(const TakenChunk&) = delete;
+  bool Take() { return is_taken = log.TakeChunk(chunk, waited); }
+  absl::StatusOr<bool> End(absl::Status written) {
+    is_taken = false;
+    return log.EndChunk(chunk, std::move(written));
+  }
+
+  HybridLog& log;
   Chunk chunk;
   bool waited = false;
-  if (!TakeChunk(chunk, waited)) return waited;
+  bool is_taken = false;
+};
+
+absl::StatusOr<bool> HybridLog::FlushChunk() {
+  TakenChunk taken(*this);
+  Chunk& chunk = taken.chunk;
+  if (!taken.Take()) return taken.waited;
   const Geometry& geometry = config_.geometry;
   const std::span<std::byte> batch(chunk.buffer.get(),
                                    (chunk.end_block - chunk.first_block) * kBlockBytes);
@@ -353,7 +375,7 @@ absl::StatusOr<bool> HybridLog::FlushChunk() {
     CopyFromLog(payload, kBlockPayloadBytes, bytes.data());
     SealBlock(bytes, config_.store_id, block, incarnation());
   }
-  return EndChunk(chunk, device_.Write(chunk.first_block, batch));
+  return taken.End(CatchNoMemory([&] { return device_.Write(chunk.first_block, batch); }));
 }
 
 // Whole blocks of one page, as many as a batch holds; false when there are none. `waited`: for a

@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include "ebb/internal/no_memory.h"
+
 namespace ebb::internal {
 namespace {
 
@@ -47,7 +49,7 @@ absl::Status LiveScan::Begin() {
     if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
     reader_ = std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{*pin_, end_}, config);
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory to scan");
+    return NoMemory();
   }
   return absl::OkStatus();
 }
@@ -67,11 +69,7 @@ bool LiveScan::Next() {
     return true;
   }
   if (reader_ == nullptr) return false;
-  try {
-    status_ = LoadMore();
-  } catch (const std::bad_alloc&) {
-    status_ = absl::ResourceExhaustedError("no memory to scan");
-  }
+  status_ = CatchNoMemory([this] { return LoadMore(); });
   if (!status_.ok() || live_.empty()) {
     End();
     return false;
@@ -81,7 +79,11 @@ bool LiveScan::Next() {
 }
 
 bool LiveScan::Fail(const char* what, std::size_t bytes) {
-  status_ = Undecodable(what, bytes);
+  return Fail(CatchNoMemory([&] { return Undecodable(what, bytes); }));
+}
+
+bool LiveScan::Fail(const absl::Status& status) {
+  status_ = status;
   End();
   return false;
 }

@@ -5,14 +5,13 @@
 #include <new>
 
 #include "ebb/internal/check.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 namespace {
 
 constexpr std::uint64_t kCopyBlocks = 16;  // under one guard
 constexpr std::uint64_t kPieces = 2;       // of what is read ahead
-
-absl::Status NoMemory() { return absl::ResourceExhaustedError("no memory to read the log"); }
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "ebb/internal/block.h"
@@ -69,6 +70,7 @@ absl::StatusOr<VerifyReport> LogVerifier::Run(const std::vector<CheckpointInfo>&
   for (const CheckpointInfo& checkpoint : checkpoints) {
     ++report_.checkpoint_count;
     status = VerifyCheckpoint(core_, *core_.files.directory, checkpoint.id, newest_);
+    if (absl::IsResourceExhausted(status)) return status;  // that is no damage
     if (!status.ok()) AddProblem(options_, std::string(status.message()), report_);
   }
   return std::move(report_);
@@ -284,6 +286,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
     }
     if (!in_memory) {  // written to the device since the log was read
       const absl::StatusOr<Record> record = log_.ReadFromDevice(address, record_);
+      if (absl::IsResourceExhausted(record.status())) throw std::bad_alloc();  // no damage either
       if (!record.ok()) {
         AddProblem(options_, std::string(record.status().message()), report_);
         return true;

@@ -14,6 +14,7 @@
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/log_scan.h"
 #include "ebb/internal/log_verifier.h"
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/recovery.h"
 #include "ebb/internal/store_config.h"
 #include "ebb/internal/store_files.h"
@@ -94,6 +95,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
   }
   for (const Manifest& manifest : checkpoints->manifests) {
     absl::Status image = VerifyCheckpoint(core, *core.files.directory, manifest.id, core.index);
+    if (absl::IsResourceExhausted(image)) return image;  // that is no damage
     if (!image.ok()) AddProblem(options, std::string(image.message()), report);
   }
   return absl::OkStatus();
@@ -147,7 +149,7 @@ absl::StatusOr<VerifyReport> VerifyFiles(FileSystem& file_system, const std::str
   try {
     return VerifyWithMemory(file_system, path, options);
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory to verify the store");
+    return NoMemory();
   }
 }
 

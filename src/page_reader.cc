@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 
@@ -24,7 +25,7 @@ LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
   const Geometry& geometry = core.log.geometry();
   const AlignedBuffer buffer = AllocateAligned(std::min(kReadBlocks, end - first) * kBlockBytes);
   if (buffer == nullptr) {
-    loaded.status = absl::ResourceExhaustedError("no memory to read the log");
+    loaded.status = NoMemory();
     return loaded;
   }
   const std::uint64_t page = first / geometry.blocks_per_page();
@@ -96,7 +97,7 @@ struct PageReader::Shared {
     try {
       loaded = LoadBlocks(core, first, end);
     } catch (const std::bad_alloc&) {
-      loaded.status = absl::ResourceExhaustedError("no memory to read the log");
+      loaded.status = NoMemory();
     }
     MutexLock lock(mu);
     Page& page = pages.find(number)->second;

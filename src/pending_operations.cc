@@ -4,7 +4,10 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <new>
 #include <utility>
+
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 
@@ -33,13 +36,17 @@ void PendingOperations::Start(Owned operation) {
       operation->Refuse(session_.core->ClosedError());
     } else {
       MutexLock lock(mu_);
-      if (!operation->Go()) {
-        operations_.reserve(kMost);  // may throw: before anything has begun
-        Read(*operation);
-        operation->place_ = operations_.size();
-        operations_.push_back(std::move(operation));
-        size_.store(operations_.size(), std::memory_order_relaxed);  // the owner's
-        return;
+      try {
+        if (!operation->Go()) {
+          operations_.reserve(kMost);  // may throw: before anything has begun
+          Read(*operation);
+          operation->place_ = operations_.size();
+          operations_.push_back(std::move(operation));
+          size_.store(operations_.size(), std::memory_order_relaxed);  // the owner's
+          return;
+        }
+      } catch (const std::bad_alloc&) {
+        operation->Refuse(NoMemory());
       }
     }
   }
@@ -132,13 +139,17 @@ void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& lis
   Core& core = *session.core;
   const bool callable = session.callable();
   if (!callable) {
-    operation->Refuse(core.ReenteredError());
+    operation->Refuse(session.BusyError());
   } else if (list == nullptr) {
     SlowScope scope(*session.slot);
     if (core.epochs.closed()) {
       operation->Refuse(core.ClosedError());
     } else {
-      list = std::make_unique<PendingOperations>(session);
+      try {
+        list = std::make_unique<PendingOperations>(session);
+      } catch (const std::bad_alloc&) {
+        operation->Refuse(NoMemory());
+      }
     }
   }
   if (list == nullptr || !callable) return operation->Tell();
@@ -153,7 +164,10 @@ void PendingOperations::Next(bool wait, Owned& ended) {
       try {
         has_ended = operation->Go();
         if (!has_ended) Read(*operation);
-      } catch (...) {  // of a function of the user's, or for lack of memory
+      } catch (const std::bad_alloc&) {
+        operation->Refuse(NoMemory());
+        has_ended = true;
+      } catch (...) {  // of a function of the user's
         ended = TakeOut(*operation);
         throw;
       }
@@ -169,6 +183,8 @@ void PendingOperations::Next(bool wait, Owned& ended) {
   }
 }
 
+// May throw when it puts the block into reading_; then the operation is in no list but
+// operations_, if it was there.
 void PendingOperations::Read(PendingOperation& operation) {
   BlockRead& read = operation.search_.read();
   read.owner = &operation;

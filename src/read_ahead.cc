@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "ebb/internal/no_memory.h"
+
 namespace ebb::internal {
 
 ReadAhead::ReadAhead(Core& core, std::uint64_t most_blocks)
@@ -27,7 +29,11 @@ bool ReadAhead::Ask(Piece piece) {
 bool ReadAhead::Begin(Piece piece) {
   const std::uint64_t blocks = piece.end - piece.first;
   if (queue_ == nullptr) queue_.reset(new BlockQueue(core_.NewBlockQueue()));
-  if (spare_.empty()) spare_.push_back(std::make_unique<Slot>());
+  if (spare_.empty()) {
+    // For all slots, so that one that is taken back always finds its place.
+    spare_.reserve(asked_.size() + 1);
+    spare_.push_back(std::make_unique<Slot>());
+  }
   Slot& slot = *spare_.back();
   if (slot.capacity < blocks) {
     capacity_ -= std::exchange(slot.capacity, 0);
@@ -52,7 +58,7 @@ bool ReadAhead::Begin(Piece piece) {
 
 absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
   if (asked_.empty() && !Begin(piece)) {
-    return absl::ResourceExhaustedError("no memory to read the log");
+    return NoMemory();
   }
   Slot& slot = *asked_.front();
   while (!slot.ended) static_cast<Slot*>(queue_->Take(/*wait=*/true)->owner)->ended = true;

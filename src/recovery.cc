@@ -12,6 +12,7 @@
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/log_scan.h"
 #include "ebb/internal/manifest.h"
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/store_files.h"
 
 namespace ebb::internal {
@@ -329,10 +330,11 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {
+  static_cast<void>(Fixed());  // while there is memory, most likely
   try {
     return OpenWithMemory(path, options, types, environment);
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory to open the store");
+    return NoMemory();
   }
 }
 

@@ -20,16 +20,19 @@ constexpr std::uint64_t kFirstNumber = std::uint64_t{1} << 62;
 // ---- writing ----
 
 SealedWriter::SealedWriter(Directory& directory, std::string name, SealedFileId id)
-    : directory_(directory), name_(std::move(name)), id_(id) {}
+    : directory_(directory),
+      name_(std::move(name)),
+      unfinished_name_(name_ + kUnfinishedSuffix),
+      id_(id) {}
 
 SealedWriter::~SealedWriter() {
   if (file_ == nullptr || finished_) return;
   file_ = nullptr;
-  static_cast<void>(directory_.Unlink(name_ + kUnfinishedSuffix));  // best effort, means nothing
+  static_cast<void>(directory_.Unlink(unfinished_name_));  // best effort, means nothing
 }
 
 absl::Status SealedWriter::Open() {
-  const std::string unfinished = name_ + kUnfinishedSuffix;
+  const std::string& unfinished = unfinished_name_;
   buffer_ = AllocateAligned(kBufferBlocks * kBlockBytes);
   if (buffer_ == nullptr) return FileError("create", unfinished, 0, ENOMEM);
   OpenedFile opened = directory_.Open(unfinished, {.create = true});
@@ -83,7 +86,7 @@ absl::Status SealedWriter::Finish() {
     in_block_ = 0;
   }
   if (absl::Status status = WriteBuffer(); !status.ok()) return status;
-  const std::string unfinished = name_ + kUnfinishedSuffix;
+  const std::string& unfinished = unfinished_name_;
   if (const int error = file_->Sync(); error != 0) return FileError("sync", unfinished, 0, error);
   if (const int error = file_->Close(); error != 0) return FileError("close", unfinished, 0, error);
   if (const int error = directory_.Rename(unfinished, name_); error != 0) {

@@ -1,6 +1,9 @@
 #include "ebb/internal/shared_rounds.h"
 
-#include <new>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 
@@ -15,13 +18,19 @@ absl::Status SharedRounds::Join() {
     running_ = true;
     ++begun_count_;
     mu_.Unlock();
-    absl::Status status;
-    try {
-      status = work_();
-    } catch (const std::bad_alloc&) {  // those who wait must hear of it
-      status = absl::ResourceExhaustedError("no memory for a commit or a checkpoint");
-    }
+    RunRound();
     mu_.Lock();
+  }
+  absl::Status result = last_good_ >= needed ? absl::OkStatus() : failure_;
+  mu_.Unlock();
+  return result;
+}
+
+// The round ends whatever the work throws, because all others wait for its end.
+void SharedRounds::RunRound() {
+  absl::Status status = NoMemory();  // unless the work returns another
+  const absl::Cleanup end = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    MutexLock lock(mu_);
     running_ = false;
     ended_count_ = begun_count_;
     if (status.ok()) {
@@ -30,10 +39,8 @@ absl::Status SharedRounds::Join() {
       failure_ = std::move(status);
     }
     ended_.NotifyAll();
-  }
-  absl::Status result = last_good_ >= needed ? absl::OkStatus() : failure_;
-  mu_.Unlock();
-  return result;
+  };
+  status = CatchNoMemory(work_);
 }
 
 bool SharedRounds::running() const {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "ebb/internal/hash.h"
+#include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
 namespace {
@@ -164,7 +165,7 @@ absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFi
   try {
     core = std::make_shared<Core>(config, std::move(files));
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory for the store");
+    return NoMemory();
   }
   if (absl::Status status = core->CheckThreads(); !status.ok()) return status;
   if (core->has_memory()) return core;

@@ -53,6 +53,7 @@ void* FindThreadSession(const Core& core) {
 
 void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session,
                        const SessionState& state) {
+  // Remembered when it is kept, which may throw.
   const LastThreadSession last{core.get(), session.get()};
   if (t_list_is_gone) {
     // No code will run after this thread's last destructors to free it.

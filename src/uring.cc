@@ -30,9 +30,9 @@ class Uring final : public ReadRing {
 
  public:
   explicit Uring(unsigned depth) : depth_(depth) {
+    unsubmitted_.reserve(depth);  // may throw: before there is a ring to leave behind
     open_ = io_uring_queue_init(depth, &ring_, 0) == 0;
     if (open_) open_ = MoveAboveStandard(ring_);
-    if (open_) unsubmitted_.reserve(depth);
   }
   ~Uring() override {
     if (open_) io_uring_queue_exit(&ring_);

@@ -119,7 +119,6 @@ TEST(CoreTest, ErrorsSayWhatTheCallerDidWrong) {
   const Core& core = CoreOf(store);
   EXPECT_TRUE(core.in_opening_process());
   EXPECT_TRUE(FailsWith(core.ClosedError(), StatusCode::kFailedPrecondition, "closed"));
-  EXPECT_TRUE(FailsWith(core.ReenteredError(), StatusCode::kFailedPrecondition, "callback"));
 }
 
 }  // namespace

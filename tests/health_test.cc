@@ -3,9 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "tests/support/allocation_count.h"
 
 namespace ebb::test {
 namespace {
@@ -28,6 +31,21 @@ TEST(HealthTest, PoisonIsUnavailableAndNamesTheCause) {
   EXPECT_EQ(health.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(health.status().ToString(),
               AllOf(HasSubstr("poisoned"), HasSubstr("sync of log-00000003.ebb failed")));
+}
+
+TEST(HealthTest, PoisonNeedsNoMemory) {
+  if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
+  for (std::uint64_t number = 1;; ++number) {
+    Health health;
+    const absl::Status cause = absl::UnavailableError("sync of log-00000003.ebb failed");
+    FailAllocation(number);
+    health.Poison(cause);
+    const bool met = FailAllocation(0);
+    EXPECT_TRUE(health.poisoned());
+    EXPECT_EQ(health.status().code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(health.status().ToString(), HasSubstr("poisoned"));
+    if (!met) break;
+  }
 }
 
 TEST(HealthTest, EverybodyHearsTheFirstCauseForEver) {

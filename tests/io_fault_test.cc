@@ -13,20 +13,17 @@
 // Hazards: 28 (errors of the device), 30 (short transfers), 31 (a second sync may lie), 32 (no
 // space in mid-flush).
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "tests/support/account.h"
 #include "tests/support/allocation_count.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/ledger.h"
@@ -40,229 +37,9 @@ namespace {
 
 using absl::StatusCode;
 
-absl::StatusOr<LedgerStore> Open(internal::FileSystem& files, const std::string& path = "db") {
-  internal::Environment environment = TinyEnvironment(&files);
-  environment.segment_blocks = 4;
-  return OpenIn<LedgerStore>(path, environment);
-}
-
 bool IsIoFailure(const absl::Status& status) {
   return absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
 }
-
-// A store that could not be closed says so on stderr, which would be thousands of lines here. While
-// this lives they are left out, and all others shown.
-class WithoutClosingErrors {
- public:
-  WithoutClosingErrors() {
-    stderr = ::fopencookie(nullptr, "w", {.read = nullptr, .write = Show, .seek = {}, .close = {}});
-    EXPECT_NE(stderr, nullptr);
-  }
-  ~WithoutClosingErrors() { std::fclose(std::exchange(stderr, saved_)); }
-  WithoutClosingErrors(const WithoutClosingErrors&) = delete;
-  WithoutClosingErrors& operator=(const WithoutClosingErrors&) = delete;
-
- private:
-  static ::ssize_t Show(void*, const char* text, std::size_t count) {
-    const std::string_view shown(text, count);
-    if (shown.find("closing a store failed") != std::string_view::npos) {
-      return static_cast<::ssize_t>(count);
-    }
-    return ::write(STDERR_FILENO, text, count);
-  }
-
-  std::FILE* const saved_ = stderr;
-};
-
-// ---- a session with a store that may fail ----
-
-// Does what it can and keeps account: the operations that were accepted, the commits that were
-// acknowledged, those that may have come through.
-class Account {
- public:
-  // Goes on from what is found there. Steps after a failed opening do nothing.
-  void Open(internal::FileSystem& files) {
-    absl::StatusOr<LedgerStore> opened = test::Open(files);
-    if (!opened.ok()) return Note(opened.status());
-    auto session = opened->NewSession();
-    const absl::StatusOr<Ledger::State> state = ReadLedger(session);
-    if (!state.ok()) return Note(state.status());
-    const std::optional<std::size_t> found = Find(*state, opened->recovery());
-    if (!found.has_value()) return Note(absl::InternalError("a state that cannot be"));
-    ledger_.UndoTo(*found);
-    acknowledged_ = *found;
-    uncertain_.clear();
-    closed_ = false;
-    store_.emplace(*std::move(opened));
-  }
-  void Upserts(int count) { Operate(&Ledger::Upserts, count); }
-  void Rmws(int count) { Operate(&Ledger::Rmws, count); }
-  void Deletes(int count) { Operate(&Ledger::Deletes, count); }
-  void Commit() {
-    if (is_open()) Promise(store_->Commit());
-  }
-  void Checkpoint() {
-    if (is_open()) Promise(store_->Checkpoint().status());
-  }
-  // Once through the log, some blocks at a time.
-  void Collect() {
-    if (!is_open()) return;
-    const auto stats = store_->CollectGarbage(
-        {.min_reclaim_bytes = 0, .target_utilization = 1, .pass_bytes = 6 * 4096});
-    // With nothing to look at there was no commit.
-    if (!stats.ok() || stats->pass_count != 0) Promise(stats.status());
-  }
-  void Close() {
-    if (!store_.has_value()) return;
-    closed_ = true;
-    close_failed_ = false;
-    const absl::Status status = store_->Close();
-    close_failed_ = !status.ok();
-    Promise(status);
-  }
-  void Reopen(internal::FileSystem& files) {
-    Close();
-    store_.reset();  // lets go of the files, whatever came of the close
-    Open(files);
-  }
-
-  // Reads that find their record in memory, or the device in order, go on.
-  testing::AssertionResult ReadsGoOn() {
-    if (!store_.has_value() || closed_) return testing::AssertionSuccess();
-    auto session = store_->NewSession();
-    const absl::StatusOr<Ledger::State> state = ReadLedger(session);
-    if (!state.ok()) return testing::AssertionFailure() << state.status();
-    if (*state != ledger_.After(ledger_.size()))
-      return testing::AssertionFailure() << "another state";
-    return testing::AssertionSuccess();
-  }
-
-  bool is_open() const { return store_.has_value() && !closed_; }
-  bool close_has_failed() const { return store_.has_value() && closed_ && close_failed_; }
-  // The files are closed, with or without success: this cannot be repeated.
-  bool has_let_go() { return CoreOf(*store_).files.device == nullptr; }
-  bool poisoned() { return store_.has_value() && CoreOf(*store_).health.poisoned(); }
-  absl::Status cause() { return CoreOf(*store_).health.status(); }
-  const std::vector<absl::Status>& failures() const { return failures_; }
-  // The state may be found after reopening, with these serials.
-  testing::AssertionResult MayBe(const Ledger::State& state, const RecoveryReport& report) const {
-    if (Find(state, report).has_value()) return testing::AssertionSuccess();
-    return testing::AssertionFailure()
-           << "not the state of the commit after " << acknowledged_ << " operations, nor after "
-           << testing::PrintToString(uncertain_);
-  }
-  void LetGo() { store_.reset(); }
-
- private:
-  void Note(absl::Status status) { failures_.push_back(std::move(status)); }
-  std::optional<std::size_t> Find(const Ledger::State& state, const RecoveryReport& report) const {
-    const auto is = [&](std::size_t count) {
-      return state == ledger_.After(count) && ledger_.SerialsAre(report, count);
-    };
-    if (is(acknowledged_)) return acknowledged_;
-    for (const std::size_t count : uncertain_) {
-      if (is(count)) return count;
-    }
-    return std::nullopt;
-  }
-  void Operate(absl::Status (Ledger::*operate)(LedgerStore::Session&, int), int count) {
-    if (!is_open()) return;
-    auto session = ledger_.OpenSession(*store_, 0);
-    if (!session.ok()) return Note(session.status());
-    for (int i = 0; i < count; ++i) {
-      if (absl::Status status = (ledger_.*operate)(*session, 1); !status.ok()) Note(status);
-    }
-  }
-  void Promise(const absl::Status& status) {
-    if (!status.ok()) {
-      uncertain_.push_back(ledger_.size());
-      return Note(status);
-    }
-    acknowledged_ = ledger_.size();
-    uncertain_.clear();
-  }
-
-  std::optional<LedgerStore> store_;
-  Ledger ledger_;
-  std::size_t acknowledged_ = 0;
-  std::vector<std::size_t> uncertain_;  // failed commits since
-  std::vector<absl::Status> failures_;
-  bool closed_ = false;
-  bool close_failed_ = false;
-};
-
-// ---- workloads ----
-
-struct Workload {
-  const char* name;
-  std::function<void(Account&, internal::FileSystem&)> run;
-};
-
-const Workload kWorkloads[] = {
-    {"a new store, committed and closed",
-     [](Account& account, internal::FileSystem& files) {
-       account.Open(files);
-       account.Upserts(10);
-       account.Commit();
-       account.Rmws(3);
-       account.Deletes(2);
-       account.Close();
-     }},
-    {"more than memory, by small commits",
-     [](Account& account, internal::FileSystem& files) {
-       account.Open(files);
-       for (int i = 0; i < 4; ++i) {
-         account.Upserts(12);
-         account.Commit();
-         account.Rmws(2);
-         account.Commit();
-       }
-       account.Upserts(30);
-       account.Deletes(3);
-       account.Rmws(6);  // from the device, some
-       account.Commit();
-       account.Close();
-     }},
-    {"checkpoints, and reopened by them",
-     [](Account& account, internal::FileSystem& files) {
-       account.Open(files);
-       account.Upserts(12);
-       account.Checkpoint();
-       account.Rmws(3);
-       account.Checkpoint();
-       account.Reopen(files);
-       account.Upserts(6);
-       account.Checkpoint();
-       account.Deletes(2);
-       account.Close();
-     }},
-    {"collected, with and without a checkpoint",
-     [](Account& account, internal::FileSystem& files) {
-       account.Open(files);
-       account.Upserts(40);
-       account.Deletes(3);
-       account.Collect();
-       account.Rmws(3);
-       account.Checkpoint();
-       account.Upserts(12);
-       account.Collect();
-       account.Reopen(files);
-       account.Upserts(6);
-       account.Close();
-     }},
-    {"reopened twice",
-     [](Account& account, internal::FileSystem& files) {
-       account.Open(files);
-       account.Upserts(30);
-       account.Reopen(files);
-       account.Rmws(5);
-       account.Commit();
-       account.Upserts(12);
-       account.Reopen(files);
-       account.Deletes(2);
-       account.Close();
-     }},
-};
 
 // ---- faults ----
 
@@ -302,24 +79,11 @@ struct Counts {
   std::uint64_t reopenings = 0;
 };
 
-// What every reopening finds: after the process alone has ended, and after power losses.
-testing::AssertionResult ReopensRight(const SimFileSystem& files, const Account& account,
-                                      Counts& counts) {
-  for (int after = 0; after < 5; ++after) {
-    const auto left = after == 4 ? files.Kill() : files.Crash(static_cast<std::uint64_t>(after));
-    ++counts.reopenings;
-    absl::StatusOr<LedgerStore> store = Open(*left);
-    if (!store.ok()) return testing::AssertionFailure() << "opening: " << store.status();
-    auto session = store->NewSession();
-    const absl::StatusOr<Ledger::State> state = ReadLedger(session);
-    if (!state.ok()) return testing::AssertionFailure() << "reading: " << state.status();
-    if (testing::AssertionResult may_be = account.MayBe(*state, store->recovery()); !may_be)
-      return may_be;
-    if (absl::Status status = store->Close(); !status.ok()) {
-      return testing::AssertionFailure() << "closing: " << status;
-    }
-  }
-  return testing::AssertionSuccess();
+testing::AssertionResult Reopens(const SimFileSystem& files, const Account& account,
+                                 Counts& counts) {
+  constexpr std::uint64_t kPowerLosses = 4;
+  counts.reopenings += kPowerLosses + 1;
+  return ReopensRight(files, account, kPowerLosses);
 }
 
 // One run with one fault. False when the workload ends before the fault.
@@ -340,7 +104,7 @@ bool RunWithFault(const Workload& workload, const FaultRow& row, std::uint64_t c
   for (const absl::Status& status : account.failures()) {
     EXPECT_TRUE(IsIoFailure(status)) << status;
   }
-  EXPECT_TRUE(ReopensRight(sim, account, counts));
+  EXPECT_TRUE(Reopens(sim, account, counts));
 
   files.Disarm();
   EXPECT_TRUE(account.ReadsGoOn());
@@ -361,7 +125,7 @@ bool RunWithFault(const Workload& workload, const FaultRow& row, std::uint64_t c
     ++counts.resumed;
   }
   account.LetGo();
-  EXPECT_TRUE(ReopensRight(sim, account, counts));
+  EXPECT_TRUE(Reopens(sim, account, counts));
   return true;
 }
 
@@ -371,7 +135,7 @@ TEST(IoFaultTest, AnyCallThatFailsLosesNothingThatWasAcknowledged) {
   const auto stride = static_cast<std::uint64_t>(1 / std::min(1.0, Scale()));
   // Each row begins at another call, lest a stride in step with the workload pass over all syncs.
   std::uint64_t first = Seed();
-  for (const Workload& workload : kWorkloads) {
+  for (const Workload& workload : Workloads()) {
     for (const FaultRow& row : Faults()) {
       std::uint64_t call = first++ % stride;
       while (RunWithFault(workload, row, call, counts)) {
@@ -400,7 +164,7 @@ TEST(IoFaultTest, AnyCallThatFailsLosesNothingThatWasAcknowledged) {
 TEST(IoFaultTest, ASyncThatFailsIsNotBelievedLater) {
   const WithoutClosingErrors quiet;
   Counts counts;
-  for (const Workload& workload : kWorkloads) {
+  for (const Workload& workload : Workloads()) {
     for (std::uint64_t sync = 0;; ++sync) {
       bool fired = false;
       for (std::uint64_t seed = 0; seed < 6; ++seed) {
@@ -418,16 +182,16 @@ TEST(IoFaultTest, ASyncThatFailsIsNotBelievedLater) {
         for (const absl::Status& status : account.failures()) {
           EXPECT_TRUE(FailsWith(status, StatusCode::kUnavailable, "errno 5"));
         }
-        EXPECT_TRUE(ReopensRight(sim, account, counts));
+        EXPECT_TRUE(Reopens(sim, account, counts));
 
         left = sim.Kill();
         account.LetGo();
         account.Open(*left);
         ASSERT_TRUE(account.is_open()) << account.failures().back();
-        EXPECT_TRUE(ReopensRight(*left, account, counts)) << "what a reopening has shown";
+        EXPECT_TRUE(Reopens(*left, account, counts)) << "what a reopening has shown";
         account.Upserts(2);
         account.Commit();
-        EXPECT_TRUE(ReopensRight(*left, account, counts)) << "what a reopened store has committed";
+        EXPECT_TRUE(Reopens(*left, account, counts)) << "what a reopened store has committed";
         if (testing::Test::HasFailure()) return;
       }
       if (!fired) break;
@@ -450,7 +214,7 @@ TEST(IoFaultTest, AnOpeningWithoutMemoryCanBeRepeated) {
   const TempDir dir;
   Ledger ledger;
   {
-    auto store = Must(Open(internal::PosixFileSystem(), dir / "left"));
+    auto store = Must(OpenLedger(internal::PosixFileSystem(), dir / "left"));
     auto session = store.NewSession();
     Must(ledger.Upserts(session, 20));
     Must(Commit(store));
@@ -467,7 +231,7 @@ TEST(IoFaultTest, AnOpeningWithoutMemoryCanBeRepeated) {
       bool met = false;
       {
         FailAllocation(number);
-        const absl::StatusOr<LedgerStore> store = Open(internal::PosixFileSystem(), path);
+        const absl::StatusOr<LedgerStore> store = OpenLedger(internal::PosixFileSystem(), path);
         met = FailAllocation(0);
         if (!store.ok()) {
           ++failures;
@@ -475,7 +239,7 @@ TEST(IoFaultTest, AnOpeningWithoutMemoryCanBeRepeated) {
         }
       }
       if (!met) break;
-      auto store = Must(Open(internal::PosixFileSystem(), path));
+      auto store = Must(OpenLedger(internal::PosixFileSystem(), path));
       auto session = store.NewSession();
       ASSERT_EQ(Must(ReadLedger(session)), creates ? Ledger::State{} : ledger.After(ledger.size()));
     }
@@ -506,7 +270,7 @@ TEST(IoFaultTest, JobsAndClosingWithoutMemory) {
       Ledger ledger;
       bool met = false;
       {
-        auto store = Must(Open(internal::PosixFileSystem(), path));
+        auto store = Must(OpenLedger(internal::PosixFileSystem(), path));
         auto session = Must(ledger.OpenSession(store, 0));
         Must(ledger.Upserts(session, 5));
         Must(store.Checkpoint());
@@ -521,7 +285,7 @@ TEST(IoFaultTest, JobsAndClosingWithoutMemory) {
         if (!store.Commit().ok()) Must(store.Close());
         Restore(SnapshotOf(path), dir / "left");
       }
-      auto store = Must(Open(internal::PosixFileSystem(), dir / "left"));
+      auto store = Must(OpenLedger(internal::PosixFileSystem(), dir / "left"));
       EXPECT_TRUE(ledger.SerialsAre(store.recovery(), ledger.size()));
       auto session = store.NewSession();
       ASSERT_EQ(Must(ReadLedger(session)), ledger.After(ledger.size()));

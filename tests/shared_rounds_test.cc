@@ -1,12 +1,14 @@
 #include "ebb/internal/shared_rounds.h"
 
 #include <new>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "ebb/internal/atomic.h"
 #include "gtest/gtest.h"
+#include "tests/support/allocation_count.h"
 #include "tests/support/step_sync.h"
 
 namespace ebb::test {
@@ -72,10 +74,23 @@ TEST(SharedRoundsTest, AFailureIsTheAnswerOfItsRoundOnly) {
 TEST(SharedRoundsTest, WorkWithoutMemoryEndsItsRound) {
   int runs = 0;
   SharedRounds rounds([&]() -> absl::Status {
-    if (++runs == 1) throw std::bad_alloc();
-    return absl::OkStatus();
+    if (++runs != 1) return absl::OkStatus();
+    FailAllocation(1);  // the handler's, if it allocates
+    throw std::bad_alloc();
   });
   EXPECT_EQ(rounds.Join().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(FailAllocation(0));
+  EXPECT_FALSE(rounds.running());
+  EXPECT_TRUE(rounds.Join().ok());
+}
+
+TEST(SharedRoundsTest, WorkThatThrowsAnythingElseEndsItsRound) {
+  int runs = 0;
+  SharedRounds rounds([&]() -> absl::Status {
+    if (++runs == 1) throw std::runtime_error("not ours");
+    return absl::OkStatus();
+  });
+  EXPECT_THROW(static_cast<void>(rounds.Join()), std::runtime_error);
   EXPECT_FALSE(rounds.running());
   EXPECT_TRUE(rounds.Join().ok());
 }

@@ -24,13 +24,16 @@
 
 #include <concepts>
 #include <memory>
+#include <new>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "ebb/codec.h"
 #include "ebb/internal/live_scan.h"
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/typed_record.h"
 
 namespace ebb {
@@ -53,7 +56,31 @@ class ScanIterator {
   // Moves to the next key; false when there is none, or after an error, which status() tells.
   // Progress: mostly a few instructions; now and then it waits for the device.
   bool Next() {
-    if (!scan_->Next()) return false;
+    if (scan_ == nullptr || !scan_->Next()) return false;
+    try {
+      return Copy();
+    } catch (const std::bad_alloc&) {
+      return scan_->Fail(internal::NoMemory());
+    }
+  }
+  // Of where Next has moved to, until it is called again.
+  KeyView key() const { return key_; }
+  ValueView value() const { return value_; }
+  // OK while it goes on and when it has shown everything. DataLoss, Unavailable: from the device.
+  // ResourceExhausted: memory, or too many scans. FailedPrecondition: closed.
+  const absl::Status& status() const {
+    return scan_ == nullptr ? internal::NoMemory() : scan_->status();
+  }
+
+ private:
+  friend class Store<Key, Value>;
+  explicit ScanIterator(std::shared_ptr<internal::Core> core, std::string_view prefix = {}) {
+    try {
+      scan_ = std::make_unique<internal::LiveScan>(std::move(core), std::string(prefix));
+    } catch (const std::bad_alloc&) {  // then there is none, which status() reports
+    }
+  }
+  bool Copy() {
     if constexpr (Coded<Key>) {
       internal::KeyOf<std::string>::CopyOut(scan_->record(), bytes_);
       if (!Codec<Key>::Decode(bytes_, key_)) return scan_->Fail("key", bytes_.size());
@@ -68,20 +95,9 @@ class ScanIterator {
     }
     return true;
   }
-  // Of where Next has moved to, until it is called again.
-  KeyView key() const { return key_; }
-  ValueView value() const { return value_; }
-  // OK while it goes on and when it has shown everything. DataLoss, Unavailable: from the device.
-  // ResourceExhausted: memory, or too many scans. FailedPrecondition: closed.
-  const absl::Status& status() const { return scan_->status(); }
 
- private:
-  friend class Store<Key, Value>;
-  explicit ScanIterator(std::shared_ptr<internal::Core> core, std::string prefix = {})
-      : scan_(std::make_unique<internal::LiveScan>(std::move(core), std::move(prefix))) {}
-
-  std::unique_ptr<internal::LiveScan> scan_;
-  std::string bytes_;  // for codecs
+  std::unique_ptr<internal::LiveScan> scan_;  // null: there was no memory for it
+  std::string bytes_;                         // for codecs
   Key key_{};
   Value value_{};
 };

@@ -59,6 +59,10 @@
 // inside its own call, and a store that is destroyed in a callback (also by exit()), leak, and a
 // line on stderr says so; a leaked store is not closed, so that updates after its last commit may
 // be lost as in a crash.
+//
+// When memory is out, every call returns ResourceExhausted and has no effect; a completion callback
+// is given that status. Nothing is thrown, except what a callback throws: that passes through, but
+// a std::bad_alloc of a callback of Read or Rmw is reported as ResourceExhausted like any other.
 #pragma once
 
 #include <algorithm>
@@ -79,6 +83,7 @@
 #include "ebb/internal/batch.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/operation.h"
 
 namespace ebb {
@@ -109,7 +114,7 @@ class Session {
   // copying into the same record; a value on the device costs a read for each record of the chain.
   EBB_INLINE absl::StatusOr<Value> Read(KeyView key) {
     absl::StatusOr<Value> result(Value{});
-    if constexpr (Coded<Value>) {
+    if constexpr (kCoded) {
       if (absl::Status status = Read(key, *result); !status.ok()) return status;
       return result;
     } else {
@@ -125,23 +130,7 @@ class Session {
 
   // The same into `value`, whose memory is reused; unspecified unless OK.
   EBB_INLINE absl::Status Read(KeyView key, Value& value) {
-    if constexpr (Coded<Value>) {
-      std::string& bytes = state_->scratch;
-      const internal::OpStatus status = Ops::Read(
-          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, bytes); });
-      if (status != internal::OpStatus::kOk) return ToStatusSlow(status);
-      Ops::CountRead(*state_, bytes);
-      return Codec<Value>::Decode(bytes, value) ? absl::OkStatus()
-                                                : internal::Undecodable("value", bytes.size());
-    } else {
-      const internal::OpStatus status = Ops::Read(
-          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, value); });
-      if (status == internal::OpStatus::kOk) [[likely]] {
-        Ops::CountRead(*state_, value);
-        return absl::OkStatus();
-      }
-      return ToStatusSlow(status);
-    }
+    return Encoding([&]() EBB_INLINE_LAMBDA { return this->ReadInto(key, value); });
   }
 
   // Calls `visitor` with the value, exactly once if OK and never otherwise. A string on the device
@@ -151,23 +140,24 @@ class Session {
   requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
       Read(KeyView key, F&& visitor) {
     if constexpr (Coded<Value>) {
-      if (!state_->callable()) return state_->core->ReenteredError();
+      if (!state_->callable()) return state_->BusyError();
       Value value{};
       if (absl::Status status = Read(key, value); !status.ok()) return status;
       const internal::CallbackScope scope(state_->core, internal::CallbackKind::kRead);
       visitor(value);
       return absl::OkStatus();
     } else {
-      using Visitor = typename Ops::template Visitor<std::remove_reference_t<F>>;
-      return ToStatus(Ops::Read(*state_, StoredKey(key), Visitor{*state_, visitor}));
+      return Encoding([&]() EBB_INLINE_LAMBDA { return this->Visit(key, visitor); });
     }
   }
 
   // Whether the key is present; copies no value. Cost and progress as of Read.
   absl::StatusOr<bool> Contains(KeyView key) {
-    const internal::OpStatus status = Ops::Read(*state_, StoredKey(key), [](const auto&) {});
-    if (status == internal::OpStatus::kRefused) return state_->error;
-    return status == internal::OpStatus::kOk;
+    return Encoding([&]() EBB_INLINE_LAMBDA -> absl::StatusOr<bool> {
+      const internal::OpStatus status = Ops::Read(*state_, StoredKey(key), [](const auto&) {});
+      if (status == internal::OpStatus::kRefused) return state_->error;
+      return status == internal::OpStatus::kOk;
+    });
   }
 
   // Sets the key's value. InvalidArgument when key or value is longer than the store takes.
@@ -175,7 +165,9 @@ class Session {
   // store, or a short lock); else appended, which can wait for a page to be flushed. Never reads
   // the device.
   EBB_INLINE absl::Status Upsert(KeyView key, ValueView value) {
-    return ToStatus(Ops::Upsert(*state_, StoredKey(key), StoredValue(value)));
+    return Encoding([&]() EBB_INLINE_LAMBDA {
+      return this->ToStatus(Ops::Upsert(*state_, StoredKey(key), StoredValue(value)));
+    });
   }
 
   // Changes the key's value atomically: `fn(Value&)` edits a copy, which then takes the old
@@ -185,35 +177,44 @@ class Session {
   // Progress: as Upsert, and may wait for a record that is becoming read-only and read the device.
   template <std::invocable<Value&> F>
   EBB_INLINE absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
-    if constexpr (Coded<Value>) {
-      auto edit = EditOf(std::ref(fn));
-      return ToStatus(Ops::Rmw(*state_, StoredKey(key), edit, StoredValue(initial)));
-    } else {
-      return ToStatus(Ops::Rmw(*state_, StoredKey(key), fn, initial));
-    }
+    return Encoding([&]() EBB_INLINE_LAMBDA {
+      if constexpr (Coded<Value>) {
+        auto edit = this->EditOf(std::ref(fn));
+        return this->ToStatus(Ops::Rmw(*state_, StoredKey(key), edit, StoredValue(initial)));
+      } else {
+        return this->ToStatus(Ops::Rmw(*state_, StoredKey(key), fn, initial));
+      }
+    });
   }
 
   // Removes the key; NotFound, and nothing written, when it is absent. Progress: as Rmw.
-  absl::Status Delete(KeyView key) { return ToStatus(Ops::Delete(*state_, StoredKey(key))); }
+  absl::Status Delete(KeyView key) {
+    return Encoding(
+        [&]() EBB_INLINE_LAMBDA { return this->ToStatus(Ops::Delete(*state_, StoredKey(key))); });
+  }
 
   // Sets the value of an absent key; AlreadyExists, and nothing written, when it is present.
   // Progress: as Rmw.
   absl::Status InsertIfAbsent(KeyView key, ValueView value) {
-    return ToStatus(Ops::InsertIfAbsent(*state_, StoredKey(key), StoredValue(value)));
+    return Encoding([&]() EBB_INLINE_LAMBDA {
+      return this->ToStatus(Ops::InsertIfAbsent(*state_, StoredKey(key), StoredValue(value)));
+    });
   }
 
   // Sets the value to `desired` if it is `expected`, byte for byte. Aborted, without a message,
   // when it is another; NotFound when the key is absent. Progress: as Rmw.
   absl::Status CompareExchange(KeyView key, ValueView expected,
                                ValueView desired) requires ComparableValue<Value> {
-    if constexpr (Coded<Value>) {
-      std::string expected_bytes;
-      Codec<Value>::Encode(expected, expected_bytes);
-      return ToStatus(
-          Ops::CompareExchange(*state_, StoredKey(key), expected_bytes, StoredValue(desired)));
-    } else {
-      return ToStatus(Ops::CompareExchange(*state_, StoredKey(key), expected, desired));
-    }
+    return Encoding([&]() EBB_INLINE_LAMBDA {
+      if constexpr (Coded<Value>) {
+        std::string expected_bytes;
+        Codec<Value>::Encode(expected, expected_bytes);
+        return this->ToStatus(
+            Ops::CompareExchange(*state_, StoredKey(key), expected_bytes, StoredValue(desired)));
+      } else {
+        return this->ToStatus(Ops::CompareExchange(*state_, StoredKey(key), expected, desired));
+      }
+    });
   }
 
   // ---- asynchronous operations ----
@@ -237,30 +238,39 @@ class Session {
   template <std::invocable<absl::StatusOr<Value>> Done>
   void ReadAsync(KeyView key, Done done) {
     auto tell = TellValue(std::move(done));
-    internal::ValueReceiver<Ops, internal::Stored<Value>, decltype(tell)> receiver{std::move(tell)};
-    const StoredKeyView stored = StoredKey(key);
-    const bool timed = state_->slot->tally.Begin(OpKind::kRead);
-    if (!timed && Ops::TryRead(*state_, stored, Ops::Hash(stored),
-                               [&](const auto& found) { receiver.Take(*state_, found); })) {
-      return receiver.Tell(absl::OkStatus());
-    }
-    Pend(OpKind::kRead, timed, stored,
-         internal::ReadForm<Ops, decltype(receiver)>(std::move(receiver)));
+    using Receiver = internal::ValueReceiver<Ops, internal::Stored<Value>, decltype(tell)>;
+    Receiver receiver{std::move(tell)};
+    bool timed = false;
+    bool is_hit = false;
+    const absl::Status status = internal::CatchNoMemory([&] {
+      const StoredKeyView stored = StoredKey(key);
+      timed = state_->slot->tally.Begin(OpKind::kRead);
+      is_hit = !timed && Ops::TryRead(*state_, stored, Ops::Hash(stored),
+                                      [&](const auto& found) { receiver.Take(*state_, found); });
+      return absl::OkStatus();
+    });
+    if (is_hit || !status.ok()) return receiver.Tell(status);
+    Pend(OpKind::kRead, timed, key, internal::ReadForm<Ops, Receiver>(std::move(receiver)));
   }
 
   // `fn` is kept until the operation has ended.
   template <std::invocable<Value&> F, std::invocable<absl::Status> Done>
   void RmwAsync(KeyView key, F fn, Done done, const Value& initial = Value{}) {
     auto edit = EditOf(std::move(fn));
-    const StoredKeyView stored = StoredKey(key);
-    const bool timed = state_->slot->tally.Begin(OpKind::kRmw);
-    if (!timed && Ops::TryRmw(*state_, stored, Ops::Hash(stored), edit)) {
-      return done(absl::OkStatus());
-    }
+    bool timed = false;
+    bool is_hit = false;
+    OwnedValue owned{};
+    const absl::Status status = internal::CatchNoMemory([&] {
+      const StoredKeyView stored = StoredKey(key);
+      timed = state_->slot->tally.Begin(OpKind::kRmw);
+      is_hit = !timed && Ops::TryRmw(*state_, stored, Ops::Hash(stored), edit);
+      if (!is_hit) owned = OwnedValue(StoredValue(initial));
+      return absl::OkStatus();
+    });
+    if (is_hit || !status.ok()) return done(status);
     PendUpdate(
-        OpKind::kRmw, timed, stored,
-        [edit = std::move(edit),
-         initial = OwnedValue(StoredValue(initial))](auto& session) mutable {
+        OpKind::kRmw, timed, key,
+        [edit = std::move(edit), initial = std::move(owned)](auto& session) mutable {
           return typename Updates::template RmwOp<decltype(edit)>{{session}, edit, initial};
         },
         std::move(done));
@@ -269,17 +279,23 @@ class Session {
   template <std::invocable<absl::Status> Done>
   void DeleteAsync(KeyView key, Done done) {
     PendUpdate(
-        OpKind::kDelete, state_->slot->tally.Begin(OpKind::kDelete), StoredKey(key),
+        OpKind::kDelete, state_->slot->tally.Begin(OpKind::kDelete), key,
         [](auto&) { return typename Updates::DeleteOp{}; }, std::move(done));
   }
 
   template <std::invocable<absl::Status> Done>
   void InsertIfAbsentAsync(KeyView key, ValueView value, Done done) {
-    const StoredKeyView stored = StoredKey(key);
-    OwnedValue owned(StoredValue(value));
-    if (!Ops::Fits(*core_, stored, owned)) return done(InsertIfAbsent(key, value));
+    OwnedValue owned{};
+    bool fits = false;
+    const absl::Status status = internal::CatchNoMemory([&] {
+      owned = OwnedValue(StoredValue(value));
+      fits = Ops::Fits(*core_, StoredKey(key), owned);
+      return absl::OkStatus();
+    });
+    if (!status.ok()) return done(status);
+    if (!fits) return done(InsertIfAbsent(key, value));
     PendUpdate(
-        OpKind::kInsert, state_->slot->tally.Begin(OpKind::kInsert), stored,
+        OpKind::kInsert, state_->slot->tally.Begin(OpKind::kInsert), key,
         [value = std::move(owned)](auto&) { return typename Updates::InsertOp(value); },
         std::move(done));
   }
@@ -287,12 +303,19 @@ class Session {
   template <std::invocable<absl::Status> Done>
   void CompareExchangeAsync(KeyView key, ValueView expected, ValueView desired,
                             Done done) requires ComparableValue<Value> {
-    const StoredKeyView stored = StoredKey(key);
-    OwnedValue from(StoredValue(expected));
-    OwnedValue to(StoredValue(desired));
-    if (!Ops::Fits(*core_, stored, to)) return done(CompareExchange(key, expected, desired));
+    OwnedValue from{};
+    OwnedValue to{};
+    bool fits = false;
+    const absl::Status status = internal::CatchNoMemory([&] {
+      from = OwnedValue(StoredValue(expected));
+      to = OwnedValue(StoredValue(desired));
+      fits = Ops::Fits(*core_, StoredKey(key), to);
+      return absl::OkStatus();
+    });
+    if (!status.ok()) return done(status);
+    if (!fits) return done(CompareExchange(key, expected, desired));
     PendUpdate(
-        OpKind::kCompareExchange, state_->slot->tally.Begin(OpKind::kCompareExchange), stored,
+        OpKind::kCompareExchange, state_->slot->tally.Begin(OpKind::kCompareExchange), key,
         [expected = std::move(from), desired = std::move(to)](auto& session) {
           return typename Updates::CompareExchangeOp{{session}, expected, desired};
         },
@@ -444,10 +467,49 @@ class Session {
   using Batches = internal::Batches<internal::Stored<Key>, internal::Stored<Value>>;
   using StoredKeyView = ViewOf<internal::Stored<Key>>;
   using OwnedValue = internal::Stored<Value>;
-  static constexpr bool kInterleaved = !Coded<Key> && !Coded<Value>;
+  static constexpr bool kCoded = Coded<Key> || Coded<Value>;
+  static constexpr bool kInterleaved = !kCoded;
 
   explicit Session(std::shared_ptr<internal::Core> core)
-      : core_(std::move(core)), state_(std::make_unique<internal::SessionState>(*core_)) {}
+      : core_(std::move(core)), state_(internal::NewSessionState(*core_)) {}
+  struct WithoutMemory {};
+  Session(std::shared_ptr<internal::Core> core, WithoutMemory)
+      : core_(std::move(core)), state_(core_->session_without_memory.get()) {}
+
+  // An operation that encodes first, for which memory may be out. Otherwise what the operation
+  // itself allocates is its own business.
+  template <typename Call>
+  static EBB_INLINE auto Encoding(Call call) {
+    if constexpr (kCoded) {
+      return internal::CatchNoMemory(call);
+    } else {
+      return call();
+    }
+  }
+  EBB_INLINE absl::Status ReadInto(KeyView key, Value& value) {
+    if constexpr (Coded<Value>) {
+      std::string& bytes = state_->scratch;
+      const internal::OpStatus status = Ops::Read(
+          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, bytes); });
+      if (status != internal::OpStatus::kOk) return ToStatusSlow(status);
+      Ops::CountRead(*state_, bytes);
+      return Codec<Value>::Decode(bytes, value) ? absl::OkStatus()
+                                                : internal::Undecodable("value", bytes.size());
+    } else {
+      const internal::OpStatus status = Ops::Read(
+          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, value); });
+      if (status == internal::OpStatus::kOk) [[likely]] {
+        Ops::CountRead(*state_, value);
+        return absl::OkStatus();
+      }
+      return ToStatusSlow(status);
+    }
+  }
+  template <typename F>
+  EBB_INLINE absl::Status Visit(KeyView key, F& visitor) {
+    using Visitor = typename Ops::template Visitor<F>;
+    return ToStatus(Ops::Read(*state_, StoredKey(key), Visitor{*state_, visitor}));
+  }
 
   // What operations are given: the same, or the bytes of a codec. Under a guard, so in a callback
   // of this session, these belong to the call that is under way; the new one is refused whatever it
@@ -491,25 +553,30 @@ class Session {
   static auto TellValue(Done done) {
     if constexpr (Coded<Value>) {
       return [done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
-        if (!bytes.ok()) return done(absl::StatusOr<Value>(bytes.status()));
-        Value value{};
-        if (!Codec<Value>::Decode(*bytes, value)) {
-          return done(absl::StatusOr<Value>(internal::Undecodable("value", bytes->size())));
-        }
-        done(absl::StatusOr<Value>(std::move(value)));
+        done(internal::CatchNoMemory([&]() -> absl::StatusOr<Value> {
+          if (!bytes.ok()) return bytes.status();
+          Value value{};
+          if (Codec<Value>::Decode(*bytes, value)) return value;
+          return internal::Undecodable("value", bytes->size());
+        }));
       };
     } else {
       return done;
     }
   }
   template <typename Form>
-  void Pend(OpKind kind, bool timed, StoredKeyView key, Form form) {
-    internal::StartPending(
-        *state_, state_->pending,
-        internal::MakePending<internal::Stored<Key>>(*state_, kind, timed, key, std::move(form)));
+  void Pend(OpKind kind, bool timed, KeyView key, Form form) {
+    internal::PendingOperations::Owned pending;
+    absl::Status status = internal::CatchNoMemory([&] {
+      pending =
+          internal::MakePending<internal::Stored<Key>>(*state_, kind, timed, StoredKey(key), form);
+      return absl::OkStatus();
+    });
+    if (!status.ok()) return form.Tell(std::move(status));
+    internal::StartPending(*state_, state_->pending, std::move(pending));
   }
   template <typename Make, typename Done>
-  void PendUpdate(OpKind kind, bool timed, StoredKeyView key, Make make, Done done) {
+  void PendUpdate(OpKind kind, bool timed, KeyView key, Make make, Done done) {
     Pend(kind, timed, key, internal::UpdateForm<Ops, Make, Done>(std::move(make), std::move(done)));
   }
   template <typename Result, typename Begin>
@@ -528,7 +595,8 @@ class Session {
     if (keys == values && keys == results.size()) [[likely]]
       return true;
     for (absl::Status& result : results) {
-      result = internal::UnequalBatch(keys, values, results.size());
+      result = internal::CatchNoMemory(
+          [&] { return internal::UnequalBatch(keys, values, results.size()); });
     }
     return false;
   }
@@ -561,7 +629,7 @@ class Session {
   }
 
   std::shared_ptr<internal::Core> core_;  // outlives state_
-  std::unique_ptr<internal::SessionState> state_;
+  internal::OwnedSession state_;
 };
 
 }  // namespace ebb

@@ -16,6 +16,11 @@
 // newest commit left it: everything that returned before that commit began, and for each named
 // session exactly its updates up to the serial that recovery() reports.
 //
+// When memory is out, calls return ResourceExhausted and have no effect, those without a status
+// return less; nothing is thrown but what callbacks throw (ebb/session.h). Close, too, fails then,
+// and can be repeated. Destruction releases everything; what had not been committed is lost, as the
+// message on stderr says.
+//
 // Thread safety: all operations, NewSession and Stats, any thread; Open, Close, moving and
 // destruction, one thread at a time, and no operation may run while the store is moved or
 // destroyed. The destructor closes, and prints what went wrong to stderr. Which calls may be made
@@ -23,10 +28,12 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdio>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -37,6 +44,7 @@
 #include "absl/status/statusor.h"
 #include "ebb/codec.h"
 #include "ebb/internal/coordinator.h"
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/recovery.h"
 #include "ebb/internal/thread_session.h"
 #include "ebb/metrics.h"
@@ -81,6 +89,7 @@ class Store {
   Store(Store&&) noexcept = default;
   Store& operator=(Store&& other) noexcept {
     std::swap(core_, other.core_);
+    std::swap(session_without_memory_, other.session_without_memory_);
     std::swap(coordinator_, other.coordinator_);
     std::swap(recovery_, other.recovery_);
     return *this;
@@ -92,12 +101,13 @@ class Store {
     if (!core_->in_opening_process() || core_->MustLeak("a store")) {
       Leak();
     } else if (const absl::Status status = CloseAtEnd(); !status.ok()) {
-      std::fprintf(stderr, "ebb: closing a store failed: %s\n", status.ToString().c_str());
+      std::fprintf(stderr, "ebb: closing a store failed: %s\n", internal::TextOf(status).c_str());
     }
   }
 
   // A handle of one's own, the fast path. After Close its calls answer FailedPrecondition.
-  // Progress: takes a mutex for a moment.
+  // When memory is out, what it returns is a session whose calls return ResourceExhausted; it stays
+  // so. Progress: takes a mutex for a moment.
   Session NewSession() { return Session(core_); }
 
   // The same with a name: the store remembers, through crashes too, how many updates of the session
@@ -106,7 +116,8 @@ class Store {
   // session of this name is alive. Cost of many: each commit notes those that have changed.
   absl::StatusOr<Session> NewSession(std::string_view name) {
     Session session(core_);
-    absl::Status status = internal::NameSession(*session.state_, name);
+    absl::Status status =
+        internal::CatchNoMemory([&] { return internal::NameSession(*session.state_, name); });
     if (!status.ok()) return status;
     return session;
   }
@@ -114,7 +125,7 @@ class Store {
   absl::Status ForgetSession(std::string_view name) {
     if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
     if (core_->epochs.closed()) return core_->ClosedError();
-    return core_->sessions.Forget(name);
+    return internal::CatchNoMemory([&] { return core_->sessions.Forget(name); });
   }
 
   // As the session's calls of the same names.
@@ -146,7 +157,7 @@ class Store {
   // Of keys that begin with `prefix`. Reads the whole log all the same.
   ScanIterator<Key, Value> NewScan(
       std::string_view prefix) requires std::same_as<Key, std::string> {
-    return ScanIterator<Key, Value>(core_, std::string(prefix));
+    return ScanIterator<Key, Value>(core_, prefix);
   }
   // Calls fn(key, value) for each; if it returns bool, false ends the scan, which is then OK. `fn`
   // runs without any lock or guard and may make every call of the store, also Close. An exception
@@ -161,10 +172,13 @@ class Store {
   }
   // All of them at once, in memory.
   absl::StatusOr<std::vector<std::pair<Key, Value>>> ScanAll() {
-    std::vector<std::pair<Key, Value>> all;
-    absl::Status status = Scan([&](KeyView key, ValueView value) { all.emplace_back(key, value); });
-    if (!status.ok()) return status;
-    return all;
+    return internal::CatchNoMemory([&]() -> absl::StatusOr<std::vector<std::pair<Key, Value>>> {
+      std::vector<std::pair<Key, Value>> all;
+      absl::Status status =
+          Scan([&](KeyView key, ValueView value) { all.emplace_back(key, value); });
+      if (!status.ok()) return status;
+      return all;
+    });
   }
 
   // Makes every update durable that returned before this call, of all sessions. One sync of the log
@@ -188,13 +202,19 @@ class Store {
     if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Checkpoint();
   }
-  // The checkpoints there are, oldest first.
-  std::vector<CheckpointInfo> ListCheckpoints() const { return coordinator_->Checkpoints(); }
+  // The checkpoints there are, oldest first; none when there is no memory for the list.
+  std::vector<CheckpointInfo> ListCheckpoints() const {
+    try {
+      return coordinator_->Checkpoints();
+    } catch (const std::bad_alloc&) {
+      return {};
+    }
+  }
   // Removes all but the newest `kept` (at least 1, else InvalidArgument) and the files that
   // interrupted ones have left; answers how many checkpoints it has removed.
   absl::StatusOr<std::uint64_t> CleanupCheckpoints(std::uint64_t kept) {
     if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
-    return coordinator_->CleanUpCheckpoints(kept);
+    return internal::CatchNoMemory([&] { return coordinator_->CleanUpCheckpoints(kept); });
   }
   CheckpointStats GetCheckpointStats() const { return coordinator_->GetCheckpointStats(); }
 
@@ -204,7 +224,7 @@ class Store {
   // hold). Progress: waits for callbacks that are running, and for a checkpoint that is.
   absl::Status GrowIndex() {
     if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
-    return coordinator_->GrowIndex();
+    return internal::CatchNoMemory([&] { return coordinator_->GrowIndex(); });
   }
 
   // Copies the records at the front of the log that are still the newest of their keys to its tail,
@@ -217,17 +237,17 @@ class Store {
   // of the rest says that a record is dead (GcOptions), and writes what is live.
   absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options = {}) {
     if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
-    return coordinator_->CollectGarbage(options);
+    return internal::CatchNoMemory([&] { return coordinator_->CollectGarbage(options); });
   }
   // Whether CollectGarbage would find enough to do. Cost: as EstimateGarbage.
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options = {}) {
     if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
-    return coordinator_->ShouldCollect(options);
+    return internal::CatchNoMemory([&] { return coordinator_->ShouldCollect(options); });
   }
   // Cost: some thousand accesses to memory; waits for a job that runs.
   absl::StatusOr<GcEstimate> EstimateGarbage() {
     if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
-    return coordinator_->EstimateGarbage();
+    return internal::CatchNoMemory([&] { return coordinator_->EstimateGarbage(); });
   }
 
   // Automatic checkpoints and garbage collections, at their intervals; on when the store is opened.
@@ -290,8 +310,8 @@ class Store {
   // there. Cost: some thousand accesses to memory, under a millisecond.
   std::uint64_t ApproximateSize() const { return core_->EstimateLiveKeys(); }
 
-  // What the store is like now. Cost: reads the kernel's account of memory and a sample of the
-  // index, some milliseconds.
+  // What the store is like now; without the estimates, which are 0, when memory is out. Cost: reads
+  // the kernel's account of memory and a sample of the index, some milliseconds.
   StoreStats Stats() const { return core_->Stats(); }
 
   // What has been done since Open or the last ResetMetrics; see ebb/metrics.h. Answers also when
@@ -306,6 +326,7 @@ class Store {
 
   explicit Store(internal::OpenedStore opened)
       : core_(std::move(opened.core)),
+        session_without_memory_(core_, typename Session::WithoutMemory{}),
         coordinator_(std::move(opened.coordinator)),
         recovery_(std::move(opened.report)) {}
 
@@ -338,7 +359,8 @@ class Store {
     return Close();
   }
   void Leak() {
-    internal::KeepForever(std::shared_ptr<internal::Coordinator>(std::move(coordinator_)));
+    using Kept = std::shared_ptr<const void>;
+    internal::KeepForever(Kept(Kept(), coordinator_.release()));
     internal::KeepForever(std::move(core_));
   }
 
@@ -363,12 +385,18 @@ class Store {
   }
   EBB_COLD Session& LocalSlow() {
     if (void* known = internal::FindThreadSession(*core_)) return *static_cast<Session*>(known);
-    auto made = std::make_shared<Session>(NewSession());
-    internal::KeepThreadSession(core_, made, *made->state_);
-    return *made;
+    try {
+      auto made = std::make_shared<Session>(NewSession());
+      if (made->state_->lacks_memory()) return session_without_memory_;
+      internal::KeepThreadSession(core_, made, *made->state_);
+      return *made;
+    } catch (const std::bad_alloc&) {
+      return session_without_memory_;
+    }
   }
 
   std::shared_ptr<internal::Core> core_;
+  Session session_without_memory_;                      // for threads that cannot have one now
   std::unique_ptr<internal::Coordinator> coordinator_;  // uses core_
   RecoveryReport recovery_;
 };

@@ -13,10 +13,26 @@
 //   ... what must tell of it ...
 //   EXPECT_TRUE(FailAllocation(0));              // no more; whether it has been met
 //
-// Thread safety: each thread has its own count.
+// And lets allocations of the whole process fail, of which a test names those that may:
+//
+//   const OutsideLibrary outside;                       // the test's own never fail
+//   FailAllocations({.first = 7, .count = 3});          // the 7th to the 9th of all that may
+//   {
+//     const InLibrary call;                             // from here on they may
+//     status = store.Commit();
+//   }
+//   EXPECT_GE(StopFailing(), 1U);                       // how many have failed
+//
+// Threads that are in neither scope are the library's: theirs may fail. A simulated file system is
+// outside.
+//
+// Thread safety: each thread has its own count, and its own scopes; FailAllocations and StopFailing
+// are for one thread.
 #pragma once
 
 #include <cstdint>
+
+#include "tests/support/allocation_scope.h"
 
 namespace ebb::test {
 
@@ -26,5 +42,15 @@ std::uint64_t AllocationCount();
 extern const bool kAllocationsCanFail;
 // Whether the failure that was ordered before has happened.
 bool FailAllocation(std::uint64_t number);
+
+struct AllocationFaults {
+  std::uint64_t first = 1;
+  std::uint64_t count = 1;
+  bool only_library_threads = false;  // none of InLibrary
+};
+inline constexpr std::uint64_t kAllOfThem = ~std::uint64_t{0} / 2;
+void FailAllocations(AllocationFaults faults);
+// Ends that; how many have failed.
+std::uint64_t StopFailing();
 
 }  // namespace ebb::test

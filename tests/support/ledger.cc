@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <string_view>
+#include <utility>
+
+#include "tests/support/allocation_scope.h"
 
 namespace ebb::test {
 
@@ -22,6 +26,12 @@ std::string LedgerValue(std::uint64_t key, std::uint32_t stamp) {
   return value;
 }
 
+std::uint32_t LedgerStamp(std::uint64_t key, std::string_view value) {
+  std::uint32_t stamp = 0;
+  if (value.size() >= 8) std::memcpy(&stamp, value.data(), 4);
+  return stamp != 0 && value == LedgerValue(key, stamp) ? stamp : 0;
+}
+
 void Ledger::Note(std::uint64_t key, std::uint32_t stamp) {
   operations_.push_back({key, stamp, session_});
   now_[key] = stamp;
@@ -31,7 +41,9 @@ absl::Status Ledger::Upserts(LedgerStore::Session& session, int count) {
   for (int i = 0; i < count; ++i) {
     const std::uint64_t key = KeyOfTurn(turn_++);
     const auto stamp = static_cast<std::uint32_t>(turn_);
-    if (auto status = session.Upsert(key, LedgerValue(key, stamp)); !status.ok()) return status;
+    const std::string value = LedgerValue(key, stamp);
+    const absl::Status status = Inside([&] { return session.Upsert(key, value); });
+    if (!status.ok()) return status;
     Note(key, stamp);
   }
   return absl::OkStatus();
@@ -42,10 +54,13 @@ absl::Status Ledger::Rmws(LedgerStore::Session& session, int count) {
     const std::uint64_t key = KeyOfTurn(turn_++);
     const auto stamp = static_cast<std::uint32_t>(turn_);
     const std::string before = now_[key] == 0 ? std::string() : LedgerValue(key, now_[key]);
+    const std::string after = LedgerValue(key, stamp);
     bool as_expected = true;
-    const absl::Status status = session.Rmw(key, [&](std::string& value) {
-      as_expected = value == before;
-      value = LedgerValue(key, stamp);
+    const absl::Status status = Inside([&] {
+      return session.Rmw(key, [&](std::string& value) {
+        as_expected = value == before;
+        value = after;
+      });
     });
     if (!status.ok()) return status;
     if (!as_expected) return absl::InternalError("an Rmw met another value");
@@ -57,7 +72,7 @@ absl::Status Ledger::Rmws(LedgerStore::Session& session, int count) {
 absl::Status Ledger::Deletes(LedgerStore::Session& session, int count) {
   for (int i = 0; i < count; ++i) {
     const std::uint64_t key = KeyOfTurn(turn_++);
-    const absl::Status status = session.Delete(key);
+    const absl::Status status = Inside([&] { return session.Delete(key); });
     if (!status.ok() && !absl::IsNotFound(status)) return status;
     if (status.ok() != (now_[key] != 0)) return absl::InternalError("a Delete met another state");
     Note(key, 0);
@@ -65,9 +80,50 @@ absl::Status Ledger::Deletes(LedgerStore::Session& session, int count) {
   return absl::OkStatus();
 }
 
+// They take effect in the order of the calls that tell them, if at all.
+absl::Status Ledger::AsyncRmws(LedgerStore::Session& session, int count) {
+  absl::Status first;
+  int told = 0;
+  for (int i = 0; i < count; ++i) {
+    const std::uint64_t key = KeyOfTurn(turn_++);
+    const auto stamp = static_cast<std::uint32_t>(turn_);
+    auto edit = [after = LedgerValue(key, stamp)](std::string& value) { value = after; };
+    auto done = [this, &first, &told, key, stamp](absl::Status status) {
+      const OutsideLibrary outside;
+      ++told;
+      first.Update(status);
+      if (status.ok()) Note(key, stamp);
+    };
+    Inside([&] { session.RmwAsync(key, std::move(edit), done); });
+  }
+  Inside([&] { session.CompletePending(); });
+  return told == count ? first : absl::InternalError("operations were not told");
+}
+
+absl::Status Ledger::BatchUpserts(LedgerStore::Session& session, int count) {
+  const auto size = static_cast<std::size_t>(count);
+  std::vector<std::uint64_t> keys(size);
+  std::vector<std::uint32_t> stamps(size);
+  std::vector<std::string> values(size);
+  std::vector<absl::Status> results(size);
+  for (std::size_t i = 0; i < size; ++i) {
+    keys[i] = KeyOfTurn(turn_++);
+    stamps[i] = static_cast<std::uint32_t>(turn_);
+    values[i] = LedgerValue(keys[i], stamps[i]);
+  }
+  const std::vector<std::string_view> views(values.begin(), values.end());
+  Inside([&] { session.UpsertBatch(keys, views, results); });
+  absl::Status first;
+  for (std::size_t i = 0; i < size; ++i) {
+    first.Update(results[i]);
+    if (results[i].ok()) Note(keys[i], stamps[i]);
+  }
+  return first;
+}
+
 absl::StatusOr<LedgerStore::Session> Ledger::OpenSession(LedgerStore& store, std::size_t which) {
   session_ = which;
-  auto session = store.NewSession(kSessionNames[which]);
+  auto session = Inside([&] { return store.NewSession(kSessionNames[which]); });
   if (session.ok() && session->serial() != SerialAfter(size(), which)) {
     return absl::InternalError("a session goes on with serial " +
                                std::to_string(session->serial()));
@@ -109,12 +165,11 @@ absl::StatusOr<Ledger::State> ReadLedger(LedgerStore::Session& session) {
   Ledger::State state{};
   std::string value;
   for (std::uint64_t key = 0; key < Ledger::kKeyCount; ++key) {
-    const absl::Status status = session.Read(key, value);
+    const absl::Status status = Inside([&] { return session.Read(key, value); });
     if (absl::IsNotFound(status)) continue;
     if (!status.ok()) return status;
-    std::uint32_t stamp = 0;
-    if (value.size() >= 8) std::memcpy(&stamp, value.data(), 4);
-    if (stamp == 0 || value != LedgerValue(key, stamp)) {
+    const std::uint32_t stamp = LedgerStamp(key, value);
+    if (stamp == 0) {
       return absl::InternalError("wrong value of key " + std::to_string(key));
     }
     state[key] = stamp;

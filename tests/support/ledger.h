@@ -25,6 +25,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -45,6 +46,9 @@ class Ledger {
   absl::Status Upserts(LedgerStore::Session& session, int count);
   absl::Status Rmws(LedgerStore::Session& session, int count);
   absl::Status Deletes(LedgerStore::Session& session, int count);
+  // At most kKeyCount at once, on different keys, and all of them, whichever fail.
+  absl::Status AsyncRmws(LedgerStore::Session& session, int count);
+  absl::Status BatchUpserts(LedgerStore::Session& session, int count);
 
   // The named session `which` of a store that holds all operations; following ones are made in it.
   // Internal when it does not go on where it should.
@@ -75,6 +79,8 @@ class Ledger {
 
 // The value that the operation with this stamp gives to `key`.
 std::string LedgerValue(std::uint64_t key, std::uint32_t stamp);
+// Of what operation a value of `key` is; 0: of none.
+std::uint32_t LedgerStamp(std::uint64_t key, std::string_view value);
 // What the store holds; Internal for a value that no operation makes, or the error of the first
 // read that failed.
 absl::StatusOr<Ledger::State> ReadLedger(LedgerStore::Session& session);

@@ -7,6 +7,7 @@
 
 #include "ebb/internal/check.h"
 #include "ebb/internal/hash.h"
+#include "tests/support/allocation_scope.h"
 
 namespace ebb::test {
 
@@ -320,6 +321,7 @@ class SimFileSystem::SimFile final : public internal::File {
       : owner_(owner), file_(file), direct_(direct) {}
 
   Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) override {
+    const OutsideLibrary outside;
     if (!Aligned(offset, bytes, count)) return {0, EINVAL};
     MutexLock lock(owner_.mu_);
     const SimBytes& contents = owner_.now_.Contents(file_);
@@ -329,20 +331,27 @@ class SimFileSystem::SimFile final : public internal::File {
     return {moved, 0};
   }
   Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) override {
+    const OutsideLibrary outside;
     if (!Aligned(offset, bytes, count)) return {0, EINVAL};
     return owner_.Write(file_, offset, bytes, count);
   }
-  int Sync() override { return owner_.Sync(file_); }
+  int Sync() override {
+    const OutsideLibrary outside;
+    return owner_.Sync(file_);
+  }
   int Truncate(std::uint64_t size) override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     owner_.Record({.kind = SimCall::Kind::kTruncate, .file = file_, .offset = size});
     return 0;
   }
   int Reserve(std::uint64_t offset, std::uint64_t bytes) override {
+    const OutsideLibrary outside;
     return owner_.Reserve(file_, offset + bytes);
   }
   // To a power loss it is a write of zeros, of which any part may survive.
   int PunchHole(std::uint64_t offset, std::uint64_t bytes) override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     const std::uint64_t size = owner_.now_.Contents(file_).size();
     const std::uint64_t end = std::min(size, offset + bytes);
@@ -355,6 +364,7 @@ class SimFileSystem::SimFile final : public internal::File {
     return 0;
   }
   int Size(std::uint64_t& size) override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     size = owner_.now_.Contents(file_).size();
     return 0;
@@ -379,6 +389,7 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
   ~SimDirectory() override { Unlock(); }
 
   internal::OpenedFile Open(const std::string& name, internal::OpenFlags flags) override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     std::optional<std::uint64_t> file = owner_.now_.Find(path_, name);
     if (!file.has_value()) {
@@ -391,12 +402,14 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
   }
 
   int List(std::vector<std::string>& names) override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     names = owner_.now_.List(path_);
     return 0;
   }
 
   int Rename(const std::string& from, const std::string& to) override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     if (!owner_.now_.Find(path_, from).has_value()) return ENOENT;
     if (from == to) return 0;
@@ -406,6 +419,7 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
   }
 
   int Unlink(const std::string& name) override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     if (!owner_.now_.Find(path_, name).has_value()) return ENOENT;
     owner_.Record({.kind = SimCall::Kind::kUnlink, .directory = path_, .name = name});
@@ -413,12 +427,14 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
   }
 
   int Sync() override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     owner_.Record({.kind = SimCall::Kind::kSyncDirectory, .directory = path_});
     return 0;
   }
 
   int Lock(const std::string& name) override {
+    const OutsideLibrary outside;
     const internal::OpenedFile opened = Open(name, {.create = true});
     if (opened.error != 0) return opened.error;
     MutexLock lock(owner_.mu_);
@@ -430,6 +446,7 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
   }
 
   void Unlock() override {
+    const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     if (!lock_.empty()) owner_.locks_.erase(lock_);
     lock_.clear();
@@ -449,6 +466,7 @@ SimFileSystem::SimFileSystem(SimDisk disk, bool direct)
 SimFileSystem::~SimFileSystem() = default;
 
 internal::OpenedDirectory SimFileSystem::OpenDirectory(const std::string& path, bool create) {
+  const OutsideLibrary outside;
   MutexLock lock(mu_);
   if (!now_.HasDirectory(path)) {
     if (!create) return {nullptr, ENOENT};

@@ -30,8 +30,8 @@ class PendingForm final : public PendingOperation {
   using K = KeyOf<Key>;
 
  public:
-  // `timed`: as Tally::Begin has said.
-  PendingForm(SessionState& session, OpKind kind, bool timed, typename K::View key, Form form)
+  // `timed`: as Tally::Begin has said. When the copy of the key throws, `form` is as it was.
+  PendingForm(SessionState& session, OpKind kind, bool timed, typename K::View key, Form& form)
       : session_(session),
         key_(key),
         form_(std::move(form)),
@@ -61,10 +61,11 @@ class PendingForm final : public PendingOperation {
   const OpTimer timer_;
 };
 
+// Moves `form` into it. When memory is out, `form` is as it was, and can be told.
 template <KeyType Key, typename Form>
 PendingOperations::Owned MakePending(SessionState& session, OpKind kind, bool timed,
-                                     ViewOf<Key> key, Form form) {
-  return std::make_unique<PendingForm<Key, Form>>(session, kind, timed, key, std::move(form));
+                                     ViewOf<Key> key, Form& form) {
+  return std::make_unique<PendingForm<Key, Form>>(session, kind, timed, key, form);
 }
 
 // `Receiver`: Take(session, found), as the consumer of Operations::Read; Tell(status), called once;

@@ -219,7 +219,7 @@ class Batches {
       }
       hashes_.insert(hash);
       StartPending(session_, session_.batch,
-                   MakePending<Key>(session_, kind, /*timed=*/false, key, std::move(form)));
+                   MakePending<Key>(session_, kind, /*timed=*/false, key, form));
     }
     // Whether one with this hash may be pending.
     bool Pending(std::uint64_t hash) const { return !hashes_.empty() && hashes_.contains(hash); }

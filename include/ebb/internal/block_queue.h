@@ -13,6 +13,9 @@
 // transfers and interruptions and knows how to name an error. So each read that was started ends
 // once, and as Device::Read would have ended it.
 //
+// Nothing here throws but the constructor: a read that lacks memory ends with NoMemory(), because
+// somebody waits for its end.
+//
 // Thread safety: one thread at a time; the pool's help. Progress: Start waits when the ring is
 // full; Take waits for the device if told to; Drop and the destructor for what has begun. Only
 // these may be called once the device is gone.

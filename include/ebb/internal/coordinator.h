@@ -196,6 +196,8 @@ class Coordinator {
   absl::Status ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Appends what ends a version and makes it durable.
   absl::Status WriteControl(std::uint64_t version, bool clean) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status AppendControl(std::uint64_t version, bool clean, HybridLog::Extent& extent)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Flushes and syncs the log up to control_end_.
   absl::Status MakeDurable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status AppendSessions(std::uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -225,7 +227,8 @@ class Coordinator {
   mutable Mutex list_mu_;  // taken last
   bool checkpoint_runs_ ABSL_GUARDED_BY(list_mu_) = false;
   std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);
-  CheckpointStats checkpoint_stats_ ABSL_GUARDED_BY(list_mu_);
+  CheckpointStats checkpoint_stats_ ABSL_GUARDED_BY(list_mu_);  // but for the error's text
+  absl::Status checkpoint_error_ ABSL_GUARDED_BY(list_mu_);     // the last
 
   Mutex mu_;                                    // one commit at a time
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;   // nothing is written any more

@@ -85,6 +85,7 @@ struct CoreConfig {
 };
 
 class PendingOperations;
+struct SessionState;
 
 class Core {
  public:
@@ -140,7 +141,8 @@ class Core {
   // Poisons the store if its lock file, or with `of_all` any file of the log, has been removed.
   absl::Status CheckFiles(bool of_all);
 
-  // Why a call must not run: closed, forked, or made inside a callback of the store.
+  // Why a call must not run: closed, forked, or made inside a callback of the store. All of them
+  // also work without memory.
   absl::Status ClosedError() const;
   absl::Status ReenteredError() const;
   // What a store without files answers when it is asked for durability.
@@ -176,6 +178,9 @@ class Core {
   HybridLog log;
   Pins pins;
   HashIndex index;
+
+  // What stands behind all sessions that could not be made for lack of memory.
+  const std::unique_ptr<SessionState> session_without_memory;
 
   // The lists of operations that wait for the device, of all sessions.
   Mutex pending_mu;
@@ -213,18 +218,30 @@ class Core {
  private:
   // Since Open; of operations the latencies as histograms only.
   MetricsSnapshot CountedSinceOpen(LatencyHistograms* latencies);
+  // Empty also when memory is out.
+  IndexSample SampleForStatistics() noexcept;
 
   // What metrics are counted from.
   Mutex metrics_mu_;
   MetricsSnapshot metrics_base_ ABSL_GUARDED_BY(metrics_mu_);
+  // Both null unless latencies are measured. Made by the opening, so that statistics take no
+  // memory.
   std::unique_ptr<LatencyHistograms> latency_base_ ABSL_GUARDED_BY(metrics_mu_);
+  std::unique_ptr<LatencyHistograms> latencies_ ABSL_GUARDED_BY(metrics_mu_);  // in Metrics alone
   std::chrono::steady_clock::time_point metrics_begin_ ABSL_GUARDED_BY(metrics_mu_) =
       std::chrono::steady_clock::now();
 };
 
 // What one session owns. Used by one thread at a time.
+//
+// NewSession() cannot report that there is no memory for a session, so then it returns one whose
+// calls do. All of those share one state of the core, in any number of threads. They find it as if
+// it were inside a callback, so their calls end where re-entered ones do, which read it and write
+// nothing but the counts of its slot.
 struct SessionState {
   explicit SessionState(Core& owner);
+  // The one without memory.
+  SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle);
   // Completes what is pending, first.
   ~SessionState();
   SessionState(const SessionState&) = delete;
@@ -234,6 +251,9 @@ struct SessionState {
   bool idle() const {
     return slot->word.load(std::memory_order_relaxed) == 0;  // our own slot
   }
+  bool lacks_memory() const { return own_slot != nullptr; }
+  // Why a session that is not idle takes no call.
+  absl::Status BusyError() const;
   // True while a call of this session is on its slow path.
   bool waiting() const {
     return slot->busy.load(std::memory_order_relaxed) != 0;  // our own slot
@@ -251,9 +271,20 @@ struct SessionState {
   std::string value_bytes;  // likewise
   absl::Status error;       // why the last call was refused
   // Made when they are needed first.
-  std::unique_ptr<PendingOperations> pending;  // asynchronous ones
-  std::unique_ptr<PendingOperations> batch;    // of the batch that is under way
+  std::unique_ptr<PendingOperations> pending;           // asynchronous ones
+  std::unique_ptr<PendingOperations> batch;             // of the batch that is under way
+  const std::unique_ptr<EpochSlot> own_slot = nullptr;  // of the session without memory
 };
+
+// Does not delete the core's session without memory.
+struct SessionRelease {
+  void operator()(SessionState* session) const {
+    if (!session->lacks_memory()) delete session;
+  }
+};
+using OwnedSession = std::unique_ptr<SessionState, SessionRelease>;
+// A session, or the one without memory.
+OwnedSession NewSessionState(Core& core) noexcept;
 
 // DataLoss: a codec does not take what is stored.
 absl::Status Undecodable(const char* what, std::size_t bytes);
@@ -262,10 +293,10 @@ absl::Status Undecodable(const char* what, std::size_t bytes);
 absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results);
 
 // Never destroys the object, which something still uses. Leak checkers find a pointer to it.
-void KeepForever(std::shared_ptr<const void> object);
+void KeepForever(std::shared_ptr<const void> object) noexcept;
 // For ~Session: ends the session. One that is destroyed inside a call of its own is still needed by
 // that call: it leaks, with the core, and a line on stderr says so.
-void EndSession(std::unique_ptr<SessionState> session, std::shared_ptr<Core> core);
+void EndSession(OwnedSession session, std::shared_ptr<Core> core);
 // Gives a session that has done nothing yet a name. Errors: as SessionTable::Enter.
 absl::Status NameSession(SessionState& session, std::string_view name);
 // Makes everything that the session has done durable; waits for it.

@@ -182,6 +182,7 @@ class FileDevice final : public Device {
   void NoteUnsynced(std::uint64_t number);
   // DataLoss when someone else has removed the file. The device's own removals are marked first.
   absl::Status CheckName(std::uint64_t number, const File& file) const;
+  static absl::Status SyncErrorOf(const char* call, std::uint64_t number, int error) noexcept;
   absl::Status CutSegment(std::uint64_t number, std::uint64_t block_count);
   absl::StatusOr<std::uint64_t> FreeFront(std::uint64_t number, std::uint64_t block_count);
 
@@ -211,5 +212,9 @@ FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::b
 // The Status of a failed call on a file: ResourceExhausted for lack of space, memory or
 // descriptors, else Unavailable; the message names the call, the file, the offset and the cause.
 absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error);
+// The Status of a failed sync or close, always Unavailable: the kernel may have dropped pages, so
+// it is never tried again. Throws nothing, because a store whose sync failed has to be poisoned
+// also when there is no memory for the message.
+absl::Status SyncError(const char* call, const char* file, int error) noexcept;
 
 }  // namespace ebb::internal

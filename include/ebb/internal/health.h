@@ -22,7 +22,7 @@ namespace ebb::internal {
 class Health {
  public:
   bool poisoned() const { return poisoned_.load(std::memory_order_acquire); }  // [poison]
-  // Keeps the first cause; `cause` is not OK. Throws nothing: without memory the message is empty.
+  // Keeps the first cause, `cause`, which is not OK. Throws nothing.
   void Poison(const absl::Status& cause);
   // The first cause, as DataLoss if it was one and otherwise as Unavailable; or OK.
   absl::Status status() const;

@@ -28,6 +28,8 @@
 //   the other is written. flushed_until moves over them in order, over each only once it is
 //   written. When one fails, flushed_until stays before it, and those behind it are written again:
 //   nothing has counted on them.
+//   A chunk that was taken ends, also when an exception leaves the write: its taker's destructor
+//   ends it as failed. Whoever flushes waits for that end.
 // Argument: a frame is reused only when its page is below safe_head: every guard that loaded an
 //   older head has ended, and a later one does not touch addresses below head.
 // Argument: an operation that loads begin under its guard before it loads an index entry may take a
@@ -343,6 +345,7 @@ class HybridLog {
     std::uint64_t end_block = 0;
     AlignedBuffer buffer;
   };
+  struct TakenChunk;
   absl::StatusOr<bool> FlushChunk();
   bool TakeChunk(Chunk& chunk, bool& waited);
   absl::StatusOr<bool> EndChunk(Chunk& chunk, absl::Status written);

@@ -39,6 +39,7 @@ class LiveScan {
   const absl::Status& status() const { return status_; }
   // Ends it: a codec does not take what the record holds. False, for Next to return.
   bool Fail(const char* what, std::size_t bytes);
+  bool Fail(const absl::Status& status);
 
  private:
   absl::Status Begin();

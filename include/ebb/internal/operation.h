@@ -38,6 +38,12 @@
 // After a failed publication the slot is used again only if the chain's new head is still below
 // it, because previous addresses must fall; else it stays behind as a record that is not valid.
 //
+// Argument (memory). Nothing allocates between an effect and the return, so std::bad_alloc means
+//   that there was none: values are copied, functions run and messages are made before the CAS or
+//   the write under the lock. From a slot of the log on, which must be filled in its guard, up to
+//   the publication nothing allocates either. The handlers lie in the cold members, and behind hits
+//   that copy a string or call a function of the user.
+//
 // Thread safety: a session is used by one thread at a time; sessions work in parallel. Progress:
 // hits are wait-free (reads of unlocked values), lock-free (updates) or wait for a record's lock
 // (locked values); the general form may wait for the device, for a page, or for a record to freeze.
@@ -56,6 +62,7 @@
 #include "ebb/codec.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/no_memory.h"
 #include "ebb/internal/typed_record.h"
 #include "ebb/internal/updates.h"
 #include "ebb/status.h"
@@ -75,6 +82,7 @@ enum class Step : std::uint8_t {
 };
 
 inline OpStatus Refuse(SessionState& session, absl::Status why) {
+  if (session.lacks_memory()) return OpStatus::kRefused;  // its error, which others read, says so
   session.slot->tally.Add(IsUserError(why)    ? Count::kUserErrors
                           : IsCorruption(why) ? Count::kCorruptionErrors
                                               : Count::kRecoverableErrors,
@@ -197,8 +205,12 @@ class Operations {
   template <typename Consume>
   static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume& consume) {
     const std::uint64_t hash = K::Hash(key);
-    if (TryRead(session, key, hash, consume)) [[likely]]
-      return OpStatus::kOk;
+    try {
+      if (TryRead(session, key, hash, consume)) [[likely]]
+        return OpStatus::kOk;
+    } catch (const std::bad_alloc&) {
+      return RefuseForMemory(session, OpKind::kRead);
+    }
     if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
     return ReadSlow(session, key, hash, consume);
   }
@@ -253,13 +265,17 @@ class Operations {
                                         Consume consume) {
     if (!session.callable()) return RefuseReentered(session, OpKind::kRead);
     SlowScope scope(*session.slot);
-    session.search.Clear();
-    OpStatus status = OpStatus::kOk;
-    while (TurnRead(session, key, hash, consume, session.search, status) == Step::kOnDevice) {
-      session.slot->tally.Add(Count::kDeviceWaits, 1);
-      session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+    try {
+      session.search.Clear();
+      OpStatus status = OpStatus::kOk;
+      while (TurnRead(session, key, hash, consume, session.search, status) == Step::kOnDevice) {
+        session.slot->tally.Add(Count::kDeviceWaits, 1);
+        session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+      }
+      return status;
+    } catch (const std::bad_alloc&) {
+      return RefuseForMemory(session, OpKind::kRead);
     }
-    return status;
   }
 
   static EBB_INLINE bool Fits(const Core& core, KeyView key, ValueView value) {
@@ -303,8 +319,12 @@ class Operations {
   template <typename Fn>
   static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
     const std::uint64_t hash = K::Hash(key);
-    if (TryRmw(session, key, hash, fn)) [[likely]]
-      return OpStatus::kOk;
+    try {
+      if (TryRmw(session, key, hash, fn)) [[likely]]
+        return OpStatus::kOk;
+    } catch (const std::bad_alloc&) {
+      return RefuseForMemory(session, OpKind::kRmw);
+    }
     return RmwSlow(session, key, hash, fn, initial);
   }
   // False, without effect, when it is no hit. Outside callbacks the session is idle.
@@ -453,7 +473,9 @@ class Operations {
   static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
                                        ValueView value) {
     CountGeneral(session, kind, OpStatus::kRefused);
-    return Refuse(session, session.core->CheckSizes(K::Bytes(key), V::Bytes(value)));
+    return Refuse(session, CatchNoMemory([&] {
+                    return session.core->CheckSizes(K::Bytes(key), V::Bytes(value));
+                  }));
   }
 
   // Where a string's value lies, the record's first line tells; those behind it are asked for
@@ -502,7 +524,12 @@ class Operations {
   }
   static EBB_COLD OpStatus RefuseReentered(SessionState& session, OpKind kind) {
     CountGeneral(session, kind, OpStatus::kRefused);
-    return Refuse(session, session.core->ReenteredError());
+    return Refuse(session, session.BusyError());
+  }
+  // Memory ran out, before the operation had any effect.
+  static EBB_COLD OpStatus RefuseForMemory(SessionState& session, OpKind kind) {
+    CountGeneral(session, kind, OpStatus::kRefused);
+    return Refuse(session, NoMemory());
   }
 
   template <typename Consume>
@@ -591,7 +618,7 @@ class Operations {
 
   // The first address at or below `from` that is below `floor` or holds a record of the key.
   static EBB_NOINLINE Address Walk(const Core& core, const EpochGuard& guard, Address from,
-                                   Address floor, KeyView key) {
+                                   Address floor, KeyView key) noexcept {
     Address address = from;
     while (address >= floor) {  // ends: previous addresses fall
       const Record record(core.log.At(address, guard), kShape);
@@ -607,12 +634,16 @@ class Operations {
                                       Op& op) {
     if (!session.callable()) return RefuseReentered(session, Op::kKind);
     SlowScope scope(*session.slot);
-    session.search.Clear();
-    while (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
-      session.slot->tally.Add(Count::kDeviceWaits, 1);
-      session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+    try {
+      session.search.Clear();
+      while (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
+        session.slot->tally.Add(Count::kDeviceWaits, 1);
+        session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+      }
+      return op.status;
+    } catch (const std::bad_alloc&) {
+      return RefuseForMemory(session, Op::kKind);
     }
-    return op.status;
   }
 
   // op.status is the outcome when it is done.

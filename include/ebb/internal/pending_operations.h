@@ -20,6 +20,9 @@
 // destructors of what they and the functions own, run without mu_. They may begin and complete
 // other operations of the session, so no loop keeps a position in the list while one runs.
 //
+// An operation that runs out of memory, also in a function of the user's, ends without effect, and
+// its callback is given ResourceExhausted.
+//
 // Thread safety: one thread at a time, Close beside it. Progress: Start and CompleteOne may wait as
 // a call of the general form does, and for the device if told to.
 #pragma once

@@ -50,6 +50,7 @@ class SealedWriter {
 
   Directory& directory_;
   const std::string name_;
+  const std::string unfinished_name_;  // for the destructor, which must not allocate
   const SealedFileId id_;
   std::unique_ptr<File> file_;
   AlignedBuffer buffer_;

@@ -4,6 +4,9 @@
 // one, for all who wait; the others wait for its end. So any number of callers share a round, and
 // a caller waits for two at most: the one that runs and the next.
 //
+// A round that has begun ends, also when the work throws: `running_` and the counts are set by a
+// destructor. Work that runs out of memory fails with NoMemory() for all who wait (no_memory.h).
+//
 // Thread safety: any thread. Progress: waits for the work.
 #pragma once
 
@@ -26,6 +29,8 @@ class SharedRounds {
   bool running() const;
 
  private:
+  void RunRound() ABSL_LOCKS_EXCLUDED(mu_);
+
   const std::function<absl::Status()> work_;
   mutable Mutex mu_;
   CondVar ended_;

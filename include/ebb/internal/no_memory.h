@@ -1,0 +1,59 @@
+// NoMemory: how the library reports that memory is out.
+//
+//   absl::Status status = CatchNoMemory([&] { return WriteManifest(...); });
+//
+// Any allocation can throw std::bad_alloc. The rules that keep such a moment harmless:
+//
+//   - No exception leaves a public call, a job of the library, or a destructor. Each of them, or a
+//     function below it, turns std::bad_alloc into NoMemory(). What a callback of the user throws
+//     passes through, except std::bad_alloc: often nobody can tell whose allocation it was.
+//   - A handler of std::bad_alloc does not allocate, because most likely that would throw again.
+//     The statuses that it may need are made once and copied: a copy counts a reference.
+//   - State between "taken" and "returned" (a flag, a chunk, a slot, a place in a list) is restored
+//     by a destructor, not by statements after a call that may throw.
+//   - A function that reports an error may throw while it puts the message together. So what has to
+//     happen because of the error (poisoning the store) must not depend on the message.
+//
+// Thread safety: any thread.
+#pragma once
+
+#include <new>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+
+namespace ebb::internal {
+
+// Statuses with a fixed message. One that cannot get its message, because memory was out when the
+// first store of the process was opened, has its code alone.
+struct FixedStatuses {
+  absl::Status no_memory;
+  absl::Status closed;
+  absl::Status forked;
+  absl::Status reentered;
+  absl::Status in_memory;
+  absl::Status poisoned;
+  absl::Status failed_sync;
+};
+// Made by the first call, which opening a store is.
+const FixedStatuses& Fixed() noexcept;
+
+// ResourceExhausted.
+inline const absl::Status& NoMemory() noexcept { return Fixed().no_memory; }
+
+// What `call` returns, or NoMemory() when it throws std::bad_alloc. `call` returns a Status or a
+// StatusOr.
+template <typename Call>
+auto CatchNoMemory(Call&& call) -> decltype(call()) {
+  try {
+    return std::forward<Call>(call)();
+  } catch (const std::bad_alloc&) {
+    return NoMemory();
+  }
+}
+
+// The status as text, for statistics; its code alone, or nothing, when memory is out.
+std::string TextOf(const absl::Status& status) noexcept;
+
+}  // namespace ebb::internal

@@ -1,0 +1,46 @@
+// Whose allocations are made: the library's or the test's. See allocation_count.h, which lets those
+// of the library fail.
+//
+// A header alone, so that a simulated file system can say that it is the test's wherever it is
+// linked.
+//
+// Thread safety: each thread has its own scopes.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+namespace ebb::test {
+
+// A thread that says nothing is one of the library's.
+enum class AllocationScope : std::uint8_t { kLibraryThread, kCall, kTest };
+// No constructor, so that it can be used before and after everything else of its thread.
+inline constinit thread_local AllocationScope t_allocation_scope = AllocationScope::kLibraryThread;
+
+class ScopeOfAllocations {
+ public:
+  explicit ScopeOfAllocations(AllocationScope scope)
+      : before_(std::exchange(t_allocation_scope, scope)) {}
+  ~ScopeOfAllocations() { t_allocation_scope = before_; }
+  ScopeOfAllocations(const ScopeOfAllocations&) = delete;
+  ScopeOfAllocations& operator=(const ScopeOfAllocations&) = delete;
+
+ private:
+  const AllocationScope before_;
+};
+class OutsideLibrary : private ScopeOfAllocations {
+ public:
+  OutsideLibrary() : ScopeOfAllocations(AllocationScope::kTest) {}
+};
+class InLibrary : private ScopeOfAllocations {
+ public:
+  InLibrary() : ScopeOfAllocations(AllocationScope::kCall) {}
+};
+// What the call returns; its allocations may fail.
+template <typename Call>
+auto Inside(Call call) {
+  const InLibrary in_library;
+  return call();
+}
+
+}  // namespace ebb::test
