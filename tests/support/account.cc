@@ -171,7 +171,9 @@ void Account::Backup(internal::FileSystem& files) {
   Promise(absl::OkStatus());
   auto copy = Must(OpenLedger(files, path));
   auto session = copy.NewSession();
-  Compare(Must(ReadLedger(session)), "a backup");
+  const absl::StatusOr<Ledger::State> state = ReadLedger(session);
+  if (!state.ok()) return Note(state.status());
+  Compare(*state, "a backup");
 }
 
 void Account::Look() {
