@@ -335,7 +335,14 @@ absl::Status Coordinator::WriteCheckpoint() {
     status = WriteManifest(*core_.files.directory, core_.config.log.store_id, manifest);
   }
   if (status.ok()) status = SyncDirectory();
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    // Failed attempts must not fill the disk with images. Of a poisoned store nothing is removed:
+    // the manifest may have its name already.
+    if (!core_.health.poisoned()) {
+      static_cast<void>(core_.files.directory->Unlink(ImageName(manifest.id)));  // best effort
+    }
+    return status;
+  }
   {
     MutexLock lock(list_mu_);
     checkpoints_.push_back(DescribeCheckpoint(manifest));

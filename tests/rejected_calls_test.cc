@@ -249,6 +249,23 @@ TEST_P(RejectedCallsTest, ReadsThatCannotPromote) {
   ExpectReopens(std::move(store), writers);
 }
 
+// The image of the index is written before the commit that fails.
+TEST_P(RejectedCallsTest, FailedCheckpointsLeaveNoFiles) {
+  auto store = Must(Open());
+  std::vector<Writer> writers = MakeWriters(store, 1);
+  for (int i = 0; i < 30; ++i) EXPECT_TRUE(writers[0].Try().ok());
+  Must(store.Checkpoint().status());
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(writers[0].Try().ok());
+  const std::size_t file_count = SnapshotOf(disk_, "db").size();
+  files_.Arm({.kind = CallKind::kWrite, .name_part = "log-", .sticky = true});
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(absl::IsUnavailable(store.Checkpoint().status()));
+  EXPECT_EQ(SnapshotOf(disk_, "db").size(), file_count);
+  End();
+  Must(store.Checkpoint().status());
+  ExpectGoesOn(store, writers);
+  ExpectReopens(std::move(store), writers);
+}
+
 // A poisoned store rejects everything until it is opened again.
 TEST_P(RejectedCallsTest, CallsOfAPoisonedStore) {
   auto store = Must(Open(true));
