@@ -13,6 +13,7 @@
 #include "ebb/internal/clock.h"
 #include "ebb/internal/index_growth.h"
 #include "ebb/internal/index_image.h"
+#include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_verifier.h"
 #include "ebb/internal/no_memory.h"
 
@@ -579,7 +580,7 @@ absl::Status Coordinator::FollowCommits() {
   {
     MutexLock lock(list_mu_);
     useless = std::erase_if(checkpoints_, [begin](const CheckpointInfo& info) {
-      return info.scan_address < begin.value();
+      return IsDead(Address(info.scan_address), begin);
     });
   }
   return useless == 0 ? absl::OkStatus() : CleanUpLocked(core_.config.checkpoints_kept).status();

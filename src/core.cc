@@ -12,6 +12,7 @@
 #include <new>
 #include <utility>
 
+#include "ebb/internal/lifetime.h"
 #include "ebb/internal/no_memory.h"
 #include "ebb/internal/pending_operations.h"
 
@@ -156,7 +157,7 @@ Core::IndexSample Core::SampleIndex(EpochSlot& slot, std::uint64_t most_buckets)
     const Address head = log.head_acquire();
     for (std::uint64_t b = bucket; b < end; b += step) {
       index.ForEachEntry(b, [&](IndexEntry entry) {
-        if (entry.address() < begin) return;  // no record yet, or none any more
+        if (IsDead(entry.address(), begin)) return;  // no record yet, or none any more
         ++next.entries;
         if (entry.address() < head) {
           next.addresses[std::min(next.on_device++, IndexSample::kMostAddresses - 1)] =

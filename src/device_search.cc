@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "ebb/internal/lifetime.h"
+
 namespace ebb::internal {
 
 void DeviceSearch::Begin(Part part) {
@@ -26,13 +28,14 @@ bool DeviceSearch::Step(HybridLog& log, const void* key, std::size_t key_bytes) 
     status_ = more.status();
   }
   // Below begin blocks are given back, so that an error there says nothing.
-  if (!status_.ok() && at_ < log.begin()) status_ = absl::AbortedError("");
+  if (!status_.ok() && IsDead(at_, log.begin())) status_ = absl::AbortedError("");
   state_ = State::kEnded;
   return false;
 }
 
 absl::StatusOr<bool> DeviceSearch::Look(HybridLog& log, const void* key, std::size_t key_bytes) {
-  while (at_ >= part_.begin) {  // ends: every previous address is smaller, RecordIn sees to it
+  // Ends: RecordIn sees to it that every previous address is smaller.
+  while (!IsDead(at_, part_.begin)) {
     const absl::StatusOr<bool> more = log.NextRead(at_, buffer_, have_, read_);
     if (!more.ok() || *more) return more;
     const absl::StatusOr<Record> record = log.RecordIn(at_, buffer_, have_);

@@ -3,6 +3,7 @@
 #include <new>
 #include <utility>
 
+#include "ebb/internal/lifetime.h"
 #include "ebb/options.h"
 
 namespace ebb::internal {
@@ -190,7 +191,7 @@ std::uint64_t HashIndex::SweepBucket(std::uint64_t bucket_number, Address begin)
     for (AtomicWord& word : bucket->entries) {
       std::uint64_t seen = word.load(std::memory_order_relaxed);  // the CAS rechecks
       const IndexEntry entry(seen);
-      if (entry.is_empty() || entry.tentative() || entry.address() >= begin) continue;
+      if (entry.is_empty() || entry.tentative() || !IsDead(entry.address(), begin)) continue;
       // A failure means that it leads to a record again.
       swept += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);  // [claim]
     }

@@ -3,6 +3,7 @@
 #include <random>
 #include <vector>
 
+#include "ebb/internal/lifetime.h"
 #include "ebb/internal/sealed_file.h"
 
 namespace ebb::internal {
@@ -19,11 +20,12 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
                       {core.config.log.store_id, manifest.image_stamp});
   if (absl::Status status = writer.Open(); !status.ok()) return status;
   std::vector<std::uint64_t> words;
+  const Address begin = core.log.begin();
   for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
     if (bucket % 1024 == 0 && stop()) return absl::AbortedError("the store is being closed");
     words.assign(1, kBucketMark | bucket);
     core.index.ForEachEntry(bucket, [&](IndexEntry entry) {
-      if (entry.address() > kNoRecord && entry.address() < manifest.scan_from) {
+      if (!IsDead(entry.address(), begin) && entry.address() < manifest.scan_from) {
         words.push_back(entry.word());
       }
     });
@@ -67,7 +69,7 @@ absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& ma
       return reader.Damaged("an entry beyond the image");
     }
     --left;
-    if (entry.address() < core.log.geometry().BlockStart(1)) continue;
+    if (IsDead(entry.address(), core.log.geometry().BlockStart(1))) continue;
     // The bits of the hash that the chain is named by.
     const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
     if (!take(hash, entry.address())) {

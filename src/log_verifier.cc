@@ -11,6 +11,7 @@
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/hash.h"
 #include "ebb/internal/index_image.h"
+#include "ebb/internal/lifetime.h"
 #include "ebb/internal/page_reader.h"
 
 namespace ebb::internal {
@@ -29,21 +30,35 @@ void AddProblem(const VerifyOptions& options, std::string what, VerifyReport& re
 }
 
 absl::Status VerifyCheckpoint(Core& core, Directory& directory, std::uint64_t id,
-                              const HashIndex& index) {
+                              const CheckpointTruth& truth) {
   absl::StatusOr<Manifest> manifest = ReadManifest(directory, core.config.log.store_id, id);
   if (!manifest.ok()) return manifest.status();
   std::uint64_t strays = 0;
+  std::uint64_t needed = 0;  // entries without which an opening would miss a chain
   absl::Status status =
       ReadIndexImage(core, directory, *manifest, [&](std::uint64_t hash, Address address) {
-        const IndexEntry entry = index.Find(hash).entry;
-        if (entry.is_empty() || entry.address() < address) ++strays;
+        if (IsDead(address, truth.begin)) return true;
+        const IndexEntry newest = truth.log.Find(hash).entry;
+        if (newest.is_empty() || newest.address() < address) ++strays;
+        if (truth.index.Find(hash).entry.address() == address) ++needed;
         return true;
       });
-  if (status.ok() && strays != 0) {
+  if (!status.ok()) return status;
+  if (strays != 0) {
     return absl::DataLossError(
         fmt::format("{}: {} entries lead to no record of their chain", ImageName(id), strays));
   }
-  return status;
+  // Counted afterwards: updates only move entries of an open store up, so that fewer are needed.
+  std::uint64_t chains = 0;
+  for (std::uint64_t bucket = 0; bucket < truth.index.bucket_count(); ++bucket) {
+    truth.index.ForEachEntry(bucket, [&](IndexEntry entry) {
+      const Address address = entry.address();
+      chains += !IsDead(address, truth.begin) && address < manifest->scan_from ? 1 : 0;
+    });
+  }
+  if (chains <= needed) return absl::OkStatus();
+  return absl::DataLossError(
+      fmt::format("{}: {} chains of the log are missing", ImageName(id), chains - needed));
 }
 
 LogVerifier::LogVerifier(Core& core, const VerifyOptions& options, std::function<bool()> stop)
@@ -67,9 +82,11 @@ absl::StatusOr<VerifyReport> LogVerifier::Run(const std::vector<CheckpointInfo>&
   absl::Status status = ReadLog();
   if (status.ok()) status = FollowChains();
   if (!status.ok()) return status;
+  FindMissingChains();
   for (const CheckpointInfo& checkpoint : checkpoints) {
     ++report_.checkpoint_count;
-    status = VerifyCheckpoint(core_, *core_.files.directory, checkpoint.id, newest_);
+    status = VerifyCheckpoint(core_, *core_.files.directory, checkpoint.id,
+                              {.log = newest_, .index = core_.index, .begin = begin_});
     if (absl::IsResourceExhausted(status)) return status;  // that is no damage
     if (!status.ok()) AddProblem(options_, std::string(status.message()), report_);
   }
@@ -217,15 +234,16 @@ const char* LogVerifier::CheckLink(const Record& record, Address address) {
   const std::uint64_t hash = HashOf(record);
   const IndexEntry newest = newest_.Find(hash).entry;
   const Address expected = newest.is_empty() ? kNoRecord : newest.address();
-  if (prev == expected || (prev < begin_ && expected < begin_)) return nullptr;
+  if (prev == expected || (IsDead(prev, begin_) && IsDead(expected, begin_))) return nullptr;
   if (InUnread(prev)) return nullptr;
   if (prev > expected) return "links to what is no record of its chain";
   const auto history = [&](Address at) {
     return IncarnationAt(log_.incarnations(), geometry_.BlockOf(at));
   };
   if (history(expected) == history(address)) return "passes over a record of its chain";
-  return prev < begin_ || LeadsToChain(prev, hash) ? nullptr
-                                                   : "links to what is no record of its chain";
+  return IsDead(prev, begin_) || LeadsToChain(prev, hash)
+             ? nullptr
+             : "links to what is no record of its chain";
 }
 
 std::uint64_t LogVerifier::HashOf(const Record& record) const {
@@ -247,7 +265,7 @@ absl::Status LogVerifier::FollowChains() {
     entries.clear();
     core_.index.ForEachEntry(bucket, [&](IndexEntry entry) { entries.push_back(entry); });
     for (const IndexEntry entry : entries) {
-      if (entry.address() < begin_) continue;
+      if (IsDead(entry.address(), begin_)) continue;
       ++report_.entry_count;
       const std::uint64_t tag_bits = std::uint64_t{entry.tag()} << core_.index.creation_exponent();
       going = going && FollowChain(bucket | tag_bits, entry.address(), *slot);
@@ -315,7 +333,7 @@ bool LogVerifier::InUnread(Address address) const {
 void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
   const IndexEntry newest = newest_.Find(hash).entry;
   const Address expected = newest.is_empty() ? kNoRecord : newest.address();
-  if (address == expected || (address < begin_ && expected < begin_)) return;
+  if (address == expected || (IsDead(address, begin_) && IsDead(expected, begin_))) return;
   if (InUnread(address)) return;
   if (address < expected) {
     // Right only if what is passed over was void when the newest history began.
@@ -324,9 +342,28 @@ void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
       Problem(expected, "is in no chain");
       return;
     }
-    if (address < begin_) return;
+    if (IsDead(address, begin_)) return;
   }
   if (!LeadsToChain(address, hash)) Problem(address, "is no record of the chain that leads to it");
+}
+
+// Chains of the log that no entry of the index leads to. Of records of earlier histories only an
+// opening knows whether they are void.
+void LogVerifier::FindMissingChains() {
+  EpochSlot* const slot = core_.epochs.AcquireSlot();
+  const std::uint64_t first_block = log_.incarnations().back().first_block;
+  for (std::uint64_t bucket = 0; bucket < newest_.bucket_count(); ++bucket) {
+    const EpochGuard guard(core_.epochs, *slot);
+    newest_.ForEachEntry(bucket, [&](IndexEntry newest) {
+      if (geometry_.BlockOf(newest.address()) < first_block) return;
+      const std::uint64_t tag_bits = std::uint64_t{newest.tag()} << newest_.creation_exponent();
+      const IndexEntry entry = core_.index.Find(bucket | tag_bits).entry;
+      if (entry.is_empty() || IsDead(entry.address(), begin_)) {
+        Problem(newest.address(), "is in no chain");
+      }
+    });
+  }
+  core_.epochs.ReleaseSlot(slot);
 }
 
 }  // namespace ebb::internal

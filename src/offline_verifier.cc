@@ -12,6 +12,7 @@
 
 #include "ebb/internal/block.h"
 #include "ebb/internal/index_image.h"
+#include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_scan.h"
 #include "ebb/internal/log_verifier.h"
 #include "ebb/internal/no_memory.h"
@@ -22,16 +23,15 @@
 namespace ebb::internal {
 namespace {
 
-// Every block that fails its checksum although something states that it was durable, from where the
-// log begins. `durable` is what checkpoints state.
-absl::Status SweepLog(Core& core, Address durable, const VerifyOptions& options,
+// Reports every block that fails its checksum although it is not dead in a log that begins at
+// `begin`, and something states that it was durable. `durable` is what checkpoints state.
+absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOptions& options,
                       VerifyReport& report) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to read the log");
   Device& device = *core.files.device;
   const std::uint64_t store_id = core.config.log.store_id;
   std::vector<std::uint64_t> bad;  // blocks, while they may be below what is durable
-  Address begin;
   for (const BlockRange& held : device.HeldBlocks()) {
     for (std::uint64_t block = held.begin; block < held.end;) {
       const std::uint64_t wanted = std::min(kReadBlocks, held.end - block);
@@ -47,7 +47,6 @@ absl::Status SweepLog(Core& core, Address durable, const VerifyOptions& options,
             DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id, block + i);
         if (!commit.has_value()) continue;
         durable = std::max(durable, commit->durable);
-        begin = std::max(begin, commit->begin);
       }
       report.block_count += *count;
       block += std::max<std::uint64_t>(*count, 1);
@@ -78,12 +77,13 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
     if (options.progress) options.progress({step.scanned_bytes, step.total_bytes});
   };
   const absl::Status status = ScanLog(core, found, /*images=*/false, progress, *checkpoints, scan);
-  report.checkpoint_count = checkpoints->manifests.size();
   if (scan.has_value()) report.record_count = scan->replayed_records();
   if (!status.ok()) {
     if (!absl::IsDataLoss(status)) return status;
     const std::uint64_t before = report.problem_count;
-    absl::Status swept = SweepLog(core, checkpoints->durable, options, report);
+    // The begin that the scan believed; without a scan there is none that could be believed.
+    const Address begin = scan.has_value() ? scan->start().begin : Address();
+    absl::Status swept = SweepLog(core, begin, checkpoints->durable, options, report);
     if (!swept.ok()) return swept;
     // Not a block but what it holds.
     if (report.problem_count == before) AddProblem(options, std::string(status.message()), report);
@@ -93,8 +93,12 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
   for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
     core.index.ForEachEntry(bucket, [&](IndexEntry) { ++report.entry_count; });
   }
+  const Address begin = BeginOfFiles(core.log.geometry(), scan->begin());
   for (const Manifest& manifest : checkpoints->manifests) {
-    absl::Status image = VerifyCheckpoint(core, *core.files.directory, manifest.id, core.index);
+    if (IsDead(manifest.scan_from, begin)) continue;
+    ++report.checkpoint_count;
+    absl::Status image = VerifyCheckpoint(core, *core.files.directory, manifest.id,
+                                          {.log = core.index, .index = core.index, .begin = begin});
     if (absl::IsResourceExhausted(image)) return image;  // that is no damage
     if (!image.ok()) AddProblem(options, std::string(image.message()), report);
   }

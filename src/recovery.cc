@@ -10,6 +10,7 @@
 
 #include "ebb/internal/block.h"
 #include "ebb/internal/index_image.h"
+#include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_scan.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/no_memory.h"
@@ -24,7 +25,7 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
                                                 FoundCheckpoints& found) {
   for (std::size_t i = found.manifests.size(); i-- != 0;) {
     const Manifest& manifest = found.manifests[i];
-    if (manifest.scan_from < begin) break;  // older ones too
+    if (IsDead(manifest.scan_from, begin)) break;  // older ones too
     // As large as it was, if there is memory; else somewhat slower.
     const auto exponent = static_cast<int>(manifest.index_exponent);
     if (core.config.index_auto_grow && exponent > core.index.exponent()) {
@@ -194,7 +195,7 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   absl::Status status =
       ScanLog(core, found, /*images=*/true, options.recovery_progress, checkpoints, scan);
   if (!status.ok()) return status;
-  next.begin = std::max(scan->begin(), geometry.BlockStart(1));
+  next.begin = BeginOfFiles(geometry, scan->begin());
   const Manifest* const manifest = scan->manifest();
   if (manifest != nullptr) {
     status =
@@ -215,7 +216,7 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   report.notes = std::move(checkpoints.notes);
   // A crash came before they were removed.
   std::erase_if(checkpoints.manifests,
-                [&](const Manifest& old) { return old.scan_from < next.begin; });
+                [&](const Manifest& old) { return IsDead(old.scan_from, next.begin); });
   core.sessions.Restore(report.sessions);
   return absl::OkStatus();
 }

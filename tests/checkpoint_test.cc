@@ -21,6 +21,7 @@
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/verifies.h"
 #include "tests/support/temp_dir.h"
 
 namespace ebb::test {
@@ -114,12 +115,15 @@ TEST(CheckpointTest, CheckpointsAndReopeningsFollowEachOther) {
     auto store = Must(OpenIn<U64Store>("db", environment));
     EXPECT_EQ(store.recovery().checkpoint_id, id);
     ASSERT_TRUE(HoldsOnly(store, model, KeysUpTo(700)));
+    EXPECT_TRUE(Verifies(store));
     Fill(store, model, id);
     const std::uint64_t next = Must(store.Checkpoint()).id;
     EXPECT_GT(next, id);
     id = next;
     Fill(store, model, id + 100, id % 2 == 0 ? 0 : 300);
+    EXPECT_TRUE(Verifies(store));
     Must(store.Close());
+    EXPECT_TRUE(Verifies(files, "db"));
   }
 }
 
@@ -450,6 +454,7 @@ TEST(CheckpointTest, ACrashBesideCheckpointsLeavesEachSessionItsPrefix) {
       Must(store.Checkpoint());
     }
     Must(store.Upsert(1000, 4));
+    EXPECT_TRUE(Verifies(store));
     // In the middle of one.
     std::thread last([&] { Must(store.Checkpoint()); });
     crash = files.Crash(seed);
@@ -458,7 +463,9 @@ TEST(CheckpointTest, ACrashBesideCheckpointsLeavesEachSessionItsPrefix) {
     for (std::thread& thread : threads) thread.join();
     committer.join();
 
+    EXPECT_TRUE(Verifies(*crash, "db"));
     auto recovered = Must(OpenTiny<U64Store>("db", crash.get()));
+    EXPECT_TRUE(Verifies(recovered));
     EXPECT_GE(recovered.recovery().checkpoint_id, 3U);
     EXPECT_TRUE(recovered.recovery().notes.empty());
     for (const SessionReport& session : recovered.recovery().sessions) {

@@ -1,4 +1,5 @@
-// Compaction and what the coordinator makes of it: live records survive, the front goes.
+// Compaction and what the coordinator makes of it: live records survive, the front goes. Whatever a
+// collection has left, the store verifies.
 #include "ebb/internal/compaction.h"
 
 #include <gtest/gtest.h>
@@ -19,6 +20,7 @@
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/verifies.h"
 
 namespace ebb::test {
 namespace {
@@ -51,7 +53,9 @@ TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   // A second round finds nothing but what is live, and ends.
   EXPECT_EQ(Must(store.CollectGarbage(kCollectEverything)).copied_records, model.size());
   ExpectHolds(store, model, 40);
+  EXPECT_TRUE(Verifies(store));
   Must(store.Close());
+  EXPECT_TRUE(Verifies(files, "db"));
   auto again = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   ExpectHolds(again, model, 40);
 }
@@ -83,6 +87,7 @@ TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
                                        .target_utilization = random() % 2 == 0 ? 1 : 0.6,
                                        .pass_bytes = 4096 * (1 + random() % 20)}));
             ExpectHolds(store, model, 64);
+            EXPECT_TRUE(Verifies(store));
             break;
           case 3:
             Must(store.Rmw(key, [&](std::string& value) {
@@ -97,7 +102,9 @@ TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
       }
       if (random() % 3 == 0) Must(store.CollectGarbage(kCollectEverything));
       ExpectHolds(store, model, 64);
+      EXPECT_TRUE(Verifies(store));
       Must(store.Close());
+      EXPECT_TRUE(Verifies(files, "db"));
       if (HasFailure()) return;
     }
   }
@@ -154,6 +161,7 @@ TEST(CompactionTest, ACheckpointOfTheOldFrontIsReplaced) {
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   EXPECT_NE(store.recovery().checkpoint_id, 0U);
   EXPECT_TRUE(store.recovery().notes.empty());
+  EXPECT_TRUE(Verifies(store));
   ExpectHolds(store, model, 40);
 }
 
@@ -174,6 +182,7 @@ TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
     const GcStats stats = Must(store.CollectGarbage(kCollectEverything));
     EXPECT_GT(stats.new_begin_address, stats.initial_begin_address);
     EXPECT_EQ(stats.freed_bytes, 0U);
+    EXPECT_TRUE(Verifies(store));
     EXPECT_GE(files.UsedBytes(), used);
     while (scan.Next()) shown[scan.key()] = scan.value();
     Must(scan.status());
@@ -235,12 +244,14 @@ TEST(CompactionTest, AFailedCallLosesNothing) {
           failed += stats.ok() ? 0 : 1;
           faults.Disarm();
           ExpectHolds(store, model, 40);
+          if (skip % 4 == 0) EXPECT_TRUE(Verifies(store));
           if (skip % 3 == 0) {
             Must(store.CollectGarbage(kCollectEverything));
             ExpectHolds(store, model, 40);
           }
           if (skip % 2 == 0) Must(store.Close());
         }
+        if (skip % 4 <= 1) EXPECT_TRUE(Verifies(files, "db"));
         auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
         ExpectHolds(store, model, 40);
         if (HasFailure()) return;
@@ -306,6 +317,7 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
     for (int i = 0; !done.load(); ++i) {
       Must(store.Commit());
       if (i % 8 == 0) Must(store.Checkpoint());
+      if (i % 32 == 31) EXPECT_TRUE(Verifies(store));
     }
   });
   {
@@ -330,7 +342,9 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
   Model all;
   for (const Model& model : models) all.insert(model.begin(), model.end());
   ExpectHolds(store, all, kThreads * kKeysOfAThread);
+  EXPECT_TRUE(Verifies(store));
   Must(store.Close());
+  EXPECT_TRUE(IsWhole(VerifyDirectory(dir / "db")));
   auto again = Must(OpenIn<U64StringStore>(dir / "db", environment));
   ExpectHolds(again, all, kThreads * kKeysOfAThread);
 }

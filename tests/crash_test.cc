@@ -11,7 +11,8 @@
 // checkpoint or close covers: not older than the last one that had returned, not newer than the one
 // under way; and the serials of two named sessions are exactly those of that state. Opening reports
 // no damage, since there is none. Then it is written, closed and opened
-// once more.
+// once more. One crash in sixteen is also verified: the directory before it is opened, the store,
+// and the directory after each Close. So is each store when its workload ends.
 //
 // Some of the openings are recorded in their turn, and interrupted at each of their calls: by a
 // power loss, and as the second crash after a process died with unsynced data in the page cache.
@@ -38,6 +39,7 @@
 #include "tests/support/scale.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/verifies.h"
 
 namespace ebb::test {
 namespace {
@@ -139,6 +141,13 @@ class Run {
       case Step::kClose:
         return Promise([&] { return store_->Close(); });
     }
+  }
+
+  // The store as it is now, open or closed.
+  void Verify() {
+    const absl::StatusOr<VerifyReport> open = store_->Verify();
+    const bool is_closed = absl::IsFailedPrecondition(open.status());
+    EXPECT_TRUE(is_closed ? Verifies(*files_->Kill(), "db") : IsWhole(open)) << name_;
   }
 
   const SimFileSystem& files() const { return *files_; }
@@ -274,9 +283,16 @@ struct Counts {
   std::uint64_t crashes = 0;   // chosen
   std::uint64_t distinct = 0;  // of other contents than all before; opened and checked
   std::uint64_t newer = 0;     // that had the commit under way
+  std::uint64_t verified = 0;
   std::uint64_t recoveries = 0;
   std::uint64_t in_recovery = 0;  // crashes inside them
 };
+
+// Verifies the directory, in which there is no store yet if the crash came that early.
+absl::Status StatusOfFiles(SimFileSystem& files) {
+  const absl::StatusOr<VerifyReport> report = internal::VerifyFiles(files, "db", {});
+  return absl::IsInvalidArgument(report.status()) ? absl::OkStatus() : StatusOf(report);
+}
 
 // What was found after so many operations, or what is wrong.
 using Found = absl::StatusOr<std::size_t>;
@@ -296,9 +312,16 @@ Found StateOf(LedgerStore& store, const Ledger& ledger, const std::vector<std::s
   return absl::InternalError(what);
 }
 
-// Opens `disk`, checks it, and writes, closes, opens and checks it again.
-Found OpenAndGoOn(SimDisk disk, const Ledger& ledger, const std::vector<std::size_t>& allowed) {
+// Opens `disk`, checks it, and writes, closes, opens and checks it again; and verifies it in each
+// of these states if `verifies` is set.
+Found OpenAndGoOn(SimDisk disk, const Ledger& ledger, const std::vector<std::size_t>& allowed,
+                  bool verifies) {
   SimFileSystem files(std::move(disk));
+  const auto verify_files = [&] { return verifies ? StatusOfFiles(files) : absl::OkStatus(); };
+  const auto verify = [&](LedgerStore& store) {
+    return verifies ? StatusOf(store.Verify()) : absl::OkStatus();
+  };
+  if (absl::Status status = verify_files(); !status.ok()) return status;
   Found found(0);
   Ledger longer = ledger;
   {
@@ -306,6 +329,7 @@ Found OpenAndGoOn(SimDisk disk, const Ledger& ledger, const std::vector<std::siz
     if (!store.ok()) return store.status();
     found = StateOf(*store, ledger, allowed);
     if (!found.ok()) return found;
+    if (absl::Status status = verify(*store); !status.ok()) return status;
     longer.UndoTo(*found);
     {
       auto session = longer.OpenSession(*store, 0);
@@ -315,9 +339,11 @@ Found OpenAndGoOn(SimDisk disk, const Ledger& ledger, const std::vector<std::siz
     }
     if (absl::Status status = store->Close(); !status.ok()) return status;
   }
+  if (absl::Status status = verify_files(); !status.ok()) return status;
   absl::StatusOr<LedgerStore> store = Open(files);
   if (!store.ok()) return store.status();
   if (Found again = StateOf(*store, longer, {longer.size()}); !again.ok()) return again;
+  if (absl::Status status = verify(*store); !status.ok()) return status;
   if (absl::Status status = store->Close(); !status.ok()) return status;
   return found;
 }
@@ -334,6 +360,7 @@ class Explorer {
  public:
   Explorer(double scale, std::uint64_t seed)
       : crash_limit_(std::max<std::size_t>(4, static_cast<std::size_t>(kCrashesAPoint * scale))),
+        verified_turn_(seed % kVerifyEvery),
         random_(seed) {}
 
   // Every point after `first_call` calls of the run.
@@ -356,6 +383,7 @@ class Explorer {
  private:
   static constexpr double kCrashesAPoint = 330;
   static constexpr std::uint64_t kRecoveryEvery = 100;
+  static constexpr std::uint64_t kVerifyEvery = 16;
 
   void ExplorePoint(const Run& run, const SimDisk& disk, std::size_t call) {
     ++counts_.points;
@@ -366,7 +394,10 @@ class Explorer {
       if (!seen_.insert(crashed.Hash()).second) continue;
       ++counts_.distinct;
       if (counts_.distinct % kRecoveryEvery == 0) ExploreRecovery(run, crashed, call);
-      const Found found = OpenAndGoOn(std::move(crashed), run.ledger(), allowed);
+      // Which ones depends on the seed.
+      const bool verifies = counts_.distinct % kVerifyEvery == verified_turn_;
+      counts_.verified += verifies ? 1 : 0;
+      const Found found = OpenAndGoOn(std::move(crashed), run.ledger(), allowed, verifies);
       if (!found.ok()) {
         Fail(run, call, picks, found.status());
       } else if (*found != allowed.front()) {
@@ -417,6 +448,7 @@ class Explorer {
   }
 
   const std::size_t crash_limit_;
+  const std::uint64_t verified_turn_;
   Random random_;
   Counts counts_;
   std::unordered_set<std::uint64_t> seen_;
@@ -448,6 +480,7 @@ void RunAndExplore(const std::vector<Step>& steps, bool closes, Explorer& explor
     first_call = run.files().CallCount();
     run.Do(Step::kClose);
   }
+  run.Verify();
   explorer.Explore(run, first_call);
 }
 
@@ -463,13 +496,15 @@ TEST(CrashTest, APowerLossAtAnyCallOfAnyShortWorkloadLeavesACommittedState) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::printf(
       "%llu workloads, %llu crash points, %llu crashes, %llu distinct ones opened (%llu with the "
-      "commit under way), %llu recoveries interrupted by %llu crashes, %llu passes without a "
+      "commit under way, %llu verified), %llu recoveries interrupted by %llu crashes, %llu passes "
+      "without a "
       "commit of their own, %.1f s\n",
       static_cast<unsigned long long>(counts.workloads),
       static_cast<unsigned long long>(counts.points),
       static_cast<unsigned long long>(counts.crashes),
       static_cast<unsigned long long>(counts.distinct),
       static_cast<unsigned long long>(counts.newer),
+      static_cast<unsigned long long>(counts.verified),
       static_cast<unsigned long long>(counts.recoveries),
       static_cast<unsigned long long>(counts.in_recovery),
       static_cast<unsigned long long>(counts.shared_passes), seconds.count());

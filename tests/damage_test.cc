@@ -31,6 +31,7 @@
 #include "tests/support/scale.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/verifies.h"
 
 namespace ebb::test {
 namespace {
@@ -144,6 +145,7 @@ Subject MakeSubject(bool with_checkpoints) {
     Must(ledger.Upserts(session, 3));
     close(store);
   }
+  EXPECT_TRUE(Verifies(*files, "db")) << "before any damage";
   subject.files = SnapshotOf(*files, "db");
   subject.disk = files->DiskAt(files->CallCount()).Crash(kEverythingSurvives);
   subject.state = ledger.After(ledger.size());
@@ -497,6 +499,7 @@ TEST_F(DamageTest, DamageDoneToAnOpenStoreIsDetectedOrHarmless) {
   const Ledger::State state = ledger.After(ledger.size());
   PushOut(store, [&](std::uint64_t i) { Must(session.Upsert(1000 + i, std::string(1000, 'x'))); });
   ASSERT_EQ(Must(ReadLedger(session)), state);
+  ASSERT_TRUE(Verifies(store));
   Counts counts;
   for (const auto& [name, bytes] : SnapshotOf(files, "db")) {
     for (std::uint64_t offset = kBlock; offset < bytes.size(); ++offset) {
@@ -515,6 +518,7 @@ TEST_F(DamageTest, DamageDoneToAnOpenStoreIsDetectedOrHarmless) {
     }
   }
   EXPECT_EQ(Must(ReadLedger(session)), state) << "a failed read fails for itself only";
+  EXPECT_TRUE(Verifies(store));
   std::printf("flipped bits below an open store: %llu, %llu detected\n",
               static_cast<unsigned long long>(counts.total()),
               static_cast<unsigned long long>(counts.detected));

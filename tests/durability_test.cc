@@ -16,6 +16,7 @@
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/verifies.h"
 
 namespace ebb::test {
 namespace {
@@ -37,7 +38,10 @@ absl::StatusOr<U64Store> OpenWith(Durability durability, internal::FileSystem& f
 U64Store AfterCrash(const SimFileSystem& files, std::unique_ptr<SimFileSystem>& after,
                     std::uint64_t seed = kNothingSurvives) {
   after = files.Crash(seed);
-  return Must(OpenTiny<U64Store>("db", after.get()));
+  EXPECT_TRUE(Verifies(*after, "db"));
+  U64Store store = Must(OpenTiny<U64Store>("db", after.get()));
+  EXPECT_TRUE(Verifies(store));
+  return store;
 }
 
 TEST(DurabilityTest, ManualAndNoneMakeNothingDurableByThemselves) {
@@ -304,6 +308,7 @@ TEST(DurabilityTest, SessionsThatComeAndGoBesideCommitsAreCutAtTheirSerial) {
   enough.store(true, std::memory_order_release);
   writer.join();
   for (const auto& crash : crashes) {
+    EXPECT_TRUE(Verifies(*crash, "db"));
     auto recovered = Must(OpenTiny<U64Store>("db", crash.get()));
     const Reports& sessions = recovered.recovery().sessions;
     const std::uint64_t serial = sessions.empty() ? 0 : sessions[0].serial;

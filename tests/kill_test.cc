@@ -6,7 +6,8 @@
 // (SIGKILL, also while it opens), opens the store itself, sometimes with less memory, and checks
 // for every thread:
 //   - what was acknowledged is there;
-//   - what is there is exactly what the thread had done up to the serial that recovery reports.
+//   - what is there is exactly what the thread had done up to the serial that recovery reports;
+//   - the directory verified before it was opened, and the store does afterwards.
 // Then the next child goes on from there.
 //
 // The kernel keeps what a killed process has written, so this is about the death of a process, with
@@ -41,6 +42,7 @@
 #include "tests/support/scale.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/verifies.h"
 
 namespace ebb::test {
 namespace {
@@ -137,6 +139,7 @@ internal::Environment SmallEnvironment(std::uint64_t frame_count) {
                   .status());
         }
         if (id == 1 && n % 50 == 0) static_cast<void>(store->GrowIndex());  // while it can
+        if (id == 2 && n % 64 == 0) status.Update(StatusOf(store->Verify()));
         if (!status.ok()) Fail(status);
         progress.acknowledged.store(n);
       }
@@ -223,6 +226,9 @@ void KillTest::RunAndKill(const std::string& path, const std::function<void()>& 
 }
 
 void KillTest::Check(const std::string& path) {
+  // A child that was killed while it opened may have left no store.
+  const absl::StatusOr<VerifyReport> before = VerifyDirectory(path);
+  ASSERT_TRUE(absl::IsInvalidArgument(before.status()) || IsWhole(before)) << StatusOf(before);
   auto opened = OpenIn<LedgerStore>(path, SmallEnvironment(FrameCount()));
   ASSERT_TRUE(opened.ok()) << opened.status();
   LedgerStore store = *std::move(opened);
@@ -248,6 +254,7 @@ void KillTest::Check(const std::string& path) {
     begun_ += most - counts_[id];
     counts_[id] = count;
   }
+  ASSERT_TRUE(Verifies(store)) << "kill " << kills_;
   const absl::Status closed = store.Close();
   ASSERT_TRUE(closed.ok()) << closed;
 }

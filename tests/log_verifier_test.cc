@@ -21,6 +21,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/verifies.h"
 
 namespace ebb::test {
 namespace {
@@ -36,13 +37,6 @@ using testing::HasSubstr;
 
 constexpr std::uint64_t kBlock = 4096;
 constexpr std::uint64_t kSegmentBlocks = 16;
-
-testing::AssertionResult IsWhole(const absl::StatusOr<VerifyReport>& report) {
-  if (!report.ok()) return testing::AssertionFailure() << report.status();
-  if (report->ok() && report->problems.empty()) return testing::AssertionSuccess();
-  return testing::AssertionFailure()
-         << report->problem_count << " problems: " << testing::PrintToString(report->problems);
-}
 
 // Blocks of a store's log in its files, read, changed and put back.
 class Files {

@@ -14,7 +14,8 @@
 //              what is left, 0 or 1.
 //   every value carries a proof of its number and key (stamp.h), so nothing torn passes.
 //
-// Each phase ends with Close, a new Open and a check of every key. The phases of a run: one mostly
+// Each phase ends with Close, a new Open and a check of every key. The store is verified now and
+// then while all threads work, at the end, closed, and reopened. The phases of a run: one mostly
 // in memory, for the count of operations, and two with 8 and 12 frames, in which page turns, waits
 // for records to freeze, lost publications and reads of the device happen all the time. A phase
 // goes on until its time is over and its minimums are met; those are asserted.
@@ -43,6 +44,7 @@
 #include "tests/support/stamp.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/verifies.h"
 
 namespace ebb::test {
 namespace {
@@ -155,6 +157,7 @@ class Run {
     const Events events = EventsOf(db);
     CheckEverything(db, "before Close");
     if (const absl::Status status = db.Close(); !status.ok()) Fail("Close: " + status.ToString());
+    VerifyNow("VerifyDirectory", VerifyDirectory(path()));
     if (failures_.any()) return events;
     Db again = Must(OpenIn<Db>(path(), Geometry(), StressOptions()));
     CheckEverything(again, "after reopening");
@@ -409,6 +412,11 @@ class Run {
   static std::uint64_t ContestedKey(std::size_t i) { return 900'000 + i; }
   std::string path() const { return dir_ / "db"; }
   void Fail(std::string what) { failures_.Add(std::move(what)); }
+  void VerifyNow(const std::string& when, const absl::StatusOr<VerifyReport>& report) {
+    if (const absl::Status status = StatusOf(report); !status.ok()) {
+      Fail(when + ": " + status.ToString());
+    }
+  }
 
   internal::Environment Geometry() const {
     internal::Environment environment = TinyEnvironment();
@@ -459,7 +467,8 @@ class Run {
   }
 
   void CollectInALoop(Db& db) {
-    while (!stop_.load(std::memory_order_acquire) && !failures_.any()) {
+    for (int round = 0; !stop_.load(std::memory_order_acquire) && !failures_.any(); ++round) {
+      if (round % 4 == 3) VerifyNow("Verify", db.Verify());
       const auto stats = db.CollectGarbage(
           {.min_reclaim_bytes = 0, .target_utilization = 0.7, .pass_bytes = 1 << 20});
       if (!stats.ok()) Fail("Collect: " + stats.status().ToString());
@@ -533,6 +542,7 @@ class Run {
 
   // No thread works: each key holds exactly what the oracle says.
   void CheckEverything(Db& db, const std::string& when) {
+    VerifyNow(when, db.Verify());
     auto session = db.NewSession();
     const auto check = [&](std::uint64_t key, bool present, std::uint64_t number, bool exactly) {
       const absl::StatusOr<Value> value = session.Read(key);

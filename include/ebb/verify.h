@@ -4,7 +4,10 @@
 // Every block of the log: its checksum, and that it is of this store, place and history. Every
 // record: its lengths, and that its previous address falls and leads to a record of the same chain,
 // as the bits of the key's hash tell. Every entry of the index: that its chain leads to the newest
-// records of the log. Every checkpoint: its manifest, and each entry of its image.
+// records of the log; and that no chain of the log is without an entry. Every checkpoint: its
+// manifest, each entry of its image, and that no chain is missing there.
+//
+// Everything below the log's begin is dead, and no damage: a healthy store never has a problem.
 //
 // Thread safety: plain data; VerifyDirectory any thread.
 #pragma once

@@ -81,6 +81,7 @@ class LogScan {
   std::uint64_t checkpoint_id() const { return checkpoint_id_; }
   // As the last commit record says; null when there is none.
   Address begin() const { return begin_; }
+  const Start& start() const { return start_; }
   // Of the checkpoint that was used, or null.
   const Manifest* manifest() const { return start_.manifest; }
   // The first block that was not accepted.

@@ -5,7 +5,8 @@
 // tells for each record which one its chain ended with; so links are checked without a second read,
 // but for the few that pass over records which an opening has declared void. Such a record is of an
 // earlier history than the one that passes over it. Then the chains of the store's index are
-// followed through memory to the part that was read.
+// followed through memory to the part that was read, and each chain of the log must be among them.
+// lifetime.h says what is dead, and therefore no damage.
 //
 // After a bad block a page's remaining records are left out: nothing tells where they begin. Every
 // page begins with a record.
@@ -30,9 +31,16 @@ namespace ebb::internal {
 
 void AddProblem(const VerifyOptions& options, std::string what, VerifyReport& report);
 
-// Reads a checkpoint's files. `index` holds the newest record of each chain of the log.
+// What a checkpoint is compared with.
+struct CheckpointTruth {
+  const HashIndex& log;    // the newest record of each chain, as the log says
+  const HashIndex& index;  // the same, as the store's index says
+  Address begin;           // of the log
+};
+// Reads a checkpoint's files. The entries of its image that are not dead must lead to records of
+// their chains, and no chain whose newest record lies below the scan may be missing.
 absl::Status VerifyCheckpoint(Core& core, Directory& directory, std::uint64_t id,
-                              const HashIndex& index);
+                              const CheckpointTruth& truth);
 
 class LogVerifier {
  public:
@@ -51,6 +59,7 @@ class LogVerifier {
   bool FollowChain(std::uint64_t hash, Address address, EpochSlot& slot);
   bool InUnread(Address address) const;
   void CheckLanding(Address address, std::uint64_t hash);
+  void FindMissingChains();
   bool LeadsToChain(Address address, std::uint64_t hash);
   std::uint64_t HashOf(const Record& record) const;
   // The bits of a hash that all records of a chain share.
