@@ -340,6 +340,44 @@ TEST(LogScanTest, AForgedLinkIsTold) {
   EXPECT_TRUE(FailsWith(OpenForScan(files).status(), StatusCode::kDataLoss, "links"));
 }
 
+// An open record that says that it cuts the log at another block than its own, made by somebody who
+// can compute checksums. It begins no history; commits after it state that it was durable.
+TEST(LogScanTest, AnOpenRecordWithAnotherCutIsTold) {
+  const Closed closed;
+  const std::vector<Block> blocks = BlocksOf(*closed.files);
+  std::uint64_t store_id = 0;
+  std::memcpy(&store_id, blocks[0].bytes.data() + 16, 8);
+  std::uint64_t number = 0;
+  std::uint64_t forged = 0;
+  for (const Block& block : blocks) {
+    if (block.offset == 0) continue;  // a header
+    const auto payload = std::as_bytes(std::span(block.bytes)).first(internal::kBlockPayloadBytes);
+    auto record = internal::DecodeCommitRecord(payload, store_id, number);
+    if (record.has_value() && record->kind == internal::RecordKind::kOpen) {
+      ASSERT_EQ(record->cut_block, number);
+      for (const std::uint64_t cut : {number + 1, number - 1, std::uint64_t{0}}) {
+        if (cut == number) continue;
+        record->cut_block = cut;
+        std::string bytes = block.bytes;
+        const auto whole = std::as_writable_bytes(std::span(bytes));
+        std::uint64_t incarnation = 0;
+        std::memcpy(&incarnation, bytes.data() + internal::kBlockPayloadBytes, 8);
+        internal::EncodeCommitRecord(*record, store_id, number,
+                                     whole.first(internal::kBlockPayloadBytes));
+        internal::SealBlock(whole, store_id, number, incarnation);
+        const std::unique_ptr<SimFileSystem> files = closed.files->Kill();
+        Put(*files, block, bytes);
+        std::string why;
+        EXPECT_EQ(OutcomeOf(*files, closed.model, {}, why), Outcome::kRefused)
+            << "block " << number << " with cut " << cut << ": " << why;
+        ++forged;
+      }
+    }
+    ++number;
+  }
+  EXPECT_GE(forged, 4U) << "two histories";
+}
+
 TEST(LogScanTest, CutFilesAreToldOrGiveAnEarlierCommit) {
   const Closed closed;
   std::uint64_t refused = 0;

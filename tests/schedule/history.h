@@ -84,6 +84,11 @@ class History {
     ops_[place].result = result;
     ops_[place].read = read;
   }
+  // The result of one that has ended, where it is known later than the end.
+  void Amend(std::size_t place, HistoryOp::Result result, std::uint64_t read) {
+    ops_[place].result = result;
+    ops_[place].read = read;
+  }
   const HistoryOp& op(std::size_t place) const { return ops_[place]; }
   std::size_t size() const { return ops_.size(); }
   Mask Begun() const { return (Mask{1} << ops_.size()) - 1; }

@@ -12,12 +12,14 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "ebb/internal/hash.h"
+#include "ebb/internal/offline_verifier.h"
 #include "ebb/store.h"
 #include "tests/schedule/explore.h"
 #include "tests/schedule/history.h"
@@ -62,12 +64,14 @@ inline const std::array<std::uint64_t, kHistoryKeys>& ChainKeys() {
 }
 
 template <typename StoreType>
-absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files, bool promotes = false) {
+absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files, bool promotes = false,
+                                          std::uint64_t frame_count = 8,
+                                          const std::string& path = "db") {
   internal::Environment environment;
   environment.file_system = files;
   environment.in_memory = files == nullptr;
   environment.page_shift = 12;
-  environment.frame_count = 8;
+  environment.frame_count = frame_count;
   environment.segment_blocks = 16;
   environment.index_exponent = 1;
   environment.pool_threads = 0;
@@ -77,7 +81,7 @@ absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files, bool prom
   options.huge_pages = false;
   options.index_auto_grow = false;
   options.promote_reads = promotes;
-  return internal::StoreAccess::Open<StoreType>("db", options, environment);
+  return internal::StoreAccess::Open<StoreType>(path, options, environment);
 }
 
 template <typename Value>
@@ -92,9 +96,10 @@ class StoreProgram {
   // `files`: null for a store in memory. `names`: whether sessions have names, so that the store
   // tells after a crash how far each had come.
   StoreProgram(Schedule& schedule, std::unique_ptr<SimFileSystem> files, bool names,
-               bool promotes = false)
+               bool promotes = false, std::uint64_t frame_count = 8)
       : schedule_(schedule), files_(std::move(files)), names_(names) {
-    absl::StatusOr<StoreType> opened = OpenForSchedule<StoreType>(files_.get(), promotes);
+    absl::StatusOr<StoreType> opened =
+        OpenForSchedule<StoreType>(files_.get(), promotes, frame_count);
     if (opened.ok()) {
       store_.emplace(*std::move(opened));
     } else {
@@ -181,6 +186,50 @@ class StoreProgram {
     }
     return status.ok();
   }
+  // A checkpoint, which is also a commit.
+  bool CheckpointAll() {
+    const History::Mask survives = history_.Ended();
+    const absl::Status status = store_->Checkpoint().status();
+    if (status.ok()) {
+      survives_ |= survives;
+    } else {
+      schedule_.Fail("no checkpoint: " + status.ToString());
+    }
+    return status.ok();
+  }
+  // A backup: it holds what had ended before, and nothing that began after it returned.
+  void BackUp() {
+    const History::Mask survives = history_.Ended();
+    const std::string path = "copy" + std::to_string(crashes_.size());
+    const absl::Status status = store_->Backup(path).status();
+    if (!status.ok()) return schedule_.Fail("no backup: " + status.ToString());
+    survives_ |= survives;
+    const History::Mask begun = history_.Begun();
+    std::unique_ptr<SimFileSystem> files = files_->Crash(schedule_.random().Next());
+    crashes_.push_back(
+        {.survives = survives, .begun = begun, .files = std::move(files), .path = path});
+    schedule_.Count("backups", 1);
+  }
+  // A scan to its end. For the history it reads each key between the call of NewScan and its
+  // return.
+  void Scan(Caller& caller) {
+    std::array<std::size_t, kHistoryKeys> places{};
+    for (std::size_t key = 0; key < kHistoryKeys; ++key) {
+      places[key] = history_.Begin(caller.number, Kind::kRead, key);
+    }
+    auto scan = store_->NewScan();
+    for (const std::size_t place : places) history_.End(place, Result::kNotFound);
+    std::set<std::uint64_t> shown;
+    while (scan.Next()) {
+      if (!shown.insert(scan.key()).second) schedule_.Fail("a scan shows a key twice");
+      for (std::size_t key = 0; key < kHistoryKeys; ++key) {
+        if (scan.key() != ChainKeys()[key]) continue;
+        history_.Amend(places[key], Result::kOk, Number::Read(Value(scan.value())));
+        schedule_.Count("keys scanned", 1);
+      }
+    }
+    if (!scan.status().ok()) schedule_.Fail("no scan: " + scan.status().ToString());
+  }
   // A commit, and a power loss right after it.
   void CommitAndCrash() {
     if (CommitAll()) Crash();
@@ -210,8 +259,10 @@ class StoreProgram {
     KeyStates states;
     std::vector<std::uint64_t> serials;
   };
-  std::optional<Reopened> Reopen(SimFileSystem& files) {
-    absl::StatusOr<StoreType> opened = OpenForSchedule<StoreType>(&files);
+  std::optional<Reopened> Reopen(SimFileSystem& files, const std::string& path = "db") {
+    if (schedule_.random().Below(8) == 0) Verified(internal::VerifyFiles(files, path, {}));
+    absl::StatusOr<StoreType> opened =
+        OpenForSchedule<StoreType>(&files, /*promotes=*/false, /*frame_count=*/8, path);
     if (!opened.ok()) {
       schedule_.Fail("no store after a crash: " + opened.status().ToString());
       return std::nullopt;
@@ -221,6 +272,14 @@ class StoreProgram {
       reopened.serials.push_back(Must(opened->NewSession("caller" + std::to_string(i))).serial());
     }
     return reopened;
+  }
+
+  // The store, or a directory, is as healthy as it should be.
+  void Verified(const absl::StatusOr<VerifyReport>& report) {
+    if (!report.ok()) return schedule_.Fail("no verification: " + report.status().ToString());
+    for (const std::string& problem : report->problems) {
+      schedule_.Fail("verification finds: " + problem);
+    }
   }
 
   // What operations met.
@@ -244,7 +303,7 @@ class StoreProgram {
     }
     schedule_.Count("crashes", crashes_.size());
     for (const Crashed& crash : crashes_) {
-      const std::optional<Reopened> after = Reopen(*crash.files);
+      const std::optional<Reopened> after = Reopen(*crash.files, crash.path);
       if (!after.has_value()) return;
       if (after->states != last) schedule_.Count("crashes that took something", 1);
       const History::Crash left{.survives = crash.survives,
@@ -268,6 +327,7 @@ class StoreProgram {
     History::Mask survives;
     History::Mask begun;
     std::unique_ptr<SimFileSystem> files;
+    std::string path = "db";
   };
 
   Result ResultOf(const absl::Status& status) {
