@@ -5,21 +5,22 @@
 namespace ebb::internal {
 namespace {
 
-constexpr std::uintptr_t kKindMask = 7;
+constexpr std::uintptr_t kTagMask = 7;
 
 }  // namespace
 
-static_assert(alignof(CallbackScope) > kKindMask, "a pointer to one holds no kind");
-static_assert(static_cast<std::uintptr_t>(CallbackKind::kClose) <= kKindMask);
+static_assert(alignof(CallbackScope) > kTagMask, "a pointer to one has room for a tag");
+static_assert(static_cast<std::uintptr_t>(CallbackKind::kClose) < CallbackScope::kScopeTag);
 
 CallbackKind FindCallback(const void* store) {
   std::uintptr_t word = t_callbacks;
   while (word != 0) {  // ends: outer ones were there first
-    if ((word & kKindMask) != 0) {
-      const bool same = (word & ~kKindMask) == reinterpret_cast<std::uintptr_t>(store);
-      return same ? static_cast<CallbackKind>(word & kKindMask) : CallbackKind::kNone;
+    const std::uintptr_t tag = word & kTagMask;
+    if (tag != CallbackScope::kScopeTag) {
+      if (word - tag != reinterpret_cast<std::uintptr_t>(store)) return CallbackKind::kNone;
+      return tag == 0 ? CallbackKind::kUpdate : static_cast<CallbackKind>(tag);
     }
-    const auto& scope = *reinterpret_cast<const CallbackScope*>(word);
+    const auto& scope = *reinterpret_cast<const CallbackScope*>(word - tag);
     if (scope.store_ == store) return scope.kind_;
     word = scope.outer_;
   }

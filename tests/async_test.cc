@@ -213,6 +213,135 @@ TEST(AsyncTest, AStoreOnFilesReadsThroughTheRing) {
   }
 }
 
+// ---- serials ----
+
+TEST(AsyncTest, AnUpdateCallsBackWithTheSerialThatItTook) {
+  SimFileSystem files;
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  auto session = store.NewSession();
+  for (std::uint64_t key = 0; key < 3; ++key) Must(session.Upsert(key, key));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
+  Must(session.Upsert(3, 3));
+  std::map<std::string, std::uint64_t> serials;
+  const auto note = [&](const char* what, StatusCode code) {
+    return [&, what, code](const absl::Status& status, std::uint64_t serial) {
+      EXPECT_EQ(status.code(), code) << what << ": " << status;
+      EXPECT_TRUE(serials.emplace(what, serial).second) << what;
+    };
+  };
+  const auto add = [](std::uint64_t& value) { ++value; };
+  // These wait for the device.
+  session.RmwAsync(0, add, note("pending rmw", StatusCode::kOk));
+  session.DeleteAsync(1, note("pending delete", StatusCode::kOk));
+  session.InsertIfAbsentAsync(2, 7, note("pending insert", StatusCode::kAlreadyExists));
+  ASSERT_EQ(session.pending_count(), 3U);
+  // These do not.
+  session.RmwAsync(3, add, note("rmw", StatusCode::kOk));
+  session.DeleteAsync(500, note("delete", StatusCode::kNotFound));
+  session.InsertIfAbsentAsync(4, 7, note("insert", StatusCode::kOk));
+  session.CompareExchangeAsync(3, 3, 8, note("comparison", StatusCode::kAborted));
+  Must(session.Upsert(5, 5));
+  EXPECT_EQ(serials, (std::map<std::string, std::uint64_t>{
+                         {"rmw", 5}, {"delete", 6}, {"insert", 7}, {"comparison", 8}}));
+  session.CompletePending();
+  EXPECT_EQ(session.serial(), 12U);
+  std::vector<std::uint64_t> pending;
+  for (const char* what : {"pending rmw", "pending delete", "pending insert"}) {
+    pending.push_back(serials.at(what));
+  }
+  std::sort(pending.begin(), pending.end());
+  EXPECT_EQ(pending, (std::vector<std::uint64_t>{10, 11, 12}));
+
+  Must(store.Close());
+  session.RmwAsync(0, add, note("closed rmw", StatusCode::kFailedPrecondition));
+  session.DeleteAsync(0, note("closed delete", StatusCode::kFailedPrecondition));
+  EXPECT_EQ(serials.at("closed rmw"), 0U);
+  EXPECT_EQ(serials.at("closed delete"), 0U);
+}
+
+TEST(AsyncTest, ARejectedUpdateCallsBackWithoutASerial) {
+  SimFileSystem files;
+  Options options = TinyOptions();
+  options.max_value_bytes = 20;
+  auto store = Must(OpenIn<StringStore>("db", TinyEnvironment(&files), options));
+  auto session = store.NewSession();
+  Must(session.Upsert("a", "1"));
+  Must(session.Upsert("b", "1"));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert("fill " + std::to_string(i), "2")); });
+  const std::string long_value(21, 'v');
+  int told = 0;
+  const auto rejected = [&](StatusCode code) {
+    return [&, code](const absl::Status& status, std::uint64_t serial) {
+      EXPECT_EQ(status.code(), code) << status;
+      EXPECT_EQ(serial, 0U);
+      ++told;
+    };
+  };
+  session.InsertIfAbsentAsync("a", long_value, rejected(StatusCode::kInvalidArgument));
+  session.CompareExchangeAsync("a", "1", long_value, rejected(StatusCode::kInvalidArgument));
+  session.RmwAsync(
+      "a", [&](std::string& value) { value = long_value; }, rejected(StatusCode::kInvalidArgument));
+  EXPECT_EQ(told, 2);
+  session.CompletePending();
+  EXPECT_EQ(told, 3);
+  EXPECT_EQ(session.serial(), 2U);
+  session.DeleteAsync("b", rejected(StatusCode::kFailedPrecondition));
+  ASSERT_EQ(session.pending_count(), 1U);
+  Must(store.Close());
+  EXPECT_EQ(told, 4);
+  EXPECT_EQ(session.serial(), 2U);
+}
+
+// A callback commits, and the power fails. What is left are the updates whose serials are not above
+// the one that is reported, whenever they were begun.
+TEST(AsyncTest, ACrashLeavesTheUpdatesUpToTheRecoveredSerial) {
+  constexpr std::uint64_t kKeys = 200;
+  SimFileSystem files;
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  for (std::uint64_t key = 0; key < kKeys; ++key) Must(store.Upsert(key, key));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
+  for (std::uint64_t key = 0; key < kKeys; key += 3) Must(store.Upsert(key, key));
+  auto session = Must(store.NewSession("async"));
+  std::vector<std::uint64_t> serials(kKeys);
+  std::vector<std::unique_ptr<SimFileSystem>> crashed;
+  std::vector<std::uint64_t> recovered;
+  std::uint64_t told = 0;
+  for (std::uint64_t key = 0; key < kKeys; ++key) {
+    const auto done = [&, key](const absl::Status& status, std::uint64_t serial) {
+      Must(status);
+      serials[key] = serial;
+      if (++told % 20 != 10) return;
+      recovered.push_back(session.serial());
+      Must(Commit(store));
+      crashed.push_back(files.Crash(kNothingSurvives));
+    };
+    if (key % 2 == 0) {
+      session.RmwAsync(
+          key, [](std::uint64_t& value) { value += 5000; }, done);
+    } else {
+      session.DeleteAsync(key, done);
+    }
+  }
+  EXPECT_LT(told, kKeys) << "nothing has waited";
+  session.CompletePending();
+  EXPECT_FALSE(std::is_sorted(serials.begin(), serials.end()));
+  ASSERT_EQ(crashed.size(), 10U);
+  for (std::size_t i = 0; i < crashed.size(); ++i) {
+    auto left = Must(OpenTiny<U64Store>("db", crashed[i].get()));
+    ASSERT_EQ(left.recovery().sessions.size(), 1U);
+    ASSERT_EQ(left.recovery().sessions[0].serial, recovered[i]);
+    for (std::uint64_t key = 0; key < kKeys; ++key) {
+      const absl::StatusOr<std::uint64_t> value = left.Read(key);
+      const bool included = serials[key] <= recovered[i];
+      if (key % 2 == 0) {
+        EXPECT_EQ(Must(value), key + (included ? 5000 : 0)) << key;
+      } else {
+        EXPECT_EQ(value.ok(), !included) << key;
+      }
+    }
+  }
+}
+
 #if defined(__cpp_impl_coroutine)
 
 // The smallest type of a coroutine: begins at once, is gone at its end.

@@ -1,16 +1,21 @@
-// Batches: answers as of the single calls in their order, whatever is in memory, on the device,
-// twice in a batch or refused.
+// Batches: the results of single calls in their order, for keys that are in memory, on the device
+// or twice in a batch; effects in item order, cut by a rejected item, an exception or a crash.
 #include "ebb/internal/batch.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -21,9 +26,33 @@
 #include "absl/status/status.h"
 #include "ebb/codec.h"
 #include "gtest/gtest.h"
+#include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/words.h"
+
+namespace ebb::test {
+namespace {
+
+// A value with a codec of its own; it does not decode negative numbers.
+struct Balance {
+  std::int64_t amount = 0;
+};
+
+}  // namespace
+}  // namespace ebb::test
+
+template <>
+struct ebb::Codec<ebb::test::Balance> {
+  static void Encode(const ebb::test::Balance& value, std::string& bytes) {
+    bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  static bool Decode(std::string_view bytes, ebb::test::Balance& value) {
+    if (bytes.size() != sizeof value) return false;
+    std::memcpy(&value, bytes.data(), sizeof value);
+    return value.amount >= 0;
+  }
+};
 
 namespace ebb::test {
 namespace {
@@ -126,25 +155,107 @@ TEST(BatchTest, SpansOfDifferentLengthsAreRefused) {
   EXPECT_EQ(session.Read(1).status().code(), StatusCode::kNotFound);
 }
 
-TEST(BatchTest, OneItemThatIsRefusedStopsNoOther) {
-  Options options = TinyOptions();
-  options.max_value_bytes = 10;
-  SimFileSystem files;
-  auto store = Must(OpenIn<StringStore>("db", TinyEnvironment(&files), options));
-  auto session = store.NewSession();
-  const std::array<std::string_view, 3> keys{"a", "b", "c"};
-  const std::array<std::string_view, 3> values{"1", "longer than ten", "3"};
-  std::array<absl::Status, 3> results;
-  EXPECT_EQ(session.UpsertBatch(keys, values, results), 2U);
-  EXPECT_EQ(results[1].code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(Must(session.Read("c")), "3");
-  Must(store.Close());
-  EXPECT_EQ(session.UpsertBatch(keys, values, results), 0U);
-  for (const absl::Status& result : results) {
-    EXPECT_EQ(result.code(), StatusCode::kFailedPrecondition);
+// The first `ok` items are OK and the others have `code`; as many serials were taken.
+template <typename Session>
+void ExpectCutAt(std::size_t ok, std::span<const absl::Status> results, StatusCode code,
+                 const Session& session, std::uint64_t serial_before) {
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    EXPECT_EQ(results[i].code(), i < ok ? StatusCode::kOk : code) << i << ": " << results[i];
   }
-  std::array<std::string, 3> read;
-  EXPECT_EQ(session.ReadBatch(keys, read, results), 0U);
+  EXPECT_EQ(session.serial(), serial_before + ok);
+}
+
+TEST(BatchTest, TheFirstRejectedItemEndsTheBatch) {
+  for (const bool timed : {false, true}) {
+    Options options = TinyOptions();
+    options.max_value_bytes = 10;
+    options.measure_latency = timed;
+    SimFileSystem files;
+    auto store = Must(OpenIn<StringStore>("db", TinyEnvironment(&files), options));
+    auto session = store.NewSession();
+    const std::array<std::string_view, 4> keys{"a", "b", "c", "d"};
+    const std::array<std::string_view, 4> values{"1", "longer than ten", "3", "longer, too"};
+    std::array<absl::Status, 4> results;
+    EXPECT_EQ(session.UpsertBatch(keys, values, results), 1U);
+    ExpectCutAt(1, results, StatusCode::kInvalidArgument, session, 0);
+    EXPECT_EQ(results[3], results[1]);
+    EXPECT_EQ(Must(session.Read("a")), "1");
+    EXPECT_FALSE(Must(session.Contains("c")));
+    const auto edit = [](std::size_t i, std::string& value) { value.append(i == 2 ? 20 : 1, 'x'); };
+    EXPECT_EQ(session.RmwBatch(keys, edit, results), 2U);
+    ExpectCutAt(2, results, StatusCode::kInvalidArgument, session, 1);
+    EXPECT_EQ(Must(session.Read("b")), "x");
+    EXPECT_FALSE(Must(session.Contains("d")));
+    const MetricsSnapshot metrics = store.Metrics();
+    EXPECT_EQ(metrics[OpKind::kUpsert].count, 4U);
+    EXPECT_EQ(metrics[OpKind::kUpsert].effective(), 1U);
+    EXPECT_EQ(metrics[OpKind::kRmw].refused, 2U);
+    Must(store.Close());
+    EXPECT_EQ(session.UpsertBatch(keys, values, results), 0U);
+    ExpectCutAt(0, results, StatusCode::kFailedPrecondition, session, 3);
+    EXPECT_EQ(session.DeleteBatch(keys, results), 0U);
+    ExpectCutAt(0, results, StatusCode::kFailedPrecondition, session, 3);
+    std::array<std::string, 4> read;
+    EXPECT_EQ(session.ReadBatch(keys, read, results), 0U);
+  }
+}
+
+// A value that fits into its record in place, but is longer than the store takes now.
+TEST(BatchTest, AnItemThatWouldFitInPlaceIsRejectedToo) {
+  SimFileSystem files;
+  auto store = Must(OpenTiny<StringStore>("db", &files));
+  Must(store.Close());
+  Options options = TinyOptions();
+  options.max_value_bytes = 12;
+  store = Must(OpenIn<StringStore>("db", TinyEnvironment(&files), options));
+  auto session = store.NewSession();
+  Must(session.Upsert("a", "0123456789"));
+  const std::array<std::string_view, 2> keys{"a", "b"};
+  const std::array<std::string_view, 2> values{"0123456789abc", "1"};
+  std::array<absl::Status, 2> results;
+  EXPECT_EQ(session.UpsertBatch(keys, values, results), 0U);
+  ExpectCutAt(0, results, StatusCode::kInvalidArgument, session, 1);
+  EXPECT_EQ(Must(session.Read("a")), "0123456789");
+}
+
+TEST(BatchTest, AFullDiskEndsTheBatch) {
+  SimFileSystem files;
+  auto store = Must(OpenTiny<U64StringStore>("db", &files));
+  auto session = store.NewSession();
+  files.SetCapacityBytes(files.UsedBytes() + (std::uint64_t{256} << 10));
+  std::vector<std::uint64_t> keys(500);
+  std::iota(keys.begin(), keys.end(), 0);
+  const std::string text(1000, 'x');
+  const std::vector<std::string_view> values(keys.size(), text);
+  std::vector<absl::Status> results(keys.size());
+  const std::size_t ok = session.UpsertBatch(keys, values, results);
+  EXPECT_GT(ok, 30U);
+  ASSERT_LT(ok, keys.size());
+  ExpectCutAt(ok, results, StatusCode::kResourceExhausted, session, 0);
+  for (const std::uint64_t key : keys) EXPECT_EQ(Must(session.Contains(key)), key < ok) << key;
+}
+
+// The update whose commit fails has taken effect and a serial; it ends the batch.
+TEST(BatchTest, AFailedCommitOfAnItemEndsTheBatch) {
+  Options options = TinyOptions();
+  options.durability = Durability::kAlways;
+  SimFileSystem files;
+  auto store = Must(OpenIn<U64Store>("db", TinyEnvironment(&files), options));
+  auto session = store.NewSession();
+  const std::array<std::uint64_t, 3> keys{1, 2, 3};
+  std::array<std::uint64_t, 3> values{7, 8, 9};
+  std::array<absl::Status, 3> results;
+  EXPECT_EQ(session.UpsertBatch(keys, values, results), 3U);
+  EXPECT_EQ(session.serial(), 3U);
+  files.FailNextSync(EIO, kNothingSurvives, /*skip=*/1);
+  const auto add = [](std::size_t, std::uint64_t& value) { value += 10; };
+  EXPECT_EQ(session.RmwBatch(keys, add, results), 1U);
+  EXPECT_FALSE(results[1].ok());
+  EXPECT_EQ(results[2], results[1]);
+  EXPECT_EQ(session.serial(), 5U);
+  EXPECT_EQ(Must(session.Read(2)), 18U);
+  EXPECT_EQ(Must(session.Read(3)), 9U);
+  EXPECT_FALSE(store.Close().ok());
 }
 
 // A function that calls its session is refused, and one that throws leaves the session usable.
@@ -177,6 +288,19 @@ TEST(BatchTest, FunctionsThatCallBackOrThrow) {
   EXPECT_EQ(Must(session.Read(1)), 3U);
   EXPECT_EQ(Must(session.Read(2)), 1U);
   EXPECT_EQ(session.serial(), 4U);  // the last batch's first item, too
+}
+
+TEST(BatchTest, ADeleteThatFindsNothingTakesASerialAndEndsNothing) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto session = store.NewSession();
+  Must(session.Upsert(2, 2));
+  const std::array<std::uint64_t, 3> keys{1, 2, 3};
+  std::array<absl::Status, 3> results;
+  EXPECT_EQ(session.DeleteBatch(keys, results), 1U);
+  EXPECT_EQ(results[0].code(), StatusCode::kNotFound);
+  Must(results[1]);
+  EXPECT_EQ(results[2].code(), StatusCode::kNotFound);
+  EXPECT_EQ(session.serial(), 4U);
 }
 
 // Serials are taken for many items at once: of items that fall into both halves of a group, and
@@ -251,8 +375,6 @@ TEST(BatchTest, EveryItemCountsOnceAndIsTimedIfOthersAre) {
   }
 }
 
-// Each thread moves amounts between accounts by batches: no sum is ever lost, whatever the others
-// do; and two reads of one key in a batch never go back in time.
 // A file system whose rings read only when somebody waits for them, after a call of the test's.
 class SlowRings final : public internal::FileSystem {
  public:
@@ -265,6 +387,7 @@ class SlowRings final : public internal::FileSystem {
   }
   // Called once, before the next read.
   std::function<void()> before_read;
+  std::size_t max_in_flight() const { return max_in_flight_; }
 
  private:
   class Ring final : public internal::ReadRing {
@@ -273,6 +396,7 @@ class SlowRings final : public internal::FileSystem {
     bool Start(internal::File& file, std::uint64_t offset, std::byte* bytes, std::size_t count,
                void* tag) override {
       reads_.push_back([=, &file] { return Ended{tag, file.ReadAt(offset, bytes, count)}; });
+      owner_.max_in_flight_ = std::max(owner_.max_in_flight_, reads_.size());
       return true;
     }
     void Submit() override {}
@@ -290,6 +414,7 @@ class SlowRings final : public internal::FileSystem {
   };
 
   internal::FileSystem& base_;
+  std::size_t max_in_flight_ = 0;
 };
 
 // While the device is asked for the first item its record is collected, and both keys change, the
@@ -317,6 +442,180 @@ TEST(BatchTest, NoItemIsAnsweredFromBeforeAnEarlierOne) {
   EXPECT_EQ(values, (std::array<std::uint64_t, 2>{11, 21}));
 }
 
+// Keys of which the odd ones are on the device, and the even ones in memory.
+constexpr std::uint64_t kMixedKeys = 1200;
+void FillMixed(U64Store& store) {
+  for (std::uint64_t key = 0; key < kMixedKeys; ++key) Must(store.Upsert(key, key));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(100000 + i, i)); });
+  for (std::uint64_t key = 0; key < kMixedKeys; key += 2) Must(store.Upsert(key, key));
+}
+// Room for the even keys, not for all.
+internal::Environment MixedEnvironment(internal::FileSystem* files) {
+  internal::Environment environment = TinyEnvironment(files);
+  environment.frame_count = 16;
+  return environment;
+}
+
+// A commit, and then a loss of power, whenever a window of the batch is about to read. What it
+// leaves are the items up to the serial that it reports, and no others.
+TEST(BatchTest, ACrashInsideABatchLeavesTheItemsUpToItsSerial) {
+  for (const bool deletes : {true, false}) {
+    SimFileSystem memory;
+    SlowRings files(memory);
+    auto store = Must(OpenIn<U64Store>("db", MixedEnvironment(&files)));
+    FillMixed(store);
+    auto session = Must(store.NewSession("batches"));
+    std::vector<std::unique_ptr<SimFileSystem>> crashed;
+    std::vector<std::uint64_t> serials;
+    const std::function<void()> cut = [&] {
+      if (serials.empty() || session.serial() != serials.back()) {
+        Must(Commit(store));
+        crashed.push_back(memory.Crash(kNothingSurvives));
+        serials.push_back(session.serial());
+      }
+      files.before_read = cut;
+    };
+    files.before_read = cut;
+    std::vector<std::uint64_t> keys(kMixedKeys);
+    std::iota(keys.begin(), keys.end(), 0);
+    std::vector<absl::Status> results(keys.size());
+    const auto edit = [](std::size_t, std::uint64_t& value) { value += 10000; };
+    EXPECT_EQ(deletes ? session.DeleteBatch(keys, results) : session.RmwBatch(keys, edit, results),
+              kMixedKeys);
+    files.before_read = nullptr;
+    EXPECT_EQ(session.serial(), kMixedKeys);
+    ASSERT_GE(serials.size(), 3U) << "600 items needed the device, 256 of a window";
+    EXPECT_LT(serials.front(), 4U);
+    for (std::size_t i = 0; i < crashed.size(); ++i) {
+      auto left = Must(OpenIn<U64Store>("db", MixedEnvironment(crashed[i].get())));
+      ASSERT_EQ(left.recovery().sessions.size(), serials[i] == 0 ? 0U : 1U);
+      if (serials[i] != 0) EXPECT_EQ(left.recovery().sessions[0].serial, serials[i]);
+      for (std::uint64_t key = 0; key < kMixedKeys; ++key) {
+        const absl::StatusOr<std::uint64_t> value = left.Read(key);
+        if (deletes) {
+          ASSERT_EQ(value.ok(), key >= serials[i]) << key << " of " << serials[i];
+        } else {
+          ASSERT_EQ(Must(value), key + (key < serials[i] ? 10000 : 0)) << serials[i];
+        }
+      }
+    }
+  }
+}
+
+// Between the search for an item and the item's turn its key is updated, deleted, updated and
+// evicted again, or collected.
+TEST(BatchTest, AnItemWhoseKeyChangesAfterItsSearchSeesTheChange) {
+  SimFileSystem memory;
+  SlowRings files(memory);
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  for (std::uint64_t key = 1; key <= 6; ++key) Must(store.Upsert(key, 10 * key));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
+  files.before_read = [&] {
+    Must(store.Upsert(4, 400));
+    PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(3000 + i, i)); });
+    Must(store.Upsert(2, 200));
+    Must(store.Delete(3));
+  };
+  auto session = store.NewSession();
+  const std::array<std::uint64_t, 5> keys = {1, 2, 3, 4, 1};
+  std::array<absl::Status, 5> results;
+  const auto add = [](std::size_t i, std::uint64_t& value) { value += i + 1; };
+  EXPECT_EQ(session.RmwBatch(keys, add, results), 5U);
+  ASSERT_EQ(files.before_read, nullptr) << "nothing was read";
+  EXPECT_EQ(Must(session.Read(1)), 16U);
+  EXPECT_EQ(Must(session.Read(2)), 202U);
+  EXPECT_EQ(Must(session.Read(3)), 3U);
+  EXPECT_EQ(Must(session.Read(4)), 404U);
+
+  const std::uint64_t begin = store.Stats().begin_address;
+  files.before_read = [&] {
+    Must(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 1}));
+    Must(store.Delete(6));
+  };
+  const std::array<std::uint64_t, 2> collected = {5, 6};
+  EXPECT_EQ(session.DeleteBatch(collected, std::span(results).first(2)), 1U);
+  ASSERT_EQ(files.before_read, nullptr) << "nothing was read";
+  ASSERT_GT(store.Stats().begin_address, begin);
+  EXPECT_EQ(results[1].code(), StatusCode::kNotFound);
+  EXPECT_FALSE(Must(session.Contains(5)));
+}
+
+TEST(BatchTest, SearchesOfUpdatesOverlap) {
+  for (const bool deletes : {true, false}) {
+    SimFileSystem memory;
+    SlowRings files(memory);
+    auto store = Must(OpenTiny<U64Store>("db", &files));
+    for (std::uint64_t i = 0; i < 12000; ++i) Must(store.Upsert(i, i));
+    auto session = store.NewSession();
+    std::vector<std::uint64_t> keys(64);  // no two in one block
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i * 171;
+    std::vector<absl::Status> results(keys.size());
+    const auto add = [](std::size_t, std::uint64_t& value) { ++value; };
+    EXPECT_EQ(deletes ? session.DeleteBatch(keys, results) : session.RmwBatch(keys, add, results),
+              64U);
+    EXPECT_GE(files.max_in_flight(), 60U);
+  }
+}
+
+TEST(BatchTest, AFailedReadEndsTheBatch) {
+  SimFileSystem memory;
+  FaultFileSystem files(memory);
+  auto store = Must(OpenIn<U64Store>("db", MixedEnvironment(&files)));
+  FillMixed(store);
+  auto session = store.NewSession();
+  const std::array<std::uint64_t, 5> keys = {0, 2, 1, 4, 3};
+  std::array<absl::Status, 5> results;
+  files.Arm({.kind = CallKind::kRead, .sticky = true});
+  const auto add = [](std::size_t, std::uint64_t& value) { value += 1000; };
+  EXPECT_EQ(session.RmwBatch(keys, add, results), 2U);
+  EXPECT_GT(files.FiredCount(), 0U);
+  ExpectCutAt(2, results, StatusCode::kUnavailable, session, 0);
+  files.Disarm();
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    EXPECT_EQ(Must(session.Read(keys[i])), keys[i] + (i < 2 ? 1000 : 0));
+  }
+}
+
+TEST(BatchTest, AFunctionThatThrowsLeavesTheItemsBeforeIt) {
+  SimFileSystem files;
+  auto store = Must(OpenIn<U64Store>("db", MixedEnvironment(&files)));
+  for (const std::uint64_t thrower : {100, 101}) {  // in memory, on the device
+    FillMixed(store);
+    auto session = store.NewSession();
+    std::vector<std::uint64_t> keys(300);
+    std::iota(keys.begin(), keys.end(), 0);
+    std::vector<absl::Status> results(keys.size(), absl::InternalError("left over"));
+    const auto add = [&](std::size_t i, std::uint64_t& value) {
+      if (i == thrower) throw std::runtime_error("of the user");
+      value += 1000;
+    };
+    EXPECT_THROW(session.RmwBatch(keys, add, results), std::runtime_error);
+    EXPECT_EQ(session.serial(), thrower);
+    EXPECT_EQ(session.pending_count(), 0U);
+    for (const std::uint64_t key : keys) {
+      EXPECT_EQ(Must(session.Read(key)), key + (key < thrower ? 1000 : 0)) << key;
+      if (key < thrower) Must(results[key]);
+    }
+    EXPECT_EQ(session.DeleteBatch(keys, results), keys.size());  // nothing was left behind
+    EXPECT_EQ(session.serial(), thrower + keys.size());
+  }
+}
+
+TEST(BatchTest, ValuesWithACodecKeepTheSameRules) {
+  SimFileSystem files;
+  auto store = Must(OpenTiny<Store<std::uint64_t, Balance>>("db", &files));
+  auto session = store.NewSession();
+  Must(session.Upsert(2, Balance{-1}));
+  const std::array<std::uint64_t, 3> keys{1, 2, 3};
+  std::array<absl::Status, 3> results;
+  const auto add = [](std::size_t, Balance& value) { ++value.amount; };
+  EXPECT_EQ(session.RmwBatch(keys, add, results), 1U);
+  ExpectCutAt(1, results, StatusCode::kDataLoss, session, 1);
+  EXPECT_FALSE(Must(session.Contains(3)));
+}
+
+// Each thread moves amounts between accounts by batches: no sum is ever lost, whatever the others
+// do; and two reads of one key in a batch never go back in time.
 TEST(BatchTest, ThreadsShareKeys) {
   constexpr std::uint64_t kKeys = 600;  // more than fit in memory
   SimFileSystem files;

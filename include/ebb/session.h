@@ -22,9 +22,10 @@
 //   visitor of a Read            rejected                      leaves the call
 //   function of an Rmw,          rejected                      leaves the call; the record is
 //     RmwBatch or RmwAsync                                     unchanged and no lock is left. Of a
-//                                                              batch, the items after it and those
-//                                                              that wait for the device are not
-//                                                              done; their results mean nothing.
+//                                                              batch, the items before it are done
+//                                                              and have their results; it and all
+//                                                              later items have no effect, and
+//                                                              their results are unspecified.
 //                                                              `done` is not called
 //   function of a Scan,          all                           leaves the call
 //     ScanPrefix, or a loop
@@ -63,6 +64,12 @@
 // When memory is out, every call returns ResourceExhausted and has no effect; a completion callback
 // is given that status. Nothing is thrown, except what a callback throws: that passes through, but
 // a std::bad_alloc of a callback of Read or Rmw is reported as ResourceExhausted like any other.
+//
+// Serials. A session numbers its updates: each takes the next serial when it takes effect, or when
+// it finds that it has none to make (NotFound, AlreadyExists and Aborted are outcomes). An update
+// that is rejected, that is, returns any other error, takes none. After a crash, a named session's
+// recovered serial p (Store::recovery) means that exactly its updates with serials up to p are in
+// the store. This holds for all calls: single ones, batches and asynchronous ones.
 #pragma once
 
 #include <algorithm>
@@ -70,6 +77,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -227,6 +235,12 @@ class Session {
   // An Upsert never reads the device. Operations that are pending at the same time take effect in
   // any order, also on one key, each between its call and its callback.
   //
+  // `done` of an update may take a second argument: the serial that the update has taken, 0 if
+  // none. Serials follow the order of effects, which is not the order of the calls. So after a
+  // crash only the serials that the program has recorded show which asynchronous updates are in the
+  // store: those up to the recovered one. An update whose `done` had not been called may be in it
+  // or not.
+  //
   // `done` runs in the thread that uses the session, outside of all locks; it may use the session
   // and the store. Close() ends the pending operations without effect: `done` gets
   // FailedPrecondition, in the thread that closes, and must not use the session then. The session's
@@ -254,7 +268,7 @@ class Session {
   }
 
   // `fn` is kept until the operation has ended.
-  template <std::invocable<Value&> F, std::invocable<absl::Status> Done>
+  template <std::invocable<Value&> F, internal::UpdateCallback Done>
   void RmwAsync(KeyView key, F fn, Done done, const Value& initial = Value{}) {
     auto edit = EditOf(std::move(fn));
     bool timed = false;
@@ -267,7 +281,8 @@ class Session {
       if (!is_hit) owned = OwnedValue(StoredValue(initial));
       return absl::OkStatus();
     });
-    if (is_hit || !status.ok()) return done(status);
+    if (is_hit) return internal::CallBack(done, absl::OkStatus(), serial());
+    if (!status.ok()) return internal::CallBack(done, status, /*serial=*/0);
     PendUpdate(
         OpKind::kRmw, timed, key,
         [edit = std::move(edit), initial = std::move(owned)](auto& session) mutable {
@@ -276,14 +291,14 @@ class Session {
         std::move(done));
   }
 
-  template <std::invocable<absl::Status> Done>
+  template <internal::UpdateCallback Done>
   void DeleteAsync(KeyView key, Done done) {
     PendUpdate(
         OpKind::kDelete, state_->slot->tally.Begin(OpKind::kDelete), key,
         [](auto&) { return typename Updates::DeleteOp{}; }, std::move(done));
   }
 
-  template <std::invocable<absl::Status> Done>
+  template <internal::UpdateCallback Done>
   void InsertIfAbsentAsync(KeyView key, ValueView value, Done done) {
     OwnedValue owned{};
     bool fits = false;
@@ -292,15 +307,15 @@ class Session {
       fits = Ops::Fits(*core_, StoredKey(key), owned);
       return absl::OkStatus();
     });
-    if (!status.ok()) return done(status);
-    if (!fits) return done(InsertIfAbsent(key, value));
+    if (!status.ok()) return internal::CallBack(done, status, /*serial=*/0);
+    if (!fits) return internal::CallBack(done, InsertIfAbsent(key, value), /*serial=*/0);
     PendUpdate(
         OpKind::kInsert, state_->slot->tally.Begin(OpKind::kInsert), key,
         [value = std::move(owned)](auto&) { return typename Updates::InsertOp(value); },
         std::move(done));
   }
 
-  template <std::invocable<absl::Status> Done>
+  template <internal::UpdateCallback Done>
   void CompareExchangeAsync(KeyView key, ValueView expected, ValueView desired,
                             Done done) requires ComparableValue<Value> {
     OwnedValue from{};
@@ -312,8 +327,9 @@ class Session {
       fits = Ops::Fits(*core_, StoredKey(key), to);
       return absl::OkStatus();
     });
-    if (!status.ok()) return done(status);
-    if (!fits) return done(CompareExchange(key, expected, desired));
+    if (!status.ok()) return internal::CallBack(done, status, /*serial=*/0);
+    if (!fits)
+      return internal::CallBack(done, CompareExchange(key, expected, desired), /*serial=*/0);
     PendUpdate(
         OpKind::kCompareExchange, state_->slot->tally.Begin(OpKind::kCompareExchange), key,
         [expected = std::move(from), desired = std::move(to)](auto& session) {
@@ -348,13 +364,21 @@ class Session {
     return state_->pending == nullptr ? 0 : state_->pending->size();
   }
 
-  // ---- batches: spans of one length in, results[i] what item i would have answered ----
+  // ---- batches: spans of one length in, results[i] for item i ----
   //
-  // As if the items were called one by one in order, only faster: what one would wait for is asked
-  // for many at once, lines of memory for 64, reads of the device for up to 256. Each is
-  // atomic for itself, the batch is not. They answer how many items are OK. Spans of different
-  // lengths: InvalidArgument for all of them, and nothing done. Keys or values with a codec of
-  // their own are called one by one.
+  // The results are the same as if the items were called one by one, in order. In memory a batch is
+  // faster than single calls, because it prefetches the cache lines of 64 items at a time. Its
+  // reads of the device overlap, up to 256 at a time. Each item is atomic, the batch is not.
+  // Returns the number of items that are OK. Spans of different lengths: InvalidArgument for all
+  // items, and nothing is done. Keys or values with a codec are called one by one.
+  //
+  // Updates take effect in item order. Each item that is not rejected takes the next serial, also a
+  // Delete that is NotFound. The first item that is rejected ends the batch: it and all later items
+  // get its status, have no effect and take no serial. So the accepted items are the first ones, as
+  // many as serial() has grown, and item i has the serial `serial() before the batch + i + 1`. A
+  // crash keeps a prefix of them. (One exception: with Durability::kAlways, an update whose commit
+  // fails has taken effect and a serial, although it ends the batch with the commit's error.)
+  // ReadBatch has no serials: each item has its own status.
 
   using BatchKey = std::remove_cvref_t<KeyView>;      // std::string_view for strings, else Key
   using BatchValue = std::remove_cvref_t<ValueView>;  // likewise
@@ -364,42 +388,46 @@ class Session {
                         std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
     if constexpr (kInterleaved) {
-      const bool all = Batches::Read(
-          *state_, keys.size(), ItemOf(keys),
-          [state = state_.get(), values = values.data()](std::size_t i, const auto& found)
-              EBB_INLINE_LAMBDA {
-                Ops::CopyValue(found, values[i]);
-                Ops::CountRead(*state, values[i]);
-              },
-          SettlerOf(results));
-      if (all) return keys.size();
+      try {
+        const bool all = Batches::Read(
+            *state_, keys.size(), ItemOf(keys),
+            [state = state_.get(), values = values.data()](std::size_t i, const auto& found)
+                EBB_INLINE_LAMBDA {
+                  Ops::CopyValue(found, values[i]);
+                  Ops::CountRead(*state, values[i]);
+                },
+            SettlerOf(results));
+        if (all) return keys.size();
+      } catch (const std::bad_alloc&) {  // of a copy or a search: nothing has been done
+        std::fill(results.begin(), results.end(), internal::NoMemory());
+      }
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Read(keys[i], values[i]);
     }
     return CountOk(results);
   }
 
+  // Needs no read of the device.
   std::size_t UpsertBatch(std::span<const BatchKey> keys, std::span<const BatchValue> values,
                           std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
+    const auto alone = [&](std::size_t i) {
+      return Ops::Upsert(*state_, StoredKey(keys[i]), StoredValue(values[i]));
+    };
     if constexpr (kInterleaved) {
-      const bool all = Batches::Update(
-          *state_, OpKind::kUpsert, keys.size(), ItemOf(keys),
-          [state = state_.get(), key = ItemOf(keys), value = ItemOf(values)](
-              std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
-            return Ops::Fits(lead.core, key(i), value(i)) &&
-                   Ops::FinishUpsert(*state, lead, key(i), value(i));
-          },
-          [&](std::size_t i) {
-            return [&value = values[i]](auto&) { return typename Updates::UpsertOp(value); };
-          },
-          [&](std::size_t i) { return Ops::Upsert(*state_, keys[i], values[i]); },
-          SettlerOf(results));
-      if (all) return keys.size();
+      const auto hit = [state = state_.get(), key = ItemOf(keys), value = ItemOf(values)](
+                           std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
+        return Ops::Fits(lead.core, key(i), value(i)) &&
+               Ops::FinishUpsert(*state, lead, key(i), value(i));
+      };
+      const auto with_op = [&](std::size_t i, const auto& run) {
+        typename Updates::UpsertOp op(values[i]);
+        return run(op);
+      };
+      return UpdateBatch<OpKind::kUpsert>(keys, results, hit, with_op, alone);
     } else {
-      for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Upsert(keys[i], values[i]);
+      return UpdateBatch<OpKind::kUpsert>(keys, results, nullptr, nullptr, alone);
     }
-    return CountOk(results);
   }
 
   // `fn(i, value)` edits the value of item i, otherwise as in Rmw.
@@ -407,52 +435,41 @@ class Session {
   std::size_t RmwBatch(std::span<const BatchKey> keys, F&& fn, std::span<absl::Status> results,
                        const Value& initial = Value{}) {
     if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
+    const auto edit_of = [&](std::size_t i) { return [&fn, i](Value& value) { fn(i, value); }; };
+    const auto alone = [&](std::size_t i) {
+      auto edit = EditOf(edit_of(i));
+      return Ops::Rmw(*state_, StoredKey(keys[i]), edit, StoredValue(initial));
+    };
     if constexpr (kInterleaved) {
-      const auto edit_of = [&](std::size_t i) { return [&fn, i](Value& value) { fn(i, value); }; };
-      const bool all = Batches::Update(
-          *state_, OpKind::kRmw, keys.size(), ItemOf(keys),
-          [state = state_.get(), key = ItemOf(keys), edit_of](std::size_t i, const Lead& lead)
-              EBB_INLINE_LAMBDA {
-                auto edit = edit_of(i);
-                return Ops::FinishRmw(*state, lead, key(i), edit);
-              },
-          [&](std::size_t i) {
-            return [edit = edit_of(i), &initial](auto& session) mutable {
-              return typename Updates::template RmwOp<decltype(edit)>{{session}, edit, initial};
-            };
-          },
-          [&](std::size_t i) {
-            auto edit = edit_of(i);
-            return Ops::Rmw(*state_, keys[i], edit, initial);
-          },
-          SettlerOf(results));
-      if (all) return keys.size();
+      const auto hit = [state = state_.get(), key = ItemOf(keys), edit_of](
+                           std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
+        auto edit = edit_of(i);
+        return Ops::FinishRmw(*state, lead, key(i), edit);
+      };
+      const auto with_op = [&](std::size_t i, const auto& run) {
+        auto edit = edit_of(i);
+        typename Updates::template RmwOp<decltype(edit)> op{{*state_}, edit, initial};
+        return run(op);
+      };
+      return UpdateBatch<OpKind::kRmw>(keys, results, hit, with_op, alone);
     } else {
-      for (std::size_t i = 0; i < keys.size(); ++i) {
-        results[i] = Rmw(
-            keys[i], [&](Value& value) { fn(i, value); }, initial);
-      }
+      return UpdateBatch<OpKind::kRmw>(keys, results, nullptr, nullptr, alone);
     }
-    return CountOk(results);
   }
 
   std::size_t DeleteBatch(std::span<const BatchKey> keys, std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
-    if constexpr (kInterleaved) {
-      Batches::Update(
-          *state_, OpKind::kDelete, keys.size(), ItemOf(keys),
-          [](std::size_t, const Lead&) { return false; },
-          [](std::size_t) { return [](auto&) { return typename Updates::DeleteOp{}; }; },
-          [&](std::size_t i) { return Ops::Delete(*state_, keys[i]); }, SettlerOf(results));
-    } else {
-      for (std::size_t i = 0; i < keys.size(); ++i) results[i] = Delete(keys[i]);
-    }
-    return CountOk(results);
+    const auto with_op = [](std::size_t, const auto& run) {
+      typename Updates::DeleteOp op;
+      return run(op);
+    };
+    return UpdateBatch<OpKind::kDelete>(
+        keys, results, [](std::size_t, const Lead&) { return false; }, with_op,
+        [&](std::size_t i) { return Ops::Delete(*state_, StoredKey(keys[i])); });
   }
 
-  // The number of this session's last update. Every update takes the next number unless it is
-  // refused (NotFound, AlreadyExists and Aborted are answers, not refusals). A named session goes
-  // on from the last number of its name.
+  // The serial of this session's last update, see above; 0 before the first. A named session
+  // continues from the last serial of its name.
   std::uint64_t serial() const { return state_->serials.taken(); }
   // Empty when the session has no name.
   const std::string& name() const { return state_->name; }
@@ -591,6 +608,18 @@ class Session {
     return bytes;
   }
 
+  template <OpKind kKind, typename Hit, typename WithOp, typename Alone>
+  std::size_t UpdateBatch(std::span<const BatchKey> keys, std::span<absl::Status> results, Hit hit,
+                          WithOp with_op, Alone alone) {
+    bool all;
+    if constexpr (kInterleaved) {
+      all = Batches::template Update<kKind>(*state_, keys.size(), ItemOf(keys), hit, with_op, alone,
+                                            SettlerOf(results));
+    } else {
+      all = Batches::UpdateOneByOne(*state_, kKind, keys.size(), alone, SettlerOf(results));
+    }
+    return all ? keys.size() : CountOk(results);
+  }
   static bool CheckBatch(std::size_t keys, std::size_t values, std::span<absl::Status> results) {
     if (keys == values && keys == results.size()) [[likely]]
       return true;

@@ -11,6 +11,7 @@
 // Thread safety and progress: as the session's.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -109,6 +110,20 @@ struct ValueReceiver {
   }
 };
 
+// What an update calls back: `done(status)` or `done(status, serial)`.
+template <typename Done>
+concept UpdateCallback =
+    std::invocable<Done&, absl::Status> || std::invocable<Done&, absl::Status, std::uint64_t>;
+
+template <UpdateCallback Done>
+void CallBack(Done& done, absl::Status outcome, std::uint64_t serial) {
+  if constexpr (std::invocable<Done&, absl::Status, std::uint64_t>) {
+    done(std::move(outcome), serial);
+  } else {
+    done(std::move(outcome));
+  }
+}
+
 // `make(session)` makes the update, again for each turn.
 template <typename Ops, typename Make, typename Done>
 class UpdateForm {
@@ -116,18 +131,23 @@ class UpdateForm {
   UpdateForm(Make make, Done done) : make_(std::move(make)), done_(std::move(done)) {}
   Step Turn(SessionState& session, typename Ops::KeyView key, std::uint64_t hash,
             DeviceSearch& search) {
+    const std::uint64_t before = session.serials.taken();
     auto op = make_(session);
     const Step step = Ops::TurnUpdate(session, key, hash, op, search);
     status_ = op.status;
+    // With Durability::kAlways an update whose commit fails has taken one, too.
+    const std::uint64_t taken = session.serials.taken();
+    serial_ = taken == before ? 0 : taken;
     return step;
   }
   OpStatus status() const { return status_; }
-  void Tell(absl::Status outcome) { done_(std::move(outcome)); }
+  void Tell(absl::Status outcome) { CallBack(done_, std::move(outcome), serial_); }
 
  private:
   Make make_;
   Done done_;
   OpStatus status_ = OpStatus::kOk;
+  std::uint64_t serial_ = 0;
 };
 
 // What co_await takes: `begin(callback)` begins an operation that calls back with its result, once,

@@ -1,13 +1,13 @@
-// Batches: many operations of one kind at once, so that the lines of memory which one of them
-// would wait for are on their way for all. What Session's *Batch calls do.
+// Batches: many operations of one kind in one call. Session's *Batch calls use them.
 //
-// A group of keys goes through three loops: hash, and ask for the bucket; find the entry, and ask
-// for the record; finish as the single operation does. Its keys share one guard. What is no hit
-// becomes a pending operation (async.h), so that what the whole batch needs from the device is read
-// at the same time; the batch ends when all of them have.
+// A batch does for many items at once what a single operation would wait for. A group of 64 keys
+// goes through three loops: hash, and prefetch the index bucket; find the entry, and prefetch the
+// record; finish as the single operation does. The three loops share one guard. An item that the
+// third loop cannot finish goes through the general form (operation.h), and the device reads of
+// many such items overlap.
 //
-// Argument. Each item is answered as if it had been called alone, at some moment of the batch, and
-// items on one key in their order:
+// Argument (reads). Each item returns the result of a single call at some moment of the batch, and
+// items on one key keep their order:
 //   A read loads its entry and its record under the guard, after the boundary, and looks at the
 //   state word before it answers: the steps of a hit in their order (operation.h), only with those
 //   of others in between. What it finds on the device was the newest when it looked, so that is its
@@ -15,18 +15,32 @@
 //   it every later item of the group that has its hash, so that none of them is answered from an
 //   earlier moment. The same holds for the whole rest of the batch after one that has looked once
 //   more when the device had answered, because the log's begin had passed its record: they are
-//   rare, and what follows them is simply called again.
-//   An update loads its entry under the guard, too, after the boundary, and looks at the state word
-//   before it has an effect: again the steps of a hit. Should its record have a successor by then,
-//   its moment is the one before that was published, which is later than its load. The third loop
-//   finishes the items one after the other, so their serials and their effects on one key follow
-//   their order. One that is no hit ends the guard and goes through the general form; the rest
-//   begin a guard of their own and load their entries once more. One that had no entry goes through
-//   the general form at once, whoever may have made one since. One that has the hash of another
-//   that is pending waits for all that are.
+//   rare, and the items after it are simply called again.
 //
-// With Options::measure_latency the items are called one by one, each timed; and inside callbacks,
-// where each is checked like a single call.
+// Argument (updates). Updates take effect strictly in item order, one after the other, and each
+// takes its serial under the guard of its effect. So the updates of a batch keep the promise of the
+// session's serials like single calls, whenever a commit divides them.
+//   Hits: an update loads its entry under the guard, after the boundary, and looks at the state
+//   word before it has an effect: again the steps of a hit. Should its record have a successor by
+//   then, its moment is the one before that was published, which is later than its load. The
+//   serials of a run of hits are taken together, before their guard ends.
+//   An item that is no hit ends the guard and completes before the next item begins; the items
+//   after it begin a guard of their own and load their entries again.
+//   Only the searches of the device overlap. When an item needs one, SearchAhead walks the chains
+//   of the next items in memory, and searches the device for all that continue there: at most 256,
+//   among at most 1,024 items. A search has no effect. Its result is used only if the item, when
+//   its turn has come, arrives at the address where the search began (DeviceSearch::Answers): the
+//   same condition as for a single call, whose search may be as old. Otherwise, because the record
+//   has moved, or has left memory since, or the search has failed, the item searches by itself.
+//
+// The first update that is rejected ends the batch: it and all later items get its status, have no
+// effect, and take no serial. (With Durability::kAlways an update whose commit fails is rejected,
+// too, but has taken effect and a serial.) When a function of the user throws, the items before
+// that one are done and numbered, and nothing else is. An update that runs out of memory is
+// rejected like any other.
+//
+// With Options::measure_latency the items are called one by one, each timed; so are those whose
+// keys or values have a codec, and those inside callbacks, where each is checked as a single call.
 //
 // Thread safety and progress: as the single operations. A guard lasts for a group at most; Close
 // waits for the batch.
@@ -37,22 +51,72 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <optional>
-#include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "ebb/internal/async.h"
 #include "ebb/internal/callback_scope.h"
+#include "ebb/internal/core.h"
+#include "ebb/internal/device_search.h"
 #include "ebb/internal/operation.h"
 #include "ebb/internal/pending_operations.h"
 
 namespace ebb::internal {
 
+// The device reads of one batch. None is left behind, also when a function of the user throws.
+class BatchReads {
+ public:
+  static constexpr std::size_t kMaxSearches = PendingOperations::kMost;
+
+  explicit BatchReads(SessionState& session) : session_(session) {}
+  ~BatchReads() {
+    if (scope_.has_value()) Drop();
+  }
+  BatchReads(const BatchReads&) = delete;
+  BatchReads& operator=(const BatchReads&) = delete;
+
+  // Before the first item that is no hit: Close waits from here to the end of the batch.
+  void Enter() {
+    if (!scope_.has_value()) scope_.emplace(*session_.slot);
+  }
+  void Start(PendingOperations::Owned operation) {
+    StartPending(session_, session_.batch, std::move(operation));
+  }
+  void Complete();
+
+  // ---- searches for the items of a window, in item order ----
+
+  void BeginWindow(std::size_t end);
+  // The first item after the last window.
+  std::size_t window_end() const { return window_end_; }
+  bool full() const { return searches_.size() == kMaxSearches; }
+  // The key must outlive the window.
+  void Search(std::size_t item, const void* key, std::size_t key_bytes, DeviceSearch::Part part);
+  // The item's search, which has ended well; or one that has not begun. Items must not fall.
+  DeviceSearch& SearchOf(std::size_t item);
+
+ private:
+  struct ItemSearch {
+    std::size_t item;
+    DeviceSearch search;
+  };
+  void Drop();
+
+  SessionState& session_;
+  std::optional<SlowScope> scope_;
+  std::vector<ItemSearch> searches_;  // of the window
+  std::size_t next_ = 0;              // in searches_
+  std::size_t window_end_ = 0;
+};
+
 template <KeyType Key, ValueType Value>
 class Batches {
   using Ops = Operations<Key, Value>;
   using K = KeyOf<Key>;
-  static constexpr std::size_t kGroup = 64;  // a bit of a word for each
+  static constexpr std::size_t kGroup = 64;     // a bit of a word for each
+  static constexpr std::size_t kWindow = 1024;  // items, of which 256 at most need the device
 
  public:
   // In all of them `key(i)` is the key of item i, and `answer(i, outcome)` is called for each, in
@@ -63,14 +127,15 @@ class Batches {
   template <typename KeyAt, typename Consume, typename Answer>
   static bool Read(SessionState& session, std::size_t count, KeyAt key, Consume consume,
                    Answer answer) {
-    if (session.slot->tally.recorder() != nullptr || InCallback()) [[unlikely]] {
+    if (session.slot->tally.recorder() != nullptr || InCallback() || !session.idle())
+        [[unlikely]] {
       for (std::size_t i = 0; i < count; ++i) {
         answer(i, Ops::Read(session, key(i), [&](const auto& found) { consume(i, found); }));
       }
       return false;
     }
     session.slot->tally.Add(Count::kBegun + static_cast<std::size_t>(OpKind::kRead), count);
-    Misses misses(session);
+    BatchReads reads(session);
     bool all = true;
     std::size_t again = count;  // items from here on are called again
     for (std::size_t first = 0; first < count; first += kGroup) {
@@ -85,13 +150,13 @@ class Batches {
           answer(i, OpStatus::kNotFound);
         } else {
           Receiver<Consume, Answer> receiver{i, consume, answer, again};
-          misses.Run(OpKind::kRead, key(i), group.hashes[at],
-                     ReadForm<Ops, decltype(receiver)>(receiver));
+          StartRead(session, reads, key(i), group.hashes[at],
+                    ReadForm<Ops, decltype(receiver)>(receiver));
         }
         rest |= group.LaterOfItsHash(at);
       }
     }
-    misses.Complete();
+    reads.Complete();
     for (; again < count; ++again) {
       answer(again, Ops::ReadSlow(session, key(again), K::Hash(key(again)),
                                   [&](const auto& found) { consume(again, found); }));
@@ -100,48 +165,82 @@ class Batches {
   }
 
   // `hit(i, lead)` is the item's operation if it is a hit, and says so, as
-  // Operations::FinishUpsert; `make(i)` gives what makes it for the general form (UpdateForm). Both
-  // without counting that it has begun; `alone(i)` is all of it.
-  template <typename KeyAt, typename Hit, typename MakeAt, typename Alone, typename Answer>
-  static bool Update(SessionState& session, OpKind kind, std::size_t count, KeyAt key, Hit hit,
-                     MakeAt make, Alone alone, Answer answer) {
-    if (session.slot->tally.recorder() != nullptr || InCallback()) [[unlikely]] {
-      for (std::size_t i = 0; i < count; ++i) answer(i, alone(i));
-      return false;
+  // Operations::FinishUpsert; `with_op(i, run)` returns `run(op)` for its update (updates.h). Both
+  // without counting that it has begun; `alone(i)` is all of it. Answers come in item order.
+  template <OpKind kKind, typename KeyAt, typename Hit, typename WithOp, typename Alone,
+            typename Answer>
+  static bool Update(SessionState& session, std::size_t count, KeyAt key, Hit hit, WithOp with_op,
+                     Alone alone, Answer answer) {
+    if (session.slot->tally.recorder() != nullptr || InCallback() || !session.idle()) [[unlikely]] {
+      return UpdateOneByOne(session, kKind, count, alone, answer);
     }
-    session.slot->tally.Add(Count::kBegun + static_cast<std::size_t>(kind), count);
-    Misses misses(session);
+    session.slot->tally.Add(Count::kBegun + static_cast<std::size_t>(kKind), count);
+    BatchReads reads(session);
     bool all = true;
+    bool lacks_memory = false;
     for (std::size_t first = 0; first < count; first += kGroup) {
       Group group(first, count);
       group.Hash(*session.core, key);
       for (std::size_t at = 0;; ++at) {
-        // What has no entry is no hit, and is not tried.
-        if (at == 0 || (at < group.count && group.heads[at] != 0)) {
-          at = UpdateHits(session, group, at, misses, hit, answer);
+        // An item that has no entry is no hit, and is not tried.
+        if (at == 0 || (kCanHit<kKind> && at < group.count && group.heads[at] != 0)) {
+          lacks_memory = !UpdateHits(session, group, at, hit, answer);
         }
         if (at == group.count) break;
         all = false;
         const std::size_t i = first + at;
-        if (misses.Pending(group.hashes[at])) misses.Complete();
-        auto done = [i, &answer](absl::Status outcome) { answer(i, std::move(outcome)); };
-        auto made = make(i);
-        misses.Run(kind, key(i), group.hashes[at],
-                   UpdateForm<Ops, decltype(made), decltype(done)>(std::move(made), done));
+        const OpStatus status =
+            lacks_memory ? Ops::RefuseForMemory(session, kKind) : with_op(i, [&](auto& op) {
+              return UpdateSlow(session, reads, {i, count}, key, group.hashes[at], op);
+            });
+        answer(i, status);
+        if (status == OpStatus::kRefused) {
+          RejectFrom(session, kKind, {i + 1, count}, answer);
+          return false;
+        }
       }
     }
-    misses.Complete();
     return all;
   }
 
+  // The same, without overlap.
+  template <typename Alone, typename Answer>
+  static EBB_NOINLINE bool UpdateOneByOne(SessionState& session, OpKind kind, std::size_t count,
+                                          Alone alone, Answer answer) {
+    for (std::size_t i = 0; i < count; ++i) {
+      OpStatus status;
+      try {
+        status = alone(i);
+      } catch (const std::bad_alloc&) {  // of a codec
+        status = Ops::RefuseForMemory(session, kind);
+      }
+      answer(i, status);
+      if (status == OpStatus::kRefused) {
+        session.slot->tally.Add(Count::kBegun + static_cast<std::size_t>(kind), count - i - 1);
+        RejectFrom(session, kind, {i + 1, count}, answer);
+        break;
+      }
+    }
+    return false;
+  }
+
  private:
-  // How much of a record is asked for: all of it, but of strings and large values only what some
-  // lines hold.
+  // How much of a record is prefetched: all of it, but of strings and large values only some lines.
   static constexpr std::size_t kAskedBytes = std::min<std::size_t>(
       Ops::kShape.has_lengths()
           ? 160
           : Ops::kShape.ExtentFor(Ops::kShape.key_bytes, Ops::kShape.value_bytes),
       256);
+  // The other updates have no fast path (FinishRmw).
+  template <OpKind kKind>
+  static constexpr bool kCanHit = kKind == OpKind::kUpsert ||
+                                  (kKind == OpKind::kRmw && !Ops::kShape.value_variable());
+
+  // Items from `first` to before `end`.
+  struct Items {
+    std::size_t first;
+    std::size_t end;
+  };
 
   // Items that lie next to each other, and the first two loops.
   struct Group {
@@ -197,45 +296,6 @@ class Batches {
     std::array<std::uint64_t, kGroup> heads;  // addresses of the records that entries lead to
   };
 
-  // What of a batch is no hit. None is left behind, also when a function of the user throws.
-  class Misses {
-   public:
-    explicit Misses(SessionState& session) : session_(session) {}
-    ~Misses() {
-      if (scope_.has_value() && session_.batch != nullptr) {
-        static_cast<void>(session_.batch->TakeAll(session_.core->ClosedError()));
-      }
-    }
-    Misses(const Misses&) = delete;
-    Misses& operator=(const Misses&) = delete;
-
-    // The first turn costs no memory, and mostly there is no other.
-    template <typename Form>
-    EBB_NOINLINE void Run(OpKind kind, typename K::View key, std::uint64_t hash, Form form) {
-      if (!scope_.has_value()) scope_.emplace(*session_.slot);
-      session_.search.Clear();
-      if (form.Turn(session_, key, hash, session_.search) == Step::kDone) {
-        return form.Tell(ToStatus(session_, form.status()));
-      }
-      hashes_.insert(hash);
-      StartPending(session_, session_.batch,
-                   MakePending<Key>(session_, kind, /*timed=*/false, key, form));
-    }
-    // Whether one with this hash may be pending.
-    bool Pending(std::uint64_t hash) const { return !hashes_.empty() && hashes_.contains(hash); }
-    bool any_pending() const { return !hashes_.empty(); }
-    void Complete() {
-      if (!scope_.has_value()) return;
-      if (session_.batch != nullptr) session_.batch->Complete(/*wait=*/true);
-      hashes_.clear();
-    }
-
-   private:
-    SessionState& session_;
-    std::optional<SlowScope> scope_;  // from the first on
-    std::unordered_set<std::uint64_t> hashes_;
-  };
-
   template <typename Consume, typename Answer>
   struct Receiver {
     std::size_t item;
@@ -273,6 +333,18 @@ class Batches {
     return rest;
   }
 
+  // The first turn costs no memory, and mostly there is no other.
+  template <typename Form>
+  static EBB_NOINLINE void StartRead(SessionState& session, BatchReads& reads, typename K::View key,
+                                     std::uint64_t hash, Form form) {
+    reads.Enter();
+    session.search.Clear();
+    if (form.Turn(session, key, hash, session.search) == Step::kDone) {
+      return form.Tell(ToStatus(session, form.status()));
+    }
+    reads.Start(MakePending<Key>(session, OpKind::kRead, /*timed=*/false, key, form));
+  }
+
   // Numbers what has been done under a guard before that ends, also when a function of the user
   // throws.
   struct TakenSerials {
@@ -285,17 +357,27 @@ class Batches {
     }
   };
 
-  // Finishes items from `at` on, up to the first that is no hit or waits for another.
+  // Finishes items from `at` on, up to the first that is no hit, and moves `at` there. False: that
+  // one ran out of memory, without effect.
   template <typename Hit, typename Answer>
-  static EBB_INLINE std::size_t UpdateHits(SessionState& session, Group& group, std::size_t at,
-                                           const Misses& misses, Hit hit, Answer answer) {
+  static EBB_INLINE bool UpdateHits(SessionState& session, Group& group, std::size_t& at, Hit hit,
+                                    Answer answer) {
+    try {
+      FinishHits(session, group, at, hit, answer);
+      return true;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+  }
+  template <typename Hit, typename Answer>
+  static EBB_INLINE void FinishHits(SessionState& session, Group& group, std::size_t& at, Hit hit,
+                                    Answer answer) {
     Core& core = *session.core;
     EpochGuard guard(core.epochs, *session.slot);
     const TakenSerials taken{session.serials, guard, at, at};
-    const std::uint64_t update_from = core.log.update_from();
-    const bool first = at == 0;
-    if (first) group.template Find<true>(core, guard, update_from);
-    if (first && !misses.any_pending()) [[likely]] {
+    if (at == 0) [[likely]] {
+      const std::uint64_t update_from = core.log.update_from();
+      group.template Find<true>(core, guard, update_from);
       for (std::size_t i = group.first; at < group.count; ++at, ++i) {
         if (!hit(i, {core, guard, update_from, Address(group.heads[at])})) [[unlikely]]
           break;
@@ -303,13 +385,92 @@ class Batches {
       }
     } else {
       for (; at < group.count; ++at) {
-        const std::uint64_t hash = group.hashes[at];
-        if (misses.Pending(hash)) break;
-        if (!hit(group.first + at, Ops::LeadTo(core, guard, hash))) break;
+        if (!hit(group.first + at, Ops::LeadTo(core, guard, group.hashes[at]))) break;
         answer(group.first + at, OpStatus::kOk);
       }
     }
-    return at;
+  }
+
+  // The first of `items`, which is no hit.
+  template <typename KeyAt, typename Op>
+  static EBB_NOINLINE OpStatus UpdateSlow(SessionState& session, BatchReads& reads, Items items,
+                                          KeyAt key, std::uint64_t hash, Op& op) {
+    try {
+      return TryUpdateSlow(session, reads, items, key, hash, op);
+    } catch (const std::bad_alloc&) {
+      return Ops::RefuseForMemory(session, Op::kKind);
+    }
+  }
+  template <typename KeyAt, typename Op>
+  static OpStatus TryUpdateSlow(SessionState& session, BatchReads& reads, Items items, KeyAt key,
+                                std::uint64_t hash, Op& op) {
+    reads.Enter();
+    if constexpr (Op::kBlind) {
+      if (!Ops::Fits(*session.core, key(items.first), op.value)) {
+        return Ops::RefuseSizes(session, Op::kKind, key(items.first), op.value);
+      }
+    }
+    DeviceSearch* search = &reads.SearchOf(items.first);
+    Step step = Ops::TurnUpdate(session, key(items.first), hash, op, *search);
+    if constexpr (!Op::kBlind) {
+      if (step == Step::kOnDevice && items.first >= reads.window_end() &&
+          items.first + 1 < items.end) {
+        SearchAhead(session, reads, items, key);
+        search = &reads.SearchOf(items.first);
+        step = Ops::TurnUpdate(session, key(items.first), hash, op, *search);
+      }
+      if (step == Step::kOnDevice) Ops::Complete(session, key(items.first), hash, op, *search);
+    }
+    return op.status;
+  }
+
+  // Begins a window, and returns when its searches have ended.
+  template <typename KeyAt>
+  static void SearchAhead(SessionState& session, BatchReads& reads, Items items, KeyAt key) {
+    const std::size_t end = std::min(items.end, items.first + kWindow);
+    reads.BeginWindow(end);
+    for (std::size_t first = items.first; first < end && !reads.full(); first += kGroup) {
+      Group group(first, end);
+      group.Hash(*session.core, key);
+      Address begin;
+      const std::uint64_t on_device = FindOnDevice(session, group, key, begin);
+      for (std::uint64_t rest = on_device; rest != 0 && !reads.full(); rest &= rest - 1) {
+        const auto at = static_cast<std::size_t>(std::countr_zero(rest));
+        const auto& item_key = key(first + at);  // outlives the batch
+        reads.Search(first + at, K::Data(item_key), K::Bytes(item_key),
+                     {Address(group.heads[at]), begin});
+      }
+    }
+    reads.Complete();
+  }
+
+  // A bit for each item of the group whose chain goes on on the device, at the item's head.
+  template <typename KeyAt>
+  static std::uint64_t FindOnDevice(SessionState& session, Group& group, KeyAt key,
+                                    Address& begin) {
+    Core& core = *session.core;
+    for (;;) {  // ends: each turn means that something was bumped
+      EpochGuard guard(core.epochs, *session.slot);
+      begin = core.log.begin();
+      const Address head = core.log.head_acquire();
+      group.template Find<false>(core, guard, head.value());
+      std::uint64_t on_device = 0;
+      for (std::size_t at = 0; at < group.count; ++at) {
+        const Address address =
+            Ops::Walk(core, guard, Address(group.heads[at]), head, key(group.first + at));
+        group.heads[at] = address.value();
+        on_device |= static_cast<std::uint64_t>(address < head && address >= begin) << at;
+      }
+      if (guard.Look()) return on_device;
+    }
+  }
+
+  // `items` get the status of the update before them, which was rejected.
+  template <typename Answer>
+  static void RejectFrom(SessionState& session, OpKind kind, Items items, Answer answer) {
+    session.slot->tally.Add(Count::kRefused + static_cast<std::size_t>(kind),
+                            items.end - items.first);
+    for (std::size_t i = items.first; i < items.end; ++i) answer(i, OpStatus::kRefused);
   }
 };
 

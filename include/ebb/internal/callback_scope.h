@@ -8,12 +8,13 @@
 //
 // The word t_callbacks is
 //   0                   outside callbacks;
-//   a store, and a kind inside one callback, which the fast path of a Read or an Rmw runs
+//   a store, and a tag  inside one callback, which the fast path of a Read or an Rmw runs
 //                       (HitCallback): two stores into the word, and no other cost. The fast path
-//                       is left for the slow path when the word is not 0, so these do not nest;
-//   a CallbackScope     inside any other callback. It names its store, its kind, and the word as it
-//                       was before, so that a callback of store A that calls a callback of store B
-//                       still counts as a callback of A.
+//                       is left for the slow path when the word is not 0, so these do not nest. The
+//                       function of an Rmw has tag 0, which costs no instruction;
+//   a CallbackScope     inside any other callback (tag 7). It names its store, its kind, and the
+//                       word as it was before, so that a callback of store A that calls a callback
+//                       of store B still counts as a callback of A.
 // Both restore the word when the callback throws.
 //
 // The checks cost the fast paths nothing: Read into a value, Contains and Upsert do not look at the
@@ -54,7 +55,8 @@ inline bool InCallback() { return t_callbacks != 0; }
 class HitCallback {
  public:
   EBB_INLINE HitCallback(const void* store, CallbackKind kind) {
-    t_callbacks = reinterpret_cast<std::uintptr_t>(store) | static_cast<std::uintptr_t>(kind);
+    t_callbacks = reinterpret_cast<std::uintptr_t>(store) +
+                  (kind == CallbackKind::kUpdate ? 0 : static_cast<std::uintptr_t>(kind));
   }
   EBB_INLINE ~HitCallback() { t_callbacks = 0; }
   HitCallback(const HitCallback&) = delete;
@@ -63,9 +65,11 @@ class HitCallback {
 
 class CallbackScope {
  public:
+  static constexpr std::uintptr_t kScopeTag = 7;
+
   CallbackScope(const void* store, CallbackKind kind)
       : store_(store), kind_(kind), outer_(t_callbacks) {
-    t_callbacks = reinterpret_cast<std::uintptr_t>(this);
+    t_callbacks = reinterpret_cast<std::uintptr_t>(this) + kScopeTag;
   }
   ~CallbackScope() { t_callbacks = outer_; }
   CallbackScope(const CallbackScope&) = delete;

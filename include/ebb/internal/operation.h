@@ -220,7 +220,7 @@ class Operations {
                                  Consume&& consume) {
     Core& core = *session.core;
     if constexpr (requires { std::remove_cvref_t<Consume>::kIsCallback; }) {
-      if (InCallback()) [[unlikely]]
+      if (InCallback() || !session.idle()) [[unlikely]]
         return false;
     } else {
       if (!session.idle()) [[unlikely]]
@@ -331,7 +331,7 @@ class Operations {
   template <typename Fn>
   static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
     Core& core = *session.core;
-    if (InCallback()) [[unlikely]]
+    if (InCallback() || !session.idle()) [[unlikely]]
       return false;
     EpochGuard guard(core.epochs, *session.slot);
     if (!FinishRmw(session, LeadTo(core, guard, hash), key, fn)) return false;
@@ -445,6 +445,16 @@ class Operations {
     return step;
   }
 
+  // Takes an update that has returned kOnDevice to its end; waits for the device.
+  template <typename Op>
+  static EBB_NOINLINE void Complete(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                                    DeviceSearch& search) {
+    do {
+      session.slot->tally.Add(Count::kDeviceWaits, 1);
+      search.Run(session.core->log, K::Data(key), K::Bytes(key));
+    } while (TurnUpdate(session, key, hash, op, search) == Step::kOnDevice);
+  }
+
   // Of values of one size it is enough to count reads.
   template <typename Bytes>
   static EBB_INLINE void CountRead(SessionState& session, const Bytes& bytes) {
@@ -462,12 +472,17 @@ class Operations {
     }
   }
 
- private:
-  // A copy of a hit that is only for timing it.
-  template <auto kHit, typename... Args>
-  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Args... args) {
-    const OpTimer timer(session.slot->tally, kind, true);
-    return kHit(session, args...);
+  // The first address at or below `from` that is below `floor` or holds a record of the key.
+  static EBB_NOINLINE Address Walk(const Core& core, const EpochGuard& guard, Address from,
+                                   Address floor, KeyView key) noexcept {
+    Address address = from;
+    while (address >= floor) {  // ends: previous addresses fall
+      const Record record(core.log.At(address, guard), kShape);
+      const RecordHeader header = record.header().LoadAcquire();
+      if (K::Equals(record, key)) break;
+      address = header.prev();
+    }
+    return address;
   }
 
   static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
@@ -476,6 +491,20 @@ class Operations {
     return Refuse(session, CatchNoMemory([&] {
                     return session.core->CheckSizes(K::Bytes(key), V::Bytes(value));
                   }));
+  }
+
+  // Memory ran out, before the operation had any effect.
+  static EBB_COLD OpStatus RefuseForMemory(SessionState& session, OpKind kind) {
+    CountGeneral(session, kind, OpStatus::kRefused);
+    return Refuse(session, NoMemory());
+  }
+
+ private:
+  // A copy of a hit that is only for timing it.
+  template <auto kHit, typename... Args>
+  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Args... args) {
+    const OpTimer timer(session.slot->tally, kind, true);
+    return kHit(session, args...);
   }
 
   // Where a string's value lies, the record's first line tells; those behind it are asked for
@@ -525,11 +554,6 @@ class Operations {
   static EBB_COLD OpStatus RefuseReentered(SessionState& session, OpKind kind) {
     CountGeneral(session, kind, OpStatus::kRefused);
     return Refuse(session, session.BusyError());
-  }
-  // Memory ran out, before the operation had any effect.
-  static EBB_COLD OpStatus RefuseForMemory(SessionState& session, OpKind kind) {
-    CountGeneral(session, kind, OpStatus::kRefused);
-    return Refuse(session, NoMemory());
   }
 
   template <typename Consume>
@@ -616,19 +640,6 @@ class Operations {
     return OpStatus::kOk;
   }
 
-  // The first address at or below `from` that is below `floor` or holds a record of the key.
-  static EBB_NOINLINE Address Walk(const Core& core, const EpochGuard& guard, Address from,
-                                   Address floor, KeyView key) noexcept {
-    Address address = from;
-    while (address >= floor) {  // ends: previous addresses fall
-      const Record record(core.log.At(address, guard), kShape);
-      const RecordHeader header = record.header().LoadAcquire();
-      if (K::Equals(record, key)) break;
-      address = header.prev();
-    }
-    return address;
-  }
-
   template <typename Op>
   static EBB_NOINLINE OpStatus Update(SessionState& session, KeyView key, std::uint64_t hash,
                                       Op& op) {
@@ -636,9 +647,8 @@ class Operations {
     SlowScope scope(*session.slot);
     try {
       session.search.Clear();
-      while (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
-        session.slot->tally.Add(Count::kDeviceWaits, 1);
-        session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+      if (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
+        Complete(session, key, hash, op, session.search);
       }
       return op.status;
     } catch (const std::bad_alloc&) {
