@@ -10,6 +10,9 @@
 //   - the directory verified before it was opened, and the store does afterwards.
 // Then the next child goes on from there.
 //
+// Another child does the same with several updates in flight: one thread writes batches of keys in
+// memory and on the device, another begins asynchronous updates, and a third commits all the time.
+//
 // The kernel keeps what a killed process has written, so this is about the death of a process, with
 // real threads at real moments. Power losses are simulated in crash_test.cc; and, where root may
 // mount an image, made: ext4 is shut down without writing its journal while the child writes, as if
@@ -31,7 +34,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <new>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -281,6 +286,205 @@ TEST_F(KillTest, WhatAKilledProcessHadCommittedIsThereAndNothingElseButAPrefix) 
     }
   }
   Print("kills");
+}
+
+// ---- several updates in flight ----
+
+// Update n of the session "batches" is on a key that is mostly on the device, or on one of a few
+// others. Its kind is that of its batch, which ends with a chunk of 64 updates, so it depends on n.
+constexpr std::uint64_t kBatchKeys = 3000;
+constexpr std::uint64_t kHotKeys = 16;
+constexpr std::uint64_t kBatchItems = 64;
+std::uint64_t BatchKeyOf(std::uint64_t n) {
+  return n % 2 == 0 ? n / 2 % kHotKeys : kHotKeys + n * 1009 % (kBatchKeys - kHotKeys);
+}
+OpKind BatchKindOf(std::uint64_t n) {
+  static constexpr OpKind kKinds[] = {OpKind::kRmw, OpKind::kDelete, OpKind::kUpsert,
+                                      OpKind::kDelete, OpKind::kRmw};
+  return kKinds[(n - 1) / kBatchItems % 5];
+}
+void EditInBatch(std::uint64_t n, std::uint64_t& value) { value = value * 31 + n; }
+// Update m of the session "async" adds one to key kBatchKeys + m, so each has a key of its own.
+constexpr std::uint64_t kAsyncUpdates = 3000;
+
+struct InFlight {
+  Progress batches;
+  Progress async;
+  std::atomic<std::uint64_t> committing{0};
+  std::array<std::atomic<std::uint64_t>, kAsyncUpdates> serials{};  // that callbacks got
+};
+
+class InFlightKillTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    void* const memory = ::mmap(nullptr, sizeof(InFlight), PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(memory, MAP_FAILED);
+    memory_ = memory;
+    auto store = Must(OpenIn<U64Store>(dir_ / "first", SmallEnvironment(8)));
+    for (std::uint64_t key = 0; key < kBatchKeys + kAsyncUpdates; ++key)
+      Must(store.Upsert(key, key));
+    Must(store.Close());
+  }
+  void TearDown() override { ::munmap(memory_, sizeof(InFlight)); }
+
+  [[noreturn]] void RunInFlight(std::uint64_t seed);
+  void WriteBatches(U64Store& store, std::uint64_t seed);
+  void WriteAsync(U64Store& store, std::uint64_t seed);
+  void RunAndKillInFlight();
+  void CheckBatches(U64Store& store, std::uint64_t serial);
+  void CheckAsync(U64Store& store, std::uint64_t serial);
+
+  TempDir dir_;
+  void* memory_ = nullptr;
+  InFlight* shared_ = nullptr;
+  std::mt19937_64 random_{Seed()};
+  std::uint64_t cut_batches_ = 0;
+  std::uint64_t unsorted_ = 0;
+};
+
+void InFlightKillTest::WriteBatches(U64Store& store, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  auto session = Must(store.NewSession("batches"));
+  for (std::uint64_t n = 1;;) {
+    const std::uint64_t left = kBatchItems - (n - 1) % kBatchItems;
+    const std::uint64_t count = random() % 4 == 0 ? 1 + random() % left : left;
+    std::vector<std::uint64_t> keys(count);
+    std::vector<std::uint64_t> values(count);
+    std::vector<absl::Status> results(count);
+    for (std::uint64_t i = 0; i < count; ++i) {
+      keys[i] = BatchKeyOf(n + i);
+      values[i] = n + i;
+    }
+    shared_->batches.begun.store(n + count - 1);
+    switch (BatchKindOf(n)) {
+      case OpKind::kRmw:
+        session.RmwBatch(
+            keys, [n](std::size_t i, std::uint64_t& value) { EditInBatch(n + i, value); }, results);
+        break;
+      case OpKind::kDelete:
+        session.DeleteBatch(keys, results);
+        break;
+      default:
+        session.UpsertBatch(keys, values, results);
+    }
+    for (const absl::Status& result : results) {
+      if (!result.ok() && !absl::IsNotFound(result)) Fail(result);
+    }
+    n += count;
+    if (session.serial() != n - 1) Fail(absl::InternalError("another serial"));
+    shared_->batches.acknowledged.store(n - 1);
+  }
+}
+
+void InFlightKillTest::WriteAsync(U64Store& store, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  auto session = Must(store.NewSession("async"));
+  for (std::uint64_t m = 0; m < kAsyncUpdates; ++m) {
+    shared_->async.begun.store(m + 1);
+    // Half of them find their key in memory, and overtake the others.
+    if (random() % 2 == 0) Must(store.Upsert(kBatchKeys + m, kBatchKeys + m));
+    session.RmwAsync(
+        kBatchKeys + m, [](std::uint64_t& value) { ++value; },
+        [this, m](const absl::Status& status, std::uint64_t serial) {
+          if (!status.ok()) Fail(status);
+          shared_->serials[m].store(serial);
+        });
+    if (random() % 16 == 0) session.CompletePending(random() % 2 == 0);
+  }
+  session.CompletePending();
+  for (;;) ::pause();
+}
+
+void InFlightKillTest::RunInFlight(std::uint64_t seed) {
+  absl::StatusOr<U64Store> store = OpenIn<U64Store>(dir_ / "db", SmallEnvironment(8));
+  if (!store.ok()) Fail(store.status());
+  std::thread batches([&] { WriteBatches(*store, seed); });
+  std::thread async([&] { WriteAsync(*store, seed + 1); });
+  for (;;) {
+    const std::uint64_t done = shared_->batches.acknowledged.load();
+    if (absl::Status status = store->Commit(); !status.ok()) Fail(status);
+    shared_->committing.store(done);
+  }
+}
+
+void InFlightKillTest::RunAndKillInFlight() {
+  std::filesystem::remove_all(dir_ / "db");
+  std::filesystem::copy(dir_ / "first", dir_ / "db");
+  shared_ = new (memory_) InFlight;
+  const std::uint64_t seed = random_();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) RunInFlight(seed);
+  int result = 0;
+  while (shared_->committing.load() == 0 && ::waitpid(child, nullptr, WNOHANG) == 0) {
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  std::this_thread::sleep_for(std::chrono::microseconds(random_() % 10000));
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(child, &result, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(result) && WTERMSIG(result) == SIGKILL) << "the child has failed";
+}
+
+void InFlightKillTest::CheckBatches(U64Store& store, std::uint64_t serial) {
+  ASSERT_GE(serial, shared_->committing.load());
+  ASSERT_LE(serial, shared_->batches.begun.load());
+  std::vector<std::optional<std::uint64_t>> expected(kBatchKeys);
+  for (std::uint64_t key = 0; key < kBatchKeys; ++key) expected[key] = key;
+  for (std::uint64_t n = 1; n <= serial; ++n) {
+    std::optional<std::uint64_t>& value = expected[BatchKeyOf(n)];
+    if (BatchKindOf(n) == OpKind::kDelete) {
+      value.reset();
+    } else if (BatchKindOf(n) == OpKind::kUpsert) {
+      value = n;
+    } else {
+      value = value.value_or(0);
+      EditInBatch(n, *value);
+    }
+  }
+  for (std::uint64_t key = 0; key < kBatchKeys; ++key) {
+    const absl::StatusOr<std::uint64_t> value = store.Read(key);
+    ASSERT_EQ(value.ok(), expected[key].has_value()) << "key " << key << ", serial " << serial;
+    if (value.ok()) ASSERT_EQ(*value, *expected[key]) << "key " << key << ", serial " << serial;
+  }
+  cut_batches_ += serial % kBatchItems != 0 ? 1 : 0;
+}
+
+// As many updates are there as the serial says, and of those whose callbacks were called, those up
+// to it.
+void InFlightKillTest::CheckAsync(U64Store& store, std::uint64_t serial) {
+  std::uint64_t there = 0;
+  std::uint64_t last = 0;
+  bool sorted = true;
+  for (std::uint64_t m = 0; m < kAsyncUpdates; ++m) {
+    const std::uint64_t added = Must(store.Read(kBatchKeys + m)) - (kBatchKeys + m);
+    ASSERT_LE(added, m < shared_->async.begun.load() ? 1U : 0U);
+    there += added;
+    const std::uint64_t own = shared_->serials[m].load();
+    if (own == 0) continue;
+    ASSERT_EQ(added == 1, own <= serial) << "update " << m << ", serial " << own;
+    sorted = sorted && own > last;
+    last = own;
+  }
+  ASSERT_EQ(there, serial);
+  unsorted_ += sorted ? 0 : 1;
+}
+
+TEST_F(InFlightKillTest, EachSessionHasItsUpdatesUpToItsSerial) {
+  const auto kill_count = static_cast<std::uint64_t>(200 * Scale());
+  std::uint64_t kills = 0;
+  for (; kills < kill_count || cut_batches_ < kill_count / 5 || unsorted_ == 0; ++kills) {
+    ASSERT_LT(kills, 100 * kill_count + 100) << "no batch was cut";
+    ASSERT_NO_FATAL_FAILURE(RunAndKillInFlight());
+    auto store = Must(OpenIn<U64Store>(dir_ / "db", SmallEnvironment(64)));
+    std::map<std::string, std::uint64_t> serials;
+    for (const auto& session : store.recovery().sessions) serials[session.name] = session.serial;
+    ASSERT_NO_FATAL_FAILURE(CheckBatches(store, serials["batches"])) << "kill " << kills;
+    ASSERT_NO_FATAL_FAILURE(CheckAsync(store, serials["async"])) << "kill " << kills;
+  }
+  std::printf("%llu kills, %llu inside a batch, %llu with asynchronous updates out of order\n",
+              static_cast<unsigned long long>(kills), static_cast<unsigned long long>(cut_batches_),
+              static_cast<unsigned long long>(unsorted_));
 }
 
 // ---- power ----

@@ -49,7 +49,9 @@ struct HistoryOp {
   std::uint64_t begin = 0;
   std::uint64_t end = ~std::uint64_t{0};
   Result result = Result::kPending;
-  std::uint64_t read = 0;  // what a read found, or a CompareExchange expected
+  std::uint64_t read = 0;    // what a read found, or a CompareExchange expected
+  std::size_t batch = 0;     // not 0: those with the same number are a batch, in this order
+  std::uint64_t serial = 0;  // of an asynchronous update, as its callback was told
 };
 
 class History {
@@ -90,6 +92,8 @@ class History {
     ops_[place].read = read;
   }
   const HistoryOp& op(std::size_t place) const { return ops_[place]; }
+  void SetBatch(std::size_t place, std::size_t batch) { ops_[place].batch = batch; }
+  void SetSerial(std::size_t place, std::uint64_t serial) { ops_[place].serial = serial; }
   std::size_t size() const { return ops_.size(); }
   Mask Begun() const { return (Mask{1} << ops_.size()) - 1; }
   Mask Ended() const {
@@ -135,6 +139,14 @@ class History {
       }
       return true;
     }
+    if (IsAsynchronous(session)) {
+      for (std::size_t i = 0; i < ops_.size(); ++i) {
+        if (ops_[i].session != session || ops_[i].serial > crash.serials[session]) continue;
+        if ((crash.begun >> i & 1) == 0) return false;
+        kept |= Mask{1} << i;
+      }
+      return TryPrefixes(last, crash, session + 1, kept);
+    }
     std::uint64_t updates = 0;
     const auto right = [&] { return crash.serials.empty() || updates == crash.serials[session]; };
     if (right() && TryPrefixes(last, crash, session + 1, kept)) return true;
@@ -146,6 +158,12 @@ class History {
       if (right() && TryPrefixes(last, crash, session + 1, kept)) return true;
     }
     return false;
+  }
+
+  bool IsAsynchronous(std::size_t session) const {
+    return std::any_of(ops_.begin(), ops_.end(), [session](const HistoryOp& op) {
+      return op.session == session && op.serial != 0;
+    });
   }
 
   // The next operation of an order in which those of `done` have left `state`. `crashed`: one that
@@ -174,7 +192,8 @@ class History {
   bool MayBeNext(std::size_t place, Mask done) const {
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       if (ops_[i].key == ops_[place].key && (done >> i & 1) == 0 && i != place &&
-          ops_[i].end < ops_[place].begin) {
+          (ops_[i].end < ops_[place].begin ||
+           (i < place && ops_[i].batch != 0 && ops_[i].batch == ops_[place].batch))) {
         return false;
       }
     }

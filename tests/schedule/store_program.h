@@ -168,6 +168,59 @@ class StoreProgram {
     return place;
   }
 
+  // A batch of updates of one kind, on these keys.
+  void DoBatch(Caller& caller, Kind kind, const std::vector<std::size_t>& keys) {
+    Session& session = caller.session;
+    const std::uint64_t serial = session.serial();
+    ++batches_;
+    std::vector<std::size_t> places;
+    std::vector<std::uint64_t> ids;
+    std::vector<Value> values;
+    for (const std::size_t key : keys) {
+      places.push_back(history_.Begin(caller.number, kind, key));
+      history_.SetBatch(places.back(), batches_);
+      ids.push_back(ChainKeys()[key]);
+      values.push_back(Number::Make(history_.op(places.back()).number));
+    }
+    std::vector<absl::Status> results(keys.size());
+    if (kind == Kind::kUpsert) {
+      const std::vector<typename Session::BatchValue> views(values.begin(), values.end());
+      session.UpsertBatch(ids, views, results);
+    } else if (kind == Kind::kDelete) {
+      session.DeleteBatch(ids, results);
+    } else {
+      session.RmwBatch(
+          ids,
+          [&](std::size_t i, Value& value) {
+            Number::Append(value, history_.op(places[i]).number);
+          },
+          results);
+    }
+    for (std::size_t i = 0; i < keys.size(); ++i) history_.End(places[i], ResultOf(results[i]));
+    schedule_.Check(session.serial() == serial + keys.size(), "a batch took other serials");
+  }
+
+  // Begins an asynchronous update; the caller must make no other calls but CompletePending.
+  void DoAsync(Caller& caller, Kind kind, std::size_t key) {
+    Session& session = caller.session;
+    const std::uint64_t id = ChainKeys()[key];
+    const std::size_t place = history_.Begin(caller.number, kind, key);
+    const std::uint64_t digit = history_.op(place).number;
+    const auto done = [this, place](const absl::Status& status, std::uint64_t serial) {
+      history_.End(place, ResultOf(status));
+      history_.SetSerial(place, serial);
+    };
+    if (kind == Kind::kDelete) {
+      session.DeleteAsync(id, done);
+    } else if (kind == Kind::kInsert) {
+      session.InsertIfAbsentAsync(id, Number::Make(digit), done);
+    } else {
+      session.RmwAsync(
+          id, [digit](Value& value) { Number::Append(value, digit); }, done);
+    }
+    schedule_.Count("pending updates", session.pending_count());
+  }
+
   absl::Status Commit() {
     if constexpr (requires(StoreType & store) { store.Commit(); }) {
       return store_->Commit();
@@ -355,6 +408,7 @@ class StoreProgram {
   std::optional<StoreType> store_;
   History history_;
   std::size_t callers_ = 0;
+  std::size_t batches_ = 0;
   History::Mask survives_ = 0;  // what the last commit has made durable
   std::vector<Crashed> crashes_;
 };
@@ -383,8 +437,9 @@ inline std::unique_ptr<SimFileSystem> StoreWithKeysOnDevice() {
   static const std::unique_ptr<SimFileSystem> closed = [] {
     auto files = std::make_unique<SimFileSystem>(false);
     auto store = Must(OpenForSchedule<Store<std::uint64_t, std::string>>(files.get()));
+    auto session = Must(store.NewSession("caller0"));  // see AddKeysOnDevice
     for (std::size_t key = 0; key < kHistoryKeys; ++key) {
-      Must(store.Upsert(ChainKeys()[key], NumberAs<std::string>::Make(key + 1)));
+      Must(session.Upsert(ChainKeys()[key], NumberAs<std::string>::Make(key + 1)));
     }
     for (std::uint64_t i = 0; i < 10; ++i) {
       Must(store.Upsert(kFirstFillKey + i, std::string(kFillBytes, '.')));

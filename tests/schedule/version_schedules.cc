@@ -91,5 +91,56 @@ TEST(VersionSchedules, CommitsBesideTurningPages) {
   explored.ExpectPerSchedule("reads of the device", 1.0);
 }
 
+// Batches and asynchronous updates while the store commits. At first both keys are on the device,
+// or one is in memory.
+void CommitsBesideUpdatesInFlight(Schedule& schedule) {
+  Random& random = schedule.random();
+  StoreProgram<std::string> program(schedule, StoreWithKeysOnDevice(), /*names=*/true);
+  if (!schedule.failure().empty()) return;
+  AddKeysOnDevice(program);
+  if (random.Below(4) != 0) {
+    auto caller = program.NewCaller();
+    program.Do(caller, Kind::kUpsert, random.Below(kHistoryKeys));
+  }
+  const auto random_kind = [&random](Kind other) {
+    return random.Below(3) == 0 ? other : random.Below(2) == 0 ? Kind::kDelete : Kind::kRmw;
+  };
+  std::vector<std::pair<Kind, std::vector<std::size_t>>> batches(1 + random.Below(2));
+  for (auto& [kind, keys] : batches) {
+    kind = random_kind(Kind::kUpsert);
+    keys.resize(2 + random.Below(2));
+    for (std::size_t& key : keys) key = random.Below(kHistoryKeys);
+  }
+  schedule.Add([&program, batches] {
+    auto caller = program.NewCaller();
+    for (const auto& [kind, keys] : batches) program.DoBatch(caller, kind, keys);
+  });
+  std::vector<std::pair<Kind, std::size_t>> updates(2 + random.Below(2));
+  for (auto& [kind, key] : updates) {
+    kind = random_kind(Kind::kInsert);
+    key = random.Below(kHistoryKeys);
+  }
+  schedule.Add([&program, updates] {
+    auto caller = program.NewCaller();
+    for (const auto& [kind, key] : updates) program.DoAsync(caller, kind, key);
+    caller.session.CompletePending();
+  });
+  const std::uint64_t commits = 1 + random.Below(2);
+  schedule.Add([&program, commits] {
+    for (std::uint64_t i = 0; i < commits; ++i) program.CommitAndCrash();
+  });
+  if (random.Below(4) == 0) schedule.Add([&program] { program.Crash(); });
+  schedule.Run();
+  program.CheckHistory(program.States(program.store()));
+  program.Count();
+}
+TEST(VersionSchedules, CommitsBesideBatchesAndAsynchronousUpdates) {
+  Explored explored = Explore(1000, CommitsBesideUpdatesInFlight);
+  explored.ExpectPerSchedule("crashes", 1.0);
+  explored.ExpectPerSchedule("crashes that took something", 0.05);
+  explored.ExpectPerSchedule("pending updates", 0.1);
+  explored.ExpectPerSchedule("reads of the device", 0.5);
+}
+
 }  // namespace
 }  // namespace ebb::test
