@@ -47,6 +47,11 @@ const FixedStatuses& Fixed() noexcept {
   return kept.statuses;
 }
 
+namespace {
+// While the program starts there is memory.
+[[maybe_unused]] const FixedStatuses& g_made_early = Fixed();
+}  // namespace
+
 std::string TextOf(const absl::Status& status) noexcept {
   try {
     return status.ToString();

@@ -331,7 +331,6 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {
-  static_cast<void>(Fixed());  // while there is memory, most likely
   try {
     return OpenWithMemory(path, options, types, environment);
   } catch (const std::bad_alloc&) {

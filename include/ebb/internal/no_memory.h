@@ -25,8 +25,8 @@
 
 namespace ebb::internal {
 
-// Statuses with a fixed message. One that cannot get its message, because memory was out when the
-// first store of the process was opened, has its code alone.
+// Statuses with a fixed message, made when the program or shared library starts. One that could not
+// get its message then has its code alone.
 struct FixedStatuses {
   absl::Status no_memory;
   absl::Status closed;
@@ -36,7 +36,6 @@ struct FixedStatuses {
   absl::Status poisoned;
   absl::Status failed_sync;
 };
-// Made by the first call, which opening a store is.
 const FixedStatuses& Fixed() noexcept;
 
 // ResourceExhausted.
