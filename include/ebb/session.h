@@ -368,7 +368,8 @@ class Session {
   //
   // The results are the same as if the items were called one by one, in order. In memory a batch is
   // faster than single calls, because it prefetches the cache lines of 64 items at a time. Its
-  // reads of the device overlap, up to 256 at a time. Each item is atomic, the batch is not.
+  // reads of the device overlap: up to 256 of a ReadBatch, up to 64 of others. Each item is atomic,
+  // the batch is not.
   // Returns the number of items that are OK. Spans of different lengths: InvalidArgument for all
   // items, and nothing is done. Keys or values with a codec are called one by one.
   //

@@ -27,7 +27,7 @@
 //   An item that is no hit ends the guard and completes before the next item begins; the items
 //   after it begin a guard of their own and load their entries again.
 //   Only the searches of the device overlap. When an item needs one, SearchAhead walks the chains
-//   of the next items in memory, and searches the device for all that continue there: at most 256,
+//   of the next items in memory, and searches the device for all that continue there: at most 64,
 //   among at most 1,024 items. A search has no effect. Its result is used only if the item, when
 //   its turn has come, arrives at the address where the search began (DeviceSearch::Answers): the
 //   same condition as for a single call, whose search may be as old. Otherwise, because the record
@@ -68,7 +68,9 @@ namespace ebb::internal {
 // The device reads of one batch. None is left behind, also when a function of the user throws.
 class BatchReads {
  public:
-  static constexpr std::size_t kMaxSearches = PendingOperations::kMost;
+  // Of a window. With 256 at once, each of them waits longer: on a disk whose queue holds as many,
+  // cold batches of 256 items took three to five times as long.
+  static constexpr std::size_t kMaxSearches = 64;
 
   explicit BatchReads(SessionState& session) : session_(session) {}
   ~BatchReads() {
@@ -116,7 +118,7 @@ class Batches {
   using Ops = Operations<Key, Value>;
   using K = KeyOf<Key>;
   static constexpr std::size_t kGroup = 64;     // a bit of a word for each
-  static constexpr std::size_t kWindow = 1024;  // items, of which 256 at most need the device
+  static constexpr std::size_t kWindow = 1024;  // items, of which 64 at most need the device
 
  public:
   // In all of them `key(i)` is the key of item i, and `answer(i, outcome)` is called for each, in
