@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
+#include <exception>
 #include <new>
 #include <set>
 #include <string>
@@ -501,12 +503,14 @@ GarbageCollector::Owner Coordinator::CollectorOwner() {
               }};
 }
 
-absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options) {
+absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options,
+                                                    GarbageCollector::Pace pace) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (core_.epochs.closed()) return core_.ClosedError();
   LaneTurn turn(lane_);
   if (closing_.load(std::memory_order_relaxed)) return core_.ClosedError();  // in our turn
-  GarbageCollector::Call call{.is_stopping = [this] { return core_.epochs.closed(); },
+  GarbageCollector::Call call{.pace = pace,
+                              .is_stopping = [this] { return core_.epochs.closed(); },
                               .others_wait = [this] { return lane_.HasWaiters(); }};
   call.give_way = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     lane_.Unlock();
@@ -645,6 +649,17 @@ absl::Status Coordinator::Close() {
   if (!core_.in_opening_process()) return core_.ClosedError();
   MutexLock lock(close_mu_);
   return closed_ ? close_status_ : CloseLocked();
+}
+
+absl::Status Coordinator::CloseAtEnd() {
+  try {
+    return Close();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "ebb: a callback threw while a store was closed: %s\n", error.what());
+  } catch (...) {
+    std::fputs("ebb: a callback threw while a store was closed\n", stderr);
+  }
+  return Close();
 }
 
 absl::Status Coordinator::CloseLocked() {

@@ -262,7 +262,7 @@ TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeWhatItHasNotCopied) {
   Must(store.Commit());
   internal::Core& core = CoreOf(store);
   const internal::LogReader::Range all{core.log.begin(), core.log.tail()};
-  core.log.FreezeTo(all.end);
+  Must(core.log.FreezeTo(all.end));
   internal::EpochSlot* const slot = core.epochs.AcquireSlot();
   GcStats stats;
   internal::Address until;

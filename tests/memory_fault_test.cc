@@ -360,8 +360,8 @@ std::vector<NamedCall> Jobs() {
       {"EstimateGarbage", [](StringStore& store) { return store.EstimateGarbage().status(); }},
       {"background",
        [](StringStore& store) {
-         store.StopBackground();
-         store.StartBackground();
+         Must(store.StopBackground());
+         Must(store.StartBackground());
          static_cast<void>(store.GetBackgroundStats());
          return absl::OkStatus();
        }},
@@ -667,10 +667,10 @@ class MemoryFaultThreads {
       std::this_thread::sleep_for(milliseconds(1));
     }
     EXPECT_TRUE(has_gone_on()) << "what is done at intervals has stopped";
-    store.StopBackground();
+    Must(store.StopBackground());
     EXPECT_FALSE(store.GetBackgroundStats().active);
     EXPECT_FALSE(store.GetCheckpointStats().in_progress);
-    store.StartBackground();
+    Must(store.StartBackground());
   }
 
   void CheckValues(U64StringStore& store) {

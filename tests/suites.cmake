@@ -47,4 +47,10 @@ foreach(suite IN LISTS suites)
   if(suite MATCHES "Stress|Litmus")
     set_tests_properties("${suite}" PROPERTIES RUN_SERIAL ON)
   endif()
+  # These open thousands of stores, whose buffers malloc would map and unmap each time. Where other
+  # processors must be interrupted for that, as in some virtual machines, it takes most of the time.
+  if(suite MATCHES "Schedules|Damage|CrashTest|FaultTest|DiskFull|RejectedCalls")
+    set(keep "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296")
+    set_tests_properties("${suite}" PROPERTIES ENVIRONMENT "GLIBC_TUNABLES=${keep}")
+  endif()
 endforeach()

@@ -57,9 +57,9 @@ class ScanIterator {
   // Progress: mostly a few instructions; now and then it waits for the device.
   bool Next() {
     if (scan_ == nullptr || !scan_->Next()) return false;
-    try {
+    EBB_TRY {
       return Copy();
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return scan_->Fail(internal::NoMemory());
     }
   }
@@ -75,9 +75,9 @@ class ScanIterator {
  private:
   friend class Store<Key, Value>;
   explicit ScanIterator(std::shared_ptr<internal::Core> core, std::string_view prefix = {}) {
-    try {
+    EBB_TRY {
       scan_ = std::make_unique<internal::LiveScan>(std::move(core), std::string(prefix));
-    } catch (const std::bad_alloc&) {  // then there is none, which status() reports
+    } EBB_CATCH_NO_MEMORY {  // then there is none, which status() reports
     }
   }
   bool Copy() {

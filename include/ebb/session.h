@@ -389,7 +389,7 @@ class Session {
                         std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
     if constexpr (kInterleaved) {
-      try {
+      EBB_TRY {
         const bool all = Batches::Read(
             *state_, keys.size(), ItemOf(keys),
             [state = state_.get(), values = values.data()](std::size_t i, const auto& found)
@@ -399,7 +399,7 @@ class Session {
                 },
             SettlerOf(results));
         if (all) return keys.size();
-      } catch (const std::bad_alloc&) {  // of a copy or a search: nothing has been done
+      } EBB_CATCH_NO_MEMORY {  // of a copy or a search: nothing has been done
         std::fill(results.begin(), results.end(), internal::NoMemory());
       }
     } else {

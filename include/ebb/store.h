@@ -30,7 +30,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdio>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <new>
@@ -100,7 +99,7 @@ class Store {
     // call that runs a callback still needs the store.
     if (!core_->in_opening_process() || core_->MustLeak("a store")) {
       Leak();
-    } else if (const absl::Status status = CloseAtEnd(); !status.ok()) {
+    } else if (const absl::Status status = coordinator_->CloseAtEnd(); !status.ok()) {
       std::fprintf(stderr, "ebb: closing a store failed: %s\n", internal::TextOf(status).c_str());
     }
   }
@@ -204,9 +203,9 @@ class Store {
   }
   // The checkpoints there are, oldest first; none when there is no memory for the list.
   std::vector<CheckpointInfo> ListCheckpoints() const {
-    try {
+    EBB_TRY {
       return coordinator_->Checkpoints();
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return {};
     }
   }
@@ -346,18 +345,6 @@ class Store {
     return Store(*std::move(opened));
   }
 
-  // For the destructor. A completion callback may throw through Close, which the second call then
-  // completes: an operation is told once.
-  absl::Status CloseAtEnd() {
-    try {
-      return Close();
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "ebb: a callback threw while a store was closed: %s\n", error.what());
-    } catch (...) {
-      std::fputs("ebb: a callback threw while a store was closed\n", stderr);
-    }
-    return Close();
-  }
   void Leak() {
     using Kept = std::shared_ptr<const void>;
     internal::KeepForever(Kept(Kept(), coordinator_.release()));
@@ -385,12 +372,12 @@ class Store {
   }
   EBB_COLD Session& LocalSlow() {
     if (void* known = internal::FindThreadSession(*core_)) return *static_cast<Session*>(known);
-    try {
+    EBB_TRY {
       auto made = std::make_shared<Session>(NewSession());
       if (made->state_->lacks_memory()) return session_without_memory_;
       internal::KeepThreadSession(core_, made, *made->state_);
       return *made;
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return session_without_memory_;
     }
   }

@@ -211,9 +211,9 @@ class Batches {
                                           Alone alone, Answer answer) {
     for (std::size_t i = 0; i < count; ++i) {
       OpStatus status;
-      try {
+      EBB_TRY {
         status = alone(i);
-      } catch (const std::bad_alloc&) {  // of a codec
+      } EBB_CATCH_NO_MEMORY {  // of a codec
         status = Ops::RefuseForMemory(session, kind);
       }
       answer(i, status);
@@ -364,10 +364,10 @@ class Batches {
   template <typename Hit, typename Answer>
   static EBB_INLINE bool UpdateHits(SessionState& session, Group& group, std::size_t& at, Hit hit,
                                     Answer answer) {
-    try {
+    EBB_TRY {
       FinishHits(session, group, at, hit, answer);
       return true;
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return false;
     }
   }
@@ -397,9 +397,9 @@ class Batches {
   template <typename KeyAt, typename Op>
   static EBB_NOINLINE OpStatus UpdateSlow(SessionState& session, BatchReads& reads, Items items,
                                           KeyAt key, std::uint64_t hash, Op& op) {
-    try {
+    EBB_TRY {
       return TryUpdateSlow(session, reads, items, key, hash, op);
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return Ops::RefuseForMemory(session, Op::kKind);
     }
   }

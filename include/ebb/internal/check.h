@@ -35,3 +35,13 @@ namespace ebb::internal {
 #define EBB_INLINE inline __attribute__((always_inline))
 #define EBB_INLINE_LAMBDA __attribute__((always_inline))
 #endif
+
+// Templates in headers handle a lack of memory by these. A user may compile them without
+// exceptions, and then nothing throws in them.
+#ifdef __cpp_exceptions
+#define EBB_TRY try
+#define EBB_CATCH_NO_MEMORY catch (const std::bad_alloc&)
+#else
+#define EBB_TRY if constexpr (true)
+#define EBB_CATCH_NO_MEMORY else
+#endif

@@ -124,7 +124,8 @@ class Coordinator {
 
   // Copies what is live at the front of the log, and gives the front back, until `options` are met.
   // At most once through the log as it is now.
-  absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options);
+  absl::StatusOr<GcStats> CollectGarbage(
+      const GcOptions& options, GarbageCollector::Pace pace = GarbageCollector::Pace::kFree);
   absl::StatusOr<GcEstimate> EstimateGarbage();
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options);
 
@@ -144,6 +145,9 @@ class Coordinator {
   // that may pass (no space) nothing is lost: it can be called again, and the store stays closed
   // to operations meanwhile. Once it has closed it answers the same status for ever.
   absl::Status Close();
+  // The same for a destructor. A completion callback may throw through Close, which the second call
+  // then completes: an operation is told once.
+  absl::Status CloseAtEnd();
 
  private:
   absl::Status RunCommit();

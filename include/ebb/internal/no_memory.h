@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "ebb/internal/check.h"
 
 namespace ebb::internal {
 
@@ -45,9 +46,9 @@ inline const absl::Status& NoMemory() noexcept { return Fixed().no_memory; }
 // StatusOr.
 template <typename Call>
 auto CatchNoMemory(Call&& call) -> decltype(call()) {
-  try {
+  EBB_TRY {
     return std::forward<Call>(call)();
-  } catch (const std::bad_alloc&) {
+  } EBB_CATCH_NO_MEMORY {
     return NoMemory();
   }
 }

@@ -205,10 +205,10 @@ class Operations {
   template <typename Consume>
   static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume& consume) {
     const std::uint64_t hash = K::Hash(key);
-    try {
+    EBB_TRY {
       if (TryRead(session, key, hash, consume)) [[likely]]
         return OpStatus::kOk;
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return RefuseForMemory(session, OpKind::kRead);
     }
     if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
@@ -265,7 +265,7 @@ class Operations {
                                         Consume consume) {
     if (!session.callable()) return RefuseReentered(session, OpKind::kRead);
     SlowScope scope(*session.slot);
-    try {
+    EBB_TRY {
       session.search.Clear();
       OpStatus status = OpStatus::kOk;
       while (TurnRead(session, key, hash, consume, session.search, status) == Step::kOnDevice) {
@@ -273,7 +273,7 @@ class Operations {
         session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
       }
       return status;
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return RefuseForMemory(session, OpKind::kRead);
     }
   }
@@ -319,10 +319,10 @@ class Operations {
   template <typename Fn>
   static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
     const std::uint64_t hash = K::Hash(key);
-    try {
+    EBB_TRY {
       if (TryRmw(session, key, hash, fn)) [[likely]]
         return OpStatus::kOk;
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return RefuseForMemory(session, OpKind::kRmw);
     }
     return RmwSlow(session, key, hash, fn, initial);
@@ -645,13 +645,13 @@ class Operations {
                                       Op& op) {
     if (!session.callable()) return RefuseReentered(session, Op::kKind);
     SlowScope scope(*session.slot);
-    try {
+    EBB_TRY {
       session.search.Clear();
       if (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
         Complete(session, key, hash, op, session.search);
       }
       return op.status;
-    } catch (const std::bad_alloc&) {
+    } EBB_CATCH_NO_MEMORY {
       return RefuseForMemory(session, Op::kKind);
     }
   }
