@@ -114,6 +114,8 @@ TEST(ThreadSessionTest, WhatEndsWithADroppedSessionMayAddSessions) {
   }
   auto last = Must(OpenTinyInMemory<U64Store>());
   struct UsesStoresAtItsEnd {
+    UsesStoresAtItsEnd(std::vector<U64Store>& its_stores, int& count)
+        : stores(its_stores), ended(count) {}
     std::vector<U64Store>& stores;
     int& ended;
     ~UsesStoresAtItsEnd() {
