@@ -30,6 +30,13 @@ void WaitForWaiters(const JobLane& lane) {
   while (!lane.HasWaiters()) std::this_thread::yield();
 }
 
+// Takes a turn, if there is one to be had, and ends it.
+bool IsFree(JobLane& lane) {
+  const bool is_free = lane.TryLock();
+  if (is_free) lane.Unlock();
+  return is_free;
+}
+
 TEST(JobLaneTest, PostedJobsRunInTheirOrderAndPostingAllocatesNothing) {
   ThreadPool pool(0);
   JobLane lane(pool);
@@ -133,8 +140,7 @@ TEST(JobLaneTest, ATurnEndsWhateverTheJobThrows) {
   other.Post();
   RunAll(pool);
   EXPECT_EQ(count, 2);
-  ASSERT_TRUE(lane.TryLock());
-  lane.Unlock();
+  ASSERT_TRUE(IsFree(lane));
   job.Post();
   RunAll(pool);
   EXPECT_EQ(count, 3);
@@ -162,12 +168,10 @@ TEST(JobLaneTest, TryLockOvertakesThoseThatWaitButNotAJobThatRuns) {
   JobLane lane(pool);
   bool locked = true;
   LaneJob job(lane, [&] {
-    locked = lane.TryLock();
-    if (locked) lane.Unlock();
+    locked = IsFree(lane);
   });
   job.Post();
-  ASSERT_TRUE(lane.TryLock());
-  lane.Unlock();
+  ASSERT_TRUE(IsFree(lane));
   RunAll(pool);
   EXPECT_FALSE(locked);
 }
