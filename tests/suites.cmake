@@ -37,7 +37,7 @@ foreach(suite IN LISTS suites)
   if(suite STREQUAL "StressTest")
     set_tests_properties("${suite}" PROPERTIES LABELS stress TIMEOUT 1200)
   else()
-    set_tests_properties("${suite}" PROPERTIES LABELS "${ebb_suites_label}" TIMEOUT 600)
+    set_tests_properties("${suite}" PROPERTIES LABELS "${ebb_suites_label}" TIMEOUT 1200)
   endif()
   # First, so that all processors end at about the same time.
   if(suite MATCHES "Schedules$|^(Crash|Damage|DamageWithCheckpoints|BackgroundJobs|Kill)Test$")
