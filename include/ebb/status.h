@@ -15,7 +15,7 @@
 //   kDataLoss            bytes on the device fail their checksum (file and offset in the message),
 //                        or the store is poisoned because a file, which the message names, was
 //                        removed while the store was open
-//   kUnknown             only in BackgroundStats: GcOptions::progress threw; the message says what
+//   kUnknown             only in BackgroundStats: GcOptions::progress threw; see the message
 //   kUnimplemented       the files were written in a format this version does not know
 //
 // Thread safety: all functions are pure. Progress: wait-free.

@@ -17,7 +17,7 @@
 // session exactly its updates up to the serial that recovery() reports.
 //
 // When memory is out, calls return ResourceExhausted and have no effect, those without a status
-// return less; nothing is thrown but what callbacks throw (ebb/session.h). Close, too, fails then,
+// return less; only exceptions of callbacks are thrown (ebb/session.h). Close, too, fails then,
 // and can be repeated. Destruction releases everything; what had not been committed is lost, as the
 // message on stderr says.
 //
@@ -105,7 +105,7 @@ class Store {
   }
 
   // A handle of one's own, the fast path. After Close its calls answer FailedPrecondition.
-  // When memory is out, what it returns is a session whose calls return ResourceExhausted; it stays
+  // When memory is out, returns a session whose calls return ResourceExhausted; it stays
   // so. Progress: takes a mutex for a moment.
   Session NewSession() { return Session(core_); }
 

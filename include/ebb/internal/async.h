@@ -62,7 +62,7 @@ class PendingForm final : public PendingOperation {
   const OpTimer timer_;
 };
 
-// Moves `form` into it. When memory is out, `form` is as it was, and can be told.
+// Moves `form` into it. When memory is out, `form` is unchanged, and its Tell can be called.
 template <KeyType Key, typename Form>
 PendingOperations::Owned MakePending(SessionState& session, OpKind kind, bool timed,
                                      ViewOf<Key> key, Form& form) {

@@ -1,6 +1,6 @@
 // Batches: many operations of one kind in one call. Session's *Batch calls use them.
 //
-// A batch does for many items at once what a single operation would wait for. A group of 64 keys
+// A batch overlaps the waits for memory and for the device of many items. A group of 64 keys
 // goes through three loops: hash, and prefetch the index bucket; find the entry, and prefetch the
 // record; finish as the single operation does. The three loops share one guard. An item that the
 // third loop cannot finish goes through the general form (operation.h), and the device reads of
@@ -129,8 +129,7 @@ class Batches {
   template <typename KeyAt, typename Consume, typename Answer>
   static bool Read(SessionState& session, std::size_t count, KeyAt key, Consume consume,
                    Answer answer) {
-    if (session.slot->tally.recorder() != nullptr || InCallback() || !session.idle())
-        [[unlikely]] {
+    if (session.slot->tally.recorder() != nullptr || !session.MayCallBack()) [[unlikely]] {
       for (std::size_t i = 0; i < count; ++i) {
         answer(i, Ops::Read(session, key(i), [&](const auto& found) { consume(i, found); }));
       }
@@ -173,7 +172,7 @@ class Batches {
             typename Answer>
   static bool Update(SessionState& session, std::size_t count, KeyAt key, Hit hit, WithOp with_op,
                      Alone alone, Answer answer) {
-    if (session.slot->tally.recorder() != nullptr || InCallback() || !session.idle()) [[unlikely]] {
+    if (session.slot->tally.recorder() != nullptr || !session.MayCallBack()) [[unlikely]] {
       return UpdateOneByOne(session, kKind, count, alone, answer);
     }
     session.slot->tally.Add(Count::kBegun + static_cast<std::size_t>(kKind), count);

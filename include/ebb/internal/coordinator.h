@@ -51,7 +51,7 @@
 // turn. The index grows (index_growth.h) when it says that it is crowded, or on request.
 //
 // Periodic commits have a thread for themselves (Core::commit_pool) and need no turn, so they come
-// in time whatever the pool and the lane are doing. What a commit may wait for is another commit, a
+// in time whatever the pool and the lane are doing. A commit may wait for another commit, a
 // guard, and the device. Their job is posted again when it ends, however it ends, until the store
 // is poisoned or closed.
 //
@@ -130,7 +130,7 @@ class Coordinator {
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options);
 
   // Automatic checkpoints and collections: begins them, as opening does, or ends them, and returns
-  // when none runs any more. Commits, growth, and what users have called go on.
+  // when none runs any more. Commits, growth, and the users' own calls continue.
   void StartBackground() { background_.Start(); }
   void StopBackground() {
     background_.Stop();
@@ -146,7 +146,7 @@ class Coordinator {
   // to operations meanwhile. Once it has closed it answers the same status for ever.
   absl::Status Close();
   // The same for a destructor. A completion callback may throw through Close, which the second call
-  // then completes: an operation is told once.
+  // then completes: each callback runs once.
   absl::Status CloseAtEnd();
 
  private:
@@ -187,7 +187,7 @@ class Coordinator {
   // The pool's turn for that.
   void GrowWhileCrowded();
   void ScheduleCommit();
-  // What the thread of the periodic commits does.
+  // A run of the thread of the periodic commits.
   void CommitInTime();
   absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
   // Refuses operations from now on and waits until none is left.

@@ -251,6 +251,11 @@ struct SessionState {
   bool idle() const {
     return slot->word.load(std::memory_order_relaxed) == 0;  // our own slot
   }
+  // Whether a fast path may begin that runs a callback: the thread is inside no callback
+  // (HitCallback does not nest), and the session is idle. One test of two words.
+  EBB_INLINE bool MayCallBack() const {
+    return (t_callbacks | slot->word.load(std::memory_order_relaxed)) == 0;  // our own slot
+  }
   bool lacks_memory() const { return own_slot != nullptr; }
   // Why a session that is not idle takes no call.
   absl::Status BusyError() const;

@@ -13,9 +13,9 @@
 // commit is made for it. It also leaves alone what may still be updated in place.
 //
 // While other jobs wait for the lane (job_lane.h), a collection leaves it after each pass, of which
-// there is at least one in each turn; and a pass that has taken a tenth of a second ends early, or
-// else one that is slowed down (max_bytes_per_second) would hold up a checkpoint for minutes. So
-// what a collection knows between two passes is only what may change meanwhile: collected_, the
+// there is at least one in each turn; and a pass that has taken a tenth of a second ends early.
+// Otherwise one that is slowed down (max_bytes_per_second) would delay a checkpoint for minutes.
+// Between two passes a collection keeps only state that other jobs may change: collected_, the
 // log's begin, and where it ends. A turn that begins ahead of its rate does nothing until it has
 // made up for that, so leaving often makes no collection faster than it may be.
 //

@@ -220,7 +220,7 @@ class Operations {
                                  Consume&& consume) {
     Core& core = *session.core;
     if constexpr (requires { std::remove_cvref_t<Consume>::kIsCallback; }) {
-      if (InCallback() || !session.idle()) [[unlikely]]
+      if (!session.MayCallBack()) [[unlikely]]
         return false;
     } else {
       if (!session.idle()) [[unlikely]]
@@ -327,11 +327,11 @@ class Operations {
     }
     return RmwSlow(session, key, hash, fn, initial);
   }
-  // False, without effect, when it is no hit. Outside callbacks the session is idle.
+  // False, without effect, when it is no hit.
   template <typename Fn>
   static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
     Core& core = *session.core;
-    if (InCallback() || !session.idle()) [[unlikely]]
+    if (!session.MayCallBack()) [[unlikely]]
       return false;
     EpochGuard guard(core.epochs, *session.slot);
     if (!FinishRmw(session, LeadTo(core, guard, hash), key, fn)) return false;
