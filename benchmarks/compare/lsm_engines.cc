@@ -74,7 +74,7 @@ class LsmEngine final : public Engine {
   Api api_;
 };
 
-std::size_t CacheBytes(const EngineShape& shape) {
+[[maybe_unused]] std::size_t CacheBytes(const EngineShape& shape) {
   const std::uint64_t all = shape.key_count * (shape.value_bytes + 64);
   return std::max<std::size_t>(shape.memory_bytes != 0 ? shape.memory_bytes : all,
                                std::size_t{8} << 20);
