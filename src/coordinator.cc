@@ -125,6 +125,7 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
     if (absl::Status status = MakeDurable(); !status.ok()) return status;
   }
   if (manifest == nullptr && NothingToCommit()) return core_.CheckFiles(false);
+  if (absl::Status status = CheckIdleCommit(manifest != nullptr); !status.ok()) return status;
   changed_since_open_ = true;
   if (owes_control_) {
     if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
@@ -142,6 +143,15 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
     manifest->incarnations = core_.log.incarnations();
   }
   return absl::OkStatus();
+}
+
+// A commit that follows no record must not use up what the commit of the next record needs, but
+// that of Close may.
+absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
+  if (owes_control_ || core_.log.tail() != durable_ || core_.epochs.closed()) {
+    return absl::OkStatus();
+  }
+  return core_.log.CheckIdleCommit(!of_checkpoint && begin_ != BeginToState(false));
 }
 
 absl::Status Coordinator::ShiftVersion() {
@@ -218,7 +228,7 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
   for (std::span<const SessionReport> rest = changes; !rest.empty();) {
     const SessionsExtent fitting = FitSessions(rest, room);
     const auto reserve = [&](const EpochGuard& guard) {
-      const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kSpare);
+      const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kCommit);
       return HybridLog::Extent{start, start.is_null() ? 0 : fitting.bytes};
     };
     HybridLog::Extent extent;
@@ -252,7 +262,7 @@ absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const Epo
         return absl::OkStatus();
       }
     }
-    absl::Status status = log.WaitForPage(least_bytes, HybridLog::Space::kSpare);
+    absl::Status status = log.WaitForPage(least_bytes, HybridLog::Space::kCommit);
     if (!status.ok()) return status;
   }
 }
@@ -601,6 +611,11 @@ absl::Status Coordinator::MoveBegin(Address begin) {
     checkpoint = !checkpoints_.empty() && checkpoints_.back().scan_address < begin.value();
   }
   absl::Status status = checkpoint ? WriteCheckpoint() : commits_.Join();
+  // An image is what no slice of the space has room for. The log alone holds everything, too.
+  if (checkpoint && absl::IsResourceExhausted(status) && core_.log.is_short_of_space()) {
+    status = CleanUpLocked(0).status();
+    if (status.ok()) status = commits_.Join();
+  }
   return status.ok() ? FollowCommits() : status;
 }
 

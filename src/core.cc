@@ -469,6 +469,10 @@ absl::Status NameSession(SessionState& session, std::string_view name) {
   if (absl::Status status = core.CheckCallable(); !status.ok()) return status;
   if (core.epochs.closed()) return core.ClosedError();
   std::string copy(name);  // may throw: before the table knows the session
+  if (core.has_files()) {
+    const absl::Status space = core.log.SetSessionsBytes(core.sessions.ListBytesWith(name));
+    if (!space.ok()) return space;
+  }
   if (absl::Status status = core.sessions.Enter(name, session.serials); !status.ok()) {
     return status;
   }

@@ -16,6 +16,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -127,6 +128,14 @@ bool SetTransferMode(int fd, [[maybe_unused]] bool want_direct) {
   return false;
 }
 
+// Whether a file must not become so long (RLIMIT_FSIZE). A write beyond the limit would raise
+// SIGXFSZ, and space reserved with FALLOC_FL_KEEP_SIZE is not compared with it.
+bool IsAboveLimit(std::uint64_t size) {
+  struct rlimit limit;
+  return ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+         size > limit.rlim_cur;
+}
+
 class PosixFile final : public File {
  public:
   PosixFile(Descriptor fd, bool direct, bool counts_links)
@@ -137,6 +146,7 @@ class PosixFile final : public File {
     return moved < 0 ? Transfer{0, errno} : Transfer{static_cast<std::size_t>(moved), 0};
   }
   Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) override {
+    if (IsAboveLimit(offset + count)) return {0, EFBIG};
     const ssize_t moved = ::pwrite(fd_.get(), bytes, count, static_cast<off_t>(offset));
     return moved < 0 ? Transfer{0, errno} : Transfer{static_cast<std::size_t>(moved), 0};
   }
@@ -146,6 +156,7 @@ class PosixFile final : public File {
   }
   int Reserve([[maybe_unused]] std::uint64_t offset,
               [[maybe_unused]] std::uint64_t bytes) override {
+    if (IsAboveLimit(offset + bytes)) return EFBIG;
 #if defined(FALLOC_FL_KEEP_SIZE)
     return ErrorOf(::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                                static_cast<off_t>(bytes)));

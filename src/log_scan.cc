@@ -55,6 +55,7 @@ absl::Status LogScan::Pass() {
     for (const auto& [name, serial] : start_.manifest->sessions) sessions_[name] = serial;
   }
   cursor_ = last_commit_end_ = commit_before_end_ = from_;
+  open_block_ = 0;
   begin_ = Address();
   durable_ = start_.durable;
   uncommitted_ = {};
@@ -224,6 +225,7 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   checkpoint_id_ = std::max(checkpoint_id_, commit->checkpoint_id);
   durable_ = std::max(durable_, commit->durable);
   begin_ = commit->begin;
+  open_block_ = commit->kind == RecordKind::kOpen ? geometry_.BlockOf(address) : 0;
   commit_before_end_ = last_commit_end_;
   last_commit_end_ = geometry_.Normalize(address + extent);
   return absl::OkStatus();

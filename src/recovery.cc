@@ -204,7 +204,8 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
     if (!status.ok()) return status;
   }
   next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
-  next.cut_block = scan->cut_block();
+  // Openings without a commit take one block, however many there are.
+  next.cut_block = scan->open_block() != 0 ? scan->open_block() : scan->cut_block();
   next.version = scan->next_version();
   next.checkpoint_id = std::max(scan->checkpoint_id(), checkpoints.last_id);
   next.histories = scan->incarnations();

@@ -246,8 +246,8 @@ TEST(CoordinatorTest, AFailedWriteFailsTheCommitAndNothingElse) {
           EXPECT_TRUE(status.ok());
         }
         EXPECT_TRUE(Holds(store, model));
-        for (std::uint64_t i = 0; i < 1000; i += 3) Must(store.Upsert(i, model[i] = i + 1));
         rig.faults.Disarm();
+        for (std::uint64_t i = 0; i < 1000; i += 3) Must(store.Upsert(i, model[i] = i + 1));
         Must(Commit(store));
         EXPECT_TRUE(CrashLeaves<U64Store>(rig.files, kNothingSurvives, model, KeysUpTo(1001)));
         Must(store.Close());

@@ -106,10 +106,11 @@ struct Options {
   std::uint32_t background_threads = 1;
 
   // Space that a log file takes on the disk at a time, ahead of what is written: a multiple of
-  // 4 KiB up to 1 TiB. When the disk is nearly full, only what is needed: a page at a time, and at
-  // most 2 MiB that are spare for commits. So an update is refused when there is no space for it,
-  // and what has been accepted can be committed. 0: nothing is taken ahead, and a commit may find
-  // the disk full.
+  // 4 KiB up to 1 TiB. When the disk is nearly full, only what is needed: a page, and beyond it the
+  // space that deletions, collections and commits have to themselves, some 5 MiB for a small store
+  // and a few per cent of a large one. So an update is rejected when there is no space for it, and
+  // what has been accepted can be committed. Where the file system cannot reserve space, zeros are
+  // written. 0: nothing is taken ahead, and a commit may find the disk full.
   std::uint64_t preallocate_bytes = std::uint64_t{16} << 20;
 
   // Largest single write to the device: a multiple of 4 KiB from 4 KiB to 64 MiB.

@@ -48,6 +48,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -90,6 +91,8 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std:
 std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
                                                std::uint64_t store_id, std::uint64_t number);
 
+// What one session takes in a record of sessions.
+std::uint64_t SessionBytes(std::string_view name);
 // How many of `sessions`, in order, go into one record of at most `room` bytes, and its extent.
 struct SessionsExtent {
   std::size_t count = 0;

@@ -197,6 +197,7 @@ class Coordinator {
   absl::Status LetGo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
   // Bumps to the next version and waits until the last one has drained. After an error the store is
   // poisoned.
+  absl::Status CheckIdleCommit(bool of_checkpoint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Appends what ends a version and makes it durable.
   absl::Status WriteControl(std::uint64_t version, bool clean) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
