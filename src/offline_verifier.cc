@@ -107,7 +107,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
 
 absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std::string& path,
                                               const VerifyOptions& options) {
-  auto directory = OpenLocked(file_system, path, /*create=*/false);
+  auto directory = OpenLocked(file_system, path, LockKind::kReader);
   if (!directory.ok()) return directory.status();
   VerifyReport report;
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);

@@ -67,20 +67,22 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
   return std::move(opened.directory);
 }
 
-absl::Status LockDirectory(Directory& directory, const std::string& path) {
-  const int error = directory.Lock(kLockName);
+absl::Status LockDirectory(Directory& directory, const std::string& path, LockKind kind) {
+  const int error = directory.Lock(kLockName, kind);
   if (error == EWOULDBLOCK) {
     return absl::FailedPreconditionError(
-        fmt::format("{} is open already, here or in another process", path));
+        fmt::format("{} is open already, here or in another process{}", path,
+                    kind == LockKind::kReader ? ", for writing" : ""));
   }
   return error == 0 ? absl::OkStatus() : FileError("lock", path + "/" + kLockName, 0, error);
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path, bool create) {
-  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenPath(file_system, path, create);
+                                                      const std::string& path, LockKind kind) {
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      OpenPath(file_system, path, /*create=*/kind == LockKind::kWriter);
   if (!directory.ok()) return directory;
-  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
   return directory;
 }
 
@@ -104,7 +106,8 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
            name == kUnfinishedBackupName;
   });
   if (!may_be_store) return NoStoreError(path);
-  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  absl::Status status = LockDirectory(**directory, path, LockKind::kWriter);
+  if (!status.ok()) return status;
   return directory;
 }
 
