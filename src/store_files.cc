@@ -48,8 +48,8 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
 }  // namespace
 
 absl::Status NoStoreError(const std::string& path) {
-  return absl::NotFoundError(
-      fmt::format("path {}: there is no store, and create_if_missing is false", path));
+  return absl::NotFoundError(fmt::format(
+      "path {}: there is no store, and create_if_missing is false or read_only is set", path));
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
@@ -87,7 +87,7 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
-                                                           const std::string& path) {
+                                                           const std::string& path, LockKind kind) {
   if (!path.empty() && file_system.OpenDirectory(path, /*create=*/false).error == ENOENT) {
     return NoStoreError(path);
   }
@@ -106,8 +106,7 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
            name == kUnfinishedBackupName;
   });
   if (!may_be_store) return NoStoreError(path);
-  absl::Status status = LockDirectory(**directory, path, LockKind::kWriter);
-  if (!status.ok()) return status;
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
   return directory;
 }
 

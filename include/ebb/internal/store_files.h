@@ -40,12 +40,13 @@ absl::Status LockDirectory(Directory& directory, const std::string& path,
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
                                                       const std::string& path,
                                                       LockKind kind = LockKind::kWriter);
-// NotFound: Options::create_if_missing is false.
+// NotFound: Options::create_if_missing is false, or read_only is set.
 absl::Status NoStoreError(const std::string& path);
 // The same for a directory that must hold a store: NotFound when there is none, and then nothing is
 // created.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
-                                                           const std::string& path);
+                                                           const std::string& path,
+                                                           LockKind kind);
 
 // The files of the log.
 struct FoundSegments {
