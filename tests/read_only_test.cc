@@ -352,6 +352,7 @@ TEST_F(ReadOnlyTest, AReaderSeesWhatRecoveryWouldShowAfterAnyCrash) {
       if (reader.ok()) {
         ++opened;
         shown = ScanOf(*reader);
+        CoreOf(*reader).log.CheckBoundaries();
         EXPECT_TRUE(Verifies(*reader)) << calls << ' ' << seed;
         Must(reader->Close());
         reader = absl::UnknownError("");
