@@ -272,6 +272,9 @@ LockedDirectories& Locked() {
   }();
   return *locked;
 }
+// Made while the program starts, when no thread forks: a child that finds it half made would wait
+// forever.
+[[maybe_unused]] const LockedDirectories& g_made_early = Locked();
 
 int PosixDirectory::List(std::vector<std::string>& names) {
   names.clear();

@@ -74,7 +74,12 @@ absl::Status LockDirectory(Directory& directory, const std::string& path, LockKi
         fmt::format("{} is open already, here or in another process{}", path,
                     kind == LockKind::kReader ? ", for writing" : ""));
   }
-  return error == 0 ? absl::OkStatus() : FileError("lock", path + "/" + kLockName, 0, error);
+  if (error == 0) return absl::OkStatus();
+  absl::Status status = FileError("lock", path + "/" + kLockName, 0, error);
+  if (kind != LockKind::kWriter || (error != EROFS && error != EACCES)) return status;
+  return absl::Status(status.code(), std::string(status.message()) +
+                                         "; Options::read_only opens a store that must not be "
+                                         "written");
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
