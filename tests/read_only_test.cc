@@ -1,7 +1,7 @@
 // Read-only opening: what a reader sees is what recovery would show, and nothing on the medium
 // changes for it, whether or not it may be written.
 //
-// Hazard 58.
+// Hazard 60.
 #include <fcntl.h>
 #include <grp.h>
 #include <gtest/gtest.h>
