@@ -223,7 +223,7 @@ absl::Status BackupTarget::Mark(const std::string& path) {
     return absl::InvalidArgumentError(
         fmt::format("directory {} is not empty: it holds {}", path, *foreign));
   }
-  if (const int error = marker_directory_->Lock(marker_name_); error != 0) {
+  if (const int error = marker_directory_->Lock(marker_name_, LockKind::kNameOnly); error != 0) {
     return error == EWOULDBLOCK ? absl::FailedPreconditionError(fmt::format(
                                       "{}: another backup into it is in progress", path))
                                 : FileError("create", path + "/" + marker_name_, 0, error);

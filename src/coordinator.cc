@@ -59,7 +59,9 @@ Coordinator::Coordinator(Core& core, Start start)
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
   core_.make_durable = [this] { return commits_.Join(); };
-  if (core_.config.durability == Durability::kAlways) core_.log.BlockUpdates();
+  if (core_.config.durability == Durability::kAlways || core_.config.read_only) {
+    core_.log.BlockUpdates();
+  }
   if (core_.config.index_auto_grow) core_.index.OnCrowded([this] { AskForGrowth(); });
   if (!core_.has_files()) return;
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
@@ -310,12 +312,14 @@ absl::Status Coordinator::RunCheckpointLocked() {
 absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
   MutexLock lock(mu_);
   if (stopped_) return core_.ClosedError();
+  const auto is_covered = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    MutexLock list_lock(list_mu_);
+    return !checkpoints_.empty() && checkpoints_.back().durable_address == durable_.value();
+  };
+  if (core_.config.read_only && is_covered()) return absl::OkStatus();
   if (core_.health.poisoned()) return core_.health.status();
   if (absl::Status status = core_.CheckFiles(true); !status.ok()) return status;
-  needed = !NothingToCommit();
-  MutexLock list_lock(list_mu_);
-  needed =
-      needed || checkpoints_.empty() || checkpoints_.back().durable_address != durable_.value();
+  needed = !NothingToCommit() || !is_covered();
   return absl::OkStatus();
 }
 
@@ -398,6 +402,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept
   }
   // Before any mutex: in a forked child nobody may be left to unlock it.
   if (core_.epochs.closed()) return core_.ClosedError();
+  if (absl::Status status = core_.CheckWritable(); !status.ok()) return status;
   LaneTurn turn(lane_);
   {
     MutexLock commit_lock(mu_);
@@ -623,6 +628,7 @@ absl::Status Coordinator::MoveBegin(Address begin) {
 
 absl::Status Coordinator::GrowIndex() {
   if (core_.epochs.closed()) return core_.ClosedError();
+  if (absl::Status status = core_.CheckWritable(); !status.ok()) return status;
   LaneTurn turn(lane_);
   return GrowInTurn();
 }
@@ -682,7 +688,7 @@ absl::Status Coordinator::CloseLocked() {
   ShutOut();
   core_.AbandonPending();
   absl::Status status;
-  if (core_.has_files()) {
+  if (core_.has_files() && !core_.config.read_only) {
     try {
       // Without it nothing is lost, only the next opening is longer.
       if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());

@@ -244,7 +244,8 @@ absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& director
 
 absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   const std::string name = SegmentName(number);
-  OpenedFile opened = directory_.Open(name, {.create = false, .direct = config_.direct_io});
+  OpenedFile opened =
+      directory_.Open(name, {.write = !config_.read_only, .direct = config_.direct_io});
   if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
   std::uint64_t size = 0;
   if (const int error = opened.file->Size(size); error != 0) {

@@ -107,7 +107,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
 
 absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std::string& path,
                                               const VerifyOptions& options) {
-  auto directory = OpenLocked(file_system, path, /*create=*/false);
+  auto directory = OpenLocked(file_system, path, LockKind::kReader);
   if (!directory.ok()) return directory.status();
   VerifyReport report;
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);
@@ -124,11 +124,12 @@ absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std
   files.directory = *std::move(directory);
   files.headers = std::make_unique<SegmentHeaders>(header);
   auto device =
-      FileDevice::Open(*files.directory, *files.headers, {.segment_blocks = header.segment_blocks});
+      FileDevice::Open(*files.directory, *files.headers,
+                       {.segment_blocks = header.segment_blocks, .read_only = true});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);
   Options least;
-  least.durability = Durability::kManual;  // no thread for commits
+  least.read_only = true;
   least.log_memory_bytes = std::max(least.log_memory_bytes, std::uint64_t{16} << header.page_shift);
   // A bucket for half a block of log, so for 2 to 80 records.
   const int wanted = static_cast<int>(std::bit_width(files.device->EndBlock())) + 1;

@@ -110,12 +110,13 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   return status;
 }
 
-// Puts the log behind the open record at `cut_block`, with the newest pages in memory.
+// Lets the log end behind the open record at `cut_block`, or before that block if there is none,
+// with the newest pages in memory.
 void StartLog(Core& core, NewHistory start, Address scanned_from) {
   const Geometry& geometry = core.log.geometry();
   HybridLog::Position position;
   position.begin = start.begin;
-  position.tail = geometry.BlockStart(start.cut_block + 1);
+  position.tail = geometry.BlockStart(start.cut_block + (core.config.read_only ? 0 : 1));
   position.incarnations = std::move(start.histories);
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
   // One frame is free for the next page, and pages behind the tail may have been read into others.
@@ -129,7 +130,7 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
     }
   }
   core.log.Restore(std::move(position));
-  core.log.TakeSpaceAhead(0);
+  if (!core.config.read_only) core.log.TakeSpaceAhead(0);
 }
 
 }  // namespace
@@ -240,8 +241,13 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
     next.histories.pop_back();
   }
+  const bool read_only = core->config.read_only;
+  // Block 0 holds the first open record, if there has been one.
+  if (read_only) next.cut_block = std::max<std::uint64_t>(next.cut_block, 1);
   next.histories.push_back({next.cut_block, RandomWord() | 1});
-  if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
+  if (!read_only) {
+    if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
+  }
   core->direct_io = core->files.device->direct();
   Coordinator::Start start;
   start.version = next.version;
@@ -254,7 +260,7 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
            opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
   start.durable = core->log.tail();
   // What an interrupted truncation has left. It does no harm, so a failure does none either.
-  static_cast<void>(core->files.device->TruncateFront(front_block));
+  if (!read_only) static_cast<void>(core->files.device->TruncateFront(front_block));
 
   core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
   if (core->epochs.broken()) return core->health.status();
@@ -273,6 +279,9 @@ absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes typ
   if (options.durability == Durability::kAlways) {
     return absl::InvalidArgumentError(
         "durability is kAlways: a store in memory has nothing that could be durable");
+  }
+  if (options.read_only) {
+    return absl::InvalidArgumentError("read_only is set: a store in memory begins empty");
   }
   StoreFiles files;
   files.device = std::make_unique<MemoryDevice>();
@@ -293,16 +302,18 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 
   FileSystem& file_system =
       environment.file_system != nullptr ? *environment.file_system : PosixFileSystem();
-  absl::StatusOr<std::unique_ptr<Directory>> directory = options.create_if_missing
-                                                             ? OpenLocked(file_system, path)
-                                                             : OpenLockedStore(file_system, path);
+  const bool may_create = options.create_if_missing && !options.read_only;
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      may_create ? OpenLocked(file_system, path)
+                 : OpenLockedStore(file_system, path,
+                                   options.read_only ? LockKind::kReader : LockKind::kWriter);
   if (!directory.ok()) return directory.status();
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);
   if (!found.ok()) return found.status();
   if (found->header.has_value()) {
     absl::Status status = CheckHeader(*found->header, types, options);
     if (!status.ok()) return status;
-  } else if (!options.create_if_missing) {
+  } else if (!may_create) {
     return NoStoreError(path);  // removed since the directory was opened
   } else {
     absl::Status status = CreateFirstFile(**directory, fresh);
@@ -320,6 +331,7 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
       FileDevice::Open(*files.directory, *files.headers,
                        {.segment_blocks = header.segment_blocks,
                         .direct_io = options.direct_io,
+                        .read_only = options.read_only,
                         .reserve_blocks = options.preallocate_bytes / kBlockBytes});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);

@@ -48,8 +48,8 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
 }  // namespace
 
 absl::Status NoStoreError(const std::string& path) {
-  return absl::NotFoundError(
-      fmt::format("path {}: there is no store, and create_if_missing is false", path));
+  return absl::NotFoundError(fmt::format(
+      "path {}: there is no store, and create_if_missing is false or read_only is set", path));
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
@@ -67,25 +67,32 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
   return std::move(opened.directory);
 }
 
-absl::Status LockDirectory(Directory& directory, const std::string& path) {
-  const int error = directory.Lock(kLockName);
+absl::Status LockDirectory(Directory& directory, const std::string& path, LockKind kind) {
+  const int error = directory.Lock(kLockName, kind);
   if (error == EWOULDBLOCK) {
     return absl::FailedPreconditionError(
-        fmt::format("{} is open already, here or in another process", path));
+        fmt::format("{} is open already, here or in another process{}", path,
+                    kind == LockKind::kReader ? ", for writing" : ""));
   }
-  return error == 0 ? absl::OkStatus() : FileError("lock", path + "/" + kLockName, 0, error);
+  if (error == 0) return absl::OkStatus();
+  absl::Status status = FileError("lock", path + "/" + kLockName, 0, error);
+  if (kind != LockKind::kWriter || (error != EROFS && error != EACCES)) return status;
+  return absl::Status(status.code(), std::string(status.message()) +
+                                         "; Options::read_only opens a store that must not be "
+                                         "written");
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path, bool create) {
-  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenPath(file_system, path, create);
+                                                      const std::string& path, LockKind kind) {
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      OpenPath(file_system, path, /*create=*/kind == LockKind::kWriter);
   if (!directory.ok()) return directory;
-  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
   return directory;
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
-                                                           const std::string& path) {
+                                                           const std::string& path, LockKind kind) {
   if (!path.empty() && file_system.OpenDirectory(path, /*create=*/false).error == ENOENT) {
     return NoStoreError(path);
   }
@@ -104,7 +111,7 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
            name == kUnfinishedBackupName;
   });
   if (!may_be_store) return NoStoreError(path);
-  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
   return directory;
 }
 

@@ -64,7 +64,7 @@ TEST_F(StoreFilesTest, AnEmptyDirectoryHoldsNothingAndASecondLockIsRefused) {
   EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "new").status(),
                         StatusCode::kFailedPrecondition, "open already"));
   EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "").status(), StatusCode::kInvalidArgument));
-  EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "none", /*create=*/false).status(),
+  EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "none", internal::LockKind::kReader).status(),
                         StatusCode::kInvalidArgument, "none"));
 }
 

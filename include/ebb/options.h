@@ -20,7 +20,7 @@
 //
 // They hold up their job, and no operation or commit. All calls of their store are rejected as
 // ebb/session.h says, since most would wait for the job: FailedPrecondition. (During recovery and
-// VerifyDirectory there is no store that could be called; to open or verify the same directory is
+// VerifyDirectory there is no store that could be called; to open the same directory for writing is
 // FailedPrecondition.) Calls of other stores, and calls of other threads, are allowed; but a
 // callback must not wait for another thread's long job, StopBackground or Close of this store. A
 // throw of std::bad_alloc may become ResourceExhausted instead.
@@ -74,6 +74,18 @@ struct Options {
   // Open creates the directory and the store when they are absent. Without, Open then fails with
   // NotFound and changes nothing: it creates neither the directory nor a lock file.
   bool create_if_missing = true;
+
+  // Open the store for reading only, as its last commit left it. No byte is written, neither by
+  // Open nor later, so this works on read-only media and without permission to write. Any number of
+  // readers, in this process and others, can have a store open; while there is one, or a
+  // VerifyDirectory runs, opening it for writing is FailedPrecondition, and the other way round.
+  // Reads, scans, Verify and Close work as usual. Calls that change anything (updates, Commit,
+  // CollectGarbage, GrowIndex, named sessions, CleanupCheckpoints) are FailedPrecondition. So are
+  // Checkpoint and Backup, unless the newest checkpoint is where the log ends. Open never creates a
+  // store, as if create_if_missing were false, and the options for durability, checkpoints,
+  // collection, preallocation and promotion are ignored. (The last commit may be in the page cache
+  // alone if the writer was killed; then a loss of power can still undo it.)
+  bool read_only = false;
 
   // Memory for the part of the log that is kept in frames; the newest records live here.
   // At least eight pages, from 1 MiB up to the machine's physical memory.

@@ -45,10 +45,11 @@ struct VerifyReport {
   bool ok() const { return problem_count == 0; }
 };
 
-// Verifies the store in a directory that nobody has open, and changes nothing in it (but that a
-// missing LOCK file is made). Reads the whole log; the memory of an index is needed for it.
-// Damage is in the report. Errors: InvalidArgument (there is no store), FailedPrecondition (it is
-// open), Unimplemented (of a newer version), ResourceExhausted, Unavailable.
+// Verifies the store in a directory that no store has open for writing, and changes nothing in it.
+// Several can run at the same time; while one runs, Open for writing is FailedPrecondition. Reads
+// the whole log; the memory of an index is needed for it. Damage is in the report. Errors:
+// InvalidArgument (there is no store), FailedPrecondition (it is open for writing), Unimplemented
+// (of a newer version), ResourceExhausted, Unavailable.
 absl::StatusOr<VerifyReport> VerifyDirectory(const std::string& path,
                                              const VerifyOptions& options = {});
 

@@ -133,6 +133,7 @@ class FileDevice final : public Device {
   struct Config {
     std::uint64_t segment_blocks = 0;
     bool direct_io = true;
+    bool read_only = false;  // then only calls that read are made
     // Space that is taken on the disk at a time, ahead of what is written; 0: none.
     std::uint64_t reserve_blocks = 0;
   };

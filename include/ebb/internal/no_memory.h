@@ -34,6 +34,7 @@ struct FixedStatuses {
   absl::Status forked;
   absl::Status reentered;
   absl::Status in_memory;
+  absl::Status read_only;
   absl::Status poisoned;
   absl::Status failed_sync;
 };

@@ -16,6 +16,11 @@
 // cut off, and an open record with a new incarnation is written and synced. An interrupted opening
 // leaves the same log to be opened again.
 //
+// A read-only opening (Options::read_only) ends with the scan. The log ends at its last commit. A
+// history that no block states begins there, in memory alone: of records of earlier ones, only an
+// opening knows which count (log_verifier.cc). The store's health rejects changes (health.h).
+// Nothing is written again or synced, so what is shown may be in the page cache alone.
+//
 // The pages scanned last stay in memory, as many as the budget holds less those read ahead. What
 // is below the start of a scan stays on the device.
 //

@@ -32,17 +32,21 @@ inline constexpr const char* kUnfinishedBackupName = "UNFINISHED-BACKUP";
 // one that is absent.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
                                                     const std::string& path, bool create);
-// Locks it for a store; creates the lock file. FailedPrecondition when it is locked already.
-absl::Status LockDirectory(Directory& directory, const std::string& path);
-// Both.
+// Locks it for a store: a writer creates the lock file. FailedPrecondition when another writer, or
+// for a writer any reader, has locked it.
+absl::Status LockDirectory(Directory& directory, const std::string& path,
+                           LockKind kind = LockKind::kWriter);
+// Both. A writer creates the directory when it is absent.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path, bool create = true);
-// NotFound: Options::create_if_missing is false.
+                                                      const std::string& path,
+                                                      LockKind kind = LockKind::kWriter);
+// NotFound: Options::create_if_missing is false, or read_only is set.
 absl::Status NoStoreError(const std::string& path);
 // The same for a directory that must hold a store: NotFound when there is none, and then nothing is
 // created.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
-                                                           const std::string& path);
+                                                           const std::string& path,
+                                                           LockKind kind);
 
 // The files of the log.
 struct FoundSegments {
