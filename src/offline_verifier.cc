@@ -24,7 +24,8 @@ namespace ebb::internal {
 namespace {
 
 // Reports every block that fails its checksum although it is not dead in a log that begins at
-// `begin`, and something states that it was durable. `durable` is what checkpoints state.
+// `begin`, and something states that it was durable. `durable` is what checkpoints and the durable
+// end state.
 absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOptions& options,
                       VerifyReport& report) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);

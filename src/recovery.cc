@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/durable_end.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_scan.h"
@@ -252,6 +253,14 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   StartLog(*core, std::move(next),
            opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
   start.durable = core->log.tail();
+  if (found != nullptr) {
+    absl::StatusOr<std::unique_ptr<DurableEnd>> end =
+        DurableEnd::Open(*core->files.directory, core->config.log.store_id,
+                         core->log.geometry().BlockOf(start.durable));
+    // A store can do without, as long as the end of its log is not lost.
+    if (end.ok()) start.durable_end = *std::move(end);
+    if (!end.ok()) opened.report.notes.emplace_back(end.status().message());
+  }
   // What an interrupted truncation has left. It does no harm, so a failure does none either.
   static_cast<void>(core->files.device->TruncateFront(front_block));
 
