@@ -309,6 +309,7 @@ absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
 
 // Damage or the end? A block behind the bad one that states that more was durable tells.
 absl::Status LogScan::LookForLaterCommits() {
+  if (start_.salvage) return absl::OkStatus();
   const Address bad = geometry_.BlockStart(bad_block_);
   if (last_commit_end_ < start_.durable) {
     return absl::DataLossError(fmt::format("{}: a checkpoint or {} states that it was durable",

@@ -77,7 +77,8 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
   const auto progress = [&](const RecoveryProgress& step) {
     if (options.progress) options.progress({step.scanned_bytes, step.total_bytes});
   };
-  const absl::Status status = ScanLog(core, found, /*images=*/false, progress, *checkpoints, scan);
+  const absl::Status status =
+      ScanLog(core, found, ScanMode::kLogAlone, progress, *checkpoints, scan);
   if (scan.has_value()) report.record_count = scan->replayed_records();
   if (!status.ok()) {
     if (!absl::IsDataLoss(status)) return status;

@@ -286,7 +286,7 @@ TEST_F(DurableEndOfAStoreTest, ATruncatedTailIsNoticed) {
   MakeStore();
   const std::string last = SegmentFile(LastFile());
   const std::string bytes = whole_.at(last);
-  for (std::size_t size = 0; size < bytes.size(); size += 512) {
+  for (std::size_t size = 0; size < bytes.size(); size += 1536) {
     Snapshot cut = whole_;
     cut.at(last).resize(size);
     ExpectLost(cut, std::to_string(size));

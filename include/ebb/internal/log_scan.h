@@ -61,6 +61,8 @@ class LogScan {
     const Manifest* manifest = nullptr;
     // What checkpoints, used or not, and the durable end state to be durable.
     Address durable;
+    // Nothing is damage: the log ends at its last commit before the first bad block.
+    bool salvage = false;
     std::function<void(const RecoveryProgress&)> progress;
   };
   LogScan(Core& core, Start start);
