@@ -78,7 +78,6 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std:
   Put(fields, 44, record.index_exponent);
   Put(fields, 48, record.previous_incarnation);
   Put(fields, 56, record.cut_block);
-  Put(fields, 64, std::uint64_t{record.clean});
   Put(fields, 72, kFormatVersion);
   Put(fields, 76, static_cast<std::uint32_t>(record.kind));
   Put(fields, 80, CommitRecord::kFieldBytes);
@@ -103,7 +102,6 @@ std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payloa
   record.index_exponent = Get<std::uint32_t>(fields, 44);
   record.previous_incarnation = Get<std::uint64_t>(fields, 48);
   record.cut_block = Get<std::uint64_t>(fields, 56);
-  record.clean = Get<std::uint64_t>(fields, 64) != 0;
   return record;
 }
 

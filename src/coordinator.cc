@@ -35,6 +35,7 @@ Coordinator::Coordinator(Core& core, Start start)
       durable_(start.durable),
       begin_(core.log.begin()),
       recorded_checkpoint_id_(start.checkpoint_id),
+      durable_end_(std::move(start.durable_end)),
       collected_(core.log.begin().value()),
       durable_begin_(core.log.begin().value()),
       commit_job_(core.commit_pool(), [this] { CommitInTime(); }),
@@ -128,16 +129,15 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   }
   if (manifest == nullptr && NothingToCommit()) return core_.CheckFiles(false);
   if (absl::Status status = CheckIdleCommit(manifest != nullptr); !status.ok()) return status;
-  changed_since_open_ = true;
   if (owes_control_) {
-    if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
+    if (absl::Status status = WriteControl(version_ - 1); !status.ok()) return status;
   }
   if (manifest != nullptr) recorded_checkpoint_id_ = manifest->id;
   const Address begin = BeginToState(manifest != nullptr);
   if (begin_ != begin) record_all_sessions_ = true;
   begin_ = begin;
   if (absl::Status status = ShiftVersion(); !status.ok()) return status;
-  if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
+  if (absl::Status status = WriteControl(version_ - 1); !status.ok()) return status;
   if (manifest != nullptr) {
     manifest->version = version_ - 1;
     manifest->durable = durable_;
@@ -167,7 +167,7 @@ absl::Status Coordinator::ShiftVersion() {
   return absl::OkStatus();
 }
 
-absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
+absl::Status Coordinator::WriteControl(std::uint64_t version) {
   HybridLog& log = core_.log;
   owes_control_ = true;
   settled_ = true;
@@ -175,7 +175,7 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   absl::Status status;
   try {
     status = AppendSessions(version);
-    if (status.ok()) status = AppendControl(version, clean, extent);
+    if (status.ok()) status = AppendControl(version, extent);
   } catch (const std::bad_alloc&) {
     status = NoMemory();
   }
@@ -189,14 +189,12 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   return MakeDurable();
 }
 
-absl::Status Coordinator::AppendControl(std::uint64_t version, bool clean,
-                                        HybridLog::Extent& extent) {
+absl::Status Coordinator::AppendControl(std::uint64_t version, HybridLog::Extent& extent) {
   HybridLog& log = core_.log;
   CommitRecord record;
   record.kind = RecordKind::kControl;
   record.checkpoint_id = recorded_checkpoint_id_;
   record.version = version;
-  record.clean = clean;
   record.begin = begin_;
   record.begin_incarnation = log.IncarnationAt(begin_);
   record.durable = durable_;
@@ -217,6 +215,7 @@ absl::Status Coordinator::MakeDurable() {
   if (absl::Status status = core_.log.FlushTo(end); !status.ok()) return status;
   if (absl::Status status = core_.files.device->Sync(); !status.ok()) return core_.Poison(status);
   durable_ = end;
+  if (durable_end_ != nullptr) durable_end_->Advance(core_.log.geometry().BlockOf(end));
   durable_begin_.store(begin_.value(), std::memory_order_release);               // [begin]
   core_.counters.commits.fetch_add(1, std::memory_order_relaxed);                // statistics
   core_.counters.durable_address.store(end.value(), std::memory_order_relaxed);  // statistics
@@ -345,6 +344,7 @@ absl::Status Coordinator::WriteCheckpoint() {
   if (status.ok()) {
     MutexLock lock(mu_);
     status = CommitLocked(&manifest);
+    if (status.ok() && durable_end_ != nullptr) status = durable_end_->Sync();
   }
   // The image's name before the manifest's, so that a crash leaves no manifest without its image.
   if (status.ok()) status = SyncDirectory();
@@ -493,7 +493,15 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
   // A growth may have been left half-way.
   if (core_.epochs.broken()) return core_.health.status();
   try {
-    return LogVerifier(core_, options, [this] { return core_.epochs.closed(); }).Run(Checkpoints());
+    LogVerifier verifier(core_, options, [this] { return core_.epochs.closed(); });
+    absl::StatusOr<VerifyReport> report = verifier.Run(Checkpoints());
+    if (!report.ok() || !core_.has_files()) return report;
+    MutexLock commit_lock(mu_);  // the file is not written meanwhile
+    const absl::StatusOr<FoundDurableEnd> end =
+        ReadDurableEnd(*core_.files.directory, core_.config.log.store_id);
+    if (!end.ok()) return end.status();
+    if (!end->problem.empty()) AddProblem(options, end->problem, *report);
+    return report;
   } catch (const std::bad_alloc&) {
     return NoMemory();
   }
@@ -694,9 +702,8 @@ absl::Status Coordinator::CloseLocked() {
       if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
       MutexLock lock(mu_);
       status = CommitLocked(nullptr);
-      // The mark commits the next version, in which nothing has happened.
-      if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
       if (status.ok()) status = core_.CheckFiles(true);
+      if (status.ok() && durable_end_ != nullptr) status = durable_end_->Sync();
     } catch (const std::bad_alloc&) {
       status = NoMemory();
     }
@@ -719,6 +726,7 @@ absl::Status Coordinator::LetGo() {
   {
     MutexLock lock(mu_);  // a commit may still run
     stopped_ = true;
+    durable_end_ = nullptr;
   }
   core_.log.StopMaintenance();
   core_.commit_thread.Stop();

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "ebb/internal/durable_end.h"
 #include "ebb/internal/hash.h"
 #include "ebb/internal/index_filler.h"
 #include "ebb/internal/index_image.h"
@@ -310,10 +311,11 @@ absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
 
 // Damage or the end? A block behind the bad one that states that more was durable tells.
 absl::Status LogScan::LookForLaterCommits() {
+  if (start_.salvage) return absl::OkStatus();
   const Address bad = geometry_.BlockStart(bad_block_);
   if (last_commit_end_ < start_.durable) {
-    return absl::DataLossError(
-        fmt::format("{}: a checkpoint states that it was durable", DescribeBad()));
+    return absl::DataLossError(fmt::format("{}: a checkpoint or {} states that it was durable",
+                                           DescribeBad(), kDurableEndName));
   }
   const Device& device = *core_.files.device;
   absl::Status damage;

@@ -24,7 +24,8 @@ namespace ebb::internal {
 namespace {
 
 // Reports every block that fails its checksum although it is not dead in a log that begins at
-// `begin`, and something states that it was durable. `durable` is what checkpoints state.
+// `begin`, and something states that it was durable. `durable` is what checkpoints and the durable
+// end state.
 absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOptions& options,
                       VerifyReport& report) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
@@ -76,7 +77,8 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
   const auto progress = [&](const RecoveryProgress& step) {
     if (options.progress) options.progress({step.scanned_bytes, step.total_bytes});
   };
-  const absl::Status status = ScanLog(core, found, /*images=*/false, progress, *checkpoints, scan);
+  const absl::Status status =
+      ScanLog(core, found, ScanMode::kLogAlone, progress, *checkpoints, scan);
   if (scan.has_value()) report.record_count = scan->replayed_records();
   if (!status.ok()) {
     if (!absl::IsDataLoss(status)) return status;

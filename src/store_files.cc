@@ -7,6 +7,8 @@
 #include <system_error>
 #include <utility>
 
+#include "ebb/internal/durable_end.h"
+
 namespace ebb::internal {
 namespace {
 
@@ -108,7 +110,7 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
   const bool may_be_store = std::any_of(names.begin(), names.end(), [](const std::string& name) {
     std::uint64_t number;
     return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
-           name == kUnfinishedBackupName;
+           name == kUnfinishedBackupName || name == kDurableEndName;
   });
   if (!may_be_store) return NoStoreError(path);
   if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
@@ -135,13 +137,18 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   }
   std::sort(found.numbers.begin(), found.numbers.end());
   if (found.numbers.empty()) {
-    // The first file's name is durable before there is a checkpoint: no trace of a crash either.
+    // The first file's name is durable before there is a checkpoint or a commit: no trace of a
+    // crash either.
     const auto checkpoint = std::find_if(names.begin(), names.end(), [](const std::string& name) {
       return CheckpointOfFile(name).has_value();
     });
-    if (checkpoint == names.end()) return found;
+    const absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, std::nullopt);
+    if (!end.ok()) return end.status();
+    const bool has_checkpoint = checkpoint != names.end();
+    if (!has_checkpoint && end->end_block == 0) return found;
     return absl::DataLossError(
-        fmt::format("the log's files, log-*.ebb, are missing, but {} is there", *checkpoint));
+        fmt::format("the log's files, log-*.ebb, are missing, but {} is there",
+                    has_checkpoint ? *checkpoint : kDurableEndName));
   }
   // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
   // needed any more: the scan tells, as for any bad block.
@@ -166,6 +173,11 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
 }
 
 absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) {
+  absl::Status status = WriteDurableEnd(directory, header.store_id, 0);
+  if (!status.ok()) return status;
+  if (const int error = directory.Sync(); error != 0) {
+    return FileError("create", kDurableEndName, 0, error);
+  }
   const std::string name = FileDevice::SegmentName(0);
   const std::string unfinished = name + ".new";
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
@@ -198,6 +210,10 @@ absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint
     return FileError("listing", "the store's directory", 0, error);
   }
   FoundCheckpoints found;
+  absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, store_id);
+  if (!end.ok()) return end.status();
+  found.durable = geometry.BlockStart(end->end_block);
+  if (!end->problem.empty()) found.notes.push_back(std::move(end->problem));
   for (const std::string& name : names) {
     const auto id = CheckpointOfFile(name);
     if (!id.has_value()) continue;

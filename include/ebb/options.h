@@ -175,6 +175,16 @@ struct Options {
   // some 50 ns, and 34 KiB for each session.
   bool measure_latency = false;
 
+  // What is left of a damaged store. Where Open would fail with DataLoss because a part of the log
+  // is damaged or missing, it opens the store as the last commit before the first such place left
+  // it. It removes everything behind that from the files, and all checkpoints, for good: so copy
+  // the directory first. recovery().notes says what the damage was and how much was dropped. If
+  // garbage has been collected since that commit, keys whose records it moved are gone too, and a
+  // note says so. A store that is not damaged opens as always. DataLoss all the same if no commit
+  // can be reached: the log's beginning is damaged, or all of its files are gone or another
+  // store's.
+  bool salvage = false;
+
   // Called by Open, in the opening thread, after each page of the log that it has read. Empty: not
   // called.
   std::function<void(const RecoveryProgress&)> recovery_progress = {};

@@ -5,7 +5,8 @@
 // record: its lengths, and that its previous address falls and leads to a record of the same chain,
 // as the bits of the key's hash tell. Every entry of the index: that its chain leads to the newest
 // records of the log; and that no chain of the log is without an entry. Every checkpoint: its
-// manifest, each entry of its image, and that no chain is missing there.
+// manifest, each entry of its image, and that no chain is missing there. That the log does not end
+// before durable.ebb says, and that this file is there.
 //
 // Everything below the log's begin is dead, and no damage: a healthy store never has a problem.
 //

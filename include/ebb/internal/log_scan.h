@@ -59,8 +59,10 @@ class LogScan {
     std::uint64_t begin_incarnation = 0;
     // The checkpoint whose image is in the index already, or null: an empty index. Outlives this.
     const Manifest* manifest = nullptr;
-    // What checkpoints, used or not, state to be durable.
+    // What checkpoints, used or not, and the durable end state to be durable.
     Address durable;
+    // Nothing is damage: the log ends at its last commit before the first bad block.
+    bool salvage = false;
     std::function<void(const RecoveryProgress&)> progress;
   };
   LogScan(Core& core, Start start);

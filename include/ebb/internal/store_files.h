@@ -1,5 +1,5 @@
-// What lies in a store's directory: its lock, the files of its log, its checkpoints. Finds them,
-// and makes the first.
+// What lies in a store's directory: its lock, the files of its log, its checkpoints, and how far
+// the log was durable (durable_end.h). Finds them, and makes the first.
 //
 // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
 // needed any more: finding tells of it, and who reads the log decides.
@@ -55,11 +55,12 @@ struct FoundSegments {
   std::map<std::uint64_t, std::string> bad_headers;  // segments, and what is wrong with them
 };
 // FailedPrecondition for a backup that was not finished, DataLoss for files of another store, for
-// headers of which none verifies, and for checkpoints without a log.
+// headers of which none verifies, and for checkpoints or a durable end without a log.
 absl::StatusOr<FoundSegments> FindSegments(Directory& directory);
 
-// The first file of a new store, which then exists: it gets its name only when its header is
-// durable, so that a file of that name without a header is never the trace of a crash.
+// The first files of a new store, which then exists: the durable end, then the log's. That one gets
+// its name only when its header is durable, so that a file of that name without a header is never
+// the trace of a crash.
 absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header);
 
 // Headers of further files.
@@ -76,11 +77,11 @@ class SegmentHeaders final : public FileDevice::HeaderSource {
 struct FoundCheckpoints {
   std::vector<Manifest> manifests;  // that verify, in order of id
   std::uint64_t last_id = 0;        // of any file
-  Address durable;                  // as the manifests state
+  Address durable;                  // as the manifests and the durable end state
   std::vector<std::string> notes;
 };
 // Those of the store with this id and geometry. Unimplemented for a newer format,
-// ResourceExhausted; one that does not verify is a note.
+// ResourceExhausted; one that does not verify is a note, and so is a durable end.
 absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint64_t store_id,
                                                  const Geometry& geometry);
 
