@@ -6,8 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "ebb/internal/hash.h"
-
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -161,11 +159,14 @@ std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent) 
   return record;
 }
 
+std::uint64_t TypeTag(std::string_view name) {
+  return name.empty() ? 0 : HashBytes(name.data(), name.size());
+}
+
 void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block) {
   std::fill(block.begin(), block.end(), std::byte{0});
   Put(block, 0, kSegmentMagic);
   Put(block, 8, header.format_version);
-  Put(block, 12, header.feature_bits);
   Put(block, 16, header.store_id);
   Put(block, 24, header.first_block);
   Put(block, 32, header.segment_blocks);
@@ -176,6 +177,15 @@ void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block
   Put(block, 56, header.hash_version);
   Put(block, 60, header.codec_version);
   Put(block, 64, header.creation_exponent);
+  Put(block, 72, header.required_features);
+  Put(block, 80, header.optional_features);
+  Put(block, 88, header.hash_seed.s0);
+  Put(block, 96, header.hash_seed.s1);
+  Put(block, 104, header.key_tag);
+  Put(block, 112, header.value_tag);
+  Put(block, 120, header.created_unix_us);
+  Put(block, 128, header.writer);
+  Put(block, SegmentHeader::kRestOffset, header.rest);
   SealBlock(block, header.store_id, kHeaderNumber, 0);
 }
 
@@ -193,12 +203,16 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
     return absl::DataLossError(fmt::format("{} at offset 0: header fails its checksum", name));
   }
   header.format_version = Get<std::uint32_t>(block, 8);
-  header.feature_bits = Get<std::uint32_t>(block, 12);
-  if (header.format_version != kFormatVersion || header.feature_bits != 0) {
+  if (header.format_version != kFormatVersion) {
     return absl::UnimplementedError(
-        fmt::format("{}: format version {} with features {:#x}; this library reads version {} "
-                    "without features",
-                    name, header.format_version, header.feature_bits, kFormatVersion));
+        fmt::format("{}: format version {}; this library reads format version {}", name,
+                    header.format_version, kFormatVersion));
+  }
+  header.required_features = Get<std::uint64_t>(block, 72);
+  if (const std::uint64_t unknown = header.required_features & ~SegmentHeader::kKnownFeatures;
+      unknown != 0) {
+    return absl::UnimplementedError(fmt::format(
+        "{}: the store needs features {:#x}, which this library does not know", name, unknown));
   }
   header.first_block = Get<std::uint64_t>(block, 24);
   header.segment_blocks = Get<std::uint64_t>(block, 32);
@@ -208,6 +222,13 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
   header.hash_version = Get<std::uint32_t>(block, 56);
   header.codec_version = Get<std::uint32_t>(block, 60);
   header.creation_exponent = Get<std::uint32_t>(block, 64);
+  header.optional_features = Get<std::uint64_t>(block, 80);
+  header.hash_seed = {Get<std::uint64_t>(block, 88), Get<std::uint64_t>(block, 96)};
+  header.key_tag = Get<std::uint64_t>(block, 104);
+  header.value_tag = Get<std::uint64_t>(block, 112);
+  header.created_unix_us = Get<std::uint64_t>(block, 120);
+  header.writer = Get<decltype(header.writer)>(block, 128);
+  header.rest = Get<decltype(header.rest)>(block, SegmentHeader::kRestOffset);
   const bool sane =
       header.page_shift >= kBlockShift && header.page_shift <= 26 && header.segment_blocks != 0 &&
       header.segment_blocks % (std::uint64_t{1} << (header.page_shift - kBlockShift)) == 0 &&

@@ -7,7 +7,6 @@
 #include <optional>
 #include <utility>
 
-#include "ebb/internal/hash.h"
 #include "ebb/internal/index_filler.h"
 #include "ebb/internal/index_image.h"
 
@@ -174,9 +173,7 @@ absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& 
   if (header.prev() >= address) return Malformed(address, "a record that links upwards");
   ++uncommitted_[header.version_bits()];
   if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
-  const bool fixed_key = !core_.config.log.shape.key_variable();
-  const std::uint64_t hash = HashKey(record.key(), record.key_length(), fixed_key);
-  return filler.Add({hash, address, header.prev()});
+  return filler.Add({core_.HashOf(record), address, header.prev()});
 }
 
 absl::Status LogScan::TakeSessions(const Record& record, Address address) {

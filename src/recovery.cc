@@ -239,7 +239,9 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
     next.histories.pop_back();
   }
-  next.histories.push_back({next.cut_block, RandomWord() | 1});
+  std::uint64_t incarnation = 0;
+  if (absl::Status status = FillRandom({&incarnation, 1}); !status.ok()) return status;
+  next.histories.push_back({next.cut_block, incarnation | 1});
   if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
   core->direct_io = core->files.device->direct();
   Coordinator::Start start;
@@ -266,8 +268,9 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
 
 absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes types,
                                          const Environment& environment) {
-  absl::StatusOr<CoreConfig> config =
-      MakeConfig(NewHeader(options, environment, types), options, environment);
+  const absl::StatusOr<SegmentHeader> header = NewHeader(options, environment, types);
+  if (!header.ok()) return header.status();
+  absl::StatusOr<CoreConfig> config = MakeConfig(*header, options, environment);
   if (!config.ok()) return config.status();
   if (options.durability == Durability::kAlways) {
     return absl::InvalidArgumentError(
@@ -285,8 +288,9 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (environment.in_memory) return OpenInMemory(options, types, environment);
   // What does not fit these types or limits is refused before anything is created.
-  const SegmentHeader fresh = NewHeader(options, environment, types);
-  if (absl::StatusOr<CoreConfig> config = MakeConfig(fresh, options, environment); !config.ok()) {
+  const absl::StatusOr<SegmentHeader> fresh = NewHeader(options, environment, types);
+  if (!fresh.ok()) return fresh.status();
+  if (absl::StatusOr<CoreConfig> config = MakeConfig(*fresh, options, environment); !config.ok()) {
     return config.status();
   }
 
@@ -304,10 +308,10 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   } else if (!options.create_if_missing) {
     return NoStoreError(path);  // removed since the directory was opened
   } else {
-    absl::Status status = CreateFirstFile(**directory, fresh);
+    absl::Status status = CreateFirstFile(**directory, *fresh);
     if (!status.ok()) return status;
   }
-  const SegmentHeader header = found->header.value_or(fresh);
+  const SegmentHeader header = found->header.value_or(*fresh);
   absl::StatusOr<CoreConfig> config = MakeConfig(header, options, environment);
   if (!config.ok()) return config.status();
 
