@@ -35,12 +35,18 @@ inline constexpr std::uint32_t kHashVersion = 2;
 // XXH3-64 of any bytes, unseeded.
 std::uint64_t HashBytes(const void* bytes, std::size_t count);
 
-__extension__ using Uint128 = unsigned __int128;
-
 // The high half of the product, xored with the low half.
 EBB_INLINE std::uint64_t FoldedProduct(std::uint64_t a, std::uint64_t b) {
+#if defined(__x86_64__)
+  // Of two products in a row, gcc 12 would store the halves of the first one on the stack.
+  std::uint64_t high;
+  asm("mulq %2" : "+a"(a), "=d"(high) : "rm"(b) : "cc");
+  return a ^ high;
+#else
+  __extension__ using Uint128 = unsigned __int128;
   const auto product = static_cast<Uint128>(a) * static_cast<Uint128>(b);
   return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
+#endif
 }
 
 // Unseeded, of numbers that nobody chooses: of ids and block numbers, in checksums. All versions of
