@@ -67,41 +67,45 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std:
   Put(extent, 0,
       RecordHeader::MakeExtent(record.kind, extent.size()).With(RecordHeader::kValid).word());
   const std::span<std::byte> fields = extent.last(CommitRecord::kFieldBytes);
-  Put(fields, 0, record.begin_incarnation);
-  Put(fields, 8, record.checkpoint_id);
-  Put(fields, 16, record.version);
-  Put(fields, 24, record.begin.value());
-  Put(fields, 32, record.durable.value());
-  Put(fields, 40, record.creation_exponent);
-  Put(fields, 44, record.index_exponent);
-  Put(fields, 48, record.previous_incarnation);
-  Put(fields, 56, record.cut_block);
-  Put(fields, 64, std::uint64_t{record.clean});
-  Put(fields, 72, kFormatVersion);
-  Put(fields, 76, static_cast<std::uint32_t>(record.kind));
-  Put(fields, 80, CommitRecord::kFieldBytes);
-  Put(fields, 88, CommitMagic(store_id, number));
+  Put(fields, 16, record.shift_tail.value());
+  Put(fields, 24, record.unix_us);
+  Put(fields, 32, record.begin_incarnation);
+  Put(fields, 40, record.checkpoint_id);
+  Put(fields, 48, record.version);
+  Put(fields, 56, record.begin.value());
+  Put(fields, 64, record.durable.value());
+  Put(fields, 72, record.creation_exponent);
+  Put(fields, 76, record.index_exponent);
+  Put(fields, 80, record.previous_incarnation);
+  Put(fields, 88, record.cut_block);
+  Put(fields, 96, std::uint64_t{record.clean});
+  Put(fields, 104, kFormatVersion);
+  Put(fields, 108, static_cast<std::uint32_t>(record.kind));
+  Put(fields, 112, CommitRecord::kFieldBytes);
+  Put(fields, 120, CommitMagic(store_id, number));
 }
 
 std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
                                                std::uint64_t store_id, std::uint64_t number) {
   if (payload.size() < CommitRecord::kFieldBytes) return std::nullopt;
   const std::span<const std::byte> fields = payload.last(CommitRecord::kFieldBytes);
-  if (Get<std::uint64_t>(fields, 88) != CommitMagic(store_id, number)) return std::nullopt;
-  if (Get<std::uint64_t>(fields, 80) != CommitRecord::kFieldBytes) return std::nullopt;
+  if (Get<std::uint64_t>(fields, 120) != CommitMagic(store_id, number)) return std::nullopt;
+  if (Get<std::uint64_t>(fields, 112) != CommitRecord::kFieldBytes) return std::nullopt;
   CommitRecord record;
-  record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 76) & 7);
+  record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 108) & 7);
   if (record.kind != RecordKind::kControl && record.kind != RecordKind::kOpen) return std::nullopt;
-  record.begin_incarnation = Get<std::uint64_t>(fields, 0);
-  record.checkpoint_id = Get<std::uint64_t>(fields, 8);
-  record.version = Get<std::uint64_t>(fields, 16);
-  record.begin = Address(Get<std::uint64_t>(fields, 24));
-  record.durable = Address(Get<std::uint64_t>(fields, 32));
-  record.creation_exponent = Get<std::uint32_t>(fields, 40);
-  record.index_exponent = Get<std::uint32_t>(fields, 44);
-  record.previous_incarnation = Get<std::uint64_t>(fields, 48);
-  record.cut_block = Get<std::uint64_t>(fields, 56);
-  record.clean = Get<std::uint64_t>(fields, 64) != 0;
+  record.shift_tail = Address(Get<std::uint64_t>(fields, 16));
+  record.unix_us = Get<std::uint64_t>(fields, 24);
+  record.begin_incarnation = Get<std::uint64_t>(fields, 32);
+  record.checkpoint_id = Get<std::uint64_t>(fields, 40);
+  record.version = Get<std::uint64_t>(fields, 48);
+  record.begin = Address(Get<std::uint64_t>(fields, 56));
+  record.durable = Address(Get<std::uint64_t>(fields, 64));
+  record.creation_exponent = Get<std::uint32_t>(fields, 72);
+  record.index_exponent = Get<std::uint32_t>(fields, 76);
+  record.previous_incarnation = Get<std::uint64_t>(fields, 80);
+  record.cut_block = Get<std::uint64_t>(fields, 88);
+  record.clean = Get<std::uint64_t>(fields, 96) != 0;
   return record;
 }
 

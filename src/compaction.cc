@@ -125,7 +125,8 @@ Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t
   const std::uint32_t value_bytes = ValueBytes(live.record, shape);
   const Record copy(log.At(address, guard), shape);
   const RecordHeader header =
-      RecordHeader::Make(RecordKind::kRecord, slot.entry.address(), guard.version_bits());
+      RecordHeader::Make(RecordKind::kRecord, slot.entry.address(), guard.version_bits())
+          .With(RecordHeader::kCopy);
   copy.Init(header, live.record.key(), live.record.key_length(), value_bytes, value_bytes);
   CopyToLog(live.record.value(), value_bytes, copy.value());
   copy.header().StoreRelaxed(header.With(RecordHeader::kValid));

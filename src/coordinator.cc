@@ -145,7 +145,7 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
 }
 
 absl::Status Coordinator::ShiftVersion() {
-  shift_tail_ = core_.log.tail();
+  shift_tail_ = shift_began_ = core_.log.tail();
   core_.log.BeginVersionShift();
   ++version_;
   const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>(version_ & 3));
@@ -185,6 +185,8 @@ absl::Status Coordinator::AppendControl(std::uint64_t version, bool clean,
   record.checkpoint_id = recorded_checkpoint_id_;
   record.version = version;
   record.clean = clean;
+  record.shift_tail = shift_began_;
+  record.unix_us = UnixUs();
   record.begin = begin_;
   record.begin_incarnation = log.IncarnationAt(begin_);
   record.durable = durable_;
@@ -194,6 +196,7 @@ absl::Status Coordinator::AppendControl(std::uint64_t version, bool clean,
     return log.ReserveToBlockEnd(CommitRecord::kLeastExtentBytes, guard);
   };
   const auto encode = [&](std::span<std::byte> bytes) {
+    if (clean) record.shift_tail = extent.start;  // no operation has acted in its version
     const Address last = extent.start + (bytes.size() - 1);
     EncodeCommitRecord(record, core_.config.log.store_id, log.geometry().BlockOf(last), bytes);
   };

@@ -193,7 +193,8 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   const RecordHeader header = record.header().LoadAcquire();
   const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
   if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
-      commit->durable > address || commit->begin < std::max(begin_, geometry_.BlockStart(1)) ||
+      commit->durable > address || commit->shift_tail > address ||
+      commit->begin < std::max(begin_, geometry_.BlockStart(1)) ||
       (commit->begin > address && commit->begin != geometry_.BlockStart(1)) ||
       commit->begin != geometry_.Normalize(commit->begin) || commit->begin.value() % 8 != 0 ||
       commit->creation_exponent != static_cast<std::uint32_t>(core_.index.creation_exponent())) {

@@ -214,7 +214,7 @@ const char* LogVerifier::CheckRecord(const Record& record, Address address) {
       const bool at_block_end =
           (geometry_.OffsetOf(address) + bytes.size()) % kBlockPayloadBytes == 0;
       const bool good = commit.has_value() && commit->kind == header.kind() && at_block_end &&
-                        commit->durable <= address;
+                        commit->durable <= address && commit->shift_tail <= address;
       return good ? nullptr : "is a malformed commit record";
     }
     case RecordKind::kSessions:
@@ -285,7 +285,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
         const RecordHeader header = record.header().LoadAcquire();
         prev = header.prev();
         const std::uint64_t room = geometry_.payload_bytes() - geometry_.OffsetOf(address);
-        if (header.kind() != RecordKind::kRecord || !header.valid() ||
+        if (header.kind() != RecordKind::kRecord || !header.valid() || header.has_reserved() ||
             room < shape_.prefix_bytes() || record.ExtentOf() > room) {
           problem = "is no record, but a chain leads to it";
         } else if (ChainOf(core_.HashOf(record) ^ hash) != 0) {

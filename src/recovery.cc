@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/clock.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_scan.h"
@@ -89,6 +90,8 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   record.previous_incarnation =
       histories.size() > 1 ? histories[histories.size() - 2].incarnation : 0;
   record.cut_block = cut_block;
+  record.shift_tail = record.durable;
+  record.unix_us = UnixUs();
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
   EncodeCommitRecord(record, config.store_id, cut_block, block.first(kBlockPayloadBytes));
   SealBlock(block, config.store_id, cut_block, histories.back().incarnation);

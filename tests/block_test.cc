@@ -156,6 +156,8 @@ CommitRecord OpenRecord() {
   record.previous_incarnation = 0x3132333435363738;
   record.cut_block = 0x4142434445464748;
   record.clean = true;
+  record.shift_tail = Address(0x333333333338);
+  record.unix_us = 0x6162636465666768;
   return record;
 }
 
@@ -169,6 +171,8 @@ void ExpectEqual(const CommitRecord& left, const CommitRecord& right) {
   EXPECT_EQ(left.previous_incarnation, right.previous_incarnation);
   EXPECT_EQ(left.cut_block, right.cut_block);
   EXPECT_EQ(left.clean, right.clean);
+  EXPECT_EQ(left.shift_tail, right.shift_tail);
+  EXPECT_EQ(left.unix_us, right.unix_us);
 }
 
 TEST(BlockTest, CommitRecordComesBack) {
@@ -206,7 +210,11 @@ TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
   std::array<std::byte, CommitRecord::kLeastExtentBytes> bytes;
   EncodeCommitRecord(OpenRecord(), kStore, kNumber, bytes);
   EXPECT_EQ(Hex(bytes),
-            "6800000000002400"    // extent 104, valid, kind open
+            "8800000000002400"    // extent 136, valid, kind open
+            "0000000000000000"    // reserved
+            "0000000000000000"    // reserved
+            "3833333333330000"    // the tail when the shift began
+            "6867666564636261"    // time
             "5152535455565758"    // incarnation at begin
             "0000000000000000"    // checkpoint
             "0807060504030201"    // version
@@ -217,7 +225,7 @@ TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
             "4847464544434241"    // cut
             "0100000000000000"    // clean
             "0200000004000000"    // format version, kind
-            "6000000000000000"    // length of the fields
+            "8000000000000000"    // length of the fields
             "c237bd53f91a0dca");  // "EBCOMMIT", mixed with the store's id
 }
 
@@ -244,7 +252,7 @@ TEST(BlockTest, SessionsComeBackAsTheyWere) {
 TEST(BlockTest, EndOfABlockWithoutCommitRecordIsNone) {
   EXPECT_FALSE(DecodeCommitRecord(PatternBlock().span().first(4080), kStore, kNumber).has_value());
   EXPECT_FALSE(DecodeCommitRecord(Block().span().first(4080), kStore, kNumber).has_value());
-  EXPECT_FALSE(DecodeCommitRecord(Block().span().first(79), kStore, kNumber).has_value());
+  EXPECT_FALSE(DecodeCommitRecord(Block().span().first(127), kStore, kNumber).has_value());
 }
 
 // The end mark is mixed with the store's id, so that the value of a record cannot imitate it by

@@ -13,6 +13,10 @@
 //
 //   +0          record header: kind control or open, extent
 //   +8 ..       zeros
+//   end-128     zeros (128): reserved
+//   end-112     address (64): the tail when the shift to the next version began. Records of that
+//               version may lie from here on, before this record
+//   end-104     microseconds of 1970 when this was written (64)
 //   end-96      incarnation of the block that holds the begin address (64)
 //   end-88      id of the newest checkpoint, finished or not (64)
 //   end-80      version (64)
@@ -23,7 +27,7 @@
 //   end-40      cut: first block of this history (64)   open records only, else 0
 //   end-32      clean: 1 in the mark that Close leaves (64)
 //   end-24      format version (32) | kind (32)
-//   end-16      length of the fields, 96 (64)
+//   end-16      length of the fields, 128 (64)
 //   end-8       magic (64), mixed with the store's id and the block's number, so that no value can
 //               pass for one by chance, nor what a reused frame still holds of another page
 //
@@ -93,8 +97,10 @@ struct CommitRecord {
   std::uint64_t previous_incarnation = 0;
   std::uint64_t cut_block = 0;
   bool clean = false;
+  Address shift_tail;
+  std::uint64_t unix_us = 0;
 
-  static constexpr std::uint64_t kFieldBytes = 96;
+  static constexpr std::uint64_t kFieldBytes = 128;
   static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
 };
 // Fills `extent`, which ends at the end of the payload of block `number`, with the record.

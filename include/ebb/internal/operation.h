@@ -7,8 +7,9 @@
 //
 //   absent    the chain holds no record of the key, or a tombstone is the newest
 //   mutable   at or above read_only, of the operation's own version, no flags: update in place
-//   frozen    below safe_read_only, or of an older version that has drained, or on the device:
-//             may be copied or superseded by something that depends on it
+//   frozen    below safe_read_only, or of an older version that has drained, or on the device, or
+//             a collection's copy, which nothing ever changes: may be copied or superseded by
+//             something that depends on it
 //   unsettled anything else: only a blind Upsert may append above it; all others leave the guard,
 //             help, and start again
 //
@@ -738,7 +739,9 @@ class Operations {
     Where Classify(Address address, RecordHeader header) const {
       const bool own_version = address >= version_floor && header.version_bits() == version_bits;
       if (header.tombstone()) return Where::kAbsent;
-      if (address < safe_read_only || (!own_version && drained)) return Where::kFrozen;
+      if (header.copy() || address < safe_read_only || (!own_version && drained)) {
+        return Where::kFrozen;
+      }
       if (address >= read_only && own_version && !header.sealed()) return Where::kMutable;
       return Where::kUnsettled;
     }
