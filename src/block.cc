@@ -6,8 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "ebb/internal/hash.h"
-
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -69,39 +67,43 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std:
   Put(extent, 0,
       RecordHeader::MakeExtent(record.kind, extent.size()).With(RecordHeader::kValid).word());
   const std::span<std::byte> fields = extent.last(CommitRecord::kFieldBytes);
-  Put(fields, 0, record.begin_incarnation);
-  Put(fields, 8, record.checkpoint_id);
-  Put(fields, 16, record.version);
-  Put(fields, 24, record.begin.value());
-  Put(fields, 32, record.durable.value());
-  Put(fields, 40, record.creation_exponent);
-  Put(fields, 44, record.index_exponent);
-  Put(fields, 48, record.previous_incarnation);
-  Put(fields, 56, record.cut_block);
-  Put(fields, 72, kFormatVersion);
-  Put(fields, 76, static_cast<std::uint32_t>(record.kind));
-  Put(fields, 80, CommitRecord::kFieldBytes);
-  Put(fields, 88, CommitMagic(store_id, number));
+  Put(fields, 16, record.shift_tail.value());
+  Put(fields, 24, record.unix_us);
+  Put(fields, 32, record.begin_incarnation);
+  Put(fields, 40, record.checkpoint_id);
+  Put(fields, 48, record.version);
+  Put(fields, 56, record.begin.value());
+  Put(fields, 64, record.durable.value());
+  Put(fields, 72, record.creation_exponent);
+  Put(fields, 76, record.index_exponent);
+  Put(fields, 80, record.previous_incarnation);
+  Put(fields, 88, record.cut_block);
+  Put(fields, 104, kFormatVersion);
+  Put(fields, 108, static_cast<std::uint32_t>(record.kind));
+  Put(fields, 112, CommitRecord::kFieldBytes);
+  Put(fields, 120, CommitMagic(store_id, number));
 }
 
 std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
                                                std::uint64_t store_id, std::uint64_t number) {
   if (payload.size() < CommitRecord::kFieldBytes) return std::nullopt;
   const std::span<const std::byte> fields = payload.last(CommitRecord::kFieldBytes);
-  if (Get<std::uint64_t>(fields, 88) != CommitMagic(store_id, number)) return std::nullopt;
-  if (Get<std::uint64_t>(fields, 80) != CommitRecord::kFieldBytes) return std::nullopt;
+  if (Get<std::uint64_t>(fields, 120) != CommitMagic(store_id, number)) return std::nullopt;
+  if (Get<std::uint64_t>(fields, 112) != CommitRecord::kFieldBytes) return std::nullopt;
   CommitRecord record;
-  record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 76) & 7);
+  record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 108) & 7);
   if (record.kind != RecordKind::kControl && record.kind != RecordKind::kOpen) return std::nullopt;
-  record.begin_incarnation = Get<std::uint64_t>(fields, 0);
-  record.checkpoint_id = Get<std::uint64_t>(fields, 8);
-  record.version = Get<std::uint64_t>(fields, 16);
-  record.begin = Address(Get<std::uint64_t>(fields, 24));
-  record.durable = Address(Get<std::uint64_t>(fields, 32));
-  record.creation_exponent = Get<std::uint32_t>(fields, 40);
-  record.index_exponent = Get<std::uint32_t>(fields, 44);
-  record.previous_incarnation = Get<std::uint64_t>(fields, 48);
-  record.cut_block = Get<std::uint64_t>(fields, 56);
+  record.shift_tail = Address(Get<std::uint64_t>(fields, 16));
+  record.unix_us = Get<std::uint64_t>(fields, 24);
+  record.begin_incarnation = Get<std::uint64_t>(fields, 32);
+  record.checkpoint_id = Get<std::uint64_t>(fields, 40);
+  record.version = Get<std::uint64_t>(fields, 48);
+  record.begin = Address(Get<std::uint64_t>(fields, 56));
+  record.durable = Address(Get<std::uint64_t>(fields, 64));
+  record.creation_exponent = Get<std::uint32_t>(fields, 72);
+  record.index_exponent = Get<std::uint32_t>(fields, 76);
+  record.previous_incarnation = Get<std::uint64_t>(fields, 80);
+  record.cut_block = Get<std::uint64_t>(fields, 88);
   return record;
 }
 
@@ -158,11 +160,14 @@ std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent) 
   return record;
 }
 
+std::uint64_t TypeTag(std::string_view name) {
+  return name.empty() ? 0 : HashBytes(name.data(), name.size());
+}
+
 void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block) {
   std::fill(block.begin(), block.end(), std::byte{0});
   Put(block, 0, kSegmentMagic);
   Put(block, 8, header.format_version);
-  Put(block, 12, header.feature_bits);
   Put(block, 16, header.store_id);
   Put(block, 24, header.first_block);
   Put(block, 32, header.segment_blocks);
@@ -173,6 +178,15 @@ void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block
   Put(block, 56, header.hash_version);
   Put(block, 60, header.codec_version);
   Put(block, 64, header.creation_exponent);
+  Put(block, 72, header.required_features);
+  Put(block, 80, header.optional_features);
+  Put(block, 88, header.hash_seed.s0);
+  Put(block, 96, header.hash_seed.s1);
+  Put(block, 104, header.key_tag);
+  Put(block, 112, header.value_tag);
+  Put(block, 120, header.created_unix_us);
+  Put(block, 128, header.writer);
+  Put(block, SegmentHeader::kRestOffset, header.rest);
   SealBlock(block, header.store_id, kHeaderNumber, 0);
 }
 
@@ -190,12 +204,16 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
     return absl::DataLossError(fmt::format("{} at offset 0: header fails its checksum", name));
   }
   header.format_version = Get<std::uint32_t>(block, 8);
-  header.feature_bits = Get<std::uint32_t>(block, 12);
-  if (header.format_version != kFormatVersion || header.feature_bits != 0) {
+  if (header.format_version != kFormatVersion) {
     return absl::UnimplementedError(
-        fmt::format("{}: format version {} with features {:#x}; this library reads version {} "
-                    "without features",
-                    name, header.format_version, header.feature_bits, kFormatVersion));
+        fmt::format("{}: format version {}; this library reads format version {}", name,
+                    header.format_version, kFormatVersion));
+  }
+  header.required_features = Get<std::uint64_t>(block, 72);
+  if (const std::uint64_t unknown = header.required_features & ~SegmentHeader::kKnownFeatures;
+      unknown != 0) {
+    return absl::UnimplementedError(fmt::format(
+        "{}: the store needs features {:#x}, which this library does not know", name, unknown));
   }
   header.first_block = Get<std::uint64_t>(block, 24);
   header.segment_blocks = Get<std::uint64_t>(block, 32);
@@ -205,6 +223,13 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
   header.hash_version = Get<std::uint32_t>(block, 56);
   header.codec_version = Get<std::uint32_t>(block, 60);
   header.creation_exponent = Get<std::uint32_t>(block, 64);
+  header.optional_features = Get<std::uint64_t>(block, 80);
+  header.hash_seed = {Get<std::uint64_t>(block, 88), Get<std::uint64_t>(block, 96)};
+  header.key_tag = Get<std::uint64_t>(block, 104);
+  header.value_tag = Get<std::uint64_t>(block, 112);
+  header.created_unix_us = Get<std::uint64_t>(block, 120);
+  header.writer = Get<decltype(header.writer)>(block, 128);
+  header.rest = Get<decltype(header.rest)>(block, SegmentHeader::kRestOffset);
   const bool sane =
       header.page_shift >= kBlockShift && header.page_shift <= 26 && header.segment_blocks != 0 &&
       header.segment_blocks % (std::uint64_t{1} << (header.page_shift - kBlockShift)) == 0 &&

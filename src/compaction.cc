@@ -4,8 +4,6 @@
 #include <cstring>
 #include <new>
 
-#include "ebb/internal/hash.h"
-
 namespace ebb::internal {
 namespace {
 
@@ -14,10 +12,6 @@ namespace {
 std::uint64_t ChunkBytes(const Geometry& geometry) {
   return std::clamp(geometry.frame_count * geometry.page_bytes() / 32, std::uint64_t{1} << 18,
                     std::uint64_t{1} << 20);
-}
-
-std::uint64_t HashOf(const Record& record, RecordShape shape) {
-  return HashKey(record.key(), record.key_length(), !shape.key_variable());
 }
 
 std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
@@ -125,7 +119,7 @@ Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t
   const RecordShape shape = log.shape();
   EpochGuard guard(core_.epochs, slot_);
   HashIndex::Slot slot;
-  if (core_.index.FindForUpdate(HashOf(live.record, shape), slot) !=
+  if (core_.index.FindForUpdate(core_.HashOf(live.record), slot) !=
       HashIndex::CreateResult::kFound) {
     return Next::kWait;  // its piece of the index is being moved
   }
@@ -138,7 +132,8 @@ Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t
   const std::uint32_t value_bytes = ValueBytes(live.record, shape);
   const Record copy(log.At(address, guard), shape);
   const RecordHeader header =
-      RecordHeader::Make(RecordKind::kRecord, slot.entry.address(), guard.version_bits());
+      RecordHeader::Make(RecordKind::kRecord, slot.entry.address(), guard.version_bits())
+          .With(RecordHeader::kCopy);
   copy.Init(header, live.record.key(), live.record.key_length(), value_bytes, value_bytes);
   CopyToLog(live.record.value(), value_bytes, copy.value());
   copy.header().StoreRelaxed(header.With(RecordHeader::kValid));

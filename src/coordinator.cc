@@ -157,7 +157,7 @@ absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
 }
 
 absl::Status Coordinator::ShiftVersion() {
-  shift_tail_ = core_.log.tail();
+  shift_tail_ = shift_began_ = core_.log.tail();
   core_.log.BeginVersionShift();
   ++version_;
   const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>(version_ & 3));
@@ -195,6 +195,8 @@ absl::Status Coordinator::AppendControl(std::uint64_t version, HybridLog::Extent
   record.kind = RecordKind::kControl;
   record.checkpoint_id = recorded_checkpoint_id_;
   record.version = version;
+  record.shift_tail = shift_began_;
+  record.unix_us = UnixUs();
   record.begin = begin_;
   record.begin_incarnation = log.IncarnationAt(begin_);
   record.durable = durable_;

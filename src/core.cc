@@ -41,7 +41,8 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       commit_thread(CommitThreads(core_config),
                     core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),
-      index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages),
+      index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages,
+            core_config.hash_seed),
       session_without_memory(std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>())) {
   if (!core_config.measure_latency) return;
   latency_base_ = std::make_unique<LatencyHistograms>();

@@ -24,10 +24,11 @@ int MostExponent(int exponent, int creation_exponent) {
 
 }  // namespace
 
-HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages)
+HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages, HashSeed seed)
     : tag_shift_{static_cast<std::uint64_t>(64 - IndexEntry::kTagBits - creation_exponent), 0},
       creation_exponent_(creation_exponent),
       most_exponent_(MostExponent(exponent, creation_exponent)),
+      key_hash_(seed),
       huge_pages_(huge_pages) {
   // Less where address space is limited.
   for (;; --most_exponent_) {

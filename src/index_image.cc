@@ -1,10 +1,10 @@
 #include "ebb/internal/index_image.h"
 
-#include <random>
 #include <vector>
 
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/sealed_file.h"
+#include "ebb/internal/store_config.h"
 
 namespace ebb::internal {
 namespace {
@@ -12,8 +12,7 @@ constexpr std::uint64_t kBucketMark = std::uint64_t{1} << 63;
 }
 
 absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Manifest& manifest) {
-  std::random_device random;
-  manifest.image_stamp = std::uint64_t{random()} << 32 | random();
+  if (absl::Status status = FillRandom({&manifest.image_stamp, 1}); !status.ok()) return status;
   manifest.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
   manifest.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
   SealedWriter writer(*core.files.directory, ImageName(manifest.id),

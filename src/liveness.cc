@@ -5,8 +5,6 @@
 #include <cstring>
 #include <new>
 
-#include "ebb/internal/hash.h"
-
 namespace ebb::internal {
 namespace {
 
@@ -52,7 +50,7 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::ve
   const RecordShape shape = log_.shape();
   std::array<std::uint64_t, kGroup> hashes;
   for (std::size_t i = 0; i < group.size(); ++i) {
-    hashes[i] = HashKey(group[i].key, group[i].key_length, !shape.key_variable());
+    hashes[i] = core_.HashOf(group[i].key, group[i].key_length);
     core_.index.Prefetch(hashes[i]);
   }
   EpochGuard guard(core_.epochs, slot_);
@@ -149,8 +147,7 @@ std::span<const std::byte> Liveness::KeyOf(const Open& open) const {
 // ---- shortcuts ----
 
 std::uint64_t Liveness::ChainOf(const Walk& walk) const {
-  const std::uint64_t hash =
-      HashKey(walk.key.data(), walk.key.size(), !log_.shape().key_variable());
+  const std::uint64_t hash = core_.HashOf(walk.key.data(), walk.key.size());
   const int bits = core_.index.creation_exponent() + IndexEntry::kTagBits;
   return hash & ((std::uint64_t{1} << bits) - 1);
 }

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "ebb/internal/durable_end.h"
-#include "ebb/internal/hash.h"
 #include "ebb/internal/index_filler.h"
 #include "ebb/internal/index_image.h"
 
@@ -176,9 +175,7 @@ absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& 
   if (header.prev() >= address) return Malformed(address, "a record that links upwards");
   ++uncommitted_[header.version_bits()];
   if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
-  const bool fixed_key = !core_.config.log.shape.key_variable();
-  const std::uint64_t hash = HashKey(record.key(), record.key_length(), fixed_key);
-  return filler.Add({hash, address, header.prev()});
+  return filler.Add({core_.HashOf(record), address, header.prev()});
 }
 
 absl::Status LogScan::TakeSessions(const Record& record, Address address) {
@@ -198,7 +195,8 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   const RecordHeader header = record.header().LoadAcquire();
   const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
   if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
-      commit->durable > address || commit->begin < std::max(begin_, geometry_.BlockStart(1)) ||
+      commit->durable > address || commit->shift_tail > address ||
+      commit->begin < std::max(begin_, geometry_.BlockStart(1)) ||
       (commit->begin > address && commit->begin != geometry_.BlockStart(1)) ||
       commit->begin != geometry_.Normalize(commit->begin) || commit->begin.value() % 8 != 0 ||
       commit->creation_exponent != static_cast<std::uint32_t>(core_.index.creation_exponent())) {

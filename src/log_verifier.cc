@@ -9,7 +9,6 @@
 
 #include "ebb/internal/block.h"
 #include "ebb/internal/callback_scope.h"
-#include "ebb/internal/hash.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/page_reader.h"
@@ -193,7 +192,7 @@ absl::Status LogVerifier::CheckRecords(Address from, std::uint64_t end_offset) {
     }
     if (const char* const what = CheckRecord(record, address)) Problem(address, what);
     if (is_record && record.header().LoadAcquire().valid()) {
-      if (!newest_.PutAlone(HashOf(record), address).has_value()) {
+      if (!newest_.PutAlone(core_.HashOf(record), address).has_value()) {
         return absl::ResourceExhaustedError("no memory to verify the store: an index");
       }
     }
@@ -217,7 +216,7 @@ const char* LogVerifier::CheckRecord(const Record& record, Address address) {
       const bool at_block_end =
           (geometry_.OffsetOf(address) + bytes.size()) % kBlockPayloadBytes == 0;
       const bool good = commit.has_value() && commit->kind == header.kind() && at_block_end &&
-                        commit->durable <= address;
+                        commit->durable <= address && commit->shift_tail <= address;
       return good ? nullptr : "is a malformed commit record";
     }
     case RecordKind::kSessions:
@@ -233,7 +232,7 @@ const char* LogVerifier::CheckRecord(const Record& record, Address address) {
 const char* LogVerifier::CheckLink(const Record& record, Address address) {
   const Address prev = record.header().LoadAcquire().prev();
   if (prev >= address) return "links upwards";
-  const std::uint64_t hash = HashOf(record);
+  const std::uint64_t hash = core_.HashOf(record);
   const IndexEntry newest = newest_.Find(hash).entry;
   const Address expected = newest.is_empty() ? kNoRecord : newest.address();
   if (prev == expected || (IsDead(prev, begin_) && IsDead(expected, begin_))) return nullptr;
@@ -248,13 +247,9 @@ const char* LogVerifier::CheckLink(const Record& record, Address address) {
              : "links to what is no record of its chain";
 }
 
-std::uint64_t LogVerifier::HashOf(const Record& record) const {
-  return HashKey(record.key(), record.key_length(), !shape_.key_variable());
-}
-
 bool LogVerifier::LeadsToChain(Address address, std::uint64_t hash) {
   const absl::StatusOr<Record> record = log_.ReadFromDevice(address, record_);
-  return record.ok() && ChainOf(HashOf(*record) ^ hash) == 0;
+  return record.ok() && ChainOf(core_.HashOf(*record) ^ hash) == 0;
 }
 
 // ---- the index ----
@@ -292,10 +287,10 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
         const RecordHeader header = record.header().LoadAcquire();
         prev = header.prev();
         const std::uint64_t room = geometry_.payload_bytes() - geometry_.OffsetOf(address);
-        if (header.kind() != RecordKind::kRecord || !header.valid() ||
+        if (header.kind() != RecordKind::kRecord || !header.valid() || header.has_reserved() ||
             room < shape_.prefix_bytes() || record.ExtentOf() > room) {
           problem = "is no record, but a chain leads to it";
-        } else if (ChainOf(HashOf(record) ^ hash) != 0) {
+        } else if (ChainOf(core_.HashOf(record) ^ hash) != 0) {
           problem = "is of another chain than the one that leads to it";
         } else if (prev >= address) {
           problem = "links upwards";
@@ -312,7 +307,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
         return true;
       }
       prev = record->header().LoadAcquire().prev();
-      if (ChainOf(HashOf(*record) ^ hash) != 0) {
+      if (ChainOf(core_.HashOf(*record) ^ hash) != 0) {
         problem = "is of another chain than the one that leads to it";
       }
     }

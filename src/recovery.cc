@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/clock.h"
 #include "ebb/internal/durable_end.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/lifetime.h"
@@ -110,6 +111,8 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   record.previous_incarnation =
       histories.size() > 1 ? histories[histories.size() - 2].incarnation : 0;
   record.cut_block = cut_block;
+  record.shift_tail = record.durable;
+  record.unix_us = UnixUs();
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
   EncodeCommitRecord(record, config.store_id, cut_block, block.first(kBlockPayloadBytes));
   SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
@@ -324,7 +327,9 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   const bool read_only = core->config.read_only;
   // Block 0 holds the first open record, if there has been one.
   if (read_only) next.cut_block = std::max<std::uint64_t>(next.cut_block, 1);
-  next.histories.push_back({next.cut_block, RandomWord() | 1});
+  std::uint64_t incarnation = 0;
+  if (absl::Status status = FillRandom({&incarnation, 1}); !status.ok()) return status;
+  next.histories.push_back({next.cut_block, incarnation | 1});
   if (!read_only) {
     if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
   }
@@ -363,8 +368,9 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
 
 absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes types,
                                          const Environment& environment) {
-  absl::StatusOr<CoreConfig> config =
-      MakeConfig(NewHeader(options, environment, types), options, environment);
+  const absl::StatusOr<SegmentHeader> header = NewHeader(options, environment, types);
+  if (!header.ok()) return header.status();
+  absl::StatusOr<CoreConfig> config = MakeConfig(*header, options, environment);
   if (!config.ok()) return config.status();
   if (options.durability == Durability::kAlways) {
     return absl::InvalidArgumentError(
@@ -385,8 +391,9 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (environment.in_memory) return OpenInMemory(options, types, environment);
   // What does not fit these types or limits is refused before anything is created.
-  const SegmentHeader fresh = NewHeader(options, environment, types);
-  if (absl::StatusOr<CoreConfig> config = MakeConfig(fresh, options, environment); !config.ok()) {
+  const absl::StatusOr<SegmentHeader> fresh = NewHeader(options, environment, types);
+  if (!fresh.ok()) return fresh.status();
+  if (absl::StatusOr<CoreConfig> config = MakeConfig(*fresh, options, environment); !config.ok()) {
     return config.status();
   }
 
@@ -406,10 +413,10 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   } else if (!may_create) {
     return NoStoreError(path);  // removed since the directory was opened
   } else {
-    absl::Status status = CreateFirstFile(**directory, fresh);
+    absl::Status status = CreateFirstFile(**directory, *fresh);
     if (!status.ok()) return status;
   }
-  const SegmentHeader header = found->header.value_or(fresh);
+  const SegmentHeader header = found->header.value_or(*fresh);
   absl::StatusOr<CoreConfig> config = MakeConfig(header, options, environment);
   if (!config.ok()) return config.status();
 

@@ -1,14 +1,17 @@
 #include "ebb/internal/store_config.h"
 
 #include <fmt/format.h>
+#include <sys/random.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <new>
-#include <random>
+#include <span>
 #include <string>
 #include <utility>
 
+#include "ebb/internal/clock.h"
 #include "ebb/internal/hash.h"
 #include "ebb/internal/no_memory.h"
 
@@ -29,16 +32,57 @@ std::string DescribeCodecs(std::uint32_t word) {
   return fmt::format("keys: {}, values: {}", part(word >> 16), part(word & 0xffff));
 }
 
-}  // namespace
-
-std::uint64_t RandomWord() {
-  std::random_device device;
-  return std::uint64_t{device()} << 32 | device();
+// The name of a type, as far as its tag tells.
+std::string DescribeTag(std::uint64_t tag) {
+  if (tag == 0) return "a type without a name";
+  for (const std::string_view name :
+       {"u8",      "u16",      "u32",         "u64",      "i8",       "i16",
+        "i32",     "i64",      "enum u8",     "enum u16", "enum u32", "enum u64",
+        "enum i8", "enum i16", "enum i32",    "enum i64", "bool",     "char",
+        "f32",     "f64",      "long double", "string"}) {
+    if (TypeTag(name) == tag) return std::string(name);
+  }
+  return fmt::format("another type (of tag {:#018x})", tag);
 }
 
-SegmentHeader NewHeader(const Options& options, const Environment& environment, StoredTypes types) {
+// A name may come later, but only for a type that has none by itself.
+absl::Status CheckType(const char* what, std::uint64_t tag, TypeName type) {
+  const std::uint64_t opened = TypeTag(type.name);
+  if (tag == opened || (tag == 0 && !type.built_in)) return absl::OkStatus();
+  return absl::FailedPreconditionError(fmt::format(
+      "the store was created with {} of {}, and is opened with {} of {}", what, DescribeTag(tag),
+      what, opened == 0 ? "a type without a name" : std::string(type.name)));
+}
+
+}  // namespace
+
+absl::Status FillRandom(std::span<std::uint64_t> words) {
+  for (auto rest = std::as_writable_bytes(words); !rest.empty();) {
+    const ssize_t count = getrandom(rest.data(), rest.size(), 0);
+    if (count >= 0) {
+      rest = rest.subspan(static_cast<std::size_t>(count));
+    } else if (errno != EINTR) {
+      return FileError("getrandom", "the kernel", 0, errno);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SegmentHeader> NewHeader(const Options& options, const Environment& environment,
+                                        StoredTypes types) {
   SegmentHeader header;
-  header.store_id = RandomWord();
+  if (absl::Status status = FillRandom({&header.store_id, 1}); !status.ok()) return status;
+  header.hash_seed = environment.hash_seed.value_or(HashSeed{0, 0});
+  while (!header.hash_seed.IsGood()) {  // ends: nearly always after one turn
+    std::uint64_t words[2];
+    if (absl::Status status = FillRandom(words); !status.ok()) return status;
+    header.hash_seed = {words[0], words[1] | 1};
+  }
+  header.key_tag = TypeTag(types.key.name);
+  header.value_tag = TypeTag(types.value.name);
+  header.created_unix_us = UnixUs();
+  static_assert(kLibraryName.size() <= SegmentHeader::kWriterBytes);
+  std::copy(kLibraryName.begin(), kLibraryName.end(), header.writer.begin());
   header.shape = types.shape;
   header.codec_version = types.codec_word;
   header.hash_version = kHashVersion;
@@ -62,6 +106,10 @@ absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const O
     return absl::FailedPreconditionError(
         fmt::format("the store was created with codecs of {}, and is opened with codecs of {}",
                     DescribeCodecs(header.codec_version), DescribeCodecs(types.codec_word)));
+  }
+  for (absl::Status status : {CheckType("keys", header.key_tag, types.key),
+                              CheckType("values", header.value_tag, types.value)}) {
+    if (!status.ok()) return status;
   }
   if (header.hash_version != kHashVersion) {
     return absl::UnimplementedError(
@@ -107,6 +155,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   CoreConfig config;
   config.log.shape = header.shape;
   config.log.store_id = header.store_id;
+  config.hash_seed = header.hash_seed;
   CopyOptions(options, config);
   Geometry& geometry = config.log.geometry;
   geometry.page_shift = header.page_shift;

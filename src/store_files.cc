@@ -30,7 +30,8 @@ absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint6
 
 absl::Status ForeignFile(std::uint64_t number) {
   return absl::DataLossError(
-      fmt::format("{} at offset 0: the file belongs to another store or place",
+      fmt::format("{} at offset 0: the file belongs to another store or place: its header does "
+                  "not agree with its name and with the other files",
                   FileDevice::SegmentName(number)));
 }
 
@@ -156,11 +157,10 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   for (const std::uint64_t number : found.numbers) {
     absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
     if (header.ok()) {
+      if (header->first_block != number * header->segment_blocks) return ForeignFile(number);
       if (!found.header.has_value()) found.header = *header;
-      if (header->store_id != found.header->store_id ||
-          header->first_block != number * found.header->segment_blocks) {
-        return ForeignFile(number);
-      }
+      found.header->first_block = header->first_block;  // in all else they agree
+      if (*header != *found.header) return ForeignFile(number);
     } else if (absl::IsDataLoss(header.status())) {
       found.bad_headers[number] = std::string(header.status().message());
       first_bad.Update(header.status());

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "ebb/compressed.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 
@@ -92,6 +93,30 @@ struct ebb::Codec<ebb::test::Text<kCodecVersion>> {
     return in.find("bad") == in.npos;
   }
 };
+
+namespace ebb::test {
+namespace {
+
+// Plain structs of 8 bytes, two of them named.
+struct Hits {
+  std::uint32_t hits = 0;
+  std::uint32_t bytes = 0;
+};
+struct Bytes {
+  std::uint32_t bytes = 0;
+  std::uint32_t hits = 0;
+};
+struct Nameless {
+  std::uint64_t word = 0;
+};
+
+}  // namespace
+}  // namespace ebb::test
+
+template <>
+inline constexpr std::string_view ebb::EbbTypeName<ebb::test::Hits> = "test.Hits";
+template <>
+inline constexpr std::string_view ebb::EbbTypeName<ebb::test::Bytes> = "test.Bytes";
 
 namespace ebb::test {
 namespace {
@@ -256,6 +281,61 @@ TEST(CodecTest, AnotherVersionIsRefusedAndBothAreNamed) {
   // A codec that names none has the first.
   { Must(Must(OpenTiny<Store<Place, std::string>>("other", &files)).Close()); }
   Must(OpenTiny<Store<Text<1>, std::string>>("other", &files).status());
+}
+
+// What a store was created with, and whether it can be opened with another type.
+template <typename Created, typename Opened>
+absl::Status Reopened() {
+  SimFileSystem files;
+  { Must(Must(OpenTiny<Store<std::string, Created>>("db", &files)).Close()); }
+  return OpenTiny<Store<std::string, Opened>>("db", &files).status();
+}
+
+// A double that was reopened as an integer read as 4614253070214989087.
+TEST(CodecTest, ATypeOfTheSameSizeIsRefused) {
+  const auto refused = [](const absl::Status& status, const std::string& names) {
+    return FailsWith(status, StatusCode::kFailedPrecondition, names);
+  };
+  EXPECT_TRUE(refused(Reopened<double, std::uint64_t>(),
+                      "created with values of f64, and is opened with values of u64"));
+  EXPECT_TRUE(refused(Reopened<double, Nameless>(), "opened with values of a type without a name"));
+  EXPECT_TRUE(refused(Reopened<std::int64_t, std::uint64_t>(), "values of i64"));
+  EXPECT_TRUE(refused(Reopened<float, std::int32_t>(), "values of f32"));
+  EXPECT_TRUE(refused(Reopened<bool, std::uint8_t>(), "values of bool"));
+  EXPECT_TRUE(refused(Reopened<char, std::int8_t>(), "values of char"));
+  EXPECT_TRUE(refused(Reopened<Color, std::uint8_t>(), "values of enum u8"));
+  EXPECT_TRUE(refused(Reopened<std::uint8_t, Color>(), "opened with values of enum u8"));
+  EXPECT_TRUE(refused(Reopened<Hits, Bytes>(), "opened with values of test.Bytes"));
+  EXPECT_TRUE(refused(Reopened<Hits, Nameless>(), "of another type (of tag 0x"));
+  EXPECT_TRUE(refused(Reopened<Nameless, std::uint64_t>(), "with values of a type without a name"));
+  Must(Reopened<long, std::int64_t>());
+  Must(Reopened<Hits, Hits>());
+  Must(Reopened<Nameless, Nameless>());
+  Must(Reopened<Nameless, Hits>());  // it has got its name since
+
+  // Keys too.
+  SimFileSystem files;
+  { Must(Must(OpenTiny<Store<std::int64_t, std::string>>("db", &files)).Close()); }
+  EXPECT_TRUE(refused(OpenTiny<U64StringStore>("db", &files).status(),
+                      "created with keys of i64, and is opened with keys of u64"));
+}
+
+TEST(CodecTest, TypesHaveTheirNames) {
+  const auto name = [](auto value) { return internal::NameOfType<decltype(value)>().name; };
+  EXPECT_EQ(name(std::uint8_t{}), "u8");
+  EXPECT_EQ(name(std::int16_t{}), "i16");
+  EXPECT_EQ(name(std::uint32_t{}), "u32");
+  EXPECT_EQ(name(std::int64_t{}), "i64");
+  EXPECT_EQ(name(1LL), "i64");
+  EXPECT_EQ(name(u'a'), "u16");
+  EXPECT_EQ(name(1.0F), "f32");
+  EXPECT_EQ(name(1.0), "f64");
+  EXPECT_EQ(name(1.0L), "long double");
+  EXPECT_EQ(name(std::string()), "string");
+  EXPECT_EQ(name(Hits()), "test.Hits");
+  EXPECT_EQ(name(Compressed<Hits>()), "test.Hits");  // its codec's version tells them apart
+  EXPECT_EQ(name(Compressed<std::string>()), "string");
+  EXPECT_EQ(name(Order()), "");
 }
 
 // Each call is DataLoss, and nothing changes.

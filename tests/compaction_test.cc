@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <random>
@@ -21,6 +23,7 @@
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_hash.h"
 #include "tests/support/verifies.h"
 
 namespace ebb::test {
@@ -59,6 +62,92 @@ TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   EXPECT_TRUE(Verifies(files, "db"));
   auto again = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   ExpectHolds(again, model, 40);
+}
+
+// The newest record of a key of 8 bytes, which is in memory: its address and its header.
+struct Newest {
+  internal::Address address;
+  internal::RecordHeader header;
+};
+Newest NewestOf(internal::Core& core, std::uint64_t key) {
+  internal::EpochSlot* const slot = core.epochs.AcquireSlot();
+  Newest newest{core.index.Find(TestHash(key)).entry.address(), {}};
+  for (bool is_of_key = false; !is_of_key;) {
+    const internal::EpochGuard guard(core.epochs, *slot);
+    if (newest.address < core.log.head()) break;
+    const internal::Record record(core.log.At(newest.address, guard), core.log.shape());
+    newest.header = record.header().LoadAcquire();
+    is_of_key = std::memcmp(record.key(), &key, 8) == 0;
+    if (!is_of_key) newest.address = newest.header.prev();
+  }
+  core.epochs.ReleaseSlot(slot);
+  return newest;
+}
+
+// Each kind of update.
+template <typename StoreType, typename Value>
+void UpdateSomehow(StoreType& store, std::uint64_t key, const Value& old, const Value& value) {
+  switch (key % 5) {
+    case 0:
+      Must(store.Upsert(key, value));
+      break;
+    case 1:
+      Must(store.Rmw(key, [&](Value& changed) { changed = value; }));
+      break;
+    case 2:
+      Must(store.CompareExchange(key, old, value));
+      break;
+    case 3:
+      Must(store.Delete(key));
+      break;
+    default: {
+      const std::array keys{key};
+      const std::array values{value};
+      std::array<absl::Status, 1> results;
+      EXPECT_EQ(store.NewSession().UpsertBatch(keys, values, results), 1U);
+      Must(results[0]);
+    }
+  }
+}
+
+// An update in place within a copy's own version would be hidden from whoever leaves copies out;
+// and a Delete that waits for the copy to freeze would wait for ever.
+template <typename StoreType, typename Make>
+void ExpectCopiesStay(Make make) {
+  SimFileSystem files;
+  auto store = Must(OpenIn<StoreType>("db", SmallFiles(&files)));
+  for (std::uint64_t i = 0; i < 2000; ++i) Must(store.Upsert(i % 40, make(i)));
+  for (std::uint64_t key = 0; key < 40; ++key) Must(store.Upsert(key, make(key)));
+  Must(store.Commit());
+  ASSERT_EQ(Must(store.CollectGarbage(kCollectEverything)).copied_records, 40U);
+  internal::Core& core = CoreOf(store);
+  std::uint64_t checked = 0;
+  for (std::uint64_t key = 0; key < 40; ++key) {
+    const Newest copy = NewestOf(core, key);
+    if (copy.address < core.log.head()) continue;
+    ASSERT_TRUE(copy.header.copy() && copy.header.valid());
+    EXPECT_TRUE(absl::IsAlreadyExists(store.InsertIfAbsent(key, make(key))));
+    UpdateSomehow(store, key, make(key), make(key + 1));
+    const Newest successor = NewestOf(core, key);
+    EXPECT_GT(successor.address, copy.address) << key;
+    EXPECT_FALSE(successor.header.copy());
+    EXPECT_EQ(successor.header.tombstone(), key % 5 == 3);
+    if (key % 5 != 3) {
+      EXPECT_EQ(Must(store.Read(key)), make(key + 1));
+      Must(store.Upsert(key, make(key + 2)));  // the successor is updated in place again
+      EXPECT_EQ(NewestOf(core, key).address, successor.address);
+      EXPECT_EQ(Must(store.Read(key)), make(key + 2));
+    }
+    ++checked;
+  }
+  EXPECT_GT(checked, 20U);
+  EXPECT_TRUE(Verifies(store));
+  Must(store.Close());
+}
+
+TEST(CompactionTest, ACopyIsNeverChangedInPlace) {
+  ExpectCopiesStay<U64Store>([](std::uint64_t number) { return number; });
+  ExpectCopiesStay<U64TripleStore>([](std::uint64_t number) { return Triple{number, 1, number}; });
 }
 
 // Chance at work, in a store whose log is many times its memory, by the log alone and with

@@ -26,6 +26,7 @@
 
 #include "absl/status/status.h"
 #include "ebb/internal/block.h"
+#include "ebb/internal/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
@@ -178,6 +179,47 @@ TEST(CoordinatorTest, AHotRecordIsCopiedOncePerCommit) {
     EXPECT_EQ(store.Stats().tail_address, tail + record_bytes);
   }
   EXPECT_EQ(Must(store.Read(1)), 600U);
+}
+
+// A reader that starts at a commit finds the records of the next version that lie before the
+// commit's end: they are at or above the tail that the commit states.
+TEST(CoordinatorTest, ACommitStatesItsTimeAndTheTailWhenItsShiftBegan) {
+  SimFileSystem files;
+  std::vector<internal::CommitRecord> commits;
+  std::vector<std::uint64_t> tails;
+  const std::uint64_t begun = internal::UnixUs();
+  std::uint64_t open_tail = 0;
+  {
+    auto store = Must(OpenTiny<U64Store>("db", &files));
+    open_tail = store.Stats().tail_address;
+    for (std::uint64_t i = 0; i < 5; ++i) {
+      for (std::uint64_t key = 0; key < 1 + 50 * i; ++key) Must(store.Upsert(key, i));
+      tails.push_back(store.Stats().tail_address);
+      Must(store.Commit());
+    }
+    Must(store.Close());
+  }
+  for (const auto& [name, log] : SnapshotOf(files, "db")) {
+    if (!name.starts_with("log-")) continue;
+    const auto bytes = std::as_bytes(std::span(log));
+    const auto header = Must(internal::DecodeSegmentHeader(bytes.first(4096), name));
+    for (std::size_t i = 1; i < log.size() / 4096; ++i) {
+      const auto commit = internal::DecodeCommitRecord(
+          bytes.subspan(i * 4096, 4080), header.store_id, header.first_block + i - 1);
+      if (commit.has_value()) commits.push_back(*commit);
+    }
+  }
+  ASSERT_EQ(commits.size(), 1U + 5U);  // opening, five commits
+  std::uint64_t last = begun;
+  for (const internal::CommitRecord& commit : commits) {
+    EXPECT_GE(commit.unix_us, last);
+    last = commit.unix_us;
+  }
+  EXPECT_LE(last, internal::UnixUs());
+  EXPECT_LT(commits[0].shift_tail.value(), open_tail);
+  for (std::size_t i = 0; i < tails.size(); ++i) {
+    EXPECT_EQ(commits[1 + i].shift_tail.value(), tails[i]);
+  }
 }
 
 // A store that was only read is closed without a trace but for its open record, which its durable

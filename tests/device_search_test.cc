@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "ebb/internal/hash.h"
 #include "gtest/gtest.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 namespace {
@@ -26,7 +26,7 @@ TEST(DeviceSearchTest, AChainIsWalkedToTheNewestRecordOfTheKey) {
   Core& core = CoreOf(store);
   // Keys of one chain: two buckets and 15 bits of tag, so 16 low bits of the hash.
   std::vector<std::uint64_t> keys = {1};
-  const auto chain_of = [](std::uint64_t key) { return internal::HashInteger(key) & 0xffff; };
+  const auto chain_of = [](std::uint64_t key) { return TestHash(key) & 0xffff; };
   for (std::uint64_t key = 2; keys.size() < 4; ++key) {
     if (chain_of(key) == chain_of(1)) keys.push_back(key);
   }
@@ -43,7 +43,7 @@ TEST(DeviceSearchTest, AChainIsWalkedToTheNewestRecordOfTheKey) {
   DeviceSearch search;
   EXPECT_FALSE(search.under_way());
   EXPECT_FALSE(search.ended());
-  const Address from = core.index.Find(internal::HashInteger(1)).entry.address();
+  const Address from = core.index.Find(TestHash(1)).entry.address();
   ASSERT_LT(from, core.log.head());
   for (std::size_t i = 0; i < keys.size(); ++i) {
     search.Begin({from, core.log.begin()});
@@ -86,7 +86,7 @@ TEST(DeviceSearchTest, ALongRecordIsReadInTwoSteps) {
   Must(store.Upsert("key", value));
   PushOut(store, [&](std::uint64_t i) { Must(store.Upsert("fill" + std::to_string(i), value)); });
   Core& core = CoreOf(store);
-  const std::uint64_t hash = internal::HashKey("key", 3, false);
+  const std::uint64_t hash = TestKeyHash().OfBytes("key", 3);
   DeviceSearch search;
   search.Begin({core.index.Find(hash).entry.address(), core.log.begin()});
   ASSERT_TRUE(search.Step(core.log, "key", 3));
@@ -109,7 +109,7 @@ TEST(DeviceSearchTest, AnErrorEndsItAndBelowBeginItSaysNothing) {
   PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
   Core& core = CoreOf(store);
   const std::uint64_t key = 1;
-  const Address from = core.index.Find(internal::HashInteger(1)).entry.address();
+  const Address from = core.index.Find(TestHash(1)).entry.address();
   DeviceSearch search;
   search.Begin({from, core.log.begin()});
   ASSERT_TRUE(search.Step(core.log, &key, 8));

@@ -3,25 +3,28 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
+
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 namespace {
 
 using internal::HashBytes;
 using internal::HashInteger;
-using internal::HashKey;
+using internal::HashSeed;
+using internal::KeyHash;
 
 std::uint64_t HashText(std::string_view text) { return HashBytes(text.data(), text.size()); }
 
 // The folded multiply in 32-bit halves: the same function, written another way.
-std::uint64_t FoldedMultiply(std::uint64_t key) {
-  const std::uint64_t a = key ^ 0x9e3779b97f4a7c15;
-  const std::uint64_t b = 0xd6e8feb86659fd93;
+std::uint64_t FoldedMultiply(std::uint64_t a, std::uint64_t b) {
   const std::uint64_t low = (a & 0xffffffff) * (b & 0xffffffff);
   const std::uint64_t cross1 = (a >> 32) * (b & 0xffffffff);
   const std::uint64_t cross2 = (a & 0xffffffff) * (b >> 32);
@@ -33,9 +36,12 @@ std::uint64_t FoldedMultiply(std::uint64_t key) {
 
 // ---- Values that are fixed for ever: the index of every store is built again from them ----
 
-TEST(HashTest, VersionStandsForTheseValues) { EXPECT_EQ(internal::kHashVersion, 1U); }
+TEST(HashTest, VersionStandsForTheseValues) {
+  EXPECT_EQ(internal::kHashVersion, 2U);
+}
 
-TEST(HashTest, IntegersHaveTheirGoldenValues) {
+// Headers of every version of the format are sealed with these.
+TEST(HashTest, UnseededIntegersHaveTheirGoldenValues) {
   EXPECT_EQ(HashInteger(0), 0xc9d874ca57d9e055U);
   EXPECT_EQ(HashInteger(1), 0xf2f37271ad33e225U);
   EXPECT_EQ(HashInteger(42), 0x0b91aa8b621c7a50U);
@@ -43,11 +49,54 @@ TEST(HashTest, IntegersHaveTheirGoldenValues) {
   EXPECT_EQ(HashInteger(~std::uint64_t{0}), 0x8e1a4acd601c1d69U);
 }
 
-TEST(HashTest, IntegersAreOneFoldedMultiply) {
+constexpr HashSeed kSeed{0x0123456789abcdef, 0xf0e1d2c3b4a59687};
+
+TEST(HashTest, KeysHaveTheirGoldenValues) {
+  const KeyHash hash(kSeed);
+  EXPECT_EQ(hash.OfInteger(0), 0xaf319ae3d909e487U);
+  EXPECT_EQ(hash.OfInteger(1), 0x04211c5cd3899906U);
+  EXPECT_EQ(hash.OfInteger(~std::uint64_t{0}), 0xc4295c404568eb28U);
+  std::string bytes(4096, '\0');
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 7 + 1);
+  // One for each of the code paths of XXH3.
+  const struct {
+    std::size_t count;
+    std::uint64_t hash;
+  } vectors[] = {
+      {0, 0xd2c0a163093cda51},    {3, 0xb58c81cfb7fedad5},   {8, 0x1e599bb345d6ea3c},
+      {16, 0xdf31e24a7366090b},   {128, 0xff3faa6c59968239}, {240, 0x56ec1422b5a3b278},
+      {4096, 0xd2372b08822ba6f0},
+  };
+  for (const auto& vector : vectors) {
+    EXPECT_EQ(hash.OfBytes(bytes.data(), vector.count), vector.hash) << vector.count;
+  }
+}
+
+TEST(HashTest, IntegersAreTwoFoldedMultiplies) {
   std::uint64_t key = 1;
-  for (int i = 0; i < 1000; ++i) {
-    EXPECT_EQ(HashInteger(key), FoldedMultiply(key)) << key;
-    key = key * 0x5851f42d4c957f2d + 0x14057b7ef767814f;
+  for (const HashSeed seed : {HashSeed{}, kSeed, HashSeed{1, 2}}) {
+    const KeyHash hash(seed);
+    for (int i = 0; i < 1000; ++i) {
+      const std::uint64_t once = FoldedMultiply(key ^ seed.s0, seed.s1 | 1);
+      EXPECT_EQ(hash.OfInteger(key), FoldedMultiply(once, seed.s1 | 1)) << key;
+      key = key * 0x5851f42d4c957f2d + 0x14057b7ef767814f;
+    }
+  }
+}
+
+// Every bit of the seed counts, for every kind of key.
+TEST(HashTest, AnotherSeedIsAnotherHash) {
+  const std::string text(300, 'x');
+  const KeyHash hash(kSeed);
+  for (int bit = 0; bit < 128; ++bit) {
+    if (bit == 64) continue;  // s1 is used as an odd number
+    HashSeed seed = kSeed;
+    (bit < 64 ? seed.s0 : seed.s1) ^= std::uint64_t{1} << (bit % 64);
+    const KeyHash other(seed);
+    EXPECT_NE(other.OfInteger(42), hash.OfInteger(42)) << bit;
+    for (const std::size_t count : {0, 1, 4, 9, 17, 129, 300}) {
+      EXPECT_NE(other.OfBytes(text.data(), count), hash.OfBytes(text.data(), count)) << bit;
+    }
   }
 }
 
@@ -87,22 +136,118 @@ TEST(HashTest, BytesNeedNoAlignment) {
 // ---- Which hash a key gets ----
 
 TEST(HashTest, FixedKeysUpToEightBytesAreIntegersExtendedByZeros) {
+  const KeyHash hash(kSeed);
   const unsigned char bytes[8] = {0xf1, 0xe2, 0xd3, 0xc4, 0xb5, 0xa6, 0x97, 0x88};
-  EXPECT_EQ(HashKey(bytes, 1, true), HashInteger(0xf1));
-  EXPECT_EQ(HashKey(bytes, 3, true), HashInteger(0xd3e2f1));
-  EXPECT_EQ(HashKey(bytes, 4, true), HashInteger(0xc4d3e2f1));
-  EXPECT_EQ(HashKey(bytes, 8, true), HashInteger(0x8897a6b5c4d3e2f1));
+  EXPECT_EQ(hash.Of(bytes, 1, true), hash.OfInteger(0xf1));
+  EXPECT_EQ(hash.Of(bytes, 3, true), hash.OfInteger(0xd3e2f1));
+  EXPECT_EQ(hash.Of(bytes, 4, true), hash.OfInteger(0xc4d3e2f1));
+  EXPECT_EQ(hash.Of(bytes, 8, true), hash.OfInteger(0x8897a6b5c4d3e2f1));
 }
 
 TEST(HashTest, AllOtherKeysAreBytes) {
+  const KeyHash hash(kSeed);
   const std::string text = "twelve bytes";
-  EXPECT_EQ(HashKey(text.data(), 12, true), HashText(text));
-  EXPECT_EQ(HashKey(text.data(), 12, false), HashText(text));
-  EXPECT_EQ(HashKey(text.data(), 8, false), HashText("twelve b"));
-  EXPECT_EQ(HashKey(text.data(), 0, false), HashText(""));
+  EXPECT_EQ(hash.Of(text.data(), 12, true), hash.OfBytes(text.data(), 12));
+  EXPECT_EQ(hash.Of(text.data(), 12, false), hash.OfBytes(text.data(), 12));
+  EXPECT_EQ(hash.Of(text.data(), 8, false), hash.OfBytes("twelve b", 8));
+  EXPECT_EQ(hash.Of(text.data(), 0, false), hash.OfBytes("", 0));
 }
 
 // ---- Quality (hazard 17: an identity hash gives every key the same tag) ----
+
+std::uint64_t Random(std::uint64_t& state) {
+  state += 0x9e3779b97f4a7c15;
+  return HashInteger(HashInteger(state));
+}
+
+// As NewHeader draws them, but the same in every run.
+std::vector<HashSeed> Seeds(std::size_t count) {
+  std::vector<HashSeed> seeds;
+  for (std::uint64_t state = 1; seeds.size() < count;) {
+    const HashSeed seed{Random(state), Random(state) | 1};
+    if (seed.IsGood()) seeds.push_back(seed);
+  }
+  return seeds;
+}
+
+// How keys share the rows and the chains of an index: the mean length of the row of a key, and the
+// most keys in one chain.
+struct Sharing {
+  double row = 0;
+  std::uint32_t chain = 0;
+};
+// In an index of 512 rows. Its chains are those of the fewest buckets that a store can be created
+// with, 1,024.
+template <typename HashOf, typename Keys>
+Sharing SharingOf(const Keys& keys, HashOf hash_of) {
+  std::array<std::uint32_t, 512> rows{};
+  std::vector<std::uint32_t> chains;
+  for (const auto& key : keys) {
+    const std::uint64_t hash = hash_of(key);
+    ++rows[hash % rows.size()];
+    chains.push_back(static_cast<std::uint32_t>(hash & ((1 << 25) - 1)));
+  }
+  Sharing sharing;
+  for (const double row : rows) sharing.row += row * row / static_cast<double>(keys.size());
+  std::sort(chains.begin(), chains.end());
+  std::uint32_t run = 0;
+  for (std::size_t i = 0; i < chains.size(); ++i) {
+    run = i != 0 && chains[i] == chains[i - 1] ? run + 1 : 1;
+    sharing.chain = std::max(sharing.chain, run);
+  }
+  return sharing;
+}
+
+// Bounds that 4,096 random keys keep for each of 1,000 seeds, and with room to spare. A device read
+// is made for each record of a chain, so the chain's length bounds the reads of one look-up.
+void ExpectRandom(const Sharing& sharing, const std::string& keys) {
+  EXPECT_LE(sharing.row, 2 * 9.0) << keys;  // 9 for a random function
+  EXPECT_LE(sharing.chain, 4U) << keys;     // 2 or 3
+}
+
+constexpr std::uint64_t kFloodKeys = 4096;
+
+// Numbers as they come: counters, sizes, aligned addresses, page numbers in high bits. One fold
+// instead of two fails here.
+TEST(HashTest, NoSeedClustersIntegersThatSomeoneChooses) {
+  std::vector<std::pair<std::string, std::vector<std::uint64_t>>> families;
+  const auto add = [&](const std::string& name, auto make) {
+    families.emplace_back(name, std::vector<std::uint64_t>());
+    for (std::uint64_t i = 0; i < kFloodKeys; ++i) families.back().second.push_back(make(i));
+  };
+  for (const int shift : {0, 1, 8, 22, 32, 40, 48, 52}) {
+    add("k << " + std::to_string(shift), [&](std::uint64_t i) { return i << shift; });
+  }
+  add("~k", [](std::uint64_t i) { return ~i; });
+  add("k << 32 | k", [](std::uint64_t i) { return i << 32 | i; });
+  const std::vector<HashSeed> seeds = Seeds(1000);
+  for (std::size_t i = 0; i < seeds.size(); ++i) {
+    const KeyHash hash(seeds[i]);
+    const auto& [name, keys] = families[i % families.size()];
+    ExpectRandom(SharingOf(keys, [&](std::uint64_t key) { return hash.OfInteger(key); }), name);
+  }
+}
+
+// Found in the field: all of these shared one chain at every size of the index, so that a read of
+// one cost a device read for each of the others.
+TEST(HashTest, NoSeedLetsChosenStringsShareAChain) {
+  std::vector<std::string> keys;
+  for (std::uint64_t i = 0; i < kFloodKeys; ++i) {
+    keys.push_back(KeyOfHash((i + 1) << 31 | 0x2345678));
+    ASSERT_EQ(HashText(keys.back()) & 0x7fffffff, 0x2345678U);
+  }
+  for (const HashSeed seed : Seeds(1000)) {
+    const KeyHash hash(seed);
+    ExpectRandom(
+        SharingOf(keys, [&](const std::string& key) { return hash.OfBytes(key.data(), 8); }),
+        "chosen strings");
+  }
+}
+
+const KeyHash& Hash() {
+  static const KeyHash hash{HashSeed{}};
+  return hash;
+}
 
 // How many of `bins` get a key when `count` keys are spread, and the most that one gets.
 struct Spread {
@@ -112,7 +257,7 @@ struct Spread {
 template <typename BinOf>
 Spread SpreadOf(std::uint64_t count, std::uint64_t stride, std::size_t bins, BinOf bin_of) {
   std::vector<std::uint32_t> counts(bins);
-  for (std::uint64_t i = 0; i < count; ++i) ++counts[bin_of(HashInteger(i * stride))];
+  for (std::uint64_t i = 0; i < count; ++i) ++counts[bin_of(Hash().OfInteger(i * stride))];
   const auto unused = std::count(counts.begin(), counts.end(), 0U);
   return {1 - static_cast<double>(unused) / static_cast<double>(bins),
           *std::max_element(counts.begin(), counts.end())};
@@ -129,12 +274,10 @@ const std::vector<std::uint64_t>& Strides() {
 }
 
 // A random function of as many keys as bins uses 63 % of the bins and puts about 8 in the fullest.
-// One multiply does as well for small strides, and is allowed less for keys that differ in their
-// high bits alone; an identity hash would use one bin for most of these.
+// An identity hash would use one bin for most of these.
 void ExpectSpread(const Spread& spread, std::uint64_t stride) {
-  const bool small = stride <= 4096;
-  EXPECT_GE(spread.used_share, small ? 0.5 : 0.2) << "stride " << stride;
-  EXPECT_LE(spread.most, 14U) << "stride " << stride;
+  EXPECT_GE(spread.used_share, 0.6) << "stride " << stride;
+  EXPECT_LE(spread.most, 12U) << "stride " << stride;
 }
 
 TEST(HashTest, EvenlySpacedIntegersSpreadOverBuckets) {
@@ -168,7 +311,7 @@ TEST(HashTest, EvenlySpacedIntegersHaveChainsOfTheirOwn) {
   for (const std::uint64_t stride : Strides()) {
     std::vector<std::uint32_t> chains(std::size_t{1} << 16);
     for (std::size_t i = 0; i < chains.size(); ++i) {
-      chains[i] = static_cast<std::uint32_t>(HashInteger(i * stride) & 0x7fffffff);
+      chains[i] = static_cast<std::uint32_t>(Hash().OfInteger(i * stride) & 0x7fffffff);
     }
     std::sort(chains.begin(), chains.end());
     const auto together = chains.end() - std::unique(chains.begin(), chains.end());

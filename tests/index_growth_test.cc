@@ -20,12 +20,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "ebb/internal/hash.h"
 #include "gtest/gtest.h"
 #include "tests/support/scale.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 namespace {
@@ -37,7 +37,7 @@ using internal::Environment;
 using internal::HashIndex;
 using U64Model = Model<std::uint64_t, std::uint64_t>;
 
-std::uint64_t HashOf(std::uint64_t key) { return internal::KeyOf<std::uint64_t>::Hash(key); }
+std::uint64_t HashOf(std::uint64_t key) { return TestHash(key); }
 
 // The first key from `from` on whose hash has these low bits.
 std::uint64_t KeyWithBits(std::uint64_t bits, int count, std::uint64_t from = 0) {

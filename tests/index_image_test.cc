@@ -6,10 +6,10 @@
 #include <memory>
 
 #include "absl/status/status.h"
-#include "ebb/internal/hash.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 namespace {
@@ -34,7 +34,7 @@ U64Store OpenWithExponent(SimFileSystem& files, const char* path, int exponent) 
 std::map<std::uint64_t, Address> AddressesOf(Core& core, std::uint64_t keys) {
   std::map<std::uint64_t, Address> addresses;
   for (std::uint64_t key = 0; key < keys; ++key) {
-    const std::uint64_t hash = internal::KeyOf<std::uint64_t>::Hash(key);
+    const std::uint64_t hash = TestHash(key);
     addresses[hash] = core.index.Find(hash).entry.address();
   }
   return addresses;

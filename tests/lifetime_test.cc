@@ -14,6 +14,7 @@
 #include "tests/support/scale.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/test_hash.h"
 #include "tests/support/verifies.h"
 
 namespace ebb::test {
@@ -193,7 +194,7 @@ TEST_F(LifetimeTest, AChainThatTheIndexHasLostIsTold) {
   Write(store);
   Must(store.Commit());
   HashIndex& index = CoreOf(store).index;
-  const HashIndex::Slot slot = index.Find(internal::HashInteger(2 * kKeys / 3));
+  const HashIndex::Slot slot = index.Find(TestHash(2 * kKeys / 3));
   ASSERT_FALSE(slot.entry.is_empty());
   slot.word->store(0, std::memory_order_release);
   EXPECT_THAT(Must(store.Verify()).problems, ElementsAre(HasSubstr("is in no chain")));
@@ -208,7 +209,7 @@ TEST_F(LifetimeTest, AChainThatAnImageLacksIsTold) {
   auto store = Must(Open(files));
   Write(store);
   HashIndex& index = CoreOf(store).index;
-  const HashIndex::Slot slot = index.Find(internal::HashInteger(2 * kKeys / 3));
+  const HashIndex::Slot slot = index.Find(TestHash(2 * kKeys / 3));
   slot.word->store(0, std::memory_order_release);
   const std::uint64_t id = Must(store.Checkpoint()).id;
   slot.word->store(slot.entry.word(), std::memory_order_release);

@@ -24,6 +24,7 @@
 #include "absl/status/status.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/durable_end.h"
+#include "ebb/internal/offline_verifier.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
@@ -320,6 +321,33 @@ TEST(LogScanTest, AForgedLinkIsTold) {
                       word(block, 4080));
   Overwrite(files, "db", SegmentFile(0), place, block);
   EXPECT_TRUE(FailsWith(OpenForScan(files).status(), StatusCode::kDataLoss, "links"));
+}
+
+// A bit that is reserved for a later version, made by somebody who can compute checksums.
+TEST(LogScanTest, AReservedBitOfARecordIsRefused) {
+  SimFileSystem files;
+  {
+    auto store = Must(OpenForScan(files));
+    Must(store.Upsert("key", "value"));
+    Must(store.Close());
+  }
+  std::string block = SnapshotOf(files, "db").at(SegmentFile(0)).substr(2 * kBlock, kBlock);
+  std::uint64_t store_id = 0;
+  std::memcpy(&store_id, SnapshotOf(files, "db").at(SegmentFile(0)).data() + 16, 8);
+  std::uint64_t header = 0;
+  std::memcpy(&header, block.data(), 8);
+  ASSERT_EQ(internal::RecordHeader(header).kind(), internal::RecordKind::kRecord);
+  std::uint64_t incarnation = 0;
+  std::memcpy(&incarnation, block.data() + 4080, 8);
+  for (const std::uint64_t bits : {std::uint64_t{1} << 54, std::uint64_t{1} << 63}) {
+    const std::uint64_t forged = header | bits;
+    std::memcpy(block.data(), &forged, 8);
+    internal::SealBlock(std::as_writable_bytes(std::span(block)), store_id, 1, incarnation);
+    Overwrite(files, "db", SegmentFile(0), 2 * kBlock, block);
+    EXPECT_TRUE(FailsWith(OpenForScan(files).status(), StatusCode::kDataLoss, "malformed record"));
+    const VerifyReport report = Must(internal::VerifyFiles(files, "db", {}));
+    EXPECT_EQ(report.problem_count, 1U);
+  }
 }
 
 // An open record that says that it cuts the log at another block than its own, made by somebody who

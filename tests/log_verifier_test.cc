@@ -15,12 +15,12 @@
 #include <vector>
 
 #include "ebb/internal/block.h"
-#include "ebb/internal/hash.h"
 #include "ebb/internal/manifest.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/test_hash.h"
 #include "tests/support/verifies.h"
 
 namespace ebb::test {
@@ -29,7 +29,6 @@ namespace {
 using absl::StatusCode;
 using internal::Address;
 using internal::HashIndex;
-using internal::HashInteger;
 using internal::IndexEntry;
 using internal::RecordHeader;
 using testing::ElementsAre;
@@ -321,7 +320,7 @@ TEST(LogVerifierTest, EntriesOfTheIndexThatLeadElsewhereAreTold) {
   auto store = Filled(files);
   for (std::uint64_t i = 0; i < 300; ++i) Must(store.Upsert(i, i));  // second records of chains
   HashIndex& index = CoreOf(store).index;
-  const auto entry_of = [&](std::uint64_t key) { return index.Find(HashInteger(key)); };
+  const auto entry_of = [&](std::uint64_t key) { return index.Find(TestHash(key)); };
   const auto with_address = [&](std::uint64_t key, Address address, const char* what) {
     const HashIndex::Slot slot = entry_of(key);
     slot.word->store(slot.entry.WithAddress(address).word(), std::memory_order_release);

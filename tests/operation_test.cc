@@ -24,12 +24,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "ebb/internal/hash.h"
 #include "gtest/gtest.h"
 #include "tests/support/as_another_thread.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 namespace {
@@ -154,7 +154,7 @@ class Chain {
   }
   const std::vector<std::uint64_t>& mates() const { return mates_; }
   // In a store of two buckets: one bit of bucket, 15 bits of tag.
-  static std::uint64_t Of(std::uint64_t key) { return internal::HashInteger(key) & 0xffff; }
+  static std::uint64_t Of(std::uint64_t key) { return TestHash(key) & 0xffff; }
   // Keys of other chains, for filling pages.
   static std::uint64_t Filler(std::uint64_t i) {
     const std::uint64_t key = (std::uint64_t{1} << 40) + i;

@@ -49,6 +49,7 @@ TEST(RecordTest, HeaderBitsAreWhereTheFormatSays) {
   EXPECT_EQ(record.With(RecordHeader::kValid).word(), 0x000e123456789ab8U);
   EXPECT_EQ(record.With(RecordHeader::kTombstone).word(), 0x000a123456789ab9U);
   EXPECT_EQ(record.With(RecordHeader::kSealed).word(), 0x000a123456789abaU);
+  EXPECT_EQ(record.With(RecordHeader::kCopy).word(), 0x000a123456789abcU);
   EXPECT_EQ(RecordHeader::MakeExtent(RecordKind::kFiller, 64).word(), 0x0010000000000040U);
   EXPECT_EQ(RecordHeader::MakeExtent(RecordKind::kControl, 4080).word(), 0x0018000000000ff0U);
   EXPECT_EQ(RecordHeader::MakeExtent(RecordKind::kOpen, 4080).word(), 0x0020000000000ff0U);
@@ -69,7 +70,7 @@ TEST(RecordTest, HeaderGivesBackWhatWasPutIn) {
 TEST(RecordTest, HeaderFlagsDoNotTouchTheRest) {
   const RecordHeader header = RecordHeader::Make(RecordKind::kRecord, Address(0xfffffffffff8), 3);
   const std::uint64_t bits[] = {RecordHeader::kTombstone, RecordHeader::kSealed,
-                                RecordHeader::kValid};
+                                RecordHeader::kCopy, RecordHeader::kValid};
   for (const std::uint64_t bit : bits) {
     const RecordHeader with = header.With(bit);
     EXPECT_EQ(with.prev(), header.prev());
@@ -80,6 +81,8 @@ TEST(RecordTest, HeaderFlagsDoNotTouchTheRest) {
   EXPECT_TRUE(header.With(RecordHeader::kTombstone).tombstone());
   EXPECT_TRUE(header.With(RecordHeader::kSealed).sealed());
   EXPECT_TRUE(header.With(RecordHeader::kSealed).has_flags());
+  EXPECT_TRUE(header.With(RecordHeader::kCopy).copy());
+  EXPECT_TRUE(header.With(RecordHeader::kCopy).has_flags());  // so no fast path touches it
   EXPECT_TRUE(header.With(RecordHeader::kValid).valid());
   EXPECT_FALSE(header.With(RecordHeader::kValid).has_flags());  // what the hit path compares
 }
@@ -380,6 +383,29 @@ TEST(RecordTest, ZerosAreNotWellFormed) {
   for (const RecordShape shape : {RecordShape{8, 8}, RecordShape{kVariable, kVariable}}) {
     const Memory memory(64);
     EXPECT_FALSE(Record(memory.data(), shape).WellFormed(64));
+  }
+}
+
+// Bits and kinds that only a later version, with a feature in the segment header, can have written.
+TEST(RecordTest, ReservedBitsAndKindsAreNotWellFormed) {
+  const Memory memory(24);
+  const Record record(memory.data(), RecordShape{8, 8});
+  const auto well_formed = [&](RecordHeader header) {
+    record.header().StoreRelaxed(header);
+    return record.WellFormed(24);
+  };
+  const RecordHeader plain =
+      RecordHeader::Make(RecordKind::kRecord, Address(8), 1).With(RecordHeader::kValid);
+  EXPECT_TRUE(well_formed(plain));
+  EXPECT_TRUE(well_formed(plain.With(RecordHeader::kCopy)));
+  for (int bit = 54; bit < 64; ++bit) {
+    EXPECT_FALSE(well_formed(plain.With(std::uint64_t{1} << bit))) << bit;
+    const RecordHeader filler = RecordHeader::MakeExtent(RecordKind::kFiller, 16);
+    EXPECT_FALSE(well_formed(filler.With(std::uint64_t{1} << bit))) << bit;
+  }
+  for (unsigned kind = 1; kind < 8; ++kind) {
+    EXPECT_EQ(well_formed(RecordHeader::MakeExtent(static_cast<RecordKind>(kind), 16)), kind < 6)
+        << kind;
   }
 }
 

@@ -295,16 +295,18 @@ struct HeaderCase {
 
 TEST(RecoveryTest, HeadersOfOtherFormatsOrStoresAreRefusedAndLeftAlone) {
   const HeaderCase cases[] = {
-      {"format version", 0, SetField<std::uint32_t>(8, 2), StatusCode::kUnimplemented,
-       "format version 2"},
+      {"format version", 0, SetField<std::uint32_t>(8, 1), StatusCode::kUnimplemented,
+       "format version 1; this library reads format version 2"},
       {"format version 0", 0, SetField<std::uint32_t>(8, 0), StatusCode::kUnimplemented,
        "format version 0"},
-      {"feature", 0, SetField<std::uint32_t>(12, 0x10), StatusCode::kUnimplemented, "0x10"},
-      {"feature of a later segment", 1, SetField<std::uint32_t>(12, 1), StatusCode::kUnimplemented,
+      {"feature", 0, SetField<std::uint64_t>(72, 0x10), StatusCode::kUnimplemented, "0x10"},
+      {"feature of a later segment", 1, SetField<std::uint64_t>(72, 1), StatusCode::kUnimplemented,
        "log-00000001.ebb"},
       {"magic", 0, SetField<std::uint64_t>(0, 1), StatusCode::kDataLoss, "log-00000000.ebb at"},
-      {"hash version", 0, SetField<std::uint32_t>(56, 77), StatusCode::kUnimplemented,
-       "version 77 of the key hash"},
+      {"hash version", 0, SetField<std::uint32_t>(56, 77), StatusCode::kDataLoss,
+       "log-00000001.ebb at offset 0"},  // it is not that of the other files
+      {"hash seed", 1, SetField<std::uint64_t>(88, 77), StatusCode::kDataLoss, "log-00000001.ebb"},
+      {"key type", 1, SetField<std::uint64_t>(104, 77), StatusCode::kDataLoss, "log-00000001.ebb"},
       {"page shift", 0, SetField<std::uint32_t>(40, 11), StatusCode::kDataLoss, "out of range"},
       {"page shift", 0, SetField<std::uint32_t>(40, 27), StatusCode::kDataLoss, "out of range"},
       {"no segment blocks", 0, SetField<std::uint64_t>(32, 0), StatusCode::kDataLoss,

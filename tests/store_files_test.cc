@@ -1,7 +1,9 @@
 // Store files: what a directory holds is found, and what does not belong together is refused.
 #include "ebb/internal/store_files.h"
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "ebb/internal/store_config.h"
@@ -108,12 +110,63 @@ TEST_F(StoreFilesTest, AStoreIsCreatedOnlyWhereThatIsAllowed) {
 TEST_F(StoreFilesTest, TheFirstFileIsThereWithItsHeaderOrNotAtAll) {
   const auto directory = Lock("new");
   const internal::SegmentHeader header =
-      internal::NewHeader(TinyOptions(), TinyEnvironment(&files_), {.shape = {8, 8}});
+      Must(internal::NewHeader(TinyOptions(), TinyEnvironment(&files_), {.shape = {8, 8}}));
   Must(internal::CreateFirstFile(*directory, header));
   const FoundSegments found = Must(internal::FindSegments(*directory));
   ASSERT_TRUE(found.header.has_value());
   EXPECT_EQ(found.header->store_id, header.store_id);
   EXPECT_EQ(found.numbers.size(), 1U);
+}
+
+// A header is fixed when the store is created. Bits and bytes of optional features that this
+// version does not know are kept in files that it adds, and any other difference is refused.
+TEST_F(StoreFilesTest, AllHeadersAgreeInEveryFieldExceptTheFirstBlock) {
+  internal::SegmentHeader header =
+      Must(internal::NewHeader(TinyOptions(), TinyEnvironment(&files_), {.shape = {8, 8}}));
+  header.segment_blocks = 4;
+  header.key_tag = header.value_tag = internal::TypeTag("u64");
+  header.optional_features = 1;
+  header.rest[100] = std::byte{7};
+  Must(internal::CreateFirstFile(*Lock("db"), header));
+  for (const std::uint64_t keys : {3000, 6000}) {
+    auto store = Must(OpenIn<U64Store>("db", TinyEnvironment(&files_)));
+    for (std::uint64_t i = 0; i < keys; ++i) Must(store.Upsert(i, i));
+    Must(store.Close());
+  }
+  const auto directory = Lock("db");
+  const FoundSegments found = Must(internal::FindSegments(*directory));
+  ASSERT_GT(found.numbers.size(), 5U);
+  header.first_block = found.header->first_block;
+  EXPECT_EQ(*found.header, header);
+
+  const auto with = [&](auto change) {
+    internal::SegmentHeader changed = header;
+    changed.first_block = 8;
+    change(changed);
+    std::string block(4096, '\0');
+    internal::EncodeSegmentHeader(changed, std::as_writable_bytes(std::span(block)));
+    Overwrite(files_, "db", SegmentFile(2), 0, block);
+    return internal::FindSegments(*directory).status();
+  };
+  Must(with([](internal::SegmentHeader&) {}));
+  const auto refused = [&](auto change) {
+    return FailsWith(with(change), StatusCode::kDataLoss, "log-00000002.ebb");
+  };
+  using Header = internal::SegmentHeader;
+  EXPECT_TRUE(refused([](Header& h) { ++h.store_id; }));
+  EXPECT_TRUE(refused([](Header& h) { h.first_block = 12; }));
+  EXPECT_TRUE(refused([](Header& h) { h.hash_seed.s0 ^= 1; }));
+  EXPECT_TRUE(refused([](Header& h) { h.hash_seed.s1 ^= 2; }));
+  EXPECT_TRUE(refused([](Header& h) { h.value_tag = 0; }));
+  EXPECT_TRUE(refused([](Header& h) { h.key_tag ^= 1; }));
+  EXPECT_TRUE(refused([](Header& h) { h.optional_features = 3; }));
+  EXPECT_TRUE(refused([](Header& h) { ++h.created_unix_us; }));
+  EXPECT_TRUE(refused([](Header& h) { h.writer[4] ^= 1; }));
+  EXPECT_TRUE(refused([](Header& h) { h.rest[100] = std::byte{8}; }));
+  EXPECT_TRUE(refused([](Header& h) { ++h.codec_version; }));
+  EXPECT_TRUE(refused([](Header& h) { ++h.hash_version; }));
+  EXPECT_TRUE(refused([](Header& h) { ++h.creation_exponent; }));
+  EXPECT_TRUE(refused([](Header& h) { h.shape.value_bytes = 4; }));
 }
 
 TEST_F(StoreFilesTest, WhatDoesNotBelongTogetherIsRefused) {

@@ -45,9 +45,10 @@ Record MakeString(RecordMemory& memory, const std::string& key, std::uint32_t ca
 }
 
 TEST(TypedRecordTest, KeysHashByTheirBytesAndFixedOnesAsIntegers) {
-  EXPECT_EQ(KeyOf<std::uint64_t>::Hash(42), HashInteger(42));
-  EXPECT_EQ(KeyOf<std::uint16_t>::Hash(42), HashInteger(42)) << "zero-extended";
-  EXPECT_EQ(KeyOf<std::string>::Hash("key"), HashBytes("key", 3));
+  const internal::KeyHash hash{internal::HashSeed{}};
+  EXPECT_EQ(KeyOf<std::uint64_t>::Hash(hash, 42), hash.OfInteger(42));
+  EXPECT_EQ(KeyOf<std::uint16_t>::Hash(hash, 42), hash.OfInteger(42)) << "zero-extended";
+  EXPECT_EQ(KeyOf<std::string>::Hash(hash, "key"), hash.OfBytes("key", 3));
 }
 
 TEST(TypedRecordTest, StringKeysAreEqualOnlyIfLengthAndBytesAre) {

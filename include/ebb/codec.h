@@ -27,6 +27,16 @@
 //   * `static constexpr bool kValueOnly = true` says that equal values may have several encodings:
 //     such a type is no key, and there is no CompareExchange.
 //   * `static absl::Status Usable()`, if there is one, is asked by Open, which answers its error.
+//
+// A store knows its types. Integers, floating point, bool, enums and std::string have names in its
+// files, so that opening it with another type of the same size fails with FailedPrecondition. A
+// plain struct or a type with a codec gets a name from the program (and so may an enum):
+//
+//   template <>
+//   inline constexpr std::string_view ebb::EbbTypeName<shop::Order> = "shop.Order";
+//
+// Without a name, two structs of one size cannot be told apart. A store that was created with a
+// struct without a name can be opened after the struct has got one. Otherwise names must be equal.
 #pragma once
 
 #include <bit>
@@ -44,6 +54,9 @@ static_assert(std::endian::native == std::endian::little,
 
 template <typename T>
 struct Codec;
+
+template <typename T>
+inline constexpr std::string_view EbbTypeName = {};
 
 // Plain types: `kFixedBytes` is the stored size.
 template <typename T>
@@ -125,6 +138,37 @@ using Stored = typename StoredAs<T>::Type;
 template <typename Key, typename Value>
 inline constexpr std::uint32_t kCodecWord =
     StoredAs<Key>::kVersion << 16 | StoredAs<Value>::kVersion;
+
+// The name of a type in the files of a store. Arithmetic types and strings have fixed ones.
+struct TypeName {
+  std::string_view name;  // empty: none
+  bool built_in = false;
+};
+template <typename T>
+constexpr TypeName NameOfType() {
+  constexpr std::string_view kNames[4][4] = {{"u8", "u16", "u32", "u64"},
+                                             {"i8", "i16", "i32", "i64"},
+                                             {"enum u8", "enum u16", "enum u32", "enum u64"},
+                                             {"enum i8", "enum i16", "enum i32", "enum i64"}};
+  [[maybe_unused]] constexpr auto kSize = static_cast<std::size_t>(std::bit_width(sizeof(T)) - 1);
+  if constexpr (std::is_same_v<T, std::string>) {
+    return {"string", true};
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return {"bool", true};
+  } else if constexpr (std::is_same_v<T, char>) {
+    return {"char", true};  // signed on some machines
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return {sizeof(T) == 4 ? "f32" : sizeof(T) == 8 ? "f64" : "long double", true};
+  } else if constexpr (std::is_integral_v<T> && sizeof(T) <= 8) {
+    return {kNames[std::is_signed_v<T>][kSize], true};
+  } else if constexpr (!EbbTypeName<T>.empty()) {
+    return {EbbTypeName<T>, false};
+  } else if constexpr (std::is_enum_v<T> && sizeof(T) <= 8) {
+    return {kNames[2 + std::is_signed_v<std::underlying_type_t<T>>][kSize], true};
+  } else {
+    return {};
+  }
+}
 
 }  // namespace internal
 

@@ -35,6 +35,10 @@ bool operator==(const Compressed<T>& a, const Compressed<T>& b) {
   return a.value == b.value;
 }
 
+// The codec's version tells it from T itself.
+template <ValueType T>
+inline constexpr std::string_view EbbTypeName<Compressed<T>> = internal::NameOfType<T>().name;
+
 template <ValueType T>
 struct Codec<Compressed<T>> {
   static_assert(internal::StoredAs<T>::kVersion < 0x8000);

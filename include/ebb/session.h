@@ -259,7 +259,7 @@ class Session {
     const absl::Status status = internal::CatchNoMemory([&] {
       const StoredKeyView stored = StoredKey(key);
       timed = state_->slot->tally.Begin(OpKind::kRead);
-      is_hit = !timed && Ops::TryRead(*state_, stored, Ops::Hash(stored),
+      is_hit = !timed && Ops::TryRead(*state_, stored, Ops::Hash(*state_->core, stored),
                                       [&](const auto& found) { receiver.Take(*state_, found); });
       return absl::OkStatus();
     });
@@ -277,7 +277,7 @@ class Session {
     const absl::Status status = internal::CatchNoMemory([&] {
       const StoredKeyView stored = StoredKey(key);
       timed = state_->slot->tally.Begin(OpKind::kRmw);
-      is_hit = !timed && Ops::TryRmw(*state_, stored, Ops::Hash(stored), edit);
+      is_hit = !timed && Ops::TryRmw(*state_, stored, Ops::Hash(*state_->core, stored), edit);
       if (!is_hit) owned = OwnedValue(StoredValue(initial));
       return absl::OkStatus();
     });

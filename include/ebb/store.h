@@ -341,7 +341,8 @@ class Store {
     }
     constexpr internal::StoredTypes kTypes{
         internal::Operations<internal::Stored<Key>, internal::Stored<Value>>::kShape,
-        internal::kCodecWord<Key, Value>};
+        internal::kCodecWord<Key, Value>, internal::NameOfType<Key>(),
+        internal::NameOfType<Value>()};
     auto opened = internal::OpenStore(path, options, kTypes, environment);
     if (!opened.ok()) return opened.status();
     return Store(*std::move(opened));

@@ -18,12 +18,12 @@
 #include <utility>
 #include <vector>
 
-#include "ebb/internal/hash.h"
 #include "ebb/internal/offline_verifier.h"
 #include "ebb/store.h"
 #include "tests/schedule/explore.h"
 #include "tests/schedule/history.h"
 #include "tests/support/sim_file_system.h"
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 
@@ -57,7 +57,7 @@ struct NumberAs<std::string> {
 inline const std::array<std::uint64_t, kHistoryKeys>& ChainKeys() {
   static const std::array<std::uint64_t, kHistoryKeys> keys = [] {
     std::uint64_t other = 1;
-    while (((internal::HashInteger(other) ^ internal::HashInteger(0)) & 0xffff) != 0) ++other;
+    while (((TestHash(other) ^ TestHash(0)) & 0xffff) != 0) ++other;
     return std::array<std::uint64_t, kHistoryKeys>{0, other};
   }();
   return keys;
@@ -75,6 +75,7 @@ absl::StatusOr<StoreType> OpenForSchedule(internal::FileSystem* files, bool prom
   environment.segment_blocks = 16;
   environment.index_exponent = 1;
   environment.pool_threads = 0;
+  environment.hash_seed = internal::HashSeed{};
   Options options;
   options.write_batch_bytes = 4096;
   options.direct_io = false;

@@ -21,8 +21,8 @@
 #include <string_view>
 #include <vector>
 
-#include "ebb/internal/hash.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 
@@ -100,9 +100,9 @@ struct Stamp<std::string> {
 // tag of a store made with an index of two buckets: they share one chain there.
 inline std::vector<std::uint64_t> KeysOfOneChain(std::size_t count, std::uint64_t first) {
   std::vector<std::uint64_t> keys{first};
-  const std::uint64_t low = internal::HashInteger(first) & 0xffff;
+  const std::uint64_t low = TestHash(first) & 0xffff;
   for (std::uint64_t key = first + 1; keys.size() < count; ++key) {
-    if ((internal::HashInteger(key) & 0xffff) == low) keys.push_back(key);
+    if ((TestHash(key) & 0xffff) == low) keys.push_back(key);
   }
   return keys;
 }

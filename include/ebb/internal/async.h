@@ -40,7 +40,7 @@ class PendingForm final : public PendingOperation {
 
   bool Go() override {
     const typename K::View key(key_);
-    const std::uint64_t hash = K::Hash(key);
+    const std::uint64_t hash = K::Hash(session_.core->index.key_hash(), key);
     for (;;) {  // ends: as the synchronous call
       if (search().under_way() && search().Step(session_.core->log, K::Data(key), K::Bytes(key))) {
         return false;

@@ -159,7 +159,7 @@ class Batches {
     }
     reads.Complete();
     for (; again < count; ++again) {
-      answer(again, Ops::ReadSlow(session, key(again), K::Hash(key(again)),
+      answer(again, Ops::ReadSlow(session, key(again), Ops::Hash(*session.core, key(again)),
                                   [&](const auto& found) { consume(again, found); }));
     }
     return all;
@@ -251,7 +251,7 @@ class Batches {
     template <typename KeyAt>
     EBB_INLINE void Hash(const Core& core, const KeyAt& key) {
       for (std::size_t at = 0; at < count; ++at) {
-        hashes[at] = K::Hash(key(first + at));
+        hashes[at] = Ops::Hash(core, key(first + at));
         core.index.Prefetch(hashes[at]);
       }
     }

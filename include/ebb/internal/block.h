@@ -13,6 +13,10 @@
 //
 //   +0          record header: kind control or open, extent
 //   +8 ..       zeros
+//   end-128     zeros (128): reserved
+//   end-112     address (64): the tail when the shift to the next version began. Records of that
+//               version may lie from here on, before this record
+//   end-104     microseconds of 1970 when this was written (64)
 //   end-96      incarnation of the block that holds the begin address (64)
 //   end-88      id of the newest checkpoint, finished or not (64)
 //   end-80      version (64)
@@ -23,7 +27,7 @@
 //   end-40      cut: first block of this history (64)   open records only, else 0
 //   end-32      zero (64)
 //   end-24      format version (32) | kind (32)
-//   end-16      length of the fields, 96 (64)
+//   end-16      length of the fields, 128 (64)
 //   end-8       magic (64), mixed with the store's id and the block's number, so that no value can
 //               pass for one by chance, nor what a reused frame still holds of another page
 //
@@ -35,14 +39,26 @@
 // The segment header is one block in front of each file's blocks, with the same checksum rule
 // (number: all ones):
 //
-//   0 magic (64) | 8 format version (32), feature bits (32) | 16 store id (64)
+//   0 magic (64) | 8 format version (32), zero (32) | 16 store id (64)
 //   24 first block (64) | 32 segment blocks (64) | 40 page shift (32), block bytes (32)
 //   48 key bytes (32), value bytes (32): all ones for strings | 56 hash version (32), codec (32)
-//   64 index exponent at creation (32), zero (32) | 72.. zeros | 4080 zero (64) | 4088 checksum
+//   64 index exponent at creation (32), zero (32)
+//   72 required features (64) | 80 optional features (64) | 88 hash seed (128)
+//   104 tag of the key type (64) | 112 tag of the value type (64)
+//   120 microseconds of 1970 when the store was created (64)
+//   128 the library that created it, text, padded to 32 with zeros
+//   160.. zeros | 4080 zero (64) | 4088 checksum
+//
+// All of it but the first block is fixed when the store is created, and the same in each of its
+// files. That includes what this version has no name for: a store whose required features are all
+// known is opened, and bits and bytes of optional features that are not known are kept as they are.
+// Magic, format version, store id and checksum are in their places in every version of the format,
+// so a store of another one is told from a damaged one.
 //
 // Little-endian throughout. Thread safety: pure functions.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -54,12 +70,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/address.h"
+#include "ebb/internal/hash.h"
 #include "ebb/internal/record.h"
 #include "ebb/stats.h"
 
 namespace ebb::internal {
 
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;
 
 // Writes the trailer of a block whose payload is in place.
 void SealBlock(std::span<std::byte> block, std::uint64_t store_id, std::uint64_t number,
@@ -79,8 +96,10 @@ struct CommitRecord {
   std::uint32_t index_exponent = 0;
   std::uint64_t previous_incarnation = 0;
   std::uint64_t cut_block = 0;
+  Address shift_tail;
+  std::uint64_t unix_us = 0;
 
-  static constexpr std::uint64_t kFieldBytes = 96;
+  static constexpr std::uint64_t kFieldBytes = 128;
   static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
 };
 // Fills `extent`, which ends at the end of the payload of block `number`, with the record.
@@ -109,9 +128,16 @@ struct SessionsRecord {
 // Nothing when the record is malformed.
 std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent);
 
+// How the segment header tells a type of this name; 0: it has none.
+std::uint64_t TypeTag(std::string_view name);
+
 struct SegmentHeader {
+  // Those that this version knows.
+  static constexpr std::uint64_t kKnownFeatures = 0;
+  static constexpr std::size_t kWriterBytes = 32;
+  static constexpr std::size_t kRestOffset = 160;
+
   std::uint32_t format_version = kFormatVersion;
-  std::uint32_t feature_bits = 0;
   std::uint64_t store_id = 0;
   std::uint64_t first_block = 0;
   std::uint64_t segment_blocks = 0;
@@ -120,10 +146,20 @@ struct SegmentHeader {
   std::uint32_t hash_version = 0;
   std::uint32_t codec_version = 0;
   std::uint32_t creation_exponent = 0;
+  std::uint64_t required_features = 0;
+  std::uint64_t optional_features = 0;
+  HashSeed hash_seed;
+  std::uint64_t key_tag = 0;  // TypeTag
+  std::uint64_t value_tag = 0;
+  std::uint64_t created_unix_us = 0;
+  std::array<char, kWriterBytes> writer{};
+  std::array<std::byte, kBlockPayloadBytes - kRestOffset> rest{};  // of later versions' features
+
+  bool operator==(const SegmentHeader&) const = default;
 };
 void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block);
-// DataLoss when the block does not verify, Unimplemented for a format or feature this version
-// does not know; `name` is the file, for the message.
+// DataLoss when the block does not verify, Unimplemented for another format version or a required
+// feature that this version does not know; `name` is the file, for the message.
 absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> block,
                                                   const std::string& name);
 

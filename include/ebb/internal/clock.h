@@ -1,4 +1,4 @@
-// Times as statistics tell them.
+// Times as statistics and files hold them.
 //
 // Thread safety: pure. Progress: wait-free.
 #pragma once
@@ -8,11 +8,13 @@
 
 namespace ebb::internal {
 
-inline std::uint64_t UnixMs() {
+inline std::uint64_t UnixUs() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
+      std::chrono::duration_cast<std::chrono::microseconds>(now).count());
 }
+
+inline std::uint64_t UnixMs() { return UnixUs() / 1000; }
 
 inline std::uint64_t MillisecondsSince(std::chrono::steady_clock::time_point begun) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(

@@ -13,6 +13,7 @@
 //   So of a copy and an update one comes first, and the other sees it: the copy finds the key above
 //   and is dropped, or the update starts from the copy, which holds the same value. A blind upsert
 //   that comes after the copy stands above it.
+//   A copy is frozen from the start (record.h): no update in place can be mistaken for it.
 //   After the pass every key whose newest record was below the cursor, and no tombstone, has a
 //   newer record above, published before the pass ended. An entry loaded from then on leads there.
 //   So whoever loads begin after ShiftBegin, and then an entry, needs nothing below begin.

@@ -242,6 +242,7 @@ class Coordinator {
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;   // nothing is written any more
   std::uint64_t version_ ABSL_GUARDED_BY(mu_);  // that operations act in
   Address shift_tail_ ABSL_GUARDED_BY(mu_);     // the tail before the last bump
+  Address shift_began_ ABSL_GUARDED_BY(mu_);    // the same, and stays so until the next one
   // The version before version_ has drained, but its control record could not be appended.
   bool owes_control_ ABSL_GUARDED_BY(mu_) = false;
   // No operation of version_ has acted below durable_, as far as that can be told.

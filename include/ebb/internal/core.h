@@ -65,6 +65,7 @@ struct CoreConfig {
   HybridLog::Config log;
   int index_exponent = 16;
   int creation_exponent = 16;
+  HashSeed hash_seed;
   bool index_auto_grow = true;
   unsigned pool_threads = 1;
   unsigned startable_threads = std::numeric_limits<unsigned>::max();  // see ThreadPool
@@ -153,6 +154,14 @@ class Core {
   absl::Status InMemoryError() const;
   // InvalidArgument naming the field when a key or a value is longer than the store takes.
   absl::Status CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const;
+
+  // The hash of a key as the log holds it.
+  std::uint64_t HashOf(const void* key, std::size_t bytes) const {
+    return index.key_hash().Of(key, bytes, !log.shape().key_variable());
+  }
+  std::uint64_t HashOf(const Record& record) const {
+    return HashOf(record.key(), record.key_length());
+  }
 
   // Version words, see above.
   bool DrainedFor(unsigned version_bits) const {

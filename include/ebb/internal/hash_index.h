@@ -115,6 +115,7 @@
 #include "ebb/internal/address.h"
 #include "ebb/internal/atomic.h"
 #include "ebb/internal/check.h"
+#include "ebb/internal/hash.h"
 #include "ebb/internal/mapped_region.h"
 #include "ebb/internal/mutex.h"
 
@@ -201,7 +202,7 @@ class HashIndex {
   };
 
   // 2^exponent buckets, tags above creation_exponent <= exponent. Check ok().
-  HashIndex(int exponent, int creation_exponent, bool huge_pages);
+  HashIndex(int exponent, int creation_exponent, bool huge_pages, HashSeed seed = {});
   ~HashIndex();
   bool ok() const { return buckets_ != nullptr; }
   // Empties the index. Alone: before any other thread knows it.
@@ -346,6 +347,8 @@ class HashIndex {
   // mutex of the index, so it must neither wait nor throw.
   void OnCrowded(std::function<void()> ask);
 
+  // What the hashes of keys are made with. Here, because the hot path loads this line anyway.
+  const KeyHash& key_hash() const { return key_hash_; }
   int exponent() const { return std::countr_zero(bucket_count()); }
   int creation_exponent() const { return creation_exponent_; }
   // While the index grows, as before.
@@ -434,16 +437,17 @@ class HashIndex {
   void Retire(IndexBucket* bucket);
   void ReclaimOverflow();
 
-  // Immutable after construction.
+  // One cache line for all that a search needs: immutable after construction, except the two words
+  // that only the grower writes.
   // How far to the left a hash's tag is from the top, as a vector for its count.
-  alignas(16) std::array<std::uint64_t, 2> tag_shift_{};
+  alignas(64) std::array<std::uint64_t, 2> tag_shift_{};
   IndexBucket* buckets_ = nullptr;
-  int creation_exponent_ = 0;
-  int most_exponent_ = 0;  // that there is address space for
-  bool huge_pages_ = false;
-  // Written by the grower, read by everybody.
   AtomicWord mask_{0};
   AtomicWord growth_{0};
+  int creation_exponent_ = 0;
+  int most_exponent_ = 0;   // that there is address space for
+  const KeyHash key_hash_;  // two words in this line, and a secret that only long keys need
+  bool huge_pages_ = false;
   // The grower's alone.
   MappedRegion region_;
   std::unique_ptr<IndexEntry[]> scratch_;  // the entries of a row

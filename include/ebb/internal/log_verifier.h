@@ -61,7 +61,6 @@ class LogVerifier {
   void CheckLanding(Address address, std::uint64_t hash);
   void FindMissingChains();
   bool LeadsToChain(Address address, std::uint64_t hash);
-  std::uint64_t HashOf(const Record& record) const;
   // The bits of a hash that all records of a chain share.
   std::uint64_t ChainOf(std::uint64_t hash) const { return hash & chain_mask_; }
   void Problem(Address address, const char* what);

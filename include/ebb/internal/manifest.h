@@ -5,13 +5,19 @@
 // and manifest-<id>.ebb, which names it. The manifest is written last, after the image is synced
 // and after the commit that covers whatever the image may show.
 //
-//   0 magic (64) | 8 format version (32), zero (32) | 16 id (64) | 24 milliseconds of 1970 (64)
-//   32 stamp of the image (64) | 40 entries of the image (64) | 48 bytes of the image (64)
-//   56 index exponent at creation (32) | now (32)
-//   64 scan from (64) | 72 durable (64) | 80 version (64)
-//   88 count of incarnations (64) | 96 count of sessions (64)
-//   then each incarnation: first block (64) | incarnation (64)
-//   then each session: serial (64) | length of its name (64) | name, padded to 8 with zeros
+//   0 magic (64) | 8 format version (32), zero (32) | 16 id (64) | 24 count of sections (64)
+//   then each section: type (32), 1 if it is required (32) | length, a multiple of 8 (64) | bytes
+//
+// Sections, all required, in any order and once each:
+//   1 checkpoint     milliseconds of 1970 (64) | stamp of the image (64)
+//                    | entries of the image (64) | bytes of the image (64)
+//                    | index exponent at creation (32), now (32)
+//                    | scan from (64) | durable (64) | version (64)
+//   2 incarnations   each: first block (64) | incarnation (64)
+//   3 sessions       each: serial (64) | length of its name (64) | name, padded to 8 with zeros
+//
+// A section of another type is skipped unless it is required. So a later version may add what an
+// older one need not know.
 //
 // Thread safety: functions without state, for one directory one at a time.
 #pragma once
@@ -58,7 +64,8 @@ std::optional<std::uint64_t> CheckpointOfFile(const std::string& name);
 
 // Sets manifest_bytes. The directory is not synced.
 absl::Status WriteManifest(Directory& directory, std::uint64_t store_id, Manifest& manifest);
-// DataLoss when it does not verify, Unimplemented for another format.
+// DataLoss when it does not verify, Unimplemented for another format or for a required section that
+// this version does not know.
 absl::StatusOr<Manifest> ReadManifest(Directory& directory, std::uint64_t store_id,
                                       std::uint64_t id);
 

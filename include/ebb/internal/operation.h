@@ -7,8 +7,9 @@
 //
 //   absent    the chain holds no record of the key, or a tombstone is the newest
 //   mutable   at or above read_only, of the operation's own version, no flags: update in place
-//   frozen    below safe_read_only, or of an older version that has drained, or on the device:
-//             may be copied or superseded by something that depends on it
+//   frozen    below safe_read_only, or of an older version that has drained, or on the device, or
+//             a collection's copy, which nothing ever changes: may be copied or superseded by
+//             something that depends on it
 //   unsettled anything else: only a blind Upsert may append above it; all others leave the guard,
 //             help, and start again
 //
@@ -122,7 +123,9 @@ class Operations {
   using ValueView = typename V::View;
   static constexpr RecordShape kShape = U::kShape;
 
-  static EBB_INLINE std::uint64_t Hash(KeyView key) { return K::Hash(key); }
+  static EBB_INLINE std::uint64_t Hash(const Core& core, KeyView key) {
+    return K::Hash(core.index.key_hash(), key);
+  }
 
   // What a read has found. Frozen: no byte of it changes any more.
   struct Found {
@@ -204,7 +207,7 @@ class Operations {
 
   template <typename Consume>
   static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume& consume) {
-    const std::uint64_t hash = K::Hash(key);
+    const std::uint64_t hash = Hash(*session.core, key);
     EBB_TRY {
       if (TryRead(session, key, hash, consume)) [[likely]]
         return OpStatus::kOk;
@@ -289,7 +292,7 @@ class Operations {
 
   static EBB_INLINE OpStatus UpsertHit(SessionState& session, KeyView key, ValueView value) {
     Core& core = *session.core;
-    const std::uint64_t hash = K::Hash(key);
+    const std::uint64_t hash = Hash(*session.core, key);
     if (!Fits(core, key, value)) [[unlikely]]
       return RefuseSizes(session, OpKind::kUpsert, key, value);
     if (session.idle()) [[likely]] {
@@ -318,7 +321,7 @@ class Operations {
 
   template <typename Fn>
   static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
-    const std::uint64_t hash = K::Hash(key);
+    const std::uint64_t hash = Hash(*session.core, key);
     EBB_TRY {
       if (TryRmw(session, key, hash, fn)) [[likely]]
         return OpStatus::kOk;
@@ -377,7 +380,7 @@ class Operations {
     if (!Fits(core, key, desired)) {
       return RefuseSizes(session, OpKind::kCompareExchange, key, desired);
     }
-    const std::uint64_t hash = K::Hash(key);
+    const std::uint64_t hash = Hash(*session.core, key);
     if constexpr (!kShape.locked()) {
       if (session.idle()) [[likely]] {
         EpochGuard guard(core.epochs, *session.slot);
@@ -401,7 +404,7 @@ class Operations {
   static OpStatus Delete(SessionState& session, KeyView key) {
     Tally& tally = session.slot->tally;
     const OpTimer timer(tally, OpKind::kDelete, tally.Begin(OpKind::kDelete));
-    return DeleteSlow(session, key, K::Hash(key));
+    return DeleteSlow(session, key, Hash(*session.core, key));
   }
   static OpStatus DeleteSlow(SessionState& session, KeyView key, std::uint64_t hash) {
     typename U::DeleteOp op;
@@ -415,7 +418,7 @@ class Operations {
       return RefuseSizes(session, OpKind::kInsert, key, value);
     }
     typename U::InsertOp op(value);
-    return Update(session, key, K::Hash(key), op);
+    return Update(session, key, Hash(*session.core, key), op);
   }
 
   // ---- the general forms, up to where they need something from the device ----
@@ -738,7 +741,9 @@ class Operations {
     Where Classify(Address address, RecordHeader header) const {
       const bool own_version = address >= version_floor && header.version_bits() == version_bits;
       if (header.tombstone()) return Where::kAbsent;
-      if (address < safe_read_only || (!own_version && drained)) return Where::kFrozen;
+      if (header.copy() || address < safe_read_only || (!own_version && drained)) {
+        return Where::kFrozen;
+      }
       if (address >= read_only && own_version && !header.sealed()) return Where::kMutable;
       return Where::kUnsettled;
     }

@@ -14,17 +14,25 @@
 //
 //   bit 0        tombstone   final: nothing changes a record after its tombstone
 //   bit 1        sealed      frozen for a successor that copies it
-//   bit 2        (zero)
+//   bit 2        copy        made by a collection: frozen from the start, wherever it lies
 //   bits 3..47   previous address of the chain (8-byte aligned, so its low bits are free);
 //                in fillers, control and open records: the extent in bytes
 //   bits 48..49  version, its low two bits
 //   bit 50       valid       set just before publication, cleared again when that failed
-//   bits 51..53  kind        0 never; 1 record, 2 filler, 3 control, 4 open
-//   bits 54..63  (zero)
+//   bits 51..53  kind        0 never; 1 record, 2 filler, 3 control, 4 open, 5 sessions;
+//                            6 and 7 are reserved
+//   bits 54..63  reserved    zero
+//
+// Reserved bits and kinds get a meaning only together with a required feature of the segment header
+// (block.h), so a record with any of them is malformed here.
+//
+// A copy holds what it held elsewhere in the log, and is no update of its key. An update in place
+// would be taken for a part of the copy by whoever leaves copies out. So the first update of a key
+// behind its copy appends.
 //
 // Legal changes of a published header: none -> tombstone, none -> sealed, sealed -> none (the
 // sealer's successor was not published). Tombstone and seal are set by CAS from a header without
-// either, so never both.
+// any flag, so never both, and never on a copy.
 //
 // The sequence lock (after H.-J. Boehm, "Can seqlocks get along with programming language memory
 // models?", MSPC 2012): a writer makes the sequence odd by CAS, rechecks the header, writes, and
@@ -67,11 +75,13 @@ class RecordHeader {
  public:
   static constexpr std::uint64_t kTombstone = 1;
   static constexpr std::uint64_t kSealed = 2;
+  static constexpr std::uint64_t kCopy = 4;
   static constexpr std::uint64_t kFlags = 7;
   static constexpr std::uint64_t kPrevMask = Address::kMask & ~kFlags;
   static constexpr int kVersionShift = 48;
   static constexpr std::uint64_t kValid = std::uint64_t{1} << 50;
   static constexpr int kKindShift = 51;
+  static constexpr std::uint64_t kReserved = ~std::uint64_t{0} << 54;
 
   constexpr RecordHeader() = default;
   constexpr explicit RecordHeader(std::uint64_t word) : word_(word) {}
@@ -92,6 +102,10 @@ class RecordHeader {
   constexpr RecordKind kind() const { return static_cast<RecordKind>((word_ >> kKindShift) & 7); }
   constexpr bool tombstone() const { return (word_ & kTombstone) != 0; }
   constexpr bool sealed() const { return (word_ & kSealed) != 0; }
+  constexpr bool copy() const { return (word_ & kCopy) != 0; }
+  constexpr bool has_reserved() const {
+    return (word_ & kReserved) != 0 || kind() > RecordKind::kSessions;
+  }
   constexpr bool has_flags() const { return (word_ & kFlags) != 0; }
   constexpr RecordHeader With(std::uint64_t bits) const { return RecordHeader(word_ | bits); }
   constexpr RecordHeader Without(std::uint64_t bits) const { return RecordHeader(word_ & ~bits); }
@@ -232,6 +246,7 @@ class Record {
   // agree and whose lock is free. Reads at most ExtentOf bytes that lie within `room`.
   bool WellFormed(std::uint64_t room) const {
     const RecordHeader header(Load64(0));
+    if (header.has_reserved()) return false;
     if (header.kind() != RecordKind::kRecord) {
       return header.kind() != RecordKind::kNone && header.extent_bytes() >= 8 &&
              header.extent_bytes() <= room;

@@ -5,9 +5,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "ebb/codec.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/core.h"
 #include "ebb/options.h"
@@ -26,20 +30,28 @@ struct Environment {
   int index_exponent = -1;
   int address_bits = 0;
   int pool_threads = -1;
-  int startable_threads = -1;  // the next one cannot be started; -1: no limit
+  int startable_threads = -1;         // the next one cannot be started; -1: no limit
+  std::optional<HashSeed> hash_seed;  // of a new store; nothing: a random one
 };
 
 // What the files say about keys and values.
 struct StoredTypes {
   RecordShape shape;
   std::uint32_t codec_word = 0;  // codec.h; 0: both are built in
+  TypeName key{};
+  TypeName value{};
 };
 
-// A random number, as ids of stores and histories are.
-std::uint64_t RandomWord();
+// The library's name and version, as new stores hold it.
+inline constexpr std::string_view kLibraryName = "ebb 0.1.0";
 
-// What a new store's segments say about it.
-SegmentHeader NewHeader(const Options& options, const Environment& environment, StoredTypes types);
+// Random words from the kernel, for seeds and for the ids of stores and histories. Unavailable
+// when it gives none, as under a filter of system calls.
+absl::Status FillRandom(std::span<std::uint64_t> words);
+
+// What a new store's segments say about it. Errors: as FillRandom.
+absl::StatusOr<SegmentHeader> NewHeader(const Options& options, const Environment& environment,
+                                        StoredTypes types);
 
 // FailedPrecondition when a store of this header is for other types or pages, Unimplemented when
 // its keys are hashed otherwise.

@@ -41,7 +41,9 @@ struct KeyOf {
       return key.size();
     }
   }
-  static EBB_INLINE std::uint64_t Hash(View key) { return HashKey(Data(key), Bytes(key), kFixed); }
+  static EBB_INLINE std::uint64_t Hash(const KeyHash& hash, View key) {
+    return hash.Of(Data(key), Bytes(key), kFixed);
+  }
   static EBB_INLINE bool Equals(const Record& record, View key) {
     if constexpr (!kFixed) {
       if (record.key_length() != key.size()) return false;
