@@ -92,10 +92,10 @@ class GarbageCollector::Throttle {
 // ---- what is due ----
 
 GcEstimate GarbageCollector::Estimate(Address begin) {
-  constexpr std::uint64_t kMostBuckets = 4096;
+  constexpr std::uint64_t kMinBuckets = 4096;
   const Geometry& geometry = core_.log.geometry();
   const RecordShape shape = core_.log.shape();
-  const Core::IndexSample sample = core_.SampleIndex(slot_, kMostBuckets);
+  const Core::IndexSample sample = core_.SampleIndex(slot_, kMinBuckets);
   std::uint64_t measured = sample.in_memory;
   std::uint64_t measured_bytes = sample.bytes;
   if (shape.has_lengths()) {

@@ -54,10 +54,10 @@ struct GcStats {
 };
 
 // How much of the log is garbage. From a sample of the index's entries, so that nothing is counted
-// while records are superseded: with n entries in the sample, live_records is right to about
-// 1 / sqrt(n), which is 1 % from a hundred thousand keys on. Sizes of records are the mean of those
-// of the sample, of which at most 64 are read from the device. A key that was deleted counts as
-// live while its tombstone is on the device.
+// while records are superseded: with n entries in the sample, the error of live_records is about
+// 1 / sqrt(n), at most 3 % and 1 % from 100,000 keys on. Up to 1,024 entries are all in it. Sizes
+// of records are the mean of those of the sample, of which at most 64 are read from the device. A
+// key that was deleted counts as live while its tombstone is on the device.
 struct GcEstimate {
   std::uint64_t log_bytes = 0;      // from begin to tail, as the device holds them
   std::uint64_t live_bytes = 0;     // of records that are the newest of their keys
@@ -132,12 +132,14 @@ struct StoreStats {
   std::uint64_t read_only_bytes = 0;  // read_only - head: in memory, copied when updated
   std::uint64_t device_bytes = 0;     // head - begin: on the device only
 
-  // Estimates, from up to 1,024 buckets of the index. The first is exact when there are no more;
-  // else the error is one over the square root of the entries seen, 1.5 % when buckets hold four.
+  // Estimates from a sample of the index: 1,024 buckets, and more until they hold 1,024 entries. In
+  // an index of fewer entries all of them are counted. Otherwise the standard error is one over the
+  // square root of the entries in the sample: at most 3 %, and 1.5 % with four entries in a bucket.
   std::uint64_t index_entry_estimate = 0;  // chains of records, nearly always one for each key
-  // From the same sample: without keys whose newest record is a tombstone in memory, and with those
-  // that share a chain, as many as chance lets share one. What counts wrongly: deleted keys whose
-  // tombstone has gone to the device, until garbage collection takes it.
+  // From the same sample: without keys whose newest record is a tombstone in memory, and corrected
+  // for the keys that share a chain by chance. A deleted key still counts if its tombstone is only
+  // on the device, until a collection takes it. It is 0 only if there is no key, and then it can
+  // be 1 when chains lead to the device. Store::Size is exact for small stores.
   std::uint64_t live_key_estimate = 0;
 
   std::uint64_t page_bytes = 0;

@@ -304,13 +304,35 @@ class Store {
     return coordinator_->Close();
   }
 
-  // About how many keys the store holds: an estimate, whose errors ebb/stats.h tells at
-  // live_key_estimate. Nothing counts keys exactly, for an Upsert does not look whether its key is
-  // there. Cost: some thousand accesses to memory, under a millisecond.
+  // Returns the number of keys. It is exact while no update runs if the index has at most 10,000
+  // entries and all records that they lead to are in memory, as in every small store that was not
+  // just opened from a checkpoint. Otherwise it is an estimate with the errors of live_key_estimate
+  // (ebb/stats.h), and at least 1 unless the index is empty. No counter is kept, since an Upsert
+  // does not know whether its key was there. Errors: FailedPrecondition, ResourceExhausted.
+  // Cost: reads the index when it has few entries, 64 bytes for each bucket, and each record in
+  // memory that it leads to; otherwise as ApproximateSize. Progress: waits while the index grows.
+  absl::StatusOr<std::uint64_t> Size() { return core_->Size(); }
+  // Returns whether the store holds no key. Never an estimate: if the records in memory do not
+  // tell, it scans up to the first key, so its cost is that of a scan at worst. Errors: as a scan
+  // (ebb/scan.h).
+  absl::StatusOr<bool> IsEmpty() {
+    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    return internal::CatchNoMemory([&]() -> absl::StatusOr<bool> {
+      if (const auto count = core_->CountKeys(1); count.has_value()) return *count == 0;
+      ScanIterator<Key, Value> scan = NewScan();
+      if (scan.Next()) return false;
+      absl::Status status = scan.status();
+      if (!status.ok()) return status;
+      return true;
+    });
+  }
+  // Returns live_key_estimate of Stats(); 0 when the store is closed or memory is out. May also be
+  // called from callbacks. Cost: as Stats().
   std::uint64_t ApproximateSize() const { return core_->EstimateLiveKeys(); }
 
-  // What the store is like now; without the estimates, which are 0, when memory is out. Cost: reads
-  // the kernel's account of memory and a sample of the index, some milliseconds.
+  // Returns the state of the store. Without memory the estimates are 0. Cost: reads the kernel's
+  // account of memory and a sample of the index: some milliseconds, unless the index has millions
+  // of buckets and only few keys; then it reads all of it.
   StoreStats Stats() const { return core_->Stats(); }
 
   // What has been done since Open or the last ResetMetrics; see ebb/metrics.h. Answers also when

@@ -25,6 +25,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -99,9 +100,16 @@ class Core {
   bool has_files() const { return config.has_files; }
 
   StoreStats Stats();
-  // How many keys the store holds, about: StoreStats::live_key_estimate. 0 when it is closed.
+  // StoreStats::live_key_estimate. 0 when the store is closed.
   std::uint64_t EstimateLiveKeys();
-  // What a look at evenly spread buckets of the index has met. Empty when the store is closed.
+  // Store::Size.
+  absl::StatusOr<std::uint64_t> Size();
+  // The number of keys, or `limit` as soon as that many have been found; nothing if that is not
+  // known: a chain leads to the device, or the index has more than kMaxCounted entries. Waits while
+  // the index grows, since an entry that is being moved can be in two rows or in none.
+  static constexpr std::uint64_t kMaxCounted = 10'000;
+  std::optional<std::uint64_t> CountKeys(std::uint64_t limit);
+  // A sample of the index: evenly spread buckets. Empty when the store is closed.
   struct IndexSample {
     static constexpr std::size_t kMostAddresses = 64;
     std::uint64_t step = 1;        // one bucket in so many was looked at
@@ -112,8 +120,11 @@ class Core {
     std::uint64_t on_device = 0;
     std::array<Address, kMostAddresses> addresses{};  // of the first on the device
   };
-  // `slot` is the caller's, and outside a guard. Beside growth, too.
-  IndexSample SampleIndex(EpochSlot& slot, std::uint64_t most_buckets);
+  // Samples at least `min_buckets` buckets, and more until kMinEntries entries have been found or
+  // all buckets have been read. So the sample of a store with few keys is the whole index.
+  // `slot` is the caller's, and outside a guard. Works during growth, too.
+  static constexpr std::uint64_t kMinEntries = 1024;
+  IndexSample SampleIndex(EpochSlot& slot, std::uint64_t min_buckets);
   MetricsSnapshot Metrics();
   void ResetMetrics();
   // In the way of `io_uring`. Not when the store is closed.
@@ -218,8 +229,15 @@ class Core {
  private:
   // Since Open; of operations the latencies as histograms only.
   MetricsSnapshot CountedSinceOpen(LatencyHistograms* latencies);
-  // Empty also when memory is out.
-  IndexSample SampleForStatistics() noexcept;
+  struct KeyEstimates {
+    std::uint64_t entries = 0;
+    std::uint64_t keys = 0;
+  };
+  // All 0 also when memory is out.
+  KeyEstimates EstimateKeys() noexcept;
+  IndexSample SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets);
+  // One count, without waiting: nothing also while the index grows.
+  std::optional<std::uint64_t> TryCountKeys(EpochSlot& slot, std::uint64_t limit);
 
   // What metrics are counted from.
   Mutex metrics_mu_;

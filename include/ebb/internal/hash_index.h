@@ -346,6 +346,7 @@ class HashIndex {
   // mutex of the index, so it must neither wait nor throw.
   void OnCrowded(std::function<void()> ask);
 
+  bool growing() const { return growth_.load(std::memory_order_acquire) != 0; }  // [grow]
   int exponent() const { return std::countr_zero(bucket_count()); }
   int creation_exponent() const { return creation_exponent_; }
   // While the index grows, as before.
