@@ -40,8 +40,12 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       commit_thread(CommitThreads(core_config),
                     core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),
-      index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages),
-      session_without_memory(std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>())) {
+      index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages,
+            core_config.index_limit_bytes),
+      session_without_memory(
+          std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>(), NoMemory())),
+      session_moved_from(std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>(),
+                                                        Fixed().moved_from)) {
   if (!core_config.measure_latency) return;
   latency_base_ = std::make_unique<LatencyHistograms>();
   latencies_ = std::make_unique<LatencyHistograms>();
@@ -300,7 +304,6 @@ std::optional<std::uint64_t> Core::CountKeys(std::uint64_t limit) {
 }
 
 absl::StatusOr<std::uint64_t> Core::Size() {
-  if (absl::Status status = CheckCallable(); !status.ok()) return status;
   return CatchNoMemory([this]() -> absl::StatusOr<std::uint64_t> {
     const auto count = CountKeys(std::numeric_limits<std::uint64_t>::max());
     if (epochs.closed()) return ClosedError();
@@ -343,6 +346,12 @@ StoreStats Core::Stats() {
   const Pins::Report pinned = pins.GetReport();
   stats.pin_count = pinned.count;
   stats.lowest_pinned_address = pinned.lowest.value();
+  stats.oldest_pin_ms = pinned.oldest_ms;
+  if (pinned.count != 0) {
+    const std::uint64_t begin_block = log.geometry().BlockOf(log.begin());
+    const std::uint64_t kept_from = std::min(begin_block, log.geometry().BlockOf(pinned.lowest));
+    stats.pinned_bytes = (begin_block - kept_from) * kBlockBytes;
+  }
   stats.mutable_bytes = stats.tail_address - stats.read_only_address;
   stats.read_only_bytes = stats.read_only_address - stats.head_address;
   stats.device_bytes = stats.head_address - stats.begin_address;
@@ -441,6 +450,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.user_errors = sums[Count::kUserErrors];
   metrics.recoverable_errors = sums[Count::kRecoverableErrors];
   metrics.corruption_errors = sums[Count::kCorruptionErrors];
+  metrics.lasting_errors = sums[Count::kLastingErrors];
   return metrics;
 }
 
@@ -515,17 +525,17 @@ SessionState::SessionState(Core& owner) : core(&owner), slot(owner.epochs.Acquir
 }
 
 // Its slot, which no drain looks at, is never outside a guard.
-SessionState::SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle)
-    : core(&owner), slot(never_idle.get()), error(NoMemory()), own_slot(std::move(never_idle)) {
+SessionState::SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle, absl::Status why)
+    : core(&owner), slot(never_idle.get()), error(std::move(why)), own_slot(std::move(never_idle)) {
   slot->word.store(EpochState::kOneEpoch, std::memory_order_relaxed);  // not shared yet
 }
 
 absl::Status SessionState::BusyError() const {
-  return lacks_memory() ? NoMemory() : core->ReenteredError();
+  return is_stand_in() ? error : core->ReenteredError();
 }
 
 SessionState::~SessionState() {
-  if (lacks_memory()) return;
+  if (is_stand_in()) return;
   if (!core->in_opening_process()) {  // the kernel's and the pool's share of it is the parent's
     static_cast<void>(pending.release());
     static_cast<void>(batch.release());
@@ -572,7 +582,10 @@ void KeepForever(std::shared_ptr<const void> object) noexcept {
 }
 
 void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
-  if (session->lacks_memory()) return;  // the core owns it
+  if (session->is_stand_in()) {
+    static_cast<void>(session.release());  // the core owns it
+    return;
+  }
   const bool in_use = !session->idle() || session->waiting() ||
                       (session->pending != nullptr && session->pending->notifying());
   if (!in_use) {
@@ -588,7 +601,7 @@ void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
 
 absl::Status NameSession(SessionState& session, std::string_view name) {
   Core& core = *session.core;
-  if (session.lacks_memory()) return NoMemory();
+  if (session.is_stand_in()) return session.error;
   if (absl::Status status = core.CheckCallable(); !status.ok()) return status;
   if (core.epochs.closed()) return core.ClosedError();
   std::string copy(name);  // may throw: before the table knows the session

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <utility>
 
+#include "ebb/status.h"
+
 namespace ebb::internal {
 namespace {
 
@@ -58,6 +60,12 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
     return absl::InvalidArgumentError("path is empty or holds a zero byte");
   }
   OpenedDirectory opened = file_system.OpenDirectory(path, create);
+  if (opened.error == ENOENT && create) {
+    return absl::InvalidArgumentError(fmt::format(
+        "path {}: its parent directory does not exist; create that first, since only the last "
+        "directory of the path is created",
+        path));
+  }
   if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
       opened.error == ENAMETOOLONG) {
     return absl::InvalidArgumentError(
@@ -125,6 +133,8 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     }
     std::uint64_t number;
     if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
+    const bool is_ours = name == kLockName || name.ends_with(".ebb") || name.ends_with(".ebb.new");
+    if (!is_ours && name != "lost+found") found.foreign = name;
   }
   std::sort(found.numbers.begin(), found.numbers.end());
   if (found.numbers.empty()) {

@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <string>
 
+#include "ebb/internal/check.h"
+
 namespace ebb {
 
 enum class OpKind : std::uint8_t {
@@ -107,6 +109,7 @@ struct MetricsSnapshot {
   std::uint64_t user_errors = 0;
   std::uint64_t recoverable_errors = 0;
   std::uint64_t corruption_errors = 0;
+  std::uint64_t lasting_errors = 0;  // none of the three: for example of a poisoned store
 
   // Bytes written to the device for each byte of the users' updates: log_written_bytes and
   // checkpoint_written_bytes over user_written_bytes; 0 before there are any. What is still in
@@ -140,7 +143,7 @@ inline constexpr std::array<OperationField, 4> kOperationFields = {{
     {"operations_refused", "Operations answered with an error", &OperationMetrics::refused},
     {"operations_general", "Operations that took the long way", &OperationMetrics::general},
 }};
-inline constexpr std::array<MetricField, 31> kMetricFields = {{
+inline constexpr std::array<MetricField, 32> kMetricFields = {{
     {"reads_from_memory", "Keys found in memory", &MetricsSnapshot::reads_from_memory},
     {"reads_from_device", "Keys found on the device", &MetricsSnapshot::reads_from_device},
     {"appended_records", "Records made by updates", &MetricsSnapshot::appended_records},
@@ -187,6 +190,8 @@ inline constexpr std::array<MetricField, 31> kMetricFields = {{
      &MetricsSnapshot::recoverable_errors},
     {"corruption_errors", "Operations refused for damaged bytes",
      &MetricsSnapshot::corruption_errors},
+    {"lasting_errors", "Operations refused until the store is reopened",
+     &MetricsSnapshot::lasting_errors},
 }};
 
 }  // namespace internal

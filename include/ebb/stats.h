@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "ebb/internal/check.h"
+
 namespace ebb {
 
 // A named session and the number of its last update that counts.
@@ -124,8 +126,12 @@ struct StoreStats {
   std::uint64_t read_only_address = 0;       // below: copied when updated; above: updated in place
   std::uint64_t tail_address = 0;            // where the next record goes
 
-  std::uint64_t pin_count = 0;              // scans under way
-  std::uint64_t lowest_pinned_address = 0;  // the log's files are kept from here on; 0: no pin
+  // Scans and iterators that are not destroyed pin the log: its files are kept from the lowest pin
+  // on, also below begin_address.
+  std::uint64_t pin_count = 0;
+  std::uint64_t lowest_pinned_address = 0;  // 0: there is none
+  std::uint64_t pinned_bytes = 0;           // of the log below begin_address that pins keep
+  std::uint64_t oldest_pin_ms = 0;          // age of the oldest pin
 
   // The boundaries as sizes, gaps between pages included.
   std::uint64_t mutable_bytes = 0;    // tail - read_only

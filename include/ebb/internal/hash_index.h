@@ -200,8 +200,9 @@ class HashIndex {
     kNoMemory,
   };
 
-  // 2^exponent buckets, tags above creation_exponent <= exponent. Check ok().
-  HashIndex(int exponent, int creation_exponent, bool huge_pages);
+  // 2^exponent buckets, tags above creation_exponent <= exponent. They may grow to max_bytes; 0:
+  // to what the machine's memory could hold. Check ok().
+  HashIndex(int exponent, int creation_exponent, bool huge_pages, std::uint64_t max_bytes = 0);
   ~HashIndex();
   bool ok() const { return buckets_ != nullptr; }
   // Empties the index. Alone: before any other thread knows it.
