@@ -370,15 +370,6 @@ StoreStats Core::Stats() {
   const auto count = [](const AtomicWord& word) {
     return word.load(std::memory_order_relaxed);  // statistics
   };
-  stats.flushed_bytes = count(log.counters().flushed_bytes);
-  stats.device_read_count = count(log.counters().device_reads);
-  stats.device_read_bytes = count(log.counters().device_read_bytes);
-  stats.page_turn_count = count(log.counters().page_turns);
-  stats.page_wait_count = count(log.counters().page_waits);
-  stats.fuzzy_wait_count = count(counters.fuzzy_waits);
-  stats.failed_cas_count = count(counters.failed_cas);
-  stats.commit_count = count(counters.commits);
-  stats.failed_commit_count = count(counters.failed_commits);
   stats.durable_address = count(counters.durable_address);
   stats.index_growth_count = count(counters.index_growths);
   stats.index_longest_split_us = count(counters.longest_split_us);
@@ -430,7 +421,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.device_reads = count(log.counters().device_reads);
   metrics.device_read_bytes = count(log.counters().device_read_bytes);
   metrics.page_waits = count(log.counters().page_waits);
-  metrics.collection_waits = count(log.counters().brake_waits);
+  metrics.throttle_waits = count(log.counters().brake_waits);
   metrics.fuzzy_waits = count(counters.fuzzy_waits);
   metrics.device_waits = sums[Count::kDeviceWaits];
   metrics.contended_waits = sums[Count::kContendedWaits];

@@ -114,10 +114,10 @@ struct RecoveryProgress {
   std::uint64_t total_bytes = 0;  // of the log, as far as is known now
 };
 
-// Addresses are byte positions in the log; they only grow. Counters run since Open. What a store
-// does, rather than is, stands in ebb/metrics.h; checkpoints in CheckpointStats. Boundaries are
-// read one after the other, each monotone, so that begin <= head <= flushed_until <=
-// safe_read_only <= read_only <= tail holds in every result.
+// The state of a store. Counts of events are in ebb/metrics.h, except those of the growth of the
+// index. Addresses are byte positions in the log; they only grow. Boundaries are read one after the
+// other, each monotone, so that begin <= head <= flushed_until <= safe_read_only <= read_only <=
+// tail holds in every result.
 struct StoreStats {
   std::uint64_t begin_address = 0;          // oldest record that still counts
   std::uint64_t head_address = 0;           // below: on the device only
@@ -157,15 +157,6 @@ struct StoreStats {
   std::uint64_t index_growth_count = 0;      // doublings since Open
   std::uint64_t index_longest_split_us = 0;  // that operations on a chunk of buckets had to wait
 
-  std::uint64_t flushed_bytes = 0;      // written to the device by flushes, whole blocks
-  std::uint64_t device_read_count = 0;  // reads of the device made for operations
-  std::uint64_t device_read_bytes = 0;
-  std::uint64_t page_turn_count = 0;
-  std::uint64_t fuzzy_wait_count = 0;     // operations that left because a record was not frozen
-  std::uint64_t page_wait_count = 0;      // operations that left because their page was full
-  std::uint64_t failed_cas_count = 0;     // publications that lost a race and were taken again
-  std::uint64_t commit_count = 0;         // that made something durable
-  std::uint64_t failed_commit_count = 0;  // the cause of the last one is what Commit answers
   std::uint64_t durable_address = 0;      // below: synced and committed
   bool direct_io = false;                 // the log files bypass the page cache
   bool io_uring = false;                  // reads overlap through it; else in the pool
