@@ -288,6 +288,7 @@ std::optional<std::uint64_t> Core::TryCountKeys(EpochSlot& slot, std::uint64_t l
 }
 
 std::optional<std::uint64_t> Core::CountKeys(std::uint64_t limit) {
+  if (epochs.closed()) return std::nullopt;  // before a mutex: this may be a forked child
   const OwnSlot slot(epochs);
   const SlowScope scope(*slot);
   // A sample of a large index shows that it has too many entries.
