@@ -132,7 +132,7 @@ BackgroundJobs::BackgroundJobs(Core& core, JobLane& lane, BackgroundJob::Work ch
     : checkpoint_(core, lane, milliseconds(core.config.checkpoint_interval_ms),
                   std::move(checkpoint)),
       collection_(core, lane, milliseconds(core.config.gc_interval_ms), std::move(collect)) {
-  if (core.has_files()) core.log.OnPageTurn([this] { LookForGarbage(); });
+  if (core.has_files()) core.log.OnGarbage([this] { LookForGarbage(); });
 }
 
 void BackgroundJobs::Start() {

@@ -12,6 +12,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/callback_scope.h"
+#include "ebb/internal/durable_end.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/no_memory.h"
 #include "ebb/internal/page_reader.h"
@@ -31,7 +32,8 @@ absl::Status SyncNames(Directory& directory) {
 // Files that a backup writes, whole or in part.
 bool IsOfBackup(const std::string& name) {
   std::uint64_t number;
-  return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value();
+  return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
+         name == kDurableEndName;
 }
 
 // Removes what a backup has written, but neither its marker nor the lock. Not synced yet.
@@ -68,6 +70,7 @@ class BackupWriter {
     absl::Status status = CopyLog();
     if (status.ok()) status = CopyImage();
     if (status.ok()) status = CopyManifest();
+    if (status.ok()) status = WriteEnd();
     if (!status.ok()) return status;
     return info_;
   }
@@ -79,7 +82,8 @@ class BackupWriter {
     // The first block holds an open record and nothing that anybody could have truncated.
     const std::uint64_t first = begin == geometry.BlockStart(1) ? 0 : geometry.BlockOf(begin);
     const std::uint64_t end = geometry.BlockOf(manifest_.durable);
-    total_bytes_ = (end - first) * kBlockBytes + manifest_.image_bytes + manifest_.manifest_bytes;
+    total_bytes_ =
+        (end - first + 2) * kBlockBytes + manifest_.image_bytes + manifest_.manifest_bytes;
     info_.checkpoint_id = manifest_.id;
     info_.durable_address = manifest_.durable.value();
     for (std::uint64_t block = first; block < end;) {
@@ -166,6 +170,14 @@ class BackupWriter {
     return status;
   }
 
+  absl::Status WriteEnd() {
+    absl::Status status = WriteDurableEnd(target_, core_.config.log.store_id,
+                                          core_.log.geometry().BlockOf(manifest_.durable));
+    ++info_.file_count;
+    if (status.ok()) Progress(2 * kBlockBytes);
+    return status;
+  }
+
   void Progress(std::uint64_t bytes) {
     info_.size_bytes += bytes;
     if (!job_.progress) return;
@@ -223,7 +235,7 @@ absl::Status BackupTarget::Mark(const std::string& path) {
     return absl::InvalidArgumentError(
         fmt::format("directory {} is not empty: it holds {}", path, *foreign));
   }
-  if (const int error = marker_directory_->Lock(marker_name_); error != 0) {
+  if (const int error = marker_directory_->Lock(marker_name_, LockKind::kNameOnly); error != 0) {
     return error == EWOULDBLOCK ? absl::FailedPreconditionError(fmt::format(
                                       "{}: another backup into it is in progress", path))
                                 : FileError("create", path + "/" + marker_name_, 0, error);

@@ -78,7 +78,6 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std:
   Put(fields, 44, record.index_exponent);
   Put(fields, 48, record.previous_incarnation);
   Put(fields, 56, record.cut_block);
-  Put(fields, 64, std::uint64_t{record.clean});
   Put(fields, 72, kFormatVersion);
   Put(fields, 76, static_cast<std::uint32_t>(record.kind));
   Put(fields, 80, CommitRecord::kFieldBytes);
@@ -103,22 +102,20 @@ std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payloa
   record.index_exponent = Get<std::uint32_t>(fields, 44);
   record.previous_incarnation = Get<std::uint64_t>(fields, 48);
   record.cut_block = Get<std::uint64_t>(fields, 56);
-  record.clean = Get<std::uint64_t>(fields, 64) != 0;
   return record;
 }
 
 namespace {
 constexpr std::uint64_t kSessionsHeadBytes = 24;
-std::uint64_t SessionBytes(const SessionReport& session) {
-  return 16 + RoundUp8(session.name.size());
-}
 }  // namespace
+
+std::uint64_t SessionBytes(std::string_view name) { return 16 + RoundUp8(name.size()); }
 
 SessionsExtent FitSessions(std::span<const SessionReport> sessions, std::uint64_t room) {
   SessionsExtent fitting{.count = 0, .bytes = kSessionsHeadBytes};
   for (const SessionReport& session : sessions) {
-    if (fitting.bytes + SessionBytes(session) > room) break;
-    fitting.bytes += SessionBytes(session);
+    if (fitting.bytes + SessionBytes(session.name) > room) break;
+    fitting.bytes += SessionBytes(session.name);
     ++fitting.count;
   }
   EBB_CHECK(fitting.count != 0 || sessions.empty());
@@ -136,7 +133,7 @@ void EncodeSessions(std::uint64_t version, std::span<const SessionReport> sessio
     Put(extent, at, session.serial);
     Put(extent, at + 8, std::uint64_t{session.name.size()});
     std::memcpy(extent.data() + at + 16, session.name.data(), session.name.size());
-    at += SessionBytes(session);
+    at += SessionBytes(session.name);
   }
 }
 
@@ -155,7 +152,7 @@ std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent) 
     SessionReport session;
     session.serial = Get<std::uint64_t>(rest, 0);
     session.name.assign(reinterpret_cast<const char*>(rest.data()) + 16, name_bytes);
-    rest = rest.subspan(std::min<std::size_t>(SessionBytes(session), rest.size()));
+    rest = rest.subspan(std::min<std::size_t>(SessionBytes(session.name), rest.size()));
     record.sessions.push_back(std::move(session));
   }
   return record;

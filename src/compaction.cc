@@ -28,11 +28,18 @@ std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
 
 absl::StatusOr<Address> Compaction::Run(LogReader::Range range, std::uint64_t pass_bytes,
                                         const Stop& stop) {
+  if (core_.log.is_short_of_space()) {
+    const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
+    pass_bytes = std::min(pass_bytes, std::max<std::uint64_t>(slice_bytes / 2, kBlockBytes));
+  }
   absl::StatusOr<Address> until = RunPass(range, pass_bytes, stop);
-  if (!absl::IsResourceExhausted(until.status())) return until;
   // So little space is left that what is live could not be copied: of a smaller pass it may be.
-  const std::uint64_t spare = HybridLog::SpareBlocks(core_.log.geometry()) * kBlockBytes;
-  return RunPass(range, std::min(pass_bytes, spare / 2), stop);
+  while (absl::IsResourceExhausted(until.status()) && pass_bytes > kBlockBytes) {
+    const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
+    pass_bytes = std::max<std::uint64_t>(std::min(pass_bytes / 4, slice_bytes), kBlockBytes);
+    until = RunPass(range, pass_bytes, stop);
+  }
+  return until;
 }
 
 absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_t pass_bytes,
@@ -97,7 +104,7 @@ absl::Status Compaction::Copy(const LiveReader::Item& found) {
         backoff.Wait();
         break;
       case Next::kMakeRoom:
-        if (absl::Status room = core_.log.WaitForPage(extent, HybridLog::Space::kSpare);
+        if (absl::Status room = core_.log.WaitForPage(extent, HybridLog::Space::kCollection);
             !room.ok()) {
           return room;
         }
@@ -126,7 +133,7 @@ Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t
   if (!guard.Look()) return Next::kWait;
   if (above == Above::kSuccessor) return Next::kDone;
   if (above == Above::kUnknown) return Next::kDecide;
-  const Address address = log.Allocate(extent, guard, HybridLog::Space::kSpare);
+  const Address address = log.Allocate(extent, guard, HybridLog::Space::kCollection);
   if (address.is_null()) return Next::kMakeRoom;
   const std::uint32_t value_bytes = ValueBytes(live.record, shape);
   const Record copy(log.At(address, guard), shape);

@@ -36,6 +36,7 @@ Coordinator::Coordinator(Core& core, Start start)
       durable_(start.durable),
       begin_(core.log.begin()),
       recorded_checkpoint_id_(start.checkpoint_id),
+      durable_end_(std::move(start.durable_end)),
       collected_(core.log.begin().value()),
       durable_begin_(core.log.begin().value()),
       commit_job_(core.commit_pool(), [this] { CommitInTime(); }),
@@ -60,7 +61,9 @@ Coordinator::Coordinator(Core& core, Start start)
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
   core_.make_durable = [this] { return commits_.Join(); };
-  if (core_.config.durability == Durability::kAlways) core_.log.BlockUpdates();
+  if (core_.config.durability == Durability::kAlways || core_.config.read_only) {
+    core_.log.BlockUpdates();
+  }
   if (core_.config.index_auto_grow) core_.index.OnCrowded([this] { AskForGrowth(); });
   if (!core_.has_files()) return;
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
@@ -126,16 +129,16 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
     if (absl::Status status = MakeDurable(); !status.ok()) return status;
   }
   if (manifest == nullptr && NothingToCommit()) return core_.CheckFiles(false);
-  changed_since_open_ = true;
+  if (absl::Status status = CheckIdleCommit(manifest != nullptr); !status.ok()) return status;
   if (owes_control_) {
-    if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
+    if (absl::Status status = WriteControl(version_ - 1); !status.ok()) return status;
   }
   if (manifest != nullptr) recorded_checkpoint_id_ = manifest->id;
   const Address begin = BeginToState(manifest != nullptr);
   if (begin_ != begin) record_all_sessions_ = true;
   begin_ = begin;
   if (absl::Status status = ShiftVersion(); !status.ok()) return status;
-  if (absl::Status status = WriteControl(version_ - 1, false); !status.ok()) return status;
+  if (absl::Status status = WriteControl(version_ - 1); !status.ok()) return status;
   if (manifest != nullptr) {
     manifest->version = version_ - 1;
     manifest->durable = durable_;
@@ -143,6 +146,15 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
     manifest->incarnations = core_.log.incarnations();
   }
   return absl::OkStatus();
+}
+
+// A commit that follows no record must not use up what the commit of the next record needs, but
+// that of Close may.
+absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
+  if (owes_control_ || core_.log.tail() != durable_ || core_.epochs.closed()) {
+    return absl::OkStatus();
+  }
+  return core_.log.CheckIdleCommit(!of_checkpoint && begin_ != BeginToState(false));
 }
 
 absl::Status Coordinator::ShiftVersion() {
@@ -156,7 +168,7 @@ absl::Status Coordinator::ShiftVersion() {
   return absl::OkStatus();
 }
 
-absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
+absl::Status Coordinator::WriteControl(std::uint64_t version) {
   HybridLog& log = core_.log;
   owes_control_ = true;
   settled_ = true;
@@ -164,7 +176,7 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   absl::Status status;
   try {
     status = AppendSessions(version);
-    if (status.ok()) status = AppendControl(version, clean, extent);
+    if (status.ok()) status = AppendControl(version, extent);
   } catch (const std::bad_alloc&) {
     status = NoMemory();
   }
@@ -178,14 +190,12 @@ absl::Status Coordinator::WriteControl(std::uint64_t version, bool clean) {
   return MakeDurable();
 }
 
-absl::Status Coordinator::AppendControl(std::uint64_t version, bool clean,
-                                        HybridLog::Extent& extent) {
+absl::Status Coordinator::AppendControl(std::uint64_t version, HybridLog::Extent& extent) {
   HybridLog& log = core_.log;
   CommitRecord record;
   record.kind = RecordKind::kControl;
   record.checkpoint_id = recorded_checkpoint_id_;
   record.version = version;
-  record.clean = clean;
   record.begin = begin_;
   record.begin_incarnation = log.IncarnationAt(begin_);
   record.durable = durable_;
@@ -206,6 +216,7 @@ absl::Status Coordinator::MakeDurable() {
   if (absl::Status status = core_.log.FlushTo(end); !status.ok()) return status;
   if (absl::Status status = core_.files.device->Sync(); !status.ok()) return core_.Poison(status);
   durable_ = end;
+  if (durable_end_ != nullptr) durable_end_->Advance(core_.log.geometry().BlockOf(end));
   durable_begin_.store(begin_.value(), std::memory_order_release);               // [begin]
   core_.counters.commits.fetch_add(1, std::memory_order_relaxed);                // statistics
   core_.counters.durable_address.store(end.value(), std::memory_order_relaxed);  // statistics
@@ -219,7 +230,7 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
   for (std::span<const SessionReport> rest = changes; !rest.empty();) {
     const SessionsExtent fitting = FitSessions(rest, room);
     const auto reserve = [&](const EpochGuard& guard) {
-      const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kSpare);
+      const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kCommit);
       return HybridLog::Extent{start, start.is_null() ? 0 : fitting.bytes};
     };
     HybridLog::Extent extent;
@@ -253,7 +264,7 @@ absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const Epo
         return absl::OkStatus();
       }
     }
-    absl::Status status = log.WaitForPage(least_bytes, HybridLog::Space::kSpare);
+    absl::Status status = log.WaitForPage(least_bytes, HybridLog::Space::kCommit);
     if (!status.ok()) return status;
   }
 }
@@ -301,12 +312,14 @@ absl::Status Coordinator::RunCheckpointLocked() {
 absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
   MutexLock lock(mu_);
   if (stopped_) return core_.ClosedError();
+  const auto is_covered = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    MutexLock list_lock(list_mu_);
+    return !checkpoints_.empty() && checkpoints_.back().durable_address == durable_.value();
+  };
+  if (core_.config.read_only && is_covered()) return absl::OkStatus();
   if (core_.health.poisoned()) return core_.health.status();
   if (absl::Status status = core_.CheckFiles(true); !status.ok()) return status;
-  needed = !NothingToCommit();
-  MutexLock list_lock(list_mu_);
-  needed =
-      needed || checkpoints_.empty() || checkpoints_.back().durable_address != durable_.value();
+  needed = !NothingToCommit() || !is_covered();
   return absl::OkStatus();
 }
 
@@ -332,6 +345,7 @@ absl::Status Coordinator::WriteCheckpoint() {
   if (status.ok()) {
     MutexLock lock(mu_);
     status = CommitLocked(&manifest);
+    if (status.ok() && durable_end_ != nullptr) status = durable_end_->Sync();
   }
   // The image's name before the manifest's, so that a crash leaves no manifest without its image.
   if (status.ok()) status = SyncDirectory();
@@ -389,6 +403,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept
   }
   // Before any mutex: in a forked child nobody may be left to unlock it.
   if (core_.epochs.closed()) return core_.ClosedError();
+  if (absl::Status status = core_.CheckWritable(); !status.ok()) return status;
   LaneTurn turn(lane_);
   {
     MutexLock commit_lock(mu_);
@@ -479,7 +494,15 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
   // A growth may have been left half-way.
   if (core_.epochs.broken()) return core_.health.status();
   try {
-    return LogVerifier(core_, options, [this] { return core_.epochs.closed(); }).Run(Checkpoints());
+    LogVerifier verifier(core_, options, [this] { return core_.epochs.closed(); });
+    absl::StatusOr<VerifyReport> report = verifier.Run(Checkpoints());
+    if (!report.ok() || !core_.has_files()) return report;
+    MutexLock commit_lock(mu_);  // the file is not written meanwhile
+    const absl::StatusOr<FoundDurableEnd> end =
+        ReadDurableEnd(*core_.files.directory, core_.config.log.store_id);
+    if (!end.ok()) return end.status();
+    if (!end->problem.empty()) AddProblem(options, end->problem, *report);
+    return report;
   } catch (const std::bad_alloc&) {
     return NoMemory();
   }
@@ -602,6 +625,11 @@ absl::Status Coordinator::MoveBegin(Address begin) {
     checkpoint = !checkpoints_.empty() && checkpoints_.back().scan_address < begin.value();
   }
   absl::Status status = checkpoint ? WriteCheckpoint() : commits_.Join();
+  // An image is what no slice of the space has room for. The log alone holds everything, too.
+  if (checkpoint && absl::IsResourceExhausted(status) && core_.log.is_short_of_space()) {
+    status = CleanUpLocked(0).status();
+    if (status.ok()) status = commits_.Join();
+  }
   return status.ok() ? FollowCommits() : status;
 }
 
@@ -609,6 +637,7 @@ absl::Status Coordinator::MoveBegin(Address begin) {
 
 absl::Status Coordinator::GrowIndex() {
   if (core_.epochs.closed()) return core_.ClosedError();
+  if (absl::Status status = core_.CheckWritable(); !status.ok()) return status;
   LaneTurn turn(lane_);
   return GrowInTurn();
 }
@@ -668,15 +697,14 @@ absl::Status Coordinator::CloseLocked() {
   ShutOut();
   core_.AbandonPending();
   absl::Status status;
-  if (core_.has_files()) {
+  if (core_.has_files() && !core_.config.read_only) {
     try {
       // Without it nothing is lost, only the next opening is longer.
       if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
       MutexLock lock(mu_);
       status = CommitLocked(nullptr);
-      // The mark commits the next version, in which nothing has happened.
-      if (status.ok() && changed_since_open_) status = WriteControl(version_++, true);
       if (status.ok()) status = core_.CheckFiles(true);
+      if (status.ok() && durable_end_ != nullptr) status = durable_end_->Sync();
     } catch (const std::bad_alloc&) {
       status = NoMemory();
     }
@@ -699,6 +727,7 @@ absl::Status Coordinator::LetGo() {
   {
     MutexLock lock(mu_);  // a commit may still run
     stopped_ = true;
+    durable_end_ = nullptr;
   }
   core_.log.StopMaintenance();
   core_.commit_thread.Stop();

@@ -35,6 +35,7 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       files(std::move(store_files)),
       io_uring(core_config.io_uring && files.file_system != nullptr &&
                files.file_system->OpenReadRing(1) != nullptr),
+      health(core_config.read_only),
       epochs(0, core_config.force_fallback, &health),
       pool(core_config.pool_threads, core_config.startable_threads),
       commit_thread(CommitThreads(core_config),
@@ -116,6 +117,10 @@ absl::Status Core::CheckCallable() const {
 absl::Status Core::CheckCanPersist() const {
   absl::Status status = CheckCallable();
   return status.ok() && !has_files() ? InMemoryError() : status;
+}
+
+absl::Status Core::CheckWritable() const {
+  return config.read_only ? Fixed().read_only : absl::OkStatus();
 }
 
 bool Core::MustLeak(const char* what) const {
@@ -596,7 +601,12 @@ absl::Status NameSession(SessionState& session, std::string_view name) {
   if (session.is_stand_in()) return session.error;
   if (absl::Status status = core.CheckCallable(); !status.ok()) return status;
   if (core.epochs.closed()) return core.ClosedError();
+  if (absl::Status status = core.CheckWritable(); !status.ok()) return status;
   std::string copy(name);  // may throw: before the table knows the session
+  if (core.has_files()) {
+    const absl::Status space = core.log.SetSessionsBytes(core.sessions.ListBytesWith(name));
+    if (!space.ok()) return space;
+  }
   if (absl::Status status = core.sessions.Enter(name, session.serials); !status.ok()) {
     return status;
   }

@@ -246,7 +246,8 @@ absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& director
 
 absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   const std::string name = SegmentName(number);
-  OpenedFile opened = directory_.Open(name, {.create = false, .direct = config_.direct_io});
+  OpenedFile opened =
+      directory_.Open(name, {.write = !config_.read_only, .direct = config_.direct_io});
   if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
   std::uint64_t size = 0;
   if (const int error = opened.file->Size(size); error != 0) {
@@ -409,8 +410,11 @@ absl::Status FileDevice::ReserveIn(std::uint64_t number, File& file, std::uint64
     do {
       error = file.Reserve((1 + reserved) * kBlockBytes, (target - reserved) * kBlockBytes);
     } while ((error == EINTR || error == EAGAIN) && ++attempts < kReserveAttempts);
-    // A file that cannot reserve takes its space when it is written.
-    if (error == EOPNOTSUPP) error = 0;
+    // ENOSYS: the kernel's filter; EPERM: some network file systems.
+    if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
+      if (target != block_count) continue;  // zeros are written only where they are needed
+      error = WriteZeros(file, {reserved, target});
+    }
     if (error == 0) {
       MutexLock lock(mu_);
       segments_[PlaceOf(number)].reserved_count = target;
@@ -421,6 +425,22 @@ absl::Status FileDevice::ReserveIn(std::uint64_t number, File& file, std::uint64
     if (!less_may_do) break;
   }
   return FileError("reserve", SegmentName(number), (1 + reserved) * kBlockBytes, error);
+}
+
+// Blocks that may be written meanwhile are below: they had their space before.
+int FileDevice::WriteZeros(File& file, BlockRange blocks) {
+  constexpr std::uint64_t kBatchBlocks = 64;
+  const AlignedBuffer zeros = AllocateAligned(kBatchBlocks * kBlockBytes);
+  if (zeros == nullptr) return ENOMEM;
+  std::memset(zeros.get(), 0, kBatchBlocks * kBlockBytes);
+  for (std::uint64_t block = blocks.begin; block < blocks.end;) {
+    const std::uint64_t count = std::min(kBatchBlocks, blocks.end - block);
+    const FullTransfer transfer =
+        WriteFully(file, (1 + block) * kBlockBytes, {zeros.get(), count * kBlockBytes});
+    if (transfer.error != 0) return transfer.error;
+    block += count;
+  }
+  return 0;
 }
 
 void FileDevice::NoteWritten(std::uint64_t number, std::uint64_t block_count) {
@@ -620,7 +640,10 @@ absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
   }
   if (block_count <= freed) return 0;
   const int error = file->PunchHole((1 + freed) * kBlockBytes, (block_count - freed) * kBlockBytes);
-  if (error == EOPNOTSUPP) return 0;
+  if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
+    punches_holes_.store(false, std::memory_order_relaxed);  // a hint
+    return 0;
+  }
   if (error != 0) {
     return FileError("punch", SegmentName(number), (1 + freed) * kBlockBytes, error);
   }

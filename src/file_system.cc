@@ -11,15 +11,31 @@
 // that a file system without them costs no second open and cannot leave a half-made file. Memory,
 // offsets and lengths of 4 KiB satisfy every device with blocks up to that size; where the kernel
 // says that a file needs more, it is used buffered.
+//
+// Locks are taken by flock, because an fcntl lock does not exclude a second opener in the same
+// process and is lost when any descriptor of the file is closed. A directory is locked by two:
+//   - one on the directory itself, so that removing the lock file lets nobody in. It is left out
+//     where directories cannot be locked;
+//   - one on the lock file, which every opener of a network file system sees.
+// Each is taken on a descriptor of its own, because flock belongs to the open file, which all
+// copies of a descriptor share, those in forked children too. The child half of a fork handler
+// closes the child's copies of both. It finds all of them: a mutex is held from the open of these
+// descriptors until they are in the list of locked directories, and across fork. So a lock ends
+// with its process, whatever children that process has left. (No handler runs when a program calls
+// clone itself; such a child still never unlocks, because the owner's process id is compared.)
 #include "ebb/internal/file_system.h"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <mutex>
 #include <utility>
 
 #include "ebb/internal/uring.h"
@@ -80,15 +96,16 @@ struct OpenedRegularFile {
   bool counts_links = false;  // the file system said that the file has a name
 };
 
-OpenedRegularFile OpenRegularFile(int directory, const std::string& name, bool create) {
+OpenedRegularFile OpenRegularFile(int directory, const std::string& name, OpenFlags how) {
   if (!IsPlainName(name)) return {Descriptor(), EINVAL};
+  const int access = how.create ? O_RDWR | O_CREAT : how.write ? O_RDWR : O_RDONLY;
   // O_NONBLOCK: a pipe or device planted under this name must not make the open wait.
-  const int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | (create ? O_CREAT : 0);
+  const int flags = access | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
   OpenedDescriptor opened = OpenRetrying(directory, name.c_str(), flags, kFileMode);
   if (opened.error != 0) return {Descriptor(), opened.error};
   struct stat status;
   if (::fstat(opened.fd.get(), &status) != 0) return {Descriptor(), errno};
-  if (!S_ISREG(status.st_mode)) return {Descriptor(), EINVAL};
+  if (!S_ISREG(status.st_mode)) return {Descriptor(), S_ISDIR(status.st_mode) ? EISDIR : EINVAL};
   return {std::move(opened.fd), 0, status.st_nlink != 0};
 }
 
@@ -96,6 +113,16 @@ OpenedRegularFile OpenRegularFile(int directory, const std::string& name, bool c
 bool HasLostItsName(int fd) {
   struct stat status;
   return ::fstat(fd, &status) == 0 && status.st_nlink == 0;
+}
+
+// 0, EWOULDBLOCK, or the reason why the file cannot be locked.
+int TryFlock(const Descriptor& file, LockKind kind) {
+  const int how = (kind == LockKind::kReader ? LOCK_SH : LOCK_EX) | LOCK_NB;
+  int error = 0;
+  do {
+    error = ErrorOf(::flock(file.get(), how));
+  } while (error == EINTR);  // ends: a signal interrupts each call at most once
+  return error;
 }
 
 // Whether direct transfers aligned to 4 KiB will do. "Unknown" counts as yes: then the flag itself
@@ -127,6 +154,14 @@ bool SetTransferMode(int fd, [[maybe_unused]] bool want_direct) {
   return false;
 }
 
+// Whether a file must not become so long (RLIMIT_FSIZE). A write beyond the limit would raise
+// SIGXFSZ, and space reserved with FALLOC_FL_KEEP_SIZE is not compared with it.
+bool IsAboveLimit(std::uint64_t size) {
+  struct rlimit limit;
+  return ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+         size > limit.rlim_cur;
+}
+
 class PosixFile final : public File {
  public:
   PosixFile(Descriptor fd, bool direct, bool counts_links)
@@ -137,6 +172,7 @@ class PosixFile final : public File {
     return moved < 0 ? Transfer{0, errno} : Transfer{static_cast<std::size_t>(moved), 0};
   }
   Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) override {
+    if (IsAboveLimit(offset + count)) return {0, EFBIG};
     const ssize_t moved = ::pwrite(fd_.get(), bytes, count, static_cast<off_t>(offset));
     return moved < 0 ? Transfer{0, errno} : Transfer{static_cast<std::size_t>(moved), 0};
   }
@@ -146,6 +182,7 @@ class PosixFile final : public File {
   }
   int Reserve([[maybe_unused]] std::uint64_t offset,
               [[maybe_unused]] std::uint64_t bytes) override {
+    if (IsAboveLimit(offset + bytes)) return EFBIG;
 #if defined(FALLOC_FL_KEEP_SIZE)
     return ErrorOf(::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                                static_cast<off_t>(bytes)));
@@ -185,7 +222,7 @@ class PosixDirectory final : public Directory {
   ~PosixDirectory() override { Unlock(); }
 
   OpenedFile Open(const std::string& name, OpenFlags flags) override {
-    OpenedRegularFile opened = OpenRegularFile(fd_.get(), name, flags.create);
+    OpenedRegularFile opened = OpenRegularFile(fd_.get(), name, flags);
     if (opened.error != 0) return {nullptr, opened.error};
     const bool direct = SetTransferMode(opened.fd.get(), flags.direct);
     return {std::make_unique<PosixFile>(std::move(opened.fd), direct, opened.counts_links), 0};
@@ -205,20 +242,50 @@ class PosixDirectory final : public Directory {
 
   int Sync() override { return ErrorOf(::fsync(fd_.get())); }
 
-  int Lock(const std::string& name) override;
+  int Lock(const std::string& name, LockKind kind) override;
   void Unlock() override;
   bool LockIsRemoved() const override {
     return lock_.open() && lock_counts_links_ && HasLostItsName(lock_.get());
   }
+  void CloseLocks() {
+    static_cast<void>(lock_.Close());
+    static_cast<void>(directory_lock_.Close());
+  }
 
  private:
+  int LockSelf(LockKind kind);
+  int LockFile(const std::string& name, LockKind kind);
   bool IsStillNamed(const Descriptor& file, const std::string& name) const;
 
   Descriptor fd_;
-  Descriptor lock_;
+  Descriptor directory_lock_;  // another one of the directory
+  Descriptor lock_;            // of the lock file
   bool lock_counts_links_ = false;
   pid_t lock_owner_ = 0;
 };
+
+// Mutex and list; see above.
+struct LockedDirectories {
+  std::mutex mu;
+  std::vector<PosixDirectory*> list;
+};
+
+LockedDirectories& Locked() {
+  static LockedDirectories* const locked = [] {
+    auto* made = new LockedDirectories;  // never destroyed: stores may outlive statics
+    pthread_atfork([] { Locked().mu.lock(); }, [] { Locked().mu.unlock(); },
+                   [] {
+                     for (PosixDirectory* directory : Locked().list) directory->CloseLocks();
+                     Locked().list.clear();
+                     Locked().mu.unlock();
+                   });
+    return made;
+  }();
+  return *locked;
+}
+// Made while the program starts, when no thread forks: a child that finds it half made would wait
+// forever.
+[[maybe_unused]] const LockedDirectories& g_made_early = Locked();
 
 int PosixDirectory::List(std::vector<std::string>& names) {
   names.clear();
@@ -245,35 +312,58 @@ bool PosixDirectory::IsStillNamed(const Descriptor& file, const std::string& nam
          locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
 }
 
-// flock, because an fcntl lock does not keep out a second opener in the same process and is lost
-// when any descriptor of the file is closed. A lock file that was unlinked between our open and our
-// lock excludes nobody, so the name is compared afterwards.
-int PosixDirectory::Lock(const std::string& name) {
-  if (lock_.open()) return EWOULDBLOCK;
+int PosixDirectory::Lock(const std::string& name, LockKind kind) {
+  const std::lock_guard guard(Locked().mu);
+  std::vector<PosixDirectory*>& list = Locked().list;
+  if (std::find(list.begin(), list.end(), this) != list.end()) return EWOULDBLOCK;
+  list.push_back(this);  // may throw: before anything is locked
+  int error = kind == LockKind::kNameOnly ? 0 : LockSelf(kind);
+  if (error == 0) error = LockFile(name, kind);
+  lock_owner_ = ::getpid();
+  if (error != 0) {
+    CloseLocks();
+    list.pop_back();
+  }
+  return error;
+}
+
+int PosixDirectory::LockSelf(LockKind kind) {
+  OpenedDescriptor opened = OpenRetrying(fd_.get(), ".", O_RDONLY | O_DIRECTORY, 0);
+  if (opened.error != 0) return opened.error;
+  const int error = TryFlock(opened.fd, kind);
+  if (error == 0) directory_lock_ = std::move(opened.fd);
+  return error == EWOULDBLOCK ? error : 0;  // any other: directories cannot be locked here
+}
+
+// A lock file that was unlinked between our open and our lock excludes nobody, so the name is
+// compared afterwards.
+int PosixDirectory::LockFile(const std::string& name, LockKind kind) {
   constexpr int kAttemptLimit = 100;
   for (int attempt = 0; attempt < kAttemptLimit; ++attempt) {
-    OpenedRegularFile opened = OpenRegularFile(fd_.get(), name, /*create=*/true);
+    const bool writes = kind != LockKind::kReader;
+    OpenedRegularFile opened =
+        OpenRegularFile(fd_.get(), name, {.write = writes, .create = writes});
+    if (opened.error == ENOENT && !writes) return 0;
     if (opened.error != 0) return opened.error;
-    if (::flock(opened.fd.get(), LOCK_EX | LOCK_NB) != 0) {
-      if (errno == EINTR) continue;
-      return errno;
-    }
+    if (const int error = TryFlock(opened.fd, kind); error != 0) return error;
     if (IsStillNamed(opened.fd, name)) {
       lock_ = std::move(opened.fd);
       lock_counts_links_ = opened.counts_links;
-      lock_owner_ = ::getpid();
       return 0;
     }
   }
   return EWOULDBLOCK;  // somebody creates and removes the file all the time
 }
 
-// The lock belongs to the open file, which a forked child shares. So closing is not enough to give
-// it up while a child lives; and a child that destroys its copy must not take it from its parent.
+// Closing alone would not release the locks while a child that was made by clone lives; and such a
+// child, when it destroys its copy, must not take them from its parent.
 void PosixDirectory::Unlock() {
-  if (!lock_.open()) return;
-  if (lock_owner_ == ::getpid()) static_cast<void>(::flock(lock_.get(), LOCK_UN));
-  static_cast<void>(lock_.Close());
+  const std::lock_guard guard(Locked().mu);
+  if (std::erase(Locked().list, this) == 0) return;
+  for (const Descriptor* held : {&lock_, &directory_lock_}) {
+    if (held->open() && lock_owner_ == ::getpid()) static_cast<void>(::flock(held->get(), LOCK_UN));
+  }
+  CloseLocks();
 }
 
 // "a/b/" -> "a", "b" -> ".", "/b" -> "/"

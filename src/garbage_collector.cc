@@ -45,19 +45,25 @@ std::uint64_t Above(std::uint64_t limit, std::uint64_t bytes) {
   return limit - std::min(limit, bytes);
 }
 
-// The mean extent of some of the records on the device; 0: none could be read.
-std::uint64_t MeanExtentOnDevice(HybridLog& log, const Core::IndexSample& sample) {
-  DeviceBuffer buffer;
+// Some of the records on the device that a sample has met.
+struct DeviceSample {
   std::uint64_t count = 0;
+  std::uint64_t tombstones = 0;
   std::uint64_t bytes = 0;
+};
+
+DeviceSample SampleDevice(HybridLog& log, const Core::IndexSample& sample) {
+  DeviceBuffer buffer;
+  DeviceSample read;
   const std::size_t known = std::min(sample.on_device, Core::IndexSample::kMostAddresses);
   for (std::size_t i = 0; i < known; ++i) {
     absl::StatusOr<Record> record = log.ReadFromDevice(sample.addresses[i], buffer);
     if (!record.ok()) continue;  // this is an estimate; who needs the record hears of it
-    ++count;
-    bytes += record->ExtentOf();
+    ++read.count;
+    read.tombstones += record->header().LoadAcquire().tombstone() ? 1 : 0;
+    read.bytes += record->ExtentOf();
   }
-  return count == 0 ? 0 : bytes / count;
+  return read;
 }
 
 }  // namespace
@@ -92,16 +98,18 @@ class GarbageCollector::Throttle {
 // ---- what is due ----
 
 GcEstimate GarbageCollector::Estimate(Address begin) {
-  constexpr std::uint64_t kMinBuckets = 4096;
+  // Where a few per cent decide whether collecting frees anything, the sample is larger.
+  const std::uint64_t min_buckets = core_.log.is_short_of_space() ? 65536 : 4096;
   const Geometry& geometry = core_.log.geometry();
   const RecordShape shape = core_.log.shape();
-  const Core::IndexSample sample = core_.SampleIndex(slot_, kMinBuckets);
+  const Core::IndexSample sample = core_.SampleIndex(slot_, min_buckets);
   std::uint64_t measured = sample.in_memory;
   std::uint64_t measured_bytes = sample.bytes;
-  if (shape.has_lengths()) {
-    const std::uint64_t mean = MeanExtentOnDevice(core_.log, sample);
-    measured += mean == 0 ? 0 : sample.on_device;
-    measured_bytes += sample.on_device * mean;
+  std::uint64_t tombstones = sample.tombstones;
+  if (const DeviceSample read = SampleDevice(core_.log, sample); read.count != 0) {
+    measured += sample.on_device;
+    measured_bytes += sample.on_device * (read.bytes / read.count);
+    tombstones += sample.on_device * read.tombstones / read.count;
   }
   // Where no record can be seen, those of the least extent.
   const auto least = [](std::uint32_t bytes) {
@@ -112,13 +120,23 @@ GcEstimate GarbageCollector::Estimate(Address begin) {
                     : shape.ExtentFor(least(shape.key_bytes), least(shape.value_bytes));
   GcEstimate estimate;
   estimate.log_bytes = (geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(begin)) * kBlockBytes;
-  estimate.live_records = (sample.entries - sample.tombstones) * sample.step;
+  estimate.live_records = (sample.entries - tombstones) * sample.step;
   estimate.live_bytes = std::min(estimate.log_bytes, estimate.live_records * extent);
   estimate.garbage_bytes = estimate.log_bytes - estimate.live_bytes;
   return estimate;
 }
 
-bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimate) {
+// What going through all live records wastes, and twice more: see hybrid_log.h. Without a gain a
+// collection would only use up its slice.
+bool GarbageCollector::WouldFree(const GcEstimate& estimate) const {
+  const HybridLog::CollectionSpace space = core_.log.GetCollectionSpace();
+  const std::uint64_t pass_bytes = std::max<std::uint64_t>(space.slice_blocks / 2, 1) * kBlockBytes;
+  return estimate.garbage_bytes >
+         space.waste_blocks * kBlockBytes * (estimate.live_bytes / pass_bytes + 2);
+}
+
+bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimate) const {
+  if (core_.log.is_short_of_space()) return WouldFree(estimate);
   if (estimate.log_bytes == 0 || estimate.garbage_bytes < options.min_reclaim_bytes) return false;
   // 1 is not left to an estimate.
   return options.target_utilization >= 1 ||
@@ -143,9 +161,11 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
     // Not again at the next page turn: what failed may go on failing.
     look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
                    std::memory_order_relaxed);  // a hint
+    NoteFruitless();
     if (thrown != nullptr && call.pace == Pace::kFree) std::rethrow_exception(thrown);
     return status;
   }
+  if (core_.log.is_short_of_space()) NoteFruitless();
   std::move(release_brake).Cancel();
   stats.new_begin_address = core_.log.begin().value();
   stats.duration_ms = MillisecondsSince(begun);
@@ -181,6 +201,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   absl::Status status = MoveBegin(options, call.pace, stats);
   Address end = collected_;
   bool goes_on = true;
+  std::uint64_t unfreed_bytes = 0;  // copied since space was last given back
   while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
     throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
     if (call.is_stopping()) break;
@@ -190,17 +211,35 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
         if (!new_end.ok()) return new_end.status();
         end = *new_end;
       }
+      const GcStats before = stats;
       absl::StatusOr<bool> more = RunPass(options, call, end, throttle, stats);
       if (!more.ok()) return more.status();
       goes_on = *more && collected_ < end && call.pace != Pace::kOnePass;
       status = MoveBegin(options, call.pace, stats);
+      unfreed_bytes += stats.copied_bytes - before.copied_bytes;
+      const std::uint64_t freed_bytes = stats.freed_bytes - before.freed_bytes;
+      goes_on = goes_on && !IsWastingSpace(unfreed_bytes, freed_bytes);
+      if (freed_bytes != 0) unfreed_bytes = 0;
     }
     if (!status.ok() || !goes_on) continue;
     absl::StatusOr<bool> stays = GiveWay(call);
     if (!stays.ok() || !*stays) return stays.status();
   }
+  if (status.ok() && core_.epochs.closed()) return core_.ClosedError();
   LookLater(options, call.pace);
   return status;
+}
+
+// On a full disk passes that give back less than they copied, because a scan holds the front or
+// holes cannot be punched, would use up the slice for good.
+bool GarbageCollector::IsWastingSpace(std::uint64_t copied_bytes, std::uint64_t freed_bytes) const {
+  if (!core_.log.is_short_of_space()) return false;
+  const Geometry& geometry = core_.log.geometry();
+  const std::uint64_t log_blocks =
+      geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(core_.log.begin());
+  const std::uint64_t allowed_blocks =
+      core_.files.device->FreedAsOne(log_blocks) + 2 * core_.log.GetCollectionSpace().waste_blocks;
+  return copied_bytes > freed_bytes + allowed_blocks * kBlockBytes;
 }
 
 absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
@@ -219,7 +258,8 @@ absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
 absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
   const Address tail = core_.log.tail();
   const Address frozen = core_.log.safe_read_only();
-  if (pace == Pace::kByItself && frozen.value() >= tail.value() - (tail - collected_) / 2) {
+  if (pace == Pace::kByItself && !core_.log.is_short_of_space() &&
+      frozen.value() >= tail.value() - (tail - collected_) / 2) {
     return frozen;
   }
   if (absl::Status status = core_.log.FreezeTo(tail); !status.ok()) return status;
@@ -256,7 +296,7 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
     if (!stopped) throttle.Wait([&] { return call.is_stopping() || is_awaited(); });
     stopped = stopped || call.is_stopping();
     return stopped || is_awaited() ||
-           (is_young &&
+           (is_young && !core_.log.is_short_of_space() &&
             core_.log.tail() - (collected_ + scanned) <= EnoughBytes(options, estimate));
   };
   absl::StatusOr<Address> until =
@@ -278,13 +318,15 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
         begin + LongestBytes(core_.log.geometry(), options, Estimate(collected_));
     const bool waits_for_others = pace == Pace::kByItself &&
                                   core_.config.durability == Durability::kPeriodic &&
-                                  core_.log.tail() < longest;
+                                  core_.log.tail() < longest && !core_.log.is_short_of_space();
     if (!waits_for_others) {
       if (pace == Pace::kByItself) core_.log.SetBrake(std::max(longest, core_.log.tail()));
       status = owner_.move_begin(collected_);
     }
   }
-  return status.ok() ? GiveBack(stats) : status;
+  if (status.ok()) status = GiveBack(stats);
+  if (core_.log.is_short_of_space()) core_.log.TakeSpaceAgain();
+  return status;
 }
 
 // Live bytes change slowly, so the log will be due when it has grown to what they allow. Where a

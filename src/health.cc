@@ -9,9 +9,14 @@
 
 namespace ebb::internal {
 
+Health::Health(bool read_only) : poisoned_(read_only) {
+  if (read_only) cause_ = Fixed().read_only;
+}
+
 void Health::Poison(const absl::Status& cause) {
   MutexLock lock(mu_);
-  if (!cause_.ok()) return;
+  if (has_failed_) return;
+  has_failed_ = true;
   // A store that must not continue is poisoned whether or not there is memory for the message.
   const bool is_lost = absl::IsDataLoss(cause);
   cause_ = is_lost ? absl::Status(absl::StatusCode::kDataLoss, {}) : Fixed().poisoned;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <thread>
@@ -96,8 +97,12 @@ void HybridLog::Restore(Position position) {
     word->store(tail.value(), std::memory_order_release);  // [boundary]
   }
   // What there is to be had is taken when it is needed.
-  space_end_.store(tail.value(), std::memory_order_release);  // [space]
-  ordinary_end_.store(0, std::memory_order_release);          // [space]
+  space_end_block_.store(geometry.BlockOf(tail), std::memory_order_release);  // [space]
+  ordinary_end_.store(0, std::memory_order_release);                          // [space]
+  const RecordShape shape = config_.shape;
+  largest_extent_.store(
+      shape.has_lengths() ? 0 : shape.ExtentFor(shape.key_bytes, shape.value_bytes),
+      std::memory_order_relaxed);  // before anybody knows the log
   incarnations_ = std::move(position.incarnations);
   MutexLock lock(boundary_mu_);
   requested_read_only_ = tail;
@@ -108,13 +113,13 @@ void HybridLog::Restore(Position position) {
 Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard, Space space) {
   EBB_DCHECK(extent_bytes % 8 == 0 && extent_bytes <= payload_bytes_);
   std::uint64_t word = tail_.load(std::memory_order_relaxed);  // the fetch_add takes the place
-  // Ordinary records may overtake this check into a page that was turned to for the spare: one of
-  // each thread at most, which the spare can bear.
-  if (TailOffset(word) >= payload_bytes_ || !HasSpace(PlaceIn(word), extent_bytes, space))
-      [[unlikely]] {
+  if (TailOffset(word) >= payload_bytes_) [[unlikely]]
     return Address();
-  }
-  word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);  // [tail]
+  if (PlaceIn(word) >= LoadAcquire(ordinary_end_)) [[unlikely]]  // [space]
+    return space == Space::kOrdinary ? Address() : AllocateExact(extent_bytes, guard, space);
+  if (extent_bytes > largest_extent_.load(std::memory_order_relaxed)) [[unlikely]]  // an estimate
+    largest_extent_.store(extent_bytes, std::memory_order_relaxed);                 // likewise
+  word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);                  // [tail]
   const std::uint64_t offset = TailOffset(word);
   const Address start = PlaceIn(word);
   if (offset + extent_bytes <= payload_bytes_) [[likely]]
@@ -123,6 +128,26 @@ Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
   // Exactly one allocation of a page crosses its end; the space that it leaves becomes a filler.
   if (offset < payload_bytes_) FillPageEnd(start, guard);
   return Address();
+}
+
+Address HybridLog::AllocateExact(std::uint64_t extent_bytes, const EpochGuard& guard, Space space) {
+  std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
+  for (;;) {  // ends: each turn after the first means that another thread took a place
+    const std::uint64_t offset = TailOffset(word);
+    if (offset >= payload_bytes_) return Address();
+    const Address start = PlaceIn(word);
+    if (!HasSpace(start, extent_bytes, space)) return Address();
+    const bool fits = offset + extent_bytes <= payload_bytes_;
+    const std::uint64_t next_offset = fits ? offset + extent_bytes : payload_bytes_;
+    if (!tail_.compare_exchange_weak(word, word - offset + next_offset,
+                                     std::memory_order_acq_rel,  // [tail]
+                                     std::memory_order_acquire)) {
+      continue;
+    }
+    if (fits) return start;
+    FillPageEnd(start, guard);
+    return Address();
+  }
 }
 
 // The zeros are plain stores: no address in there is ever published, and a flush copies it after
@@ -140,7 +165,7 @@ HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const 
     const std::uint64_t offset = TailOffset(word);
     if (offset >= payload_bytes_) return {};
     const Address start = PlaceIn(word);
-    if (!HasSpace(start, least_bytes, Space::kSpare)) return {};
+    if (!HasSpace(start, least_bytes, Space::kCommit)) return {};
     const std::uint64_t end =
         (offset + least_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
     // Too little is left: all of it becomes a filler.
@@ -173,45 +198,119 @@ Address HybridLog::NextPlace() const {
   return config_.geometry.PageStart(TailPage(word)) + std::min(TailOffset(word), payload_bytes_);
 }
 
+// ---- space ----
+
 // A record that crosses its page's end makes a filler there, so the page is what must have space.
+std::uint64_t HybridLog::EndBlock(Address at, std::uint64_t extent_bytes) const {
+  const Geometry& geometry = config_.geometry;
+  const std::uint64_t end =
+      std::min(geometry.OffsetOf(at) + std::max<std::uint64_t>(extent_bytes, 8), payload_bytes_);
+  return geometry.BlockOf(geometry.PageStart(geometry.PageOf(at)) + (end - 1)) + 1;
+}
+
 bool HybridLog::HasSpace(Address at, std::uint64_t extent_bytes, Space space) const {
   if (at < LoadAcquire(ordinary_end_)) [[likely]]  // [space]
     return true;
-  if (space == Space::kOrdinary) return false;
+  return space != Space::kOrdinary &&
+         EndBlock(at, extent_bytes) + BlocksBehind(space) <=
+             space_end_block_.load(std::memory_order_acquire);  // [space]
+}
+
+std::uint64_t HybridLog::WasteBlocks() const {
+  return largest_extent_.load(std::memory_order_relaxed) / kBlockPayloadBytes + 3;  // an estimate
+}
+
+void HybridLog::SizeSlices() {
   const Geometry& geometry = config_.geometry;
-  const std::uint64_t end = std::min(geometry.OffsetOf(at) + extent_bytes, payload_bytes_);
-  const std::uint64_t block = geometry.BlockOf(geometry.PageStart(geometry.PageOf(at)) + (end - 1));
-  return geometry.BlockStart(block + 1) <= LoadAcquire(space_end_);  // [space]
+  const std::uint64_t log_blocks = geometry.BlockOf(tail()) - geometry.BlockOf(begin());
+  const std::uint64_t waste = WasteBlocks() + sessions_blocks_;
+  const std::uint64_t base =
+      std::min<std::uint64_t>(2 * geometry.blocks_per_page(), 512) + 2 * waste;
+  const auto root = static_cast<std::uint64_t>(
+      std::sqrt(static_cast<double>(waste) * static_cast<double>(log_blocks)));
+  const std::uint64_t commits = 4 * (2 + sessions_blocks_) + 8;
+  const std::uint64_t collection = base + root * 5 / 2 + device_.FreedAsOne(log_blocks);
+  const std::uint64_t deletions = std::max(base + root / 2, log_blocks / 128);
+  const auto set = [this](Space space, std::uint64_t blocks) {
+    blocks_behind_[static_cast<std::size_t>(space)].store(
+        blocks, std::memory_order_relaxed);  // a thread that sees an older one is a bit earlier
+  };
+  set(Space::kCollection, commits);
+  set(Space::kDeletion, commits + collection);
+  set(Space::kOrdinary, commits + collection + deletions);
+}
+
+absl::Status HybridLog::ReserveTo(std::uint64_t end_block) {
+  const std::uint64_t begin = space_end_block_.load(std::memory_order_relaxed);  // space_mu_ held
+  if (end_block <= begin) return absl::OkStatus();
+  absl::Status status = device_.Reserve(begin, end_block);
+  if (status.ok()) space_end_block_.store(end_block, std::memory_order_release);  // [space]
+  return status;
 }
 
 absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space space) {
   MutexLock lock(space_mu_);
+  SizeSlices();
   if (HasSpace(at, extent_bytes, space)) return absl::OkStatus();
   const Geometry& geometry = config_.geometry;
   const std::uint64_t page_end = (geometry.PageOf(at) + 1) * geometry.blocks_per_page();
-  const std::uint64_t begin = geometry.BlockOf(LoadAcquire(space_end_));
-  const auto take = [&](std::uint64_t end) {
-    if (end <= begin) return absl::OkStatus();
-    absl::Status status = device_.Reserve(begin, end);
-    if (status.ok()) {
-      space_end_.store(geometry.BlockStart(end).value(), std::memory_order_release);  // [space]
-    }
-    return status;
-  };
-  absl::Status status = take(page_end + SpareBlocks(geometry));
+  absl::Status status = ReserveTo(page_end + BlocksBehind(Space::kOrdinary));
   if (status.ok()) {
+    is_short_of_space_.store(false, std::memory_order_relaxed);  // a hint
     ordinary_end_.store(geometry.PageStart(geometry.PageOf(at) + 1).value(),
                         std::memory_order_release);  // [space]
-  } else if (space == Space::kSpare) {
-    status =
-        take(std::min(geometry.BlockOf(at) + 1 + extent_bytes / kBlockPayloadBytes + 1, page_end));
+    return status;
   }
+  // The slices that matter most first, as far as space goes.
+  const std::uint64_t end_block = EndBlock(at, extent_bytes);
+  for (const Space behind :
+       {Space::kCommit, Space::kCollection, Space::kDeletion, Space::kOrdinary}) {
+    if (!ReserveTo(end_block + BlocksBehind(behind)).ok()) break;
+  }
+  return HasSpace(at, extent_bytes, space) ? absl::OkStatus() : status;
+}
+
+absl::Status HybridLog::CheckIdleCommit(bool moves_begin) {
+  MutexLock lock(space_mu_);
+  SizeSlices();
+  const Address at = config_.geometry.Normalize(NextPlace());
+  if (at < LoadAcquire(ordinary_end_)) return absl::OkStatus();  // [space]
+  const std::uint64_t kept = moves_begin ? BlocksBehind(Space::kCollection) / 2 : HalfOfDeletions();
+  return ReserveTo(config_.geometry.BlockOf(at) + 2 + sessions_blocks_ + kept);
+}
+
+absl::Status HybridLog::SetSessionsBytes(std::uint64_t bytes) {
+  MutexLock lock(space_mu_);
+  const std::uint64_t blocks = bytes == 0 ? 0 : bytes / kBlockPayloadBytes + 2;
+  const std::uint64_t before = std::exchange(sessions_blocks_, blocks);
+  if (blocks <= before) return absl::OkStatus();
+  SizeSlices();
+  const Address at = config_.geometry.Normalize(NextPlace());
+  const std::uint64_t page_end =
+      (config_.geometry.PageOf(at) + 1) * config_.geometry.blocks_per_page();
+  const bool is_ordinary = at < LoadAcquire(ordinary_end_);  // [space]
+  absl::Status status =
+      ReserveTo((is_ordinary ? page_end : config_.geometry.BlockOf(at) + 1) + HalfOfDeletions());
+  if (!status.ok()) sessions_blocks_ = before;
   return status;
 }
 
+HybridLog::CollectionSpace HybridLog::GetCollectionSpace() {
+  MutexLock lock(space_mu_);
+  SizeSlices();
+  const std::uint64_t from = config_.geometry.BlockOf(config_.geometry.Normalize(NextPlace())) +
+                             BlocksBehind(Space::kCollection);
+  const std::uint64_t end = space_end_block_.load(std::memory_order_relaxed);  // space_mu_ held
+  return {.slice_blocks = end - std::min(end, from),
+          .waste_blocks = WasteBlocks() + sessions_blocks_};
+}
+
 void HybridLog::TakeSpaceAhead(std::uint64_t pages_ahead) {
-  const std::uint64_t page = config_.geometry.PageOf(NextPlace()) + pages_ahead;
-  static_cast<void>(TakeSpace(config_.geometry.PageStart(page), 0, Space::kOrdinary));
+  const Geometry& geometry = config_.geometry;
+  const Address next = NextPlace();
+  const Address at = pages_ahead == 0 ? geometry.Normalize(next)
+                                      : geometry.PageStart(geometry.PageOf(next) + pages_ahead);
+  static_cast<void>(TakeSpace(at, sizeof(RecordHeader), Space::kOrdinary));
 }
 
 bool HybridLog::AddressSpaceIsUsedUp() const {
@@ -223,7 +322,8 @@ bool HybridLog::AddressSpaceIsUsedUp() const {
 
 // kRoom: the tail's page has room and space, because it had or because it was turned here. A page
 // is full when its offset is at its end, overshot or not.
-HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space) {
+HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
+                                       std::uint64_t drained_page) {
   const Geometry& geometry = config_.geometry;
   std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
   // Each failure of the CAS is an allocation, or another thread's turn of the page.
@@ -237,6 +337,7 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space) 
     if (page - oldest_page >= geometry.frame_count || AddressSpaceIsUsedUp()) {
       return Turn::kNeedsFrame;
     }
+    if (place >= LoadAcquire(ordinary_end_) && drained_page != page) return Turn::kNeedsDrain;
     if (tail_.compare_exchange_weak(word, page << tail_shift(),
                                     std::memory_order_acq_rel,  // [tail]
                                     std::memory_order_acquire)) {
@@ -264,8 +365,9 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   counters_.page_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
   Backoff backoff;
   if (space == Space::kOrdinary) WaitAtBrake();
+  std::uint64_t drained_page = 0;  // see TryTurnPage
   for (;;) {  // ends: each turn takes space, moves a boundary, or waits for somebody who does
-    const Turn turn = TryTurnPage(extent_bytes, space);
+    const Turn turn = TryTurnPage(extent_bytes, space, drained_page);
     if (turn == Turn::kRoom) return absl::OkStatus();
     if (health_.poisoned()) return health_.status();
     if (AddressSpaceIsUsedUp()) {
@@ -276,13 +378,35 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
     }
     if (turn == Turn::kNeedsSpace) {
       const Address place = config_.geometry.Normalize(NextPlace());
-      if (absl::Status status = TakeSpace(place, extent_bytes, space); !status.ok()) return status;
+      absl::Status status = TakeSpace(place, extent_bytes, space);
+      if (status.ok()) continue;
+      if (space <= Space::kDeletion && absl::IsResourceExhausted(status)) {
+        is_short_of_space_.store(true, std::memory_order_relaxed);  // a hint
+        if (look_for_garbage_) look_for_garbage_();
+      }
+      return status;
+    }
+    if (turn == Turn::kNeedsDrain) {
+      const std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
+      if (TailOffset(word) < payload_bytes_) continue;                   // turned meanwhile
+      if (absl::Status status = Drain(); !status.ok()) return status;
+      drained_page = TailPage(word) + 1;
       continue;
     }
     absl::StatusOr<bool> moved = Help();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
   }
+}
+
+absl::Status HybridLog::Drain() {
+  const std::uint64_t epoch = epochs_.Bump();
+  Backoff backoff;
+  while (!epochs_.Drained(epoch)) {
+    if (epochs_.broken()) return health_.status();
+    backoff.Wait();
+  }
+  return absl::OkStatus();
 }
 
 // ---- maintenance ----
@@ -544,7 +668,7 @@ void HybridLog::Maintain() {
   if (page_turned_.exchange(false, std::memory_order_relaxed)) {  // ordered by the pool's mutex
     TakeSpaceAhead(1);
     PopulateFrameAhead();
-    if (on_page_turn_) on_page_turn_();
+    if (look_for_garbage_) look_for_garbage_();
   }
   absl::StatusOr<bool> moved = Help();
   if (!moved.ok()) return;

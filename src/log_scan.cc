@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "ebb/internal/durable_end.h"
 #include "ebb/internal/hash.h"
 #include "ebb/internal/index_filler.h"
 #include "ebb/internal/index_image.h"
@@ -55,6 +56,7 @@ absl::Status LogScan::Pass() {
     for (const auto& [name, serial] : start_.manifest->sessions) sessions_[name] = serial;
   }
   cursor_ = last_commit_end_ = commit_before_end_ = from_;
+  open_block_ = 0;
   begin_ = Address();
   durable_ = start_.durable;
   uncommitted_ = {};
@@ -224,6 +226,7 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   checkpoint_id_ = std::max(checkpoint_id_, commit->checkpoint_id);
   durable_ = std::max(durable_, commit->durable);
   begin_ = commit->begin;
+  open_block_ = commit->kind == RecordKind::kOpen ? geometry_.BlockOf(address) : 0;
   commit_before_end_ = last_commit_end_;
   last_commit_end_ = geometry_.Normalize(address + extent);
   return absl::OkStatus();
@@ -308,10 +311,11 @@ absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
 
 // Damage or the end? A block behind the bad one that states that more was durable tells.
 absl::Status LogScan::LookForLaterCommits() {
+  if (start_.salvage) return absl::OkStatus();
   const Address bad = geometry_.BlockStart(bad_block_);
   if (last_commit_end_ < start_.durable) {
-    return absl::DataLossError(
-        fmt::format("{}: a checkpoint states that it was durable", DescribeBad()));
+    return absl::DataLossError(fmt::format("{}: a checkpoint or {} states that it was durable",
+                                           DescribeBad(), kDurableEndName));
   }
   const Device& device = *core_.files.device;
   absl::Status damage;

@@ -104,8 +104,10 @@ void LogVerifier::Problem(Address address, const char* what) {
 // ---- the log ----
 
 absl::Status LogVerifier::ReadLog() {
-  // The first block holds an open record and nothing else.
-  const Address from = begin_ == geometry_.BlockStart(1) ? Address() : begin_;
+  // The first block holds an open record and nothing else, or nothing: then its history begins
+  // later.
+  const bool has_first_block = log_.incarnations().front().first_block == 0;
+  const Address from = begin_ == geometry_.BlockStart(1) && has_first_block ? Address() : begin_;
   const std::uint64_t first_block = geometry_.BlockOf(from);
   const std::uint64_t end_block = geometry_.BlockOf(end_);
   for (std::uint64_t page = geometry_.PageOf(from); page * geometry_.blocks_per_page() < end_block;

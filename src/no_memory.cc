@@ -34,6 +34,9 @@ FixedStatuses MakeAll() noexcept {
                "a session was called from inside one of its own callbacks; use the values that the "
                "callback was given, or call after it has returned"),
       .in_memory = Make(kFailedPrecondition, "a store in memory cannot make anything durable"),
+      .read_only = Make(kFailedPrecondition,
+                        "the store is open read-only (Options::read_only); to change it, close it "
+                        "and open it for writing"),
       .poisoned = Make(kUnavailable,
                        "the store is poisoned until it is reopened; there was no memory to keep "
                        "the first cause"),

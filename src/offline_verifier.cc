@@ -24,7 +24,8 @@ namespace ebb::internal {
 namespace {
 
 // Reports every block that fails its checksum although it is not dead in a log that begins at
-// `begin`, and something states that it was durable. `durable` is what checkpoints state.
+// `begin`, and something states that it was durable. `durable` is what checkpoints and the durable
+// end state.
 absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOptions& options,
                       VerifyReport& report) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
@@ -76,7 +77,8 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
   const auto progress = [&](const RecoveryProgress& step) {
     if (options.progress) options.progress({step.scanned_bytes, step.total_bytes});
   };
-  const absl::Status status = ScanLog(core, found, /*images=*/false, progress, *checkpoints, scan);
+  const absl::Status status =
+      ScanLog(core, found, ScanMode::kLogAlone, progress, *checkpoints, scan);
   if (scan.has_value()) report.record_count = scan->replayed_records();
   if (!status.ok()) {
     if (!absl::IsDataLoss(status)) return status;
@@ -107,7 +109,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
 
 absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std::string& path,
                                               const VerifyOptions& options) {
-  auto directory = OpenLocked(file_system, path, /*create=*/false);
+  auto directory = OpenLocked(file_system, path, LockKind::kReader);
   if (!directory.ok()) return directory.status();
   VerifyReport report;
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);
@@ -124,11 +126,12 @@ absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std
   files.directory = *std::move(directory);
   files.headers = std::make_unique<SegmentHeaders>(header);
   auto device =
-      FileDevice::Open(*files.directory, *files.headers, {.segment_blocks = header.segment_blocks});
+      FileDevice::Open(*files.directory, *files.headers,
+                       {.segment_blocks = header.segment_blocks, .read_only = true});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);
   Options least;
-  least.durability = Durability::kManual;  // no thread for commits
+  least.read_only = true;
   least.log_memory_bytes = std::max(least.log_memory_bytes, std::uint64_t{16} << header.page_shift);
   // A bucket for half a block of log, so for 2 to 80 records.
   const int wanted = static_cast<int>(std::bit_width(files.device->EndBlock())) + 1;

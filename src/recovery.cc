@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/durable_end.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_scan.h"
@@ -73,11 +74,31 @@ struct NewHistory {
   std::uint64_t checkpoint_id = 0;         // the newest ever begun
   Address begin;                           // of the log
   std::vector<IncarnationSpan> histories;  // this one included
+  bool salvaged = false;                   // what is cut off was durable
 };
+
+// Takes back what states that more was durable than what is below `end_block`, before it is cut
+// off.
+absl::Status ForgetBehind(Core& core, std::uint64_t end_block) {
+  Directory& directory = *core.files.directory;
+  absl::Status status = WriteDurableEnd(directory, core.config.log.store_id, end_block);
+  std::vector<std::string> names;
+  int error = status.ok() ? directory.Sync() : 0;
+  if (status.ok() && error == 0) error = directory.List(names);
+  for (const std::string& name : names) {
+    const std::optional<std::uint64_t> id = CheckpointOfFile(name);
+    if (error != 0 || !id.has_value() || name != ManifestName(*id)) continue;
+    error = directory.Unlink(name);
+  }
+  if (status.ok() && error == 0) error = directory.Sync();
+  if (error != 0) status.Update(FileError("clean-up", "the store's directory", 0, error));
+  return status;
+}
 
 // Begins a new history at `cut_block`; it is durable when this returns, and so is the log below.
 absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
-  const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories] = start;
+  const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories, salvaged] =
+      start;
   const HybridLog::Config& config = core.config.log;
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to open the log");
@@ -107,6 +128,7 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   // It is not enough to sync it: a sync that failed before has left it clean.
   absl::Status status = device.WriteAgain(uncertain_block, cut_block);
   status.Update(status.ok() ? device.Sync() : absl::OkStatus());
+  if (status.ok() && salvaged) status = ForgetBehind(core, cut_block);
   // Also files without a block: one may lack its header. The first file keeps its own.
   if (status.ok() && cut_block != 0) status = device.Truncate(cut_block);
   status.Update(status.ok() ? device.Write(cut_block, block) : absl::OkStatus());
@@ -114,12 +136,13 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   return status;
 }
 
-// Puts the log behind the open record at `cut_block`, with the newest pages in memory.
+// Lets the log end behind the open record at `cut_block`, or before that block if there is none,
+// with the newest pages in memory.
 void StartLog(Core& core, NewHistory start, Address scanned_from) {
   const Geometry& geometry = core.log.geometry();
   HybridLog::Position position;
   position.begin = start.begin;
-  position.tail = geometry.BlockStart(start.cut_block + 1);
+  position.tail = geometry.BlockStart(start.cut_block + (core.config.read_only ? 0 : 1));
   position.incarnations = std::move(start.histories);
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
   // One frame is free for the next page, and pages behind the tail may have been read into others.
@@ -133,12 +156,24 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
     }
   }
   core.log.Restore(std::move(position));
-  core.log.TakeSpaceAhead(0);
+  if (!core.config.read_only) core.log.TakeSpaceAhead(0);
+}
+
+// Whether the first block of a log that begins there is not there any more.
+absl::StatusOr<bool> IsGone(Core& core, Address begin) {
+  const Geometry& geometry = core.log.geometry();
+  const std::uint64_t block = geometry.FrontBlock(BeginOfFiles(geometry, begin));
+  const AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
+  const std::span<std::byte> bytes(buffer.get(), kBlockBytes);
+  const auto count = ReadBlocks(*core.files.device, block, bytes);
+  if (!count.ok()) return count.status();
+  return *count == 0 || !VerifyBlock(bytes, core.config.log.store_id, block).has_value();
 }
 
 }  // namespace
 
-absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
+absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
                      const std::function<void(const RecoveryProgress&)>& progress,
                      FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
   const Device& device = *core.files.device;
@@ -149,6 +184,7 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
     if (!last.ok()) return last.status();
     LogScan::Start start;
     start.durable = checkpoints.durable;
+    start.salvage = mode == ScanMode::kSalvage;
     start.progress = progress;
     if (last->has_value() && (*last)->begin > geometry.BlockStart(1)) {
       start.begin = (*last)->begin;
@@ -164,7 +200,7 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
       start.bad_header_block = bad->first * geometry.segment_blocks;
       start.bad_header = bad->second;
     }
-    if (images) {
+    if (mode == ScanMode::kWithImages) {
       absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
       if (!manifest.ok()) return manifest.status();
       start.manifest = *manifest;
@@ -173,6 +209,9 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
     if (absl::Status status = scan->Run(); !status.ok()) return status;
     const bool below = start.manifest == nullptr && scan->begin() < start.begin;
     if (!below) break;
+    const absl::StatusOr<bool> is_gone = start.salvage ? IsGone(core, scan->begin()) : false;
+    if (!is_gone.ok()) return is_gone.status();
+    if (*is_gone) break;
     if (scan->bad_block() >= end_block) {
       return absl::DataLossError(device.Describe(geometry.BlockOf(start.begin)) +
                                  ": the log does not begin where its commit records say");
@@ -182,6 +221,11 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
   }
   // A store's first block is durable before anything is written behind it.
   const bool first_is_missing = !found.numbers.empty() && found.numbers.front() != 0;
+  if (mode == ScanMode::kSalvage && scan->begin().is_null()) {
+    return absl::DataLossError(
+        fmt::format("{}: no commit of the log can be reached: nothing can be salvaged",
+                    device.Describe(scan->bad_block())));
+  }
   if (scan->cut_block() == 0 && (device.EndBlock() > 1 || first_is_missing)) {
     return absl::DataLossError(
         fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
@@ -191,24 +235,62 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
 
 namespace {
 
+absl::Status ScanWithImages(Core& core, const FoundSegments& found, const Options& options,
+                            FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
+  absl::Status status =
+      ScanLog(core, found, ScanMode::kWithImages, options.recovery_progress, checkpoints, scan);
+  const Manifest* const manifest = status.ok() ? scan->manifest() : nullptr;
+  if (manifest == nullptr) return status;
+  const Geometry& geometry = core.log.geometry();
+  const Address begin = BeginOfFiles(geometry, scan->begin());
+  return CheckFilesBelow(*core.files.device, geometry,
+                         {geometry.FrontBlock(begin), geometry.BlockOf(manifest->scan_from)});
+}
+
+// After `damage`: what can be read without images, up to the first bad block.
+absl::Status Salvage(Core& core, const FoundSegments& found, const Options& options,
+                     const absl::Status& damage, FoundCheckpoints& checkpoints,
+                     std::optional<LogScan>& scan) {
+  const Geometry& geometry = core.log.geometry();
+  const Device& device = *core.files.device;
+  const std::uint64_t end_block =
+      std::max(geometry.BlockOf(checkpoints.durable), device.EndBlock());
+  checkpoints.durable = Address();
+  checkpoints.manifests.clear();
+  core.index.Clear();
+  absl::Status status =
+      ScanLog(core, found, ScanMode::kSalvage, options.recovery_progress, checkpoints, scan);
+  if (!status.ok()) return status;
+  const std::uint64_t cut_block = scan->cut_block();
+  checkpoints.notes.push_back(
+      fmt::format("salvaged: {}; dropped the checkpoints and the log from {} on, {} bytes",
+                  std::string(damage.message()), device.Describe(cut_block),
+                  (std::max(end_block, cut_block) - cut_block) * kBlockBytes));
+  if (scan->start().begin > scan->begin()) {
+    checkpoints.notes.push_back(fmt::format(
+        "salvaged: garbage was collected after the last commit: the keys are gone whose records "
+        "were moved from below {}",
+        device.Describe(geometry.BlockOf(scan->start().begin))));
+  }
+  return absl::OkStatus();
+}
+
 // Reads what the files hold into the index and the frames; changes no file.
 absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
                      FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
   const Geometry& geometry = core.log.geometry();
   std::optional<LogScan> scan;
-  absl::Status status =
-      ScanLog(core, found, /*images=*/true, options.recovery_progress, checkpoints, scan);
+  absl::Status status = ScanWithImages(core, found, options, checkpoints, scan);
+  next.salvaged = absl::IsDataLoss(status) && options.salvage;
+  if (next.salvaged) status = Salvage(core, found, options, status, checkpoints, scan);
   if (!status.ok()) return status;
-  next.begin = BeginOfFiles(geometry, scan->begin());
+  const Address begin =
+      next.salvaged ? std::max(scan->begin(), scan->start().begin) : scan->begin();
+  next.begin = BeginOfFiles(geometry, begin);
   const Manifest* const manifest = scan->manifest();
-  if (manifest != nullptr) {
-    status =
-        CheckFilesBelow(*core.files.device, geometry,
-                        {geometry.FrontBlock(next.begin), geometry.BlockOf(manifest->scan_from)});
-    if (!status.ok()) return status;
-  }
   next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
-  next.cut_block = scan->cut_block();
+  // Openings without a commit take one block, however many there are.
+  next.cut_block = scan->open_block() != 0 ? scan->open_block() : scan->cut_block();
   next.version = scan->next_version();
   next.checkpoint_id = std::max(scan->checkpoint_id(), checkpoints.last_id);
   next.histories = scan->incarnations();
@@ -247,8 +329,13 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
     next.histories.pop_back();
   }
+  const bool read_only = core->config.read_only;
+  // Block 0 holds the first open record, if there has been one.
+  if (read_only) next.cut_block = std::max<std::uint64_t>(next.cut_block, 1);
   next.histories.push_back({next.cut_block, RandomWord() | 1});
-  if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
+  if (!read_only) {
+    if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
+  }
   core->direct_io = core->files.device->direct();
   Coordinator::Start start;
   start.version = next.version;
@@ -260,8 +347,18 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   StartLog(*core, std::move(next),
            opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
   start.durable = core->log.tail();
+  if (found != nullptr && !read_only) {
+    // Without the open record, which the next opening may replace; the first one stays.
+    const std::uint64_t end_block = core->log.geometry().BlockOf(start.durable) - 1;
+    absl::StatusOr<std::unique_ptr<DurableEnd>> end =
+        DurableEnd::Open(*core->files.directory, core->config.log.store_id,
+                         std::max<std::uint64_t>(end_block, 1));
+    // A store can do without, as long as the end of its log is not lost.
+    if (end.ok()) start.durable_end = *std::move(end);
+    if (!end.ok()) opened.report.notes.emplace_back(end.status().message());
+  }
   // What an interrupted truncation has left. It does no harm, so a failure does none either.
-  static_cast<void>(core->files.device->TruncateFront(front_block));
+  if (!read_only) static_cast<void>(core->files.device->TruncateFront(front_block));
 
   core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
   if (core->epochs.broken()) return core->health.status();
@@ -280,6 +377,9 @@ absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes typ
   if (options.durability == Durability::kAlways) {
     return absl::InvalidArgumentError(
         "durability is kAlways: a store in memory has nothing that could be durable");
+  }
+  if (options.read_only) {
+    return absl::InvalidArgumentError("read_only is set: a store in memory begins empty");
   }
   StoreFiles files;
   files.device = std::make_unique<MemoryDevice>();
@@ -300,16 +400,18 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
 
   FileSystem& file_system =
       environment.file_system != nullptr ? *environment.file_system : PosixFileSystem();
-  absl::StatusOr<std::unique_ptr<Directory>> directory = options.create_if_missing
-                                                             ? OpenLocked(file_system, path)
-                                                             : OpenLockedStore(file_system, path);
+  const bool may_create = options.create_if_missing && !options.read_only;
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      may_create ? OpenLocked(file_system, path)
+                 : OpenLockedStore(file_system, path,
+                                   options.read_only ? LockKind::kReader : LockKind::kWriter);
   if (!directory.ok()) return directory.status();
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);
   if (!found.ok()) return found.status();
   if (found->header.has_value()) {
     absl::Status status = CheckHeader(*found->header, types, options);
     if (!status.ok()) return status;
-  } else if (!options.create_if_missing) {
+  } else if (!may_create) {
     return NoStoreError(path);  // removed since the directory was opened
   } else {
     absl::Status status = CreateFirstFile(**directory, fresh);
@@ -327,6 +429,7 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
       FileDevice::Open(*files.directory, *files.headers,
                        {.segment_blocks = header.segment_blocks,
                         .direct_io = options.direct_io,
+                        .read_only = options.read_only,
                         .reserve_blocks = options.preallocate_bytes / kBlockBytes});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);

@@ -78,6 +78,13 @@ bool SessionTable::HasChanges() const {
   });
 }
 
+std::uint64_t SessionTable::ListBytesWith(std::string_view name) const {
+  MutexLock lock(mu_);
+  std::uint64_t bytes = entries_.contains(name) ? 0 : SessionBytes(name);
+  for (const auto& [known, entry] : entries_) bytes += SessionBytes(known);
+  return bytes;
+}
+
 // Between the two calls a session can have been forgotten and begun anew.
 void SessionTable::SetRecorded(const std::vector<SessionReport>& changes) {
   MutexLock lock(mu_);

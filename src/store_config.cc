@@ -94,6 +94,11 @@ void CopyOptions(const Options& options, CoreConfig& config) {
   config.scan_ahead_bytes = options.scan_ahead_bytes;
   config.promote_reads = options.promote_reads;
   config.measure_latency = options.measure_latency;
+  config.read_only = options.read_only;
+  if (!options.read_only) return;
+  config.durability = Durability::kManual;  // no thread for commits
+  config.checkpoint_interval_ms = config.gc_interval_ms = 0;
+  config.promote_reads = false;
 }
 
 // Options may ask for an index of more than half of the memory. Files may not, since any program

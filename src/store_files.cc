@@ -7,6 +7,7 @@
 #include <system_error>
 #include <utility>
 
+#include "ebb/internal/durable_end.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {
@@ -50,8 +51,8 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
 }  // namespace
 
 absl::Status NoStoreError(const std::string& path) {
-  return absl::NotFoundError(
-      fmt::format("path {}: there is no store, and create_if_missing is false", path));
+  return absl::NotFoundError(fmt::format(
+      "path {}: there is no store, and create_if_missing is false or read_only is set", path));
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
@@ -75,25 +76,32 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
   return std::move(opened.directory);
 }
 
-absl::Status LockDirectory(Directory& directory, const std::string& path) {
-  const int error = directory.Lock(kLockName);
+absl::Status LockDirectory(Directory& directory, const std::string& path, LockKind kind) {
+  const int error = directory.Lock(kLockName, kind);
   if (error == EWOULDBLOCK) {
     return absl::FailedPreconditionError(
-        fmt::format("{} is open already, here or in another process", path));
+        fmt::format("{} is open already, here or in another process{}", path,
+                    kind == LockKind::kReader ? ", for writing" : ""));
   }
-  return error == 0 ? absl::OkStatus() : FileError("lock", path + "/" + kLockName, 0, error);
+  if (error == 0) return absl::OkStatus();
+  absl::Status status = FileError("lock", path + "/" + kLockName, 0, error);
+  if (kind != LockKind::kWriter || (error != EROFS && error != EACCES)) return status;
+  return absl::Status(status.code(), std::string(status.message()) +
+                                         "; Options::read_only opens a store that must not be "
+                                         "written");
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path, bool create) {
-  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenPath(file_system, path, create);
+                                                      const std::string& path, LockKind kind) {
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      OpenPath(file_system, path, /*create=*/kind == LockKind::kWriter);
   if (!directory.ok()) return directory;
-  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
   return directory;
 }
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
-                                                           const std::string& path) {
+                                                           const std::string& path, LockKind kind) {
   if (!path.empty() && file_system.OpenDirectory(path, /*create=*/false).error == ENOENT) {
     return NoStoreError(path);
   }
@@ -109,10 +117,10 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
   const bool may_be_store = std::any_of(names.begin(), names.end(), [](const std::string& name) {
     std::uint64_t number;
     return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
-           name == kUnfinishedBackupName;
+           name == kUnfinishedBackupName || name == kDurableEndName;
   });
   if (!may_be_store) return NoStoreError(path);
-  if (absl::Status status = LockDirectory(**directory, path); !status.ok()) return status;
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
   return directory;
 }
 
@@ -138,13 +146,18 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   }
   std::sort(found.numbers.begin(), found.numbers.end());
   if (found.numbers.empty()) {
-    // The first file's name is durable before there is a checkpoint: no trace of a crash either.
+    // The first file's name is durable before there is a checkpoint or a commit: no trace of a
+    // crash either.
     const auto checkpoint = std::find_if(names.begin(), names.end(), [](const std::string& name) {
       return CheckpointOfFile(name).has_value();
     });
-    if (checkpoint == names.end()) return found;
+    const absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, std::nullopt);
+    if (!end.ok()) return end.status();
+    const bool has_checkpoint = checkpoint != names.end();
+    if (!has_checkpoint && end->end_block == 0) return found;
     return absl::DataLossError(
-        fmt::format("the log's files, log-*.ebb, are missing, but {} is there", *checkpoint));
+        fmt::format("the log's files, log-*.ebb, are missing, but {} is there",
+                    has_checkpoint ? *checkpoint : kDurableEndName));
   }
   // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
   // needed any more: the scan tells, as for any bad block.
@@ -169,6 +182,11 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
 }
 
 absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) {
+  absl::Status status = WriteDurableEnd(directory, header.store_id, 0);
+  if (!status.ok()) return status;
+  if (const int error = directory.Sync(); error != 0) {
+    return FileError("create", kDurableEndName, 0, error);
+  }
   const std::string name = FileDevice::SegmentName(0);
   const std::string unfinished = name + ".new";
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
@@ -201,6 +219,10 @@ absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint
     return FileError("listing", "the store's directory", 0, error);
   }
   FoundCheckpoints found;
+  absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, store_id);
+  if (!end.ok()) return end.status();
+  found.durable = geometry.BlockStart(end->end_block);
+  if (!end->problem.empty()) found.notes.push_back(std::move(end->problem));
   for (const std::string& name : names) {
     const auto id = CheckpointOfFile(name);
     if (!id.has_value()) continue;

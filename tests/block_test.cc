@@ -155,7 +155,6 @@ CommitRecord OpenRecord() {
   record.index_exponent = 20;
   record.previous_incarnation = 0x3132333435363738;
   record.cut_block = 0x4142434445464748;
-  record.clean = true;
   return record;
 }
 
@@ -168,7 +167,6 @@ void ExpectEqual(const CommitRecord& left, const CommitRecord& right) {
   EXPECT_EQ(left.index_exponent, right.index_exponent);
   EXPECT_EQ(left.previous_incarnation, right.previous_incarnation);
   EXPECT_EQ(left.cut_block, right.cut_block);
-  EXPECT_EQ(left.clean, right.clean);
 }
 
 TEST(BlockTest, CommitRecordComesBack) {
@@ -215,7 +213,7 @@ TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
             "1000000014000000"    // index exponents
             "3837363534333231"    // previous incarnation
             "4847464544434241"    // cut
-            "0100000000000000"    // clean
+            "0000000000000000"    // reserved
             "0100000004000000"    // format version, kind
             "6000000000000000"    // length of the fields
             "c237bd53f91a0dca");  // "EBCOMMIT", mixed with the store's id

@@ -69,7 +69,7 @@ std::vector<std::string> FilesOf(const SimFileSystem& files) {
 // Changes one byte of a file, durably.
 void Damage(SimFileSystem& files, const std::string& name, std::uint64_t offset) {
   auto directory = files.OpenDirectory("db", false).directory;
-  auto file = directory->Open(name, {}).file;
+  auto file = directory->Open(name, {.write = true}).file;
   alignas(4096) std::byte block[4096];
   const std::uint64_t start = offset / 4096 * 4096;
   ASSERT_EQ(file->ReadAt(start, block, sizeof(block)).count, sizeof(block));

@@ -33,7 +33,7 @@ TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   SimFileSystem files;
   Model model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
-  for (std::uint64_t turn = 0; turn < 20; ++turn) {
+  for (std::uint64_t turn = 0; turn < 150; ++turn) {
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
   }
   for (std::uint64_t key = 0; key < 30; key += 3) Remove(store, model, key);
@@ -224,7 +224,7 @@ TEST(CompactionTest, AFullDiskCanBeGivenSpaceBack) {
   SimFileSystem files;
   Model model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
-  for (std::uint64_t turn = 0; turn < 10; ++turn) {
+  for (std::uint64_t turn = 0; turn < 40; ++turn) {
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
   }
   files.SetCapacityBytes(files.UsedBytes());

@@ -382,7 +382,7 @@ class Explorer {
 
  private:
   static constexpr double kCrashesAPoint = 330;
-  static constexpr std::uint64_t kRecoveryEvery = 100;
+  static constexpr std::uint64_t kRecoveryEvery = 150;
   static constexpr std::uint64_t kVerifyEvery = 16;
 
   void ExplorePoint(const Run& run, const SimDisk& disk, std::size_t call) {
@@ -404,7 +404,7 @@ class Explorer {
         ++counts_.newer;
       }
     }
-    if (counts_.points % 8 == 0) ExploreRecovery(run, disk, call);
+    if (counts_.points % 12 == 0) ExploreRecovery(run, disk, call);
   }
 
   // Opens `disk`, with whatever is unsynced there, and crashes at each call that this makes.

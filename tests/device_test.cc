@@ -436,7 +436,7 @@ TEST_F(DeviceTest, TruncationNeverExtendsAFile) {
 
 TEST_F(DeviceTest, TruncationCutsAPieceOfABlock) {
   ASSERT_TRUE(rig_.Write(0, 3).ok());
-  const auto file = rig_.directory().Open("log-00000000.ebb", {}).file;
+  const auto file = rig_.directory().Open("log-00000000.ebb", {.write = true}).file;
   ASSERT_EQ(file->Truncate(4 * kBlockBytes - 100), 0);
   rig_.Reopen();
   EXPECT_EQ(rig_.device().EndBlock(), 2U);
@@ -730,7 +730,8 @@ TEST_F(DeviceTest, SegmentWithoutAHeaderIsTakenAwayAndMadeAnew) {
   rig_.faults().Arm({.kind = CallKind::kUnlink});
   EXPECT_EQ(rig_.Write(4, 1).code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(rig_.SizeOf("log-00000001.ebb"), kBlockBytes);
-  ASSERT_EQ(rig_.directory().Open("log-00000001.ebb", {}).file->Truncate(5 * kBlockBytes), 0);
+  const auto file = rig_.directory().Open("log-00000001.ebb", {.write = true}).file;
+  ASSERT_EQ(file->Truncate(5 * kBlockBytes), 0);
   EXPECT_TRUE(rig_.Write(4, 1).ok());
   EXPECT_EQ(rig_.SizeOf("log-00000001.ebb"), 2 * kBlockBytes);
   EXPECT_TRUE(rig_.Check(4, 1).ok());

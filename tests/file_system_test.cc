@@ -9,13 +9,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "ebb/internal/device.h"
@@ -23,11 +26,25 @@
 
 namespace {
 std::function<void()> g_before_flock;
+bool g_directories_have_locks = true;
+
+bool IsDirectory(int fd) {
+  struct stat status;
+  return ::fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
+}
 }  // namespace
 
-// Stands before the C library's function, to script what happens right before a lock is taken.
+// Stands before the C library's function, to script what happens right before a lock file is
+// locked, and to be a file system that cannot lock directories.
 extern "C" int flock(int fd, int operation) noexcept {
-  if (const auto before = g_before_flock; before && (operation & LOCK_EX) != 0) before();
+  if (IsDirectory(fd)) {
+    if (!g_directories_have_locks) {
+      errno = EBADF;
+      return -1;
+    }
+  } else if (const auto before = g_before_flock; before && (operation & LOCK_EX) != 0) {
+    before();
+  }
   return static_cast<int>(::syscall(SYS_flock, fd, operation));
 }
 
@@ -36,6 +53,7 @@ namespace {
 
 using internal::Directory;
 using internal::File;
+using internal::LockKind;
 using internal::OpenedDirectory;
 using internal::OpenedFile;
 using internal::PosixFileSystem;
@@ -280,7 +298,7 @@ TEST(FileSystemTest, DirectFilesSayThatTheyAre) {
   const TempDir temp;
   const auto directory = MustOpen(temp / "store");
   EXPECT_FALSE(MustCreate(*directory, "file")->direct());
-  OpenedFile opened = directory->Open("file", {.direct = true});
+  OpenedFile opened = directory->Open("file", {.write = true, .direct = true});
   ASSERT_EQ(opened.error, 0);
   const internal::AlignedBuffer buffer = internal::AllocateAligned(4096);
   std::memset(buffer.get(), 'x', 4096);
@@ -333,7 +351,7 @@ TEST(FileSystemTest, ProgramsThatAreStartedInheritNothing) {
     ++ours;
     EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0) << path;
   }
-  EXPECT_EQ(ours, 3);
+  EXPECT_EQ(ours, 4);  // the directory, and the same for its lock; the file; the lock file
 }
 
 TEST(FileSystemTest, NothingLeavesADescriptorOpen) {
@@ -421,42 +439,181 @@ TEST(FileSystemTest, ForkedChildKeepsNoLockAliveAndTakesNoneAway) {
   EXPECT_EQ(::waitpid(child, nullptr, 0), child);
 }
 
+// Where directories cannot be locked, the lock file must do by itself.
+class LockFileTest : public testing::Test {
+ protected:
+  LockFileTest() { g_directories_have_locks = false; }
+  ~LockFileTest() override { g_directories_have_locks = true; }
+
+  // Another process's part, by its system calls.
+  int LockByHand() const {
+    const int fd = ::open((temp_ / "store/LOCK").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    EXPECT_EQ(::syscall(SYS_flock, fd, LOCK_EX | LOCK_NB), 0);
+    return fd;
+  }
+
+  const TempDir temp_;
+};
+
+TEST_F(LockFileTest, ExcludesOthersAsWell) {
+  const auto first = MustOpen(temp_ / "store");
+  const auto second = MustOpen(temp_ / "store");
+  ASSERT_EQ(first->Lock("LOCK"), 0);
+  EXPECT_EQ(second->Lock("LOCK"), EWOULDBLOCK);
+  EXPECT_EQ(second->Lock("LOCK", LockKind::kReader), EWOULDBLOCK);
+  first->Unlock();
+  ASSERT_EQ(second->Lock("LOCK", LockKind::kReader), 0);
+  EXPECT_EQ(first->Lock("LOCK"), EWOULDBLOCK);
+  EXPECT_EQ(first->Lock("LOCK", LockKind::kReader), 0);
+}
+
 // A holder that created the store only to find that it cannot use it removes the lock file before
-// it unlocks. Who had opened the file before then locks a file without a name, which the next one
-// who comes does not see: both would be in.
-TEST(FileSystemTest, LockOnARemovedFileDoesNotCount) {
-  const TempDir temp;
-  const auto holder = MustOpen(temp / "store");
-  const auto waiter = MustOpen(temp / "store");
-  const auto newcomer = MustOpen(temp / "store");
-  ASSERT_EQ(holder->Lock("LOCK"), 0);
-  int newcomer_result = -1;
+// it unlocks. An opener that had opened the file before then locks a file without a name, which the
+// next opener does not see: both would be in.
+TEST_F(LockFileTest, ALockOnARemovedFileDoesNotCount) {
+  const auto waiter = MustOpen(temp_ / "store");
+  const int holder = LockByHand();
+  int newcomer = -1;
   g_before_flock = [&] {  // the waiter has opened the file and is about to lock it
     g_before_flock = nullptr;
-    EXPECT_EQ(holder->Unlink("LOCK"), 0);
-    holder->Unlock();
-    newcomer_result = newcomer->Lock("LOCK");
+    EXPECT_EQ(::unlink((temp_ / "store/LOCK").c_str()), 0);
+    ::close(holder);
+    newcomer = LockByHand();
   };
   EXPECT_EQ(waiter->Lock("LOCK"), EWOULDBLOCK);
-  EXPECT_EQ(newcomer_result, 0);
-  newcomer->Unlock();
+  ASSERT_NE(newcomer, -1);
+  ::close(newcomer);
   EXPECT_EQ(waiter->Lock("LOCK"), 0);
 }
 
 // The same without a newcomer: the waiter starts again and gets the lock.
-TEST(FileSystemTest, LockIsTakenOnTheFileThatBearsTheName) {
-  const TempDir temp;
-  const auto holder = MustOpen(temp / "store");
-  const auto waiter = MustOpen(temp / "store");
-  ASSERT_EQ(holder->Lock("LOCK"), 0);
+TEST_F(LockFileTest, TheLockIsTakenOnTheFileThatBearsTheName) {
+  const auto waiter = MustOpen(temp_ / "store");
+  const int holder = LockByHand();
   g_before_flock = [&] {
     g_before_flock = nullptr;
-    EXPECT_EQ(holder->Unlink("LOCK"), 0);
-    holder->Unlock();
+    EXPECT_EQ(::unlink((temp_ / "store/LOCK").c_str()), 0);
+    ::close(holder);
   };
   EXPECT_EQ(waiter->Lock("LOCK"), 0);
-  EXPECT_TRUE(std::filesystem::exists(temp / "store/LOCK"));
-  EXPECT_EQ(holder->Lock("LOCK"), EWOULDBLOCK);
+  EXPECT_TRUE(std::filesystem::exists(temp_ / "store/LOCK"));
+  EXPECT_EQ(MustOpen(temp_ / "store")->Lock("LOCK"), EWOULDBLOCK);
+}
+
+TEST(FileSystemTest, RemovingTheLockFileLetsNobodyIn) {
+  const TempDir temp;
+  const auto first = MustOpen(temp / "store");
+  const auto second = MustOpen(temp / "store");
+  ASSERT_EQ(first->Lock("LOCK"), 0);
+  EXPECT_FALSE(first->LockIsRemoved());
+  EXPECT_EQ(first->Unlink("LOCK"), 0);
+  EXPECT_TRUE(first->LockIsRemoved());
+  EXPECT_EQ(second->Lock("LOCK"), EWOULDBLOCK);
+  EXPECT_EQ(second->Lock("LOCK", LockKind::kReader), EWOULDBLOCK);
+  EXPECT_EQ(InChild([&] { return MustOpen(temp / "store")->Lock("LOCK"); }), EWOULDBLOCK);
+  first->Unlock();
+  EXPECT_EQ(second->Lock("LOCK"), 0);
+}
+
+TEST(FileSystemTest, ReadersShareALockAndWriteNothing) {
+  const TempDir temp;
+  const auto first = MustOpen(temp / "store");
+  const auto second = MustOpen(temp / "store");
+  const auto writer = MustOpen(temp / "store");
+  for (const bool lock_file_exists : {false, true}) {
+    ASSERT_EQ(first->Lock("LOCK", LockKind::kReader), 0);
+    EXPECT_EQ(first->Lock("LOCK", LockKind::kReader), EWOULDBLOCK);  // one at a time
+    ASSERT_EQ(second->Lock("LOCK", LockKind::kReader), 0);
+    EXPECT_EQ(std::filesystem::exists(temp / "store/LOCK"), lock_file_exists);
+    EXPECT_EQ(writer->Lock("LOCK"), EWOULDBLOCK);
+    first->Unlock();
+    EXPECT_EQ(writer->Lock("LOCK"), EWOULDBLOCK);
+    second->Unlock();
+    EXPECT_EQ(writer->Lock("LOCK"), 0);  // creates the file
+    EXPECT_EQ(first->Lock("LOCK", LockKind::kReader), EWOULDBLOCK);
+    writer->Unlock();
+  }
+}
+
+// The lock of a file beside it, as of a backup's marker, is not the directory's.
+TEST(FileSystemTest, ANameIsLockedWithoutItsDirectory) {
+  const TempDir temp;
+  const auto first = MustOpen(temp / "store");
+  const auto second = MustOpen(temp / "store");
+  const auto third = MustOpen(temp / "store");
+  ASSERT_EQ(first->Lock("MARKER", LockKind::kNameOnly), 0);
+  EXPECT_EQ(second->Lock("MARKER", LockKind::kNameOnly), EWOULDBLOCK);
+  EXPECT_EQ(second->Lock("LOCK"), 0);
+  EXPECT_EQ(third->Lock("MARKER", LockKind::kNameOnly), EWOULDBLOCK);
+}
+
+// Kills a process that holds a lock while a child of its own lives on.
+TEST(FileSystemTest, ALockEndsWithItsProcessWhateverChildrenItLeaves) {
+  const TempDir temp;
+  for (const LockKind kind : {LockKind::kWriter, LockKind::kReader, LockKind::kNameOnly}) {
+    int ready[2];
+    int end[2];
+    ASSERT_EQ(::pipe(ready), 0);
+    ASSERT_EQ(::pipe(end), 0);
+    std::fflush(nullptr);
+    const pid_t holder = ::fork();
+    if (holder == 0) {
+      const auto directory = MustOpen(temp / "store");
+      if (directory->Lock("LOCK", kind) != 0) ::_exit(1);
+      const bool is_child = ::fork() == 0;
+      char byte = 'x';
+      if (is_child) static_cast<void>(!::write(ready[1], &byte, 1));
+      ::close(end[1]);
+      static_cast<void>(!::read(end[0], &byte, 1));  // until the test closes its end
+      ::_exit(0);
+    }
+    ::close(ready[1]);
+    ::close(end[0]);
+    char byte = 0;
+    ASSERT_EQ(::read(ready[0], &byte, 1), 1);  // the child is there
+    const LockKind conflicting = kind == LockKind::kNameOnly ? kind : LockKind::kWriter;
+    EXPECT_EQ(MustOpen(temp / "store")->Lock("LOCK", conflicting), EWOULDBLOCK);
+    ASSERT_EQ(::kill(holder, SIGKILL), 0);
+    ASSERT_EQ(::waitpid(holder, nullptr, 0), holder);
+    EXPECT_EQ(MustOpen(temp / "store")->Lock("LOCK", conflicting), 0) << "a child keeps the lock";
+    ::close(end[1]);
+    ::close(ready[0]);
+  }
+}
+
+// Another thread may be at any point of taking a lock when a process forks.
+TEST(FileSystemTest, AForkBesideLockingLeavesTheChildNoLockFile) {
+  const TempDir temp;
+  std::atomic<bool> stop{false};
+  std::thread locker([&] {
+    const auto directory = MustOpen(temp / "store");
+    while (!stop.load(std::memory_order_relaxed)) {
+      EXPECT_EQ(directory->Lock("LOCK"), 0);
+      directory->Unlock();
+    }
+  });
+  const std::string lock_file = temp / "store/LOCK";
+  for (int i = 0; i < 40; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {  // makes system calls alone: the other thread may have held any mutex
+      char link[64];
+      char target[512];
+      for (int fd = 3; fd < 64; ++fd) {
+        std::snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        const ssize_t length = ::readlink(link, target, sizeof(target));
+        if (length <= 0) continue;
+        if (lock_file.compare(0, lock_file.size(), target, static_cast<std::size_t>(length)) == 0) {
+          ::_exit(1);
+        }
+      }
+      ::_exit(0);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0) << "the child holds the lock file open";
+  }
+  stop.store(true, std::memory_order_relaxed);
+  locker.join();
 }
 
 }  // namespace

@@ -65,6 +65,19 @@ TEST(HealthTest, EverybodyHearsTheFirstCauseForEver) {
   EXPECT_THAT(health.status().ToString(), AllOf(HasSubstr("the first"), Not(HasSubstr("second"))));
 }
 
+TEST(HealthTest, AReadOnlyStoreRejectsChangesUntilSomethingWorseHappens) {
+  Health health(/*read_only=*/true);
+  EXPECT_TRUE(health.poisoned());
+  EXPECT_EQ(health.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(health.status().ToString(), HasSubstr("read-only"));
+  for (const char* cause : {"the first", "the second"}) {
+    health.Poison(absl::UnavailableError(cause));
+    EXPECT_TRUE(health.poisoned());
+    EXPECT_EQ(health.status().code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(health.status().ToString(), HasSubstr("the first"));
+  }
+}
+
 TEST(HealthTest, ThreadsThatPoisonTogetherAgreeOnOneCause) {
   constexpr int kThreads = 4;
   for (int round = 0; round < 200; ++round) {

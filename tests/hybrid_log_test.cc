@@ -164,7 +164,7 @@ TEST(HybridLogTest, CommitExtentThatEndsAPageExactlyLeavesAPageToTurn) {
   for (std::uint64_t page = 1; page < 40; ++page) {
     EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(page));
     Must(rig.AppendExtent(kPayload - 88));
-    Must(rig.PadBlock(rig.slot(), HybridLog::Space::kSpare));
+    Must(rig.PadBlock(rig.slot(), HybridLog::Space::kCommit));
     EXPECT_EQ(rig.log().overshoot_bytes(), 0U);
   }
   EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 38U);
@@ -230,7 +230,7 @@ TEST(HybridLogTest, AtTheBrakeOrdinaryAppendsWaitForAWhile) {
   EXPECT_EQ(waits(), 0U);
   EXPECT_GE(turn_page(0, HybridLog::Space::kOrdinary), kLongest);
   EXPECT_EQ(waits(), 1U);
-  turn_page(0, HybridLog::Space::kSpare);
+  turn_page(0, HybridLog::Space::kCommit);
   EXPECT_EQ(waits(), 1U);
 }
 
@@ -1152,7 +1152,7 @@ class HybridLogRejectionTest : public ::testing::TestWithParam<RejectionCase> {
     std::mt19937_64 random(seed);
     while (rejections > 0) {
       if (random() % 16 == 0) {
-        rejections -= rig_.PadBlock(slot, HybridLog::Space::kSpare).ok() ? 0 : 1;
+        rejections -= rig_.PadBlock(slot, HybridLog::Space::kCommit).ok() ? 0 : 1;
       } else {
         const auto bytes = static_cast<std::uint32_t>(Extent(random) - LogRig::kOverheadBytes);
         const absl::StatusOr<Written> written = rig_.Append(slot, 8, bytes);

@@ -223,7 +223,7 @@ TEST(LogVerifierTest, BlocksOfAnotherHistoryPlaceOrNowhereAreTold) {
   log.Write(5, log.Read(6));
   {
     const internal::OpenedDirectory directory = files.OpenDirectory("db", false);
-    internal::OpenedFile file = directory.directory->Open(SegmentFile(0), {});
+    internal::OpenedFile file = directory.directory->Open(SegmentFile(0), {.write = true});
     ASSERT_EQ(file.file->Truncate(Files::OffsetOf(15)), 0);
   }
   EXPECT_THAT(Must(store.Verify()).problems,

@@ -21,6 +21,7 @@ TEST(NoMemoryTest, FixedStatusesAreCopiedWithoutAnAllocation) {
   EXPECT_TRUE(absl::IsFailedPrecondition(fixed.forked));
   EXPECT_TRUE(absl::IsFailedPrecondition(fixed.reentered));
   EXPECT_TRUE(absl::IsFailedPrecondition(fixed.in_memory));
+  EXPECT_TRUE(absl::IsFailedPrecondition(fixed.read_only));
   EXPECT_TRUE(absl::IsUnavailable(fixed.poisoned));
   EXPECT_TRUE(absl::IsUnavailable(fixed.failed_sync));
   EXPECT_NE(NoMemory().message(), "");

@@ -71,7 +71,8 @@ TEST_P(PageReaderTest, EveryPageComesIntoItsFrame) {
 }
 
 TEST_P(PageReaderTest, ReadingEndsAtABlockThatDoesNotVerify) {
-  auto file = disk_.OpenDirectory("db", false).directory->Open("log-00000000.ebb", {}).file;
+  auto file =
+      disk_.OpenDirectory("db", false).directory->Open("log-00000000.ebb", {.write = true}).file;
   alignas(4096) std::byte block[4096];
   ASSERT_EQ(file->ReadAt((1 + 9) * 4096, block, 4096).count, 4096U);
   block[100] ^= std::byte{1};

@@ -385,7 +385,7 @@ TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
   }
   Overwrite(files, "db", SegmentFile(0), 0, std::string(4096, '\0'));
   const Snapshot before = SnapshotOf(files, "db");
-  ASSERT_EQ(before.size(), 2U) << "lock and one segment";
+  ASSERT_EQ(before.size(), 3U) << "lock, durable end and one segment";
   EXPECT_TRUE(FailsWith(OpenTiny<U64Store>("db", &files).status(), StatusCode::kDataLoss,
                         "log-00000000.ebb at offset 0"));
   EXPECT_EQ(SnapshotOf(files, "db"), before);

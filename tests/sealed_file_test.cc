@@ -66,7 +66,7 @@ TEST_F(SealedFileTest, BytesComeBackWhateverTheirNumber) {
 
 TEST_F(SealedFileTest, EveryFlippedByteIsFound) {
   ASSERT_TRUE(Write(*directory_, 1000).ok());
-  auto file = directory_->Open("file", {}).file;
+  auto file = directory_->Open("file", {.write = true}).file;
   for (std::uint64_t offset = 0; offset < 8192; ++offset) {
     std::byte byte;
     ASSERT_EQ(file->ReadAt(offset, &byte, 1).count, 1U);
@@ -89,7 +89,7 @@ TEST_F(SealedFileTest, AnotherStoresOrStampsBlocksAreDamage) {
 TEST_F(SealedFileTest, MissingAndShortFilesAreDamage) {
   EXPECT_TRUE(FailsWith(Check(*directory_, 1), StatusCode::kDataLoss, "file at offset 0"));
   ASSERT_TRUE(Write(*directory_, 1000).ok());
-  ASSERT_EQ(directory_->Open("file", {}).file->Truncate(5000), 0);
+  ASSERT_EQ(directory_->Open("file", {.write = true}).file->Truncate(5000), 0);
   EXPECT_TRUE(FailsWith(Check(*directory_, 1000), StatusCode::kDataLoss, "file at offset 4096"));
 }
 

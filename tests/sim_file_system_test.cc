@@ -273,7 +273,7 @@ TEST_F(SimFileSystemTest, CrashedSystemGoesOnAndCanCrashAgain) {
   Write(*file, 0, 'a', kSectorBytes);
   const auto once = files_.Crash(kEverythingSurvives);
   const auto directory = once->OpenDirectory("store", false).directory;
-  const auto again = directory->Open("file", {}).file;
+  const auto again = directory->Open("file", {.write = true}).file;
   Write(*again, kSectorBytes, 'b', kSectorBytes);
   EXPECT_EQ(SectorsOf(files_, "file"), "a") << "the crash is a copy";
   EXPECT_EQ(SectorsOf(*once, "file"), "ab");

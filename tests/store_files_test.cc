@@ -51,11 +51,11 @@ TEST_F(StoreFilesTest, AllFilesOfTheLogAreFoundInOrder) {
   ASSERT_EQ(checkpoints.manifests.size(), 1U);
   EXPECT_EQ(checkpoints.last_id, checkpoints.manifests[0].id);
   EXPECT_EQ(checkpoints.durable, checkpoints.manifests[0].durable);
-  // To another store it is a note.
+  // To another store it is a note, and so is the durable end.
   const auto foreign =
       Must(internal::FindCheckpoints(*directory, found.header->store_id + 1, geometry));
   EXPECT_TRUE(foreign.manifests.empty());
-  EXPECT_EQ(foreign.notes.size(), 1U);
+  EXPECT_EQ(foreign.notes.size(), 2U);
   EXPECT_EQ(foreign.last_id, checkpoints.last_id);
 }
 
@@ -67,7 +67,7 @@ TEST_F(StoreFilesTest, AnEmptyDirectoryHoldsNothingAndASecondLockIsRefused) {
   EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "new").status(),
                         StatusCode::kFailedPrecondition, "open already"));
   EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "").status(), StatusCode::kInvalidArgument));
-  EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "none", /*create=*/false).status(),
+  EXPECT_TRUE(FailsWith(internal::OpenLocked(files_, "none", internal::LockKind::kReader).status(),
                         StatusCode::kInvalidArgument, "none"));
 }
 

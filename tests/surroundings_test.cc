@@ -1,6 +1,7 @@
 // Surroundings: what the rest of the system may do to a program that has a store open. A filter
-// forbids a system call, the standard descriptors are closed, someone removes the files. The store
-// reports it, or is not affected; it never aborts, hangs, or acknowledges anything that is lost.
+// forbids a system call, the standard descriptors are closed, someone removes the files or the lock
+// file, a process dies while its child lives. The store reports it, or is not affected; it never
+// aborts, hangs, or acknowledges anything that is lost.
 //
 // Hazard 56.
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -458,6 +460,127 @@ TEST_F(RemovedFilesTest, TheStoresOwnRemovalsAreNotReported) {
   committer.join();
   EXPECT_GT(freed, 4U << 20);
   Must(store_->Close());
+}
+
+// ---- locks ----
+
+constexpr std::uint64_t kLockedKey = 77;
+
+// A store that holds one committed key. It has no threads, so that a forked child can go on under
+// the sanitizers too.
+U64Store OpenWithOneKey(const std::string& path) {
+  auto store = Must(OpenTiny<U64Store>(path));
+  Must(store.Upsert(kLockedKey, 1));
+  Must(store.Commit());
+  return store;
+}
+
+bool IsLocked(const std::string& path) {
+  return FailsWith(OpenTiny<U64Store>(path).status(), StatusCode::kFailedPrecondition,
+                   "open already");
+}
+
+// Hazard: the lock was on a name alone.
+TEST(LockTest, WithoutItsLockFileAStoreStillHasOneWriter) {
+  const TempDir dir;
+  auto store = OpenWithOneKey(dir / "db");
+  ASSERT_TRUE(std::filesystem::remove(dir / "db/LOCK"));
+  EXPECT_TRUE(IsLocked(dir / "db"));
+  EXPECT_TRUE(FailsWith(VerifyDirectory(dir / "db").status(), StatusCode::kFailedPrecondition,
+                        "open already, here or in another process, for writing"));
+  EXPECT_EQ(InChild([&] { return IsLocked(dir / "db") ? 0 : 1; }), 0);
+  EXPECT_FALSE(std::filesystem::exists(dir / "db/LOCK"));
+  // The store itself reports that its lock file has gone, because not every file system can lock a
+  // directory.
+  EXPECT_TRUE(FailsWith(store.Close(), StatusCode::kDataLoss, "lock file"));
+  EXPECT_EQ(Must(Must(OpenTiny<U64Store>(dir / "db")).Read(kLockedKey)), 1U);
+}
+
+// Verifications of one directory run at the same time; a writer has to wait for them, and they for
+// a writer.
+TEST(LockTest, VerificationsShareTheDirectory) {
+  const TempDir dir;
+  OpenWithOneKey(dir / "db");
+  int calls = 0;
+  VerifyOptions options;
+  options.progress = [&](const VerifyProgress&) {
+    if (calls++ != 0) return;
+    EXPECT_TRUE(Must(VerifyDirectory(dir / "db")).ok());
+    EXPECT_EQ(InChild([&] { return VerifyDirectory(dir / "db").ok() ? 0 : 1; }), 0);
+    EXPECT_TRUE(IsLocked(dir / "db"));
+  };
+  EXPECT_TRUE(Must(VerifyDirectory(dir / "db", options)).ok());
+  EXPECT_GT(calls, 0);
+  EXPECT_FALSE(IsLocked(dir / "db"));
+}
+
+// A supervisor kills a program and starts it again, while a child of the first one still runs.
+TEST(LockTest, AKilledProcessLeavesTheStoreToItsSuccessor) {
+  const TempDir dir;
+  int ready[2];
+  int end[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  ASSERT_EQ(::pipe(end), 0);
+  std::fflush(nullptr);
+  const pid_t owner = ::fork();
+  if (owner == 0) {
+    ::alarm(60);
+    auto store = OpenWithOneKey(dir / "db");
+    if (::fork() == 0) {
+      ::close(end[1]);
+      char byte = 'x';
+      static_cast<void>(!::write(ready[1], &byte, 1));
+      static_cast<void>(!::read(end[0], &byte, 1));  // until the test closes its end
+      ::_exit(0);
+    }
+    ::pause();
+    ::_exit(1);
+  }
+  ::close(end[0]);
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  EXPECT_TRUE(IsLocked(dir / "db"));
+  ASSERT_EQ(::kill(owner, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(owner, nullptr, 0), owner);
+  EXPECT_EQ(Must(Must(OpenTiny<U64Store>(dir / "db")).Read(kLockedKey)), 1U);
+  ::close(end[1]);
+}
+
+// daemon() ends the process that opened the store and goes on in a child. The child's store is of
+// no use, but the child can open it again.
+TEST(LockTest, ADaemonOpensItsStoreAgain) {
+  const TempDir dir;
+  int result[2];
+  ASSERT_EQ(::pipe(result), 0);
+  std::fflush(nullptr);
+  const pid_t owner = ::fork();
+  if (owner == 0) {
+    ::alarm(60);
+    auto store = OpenWithOneKey(dir / "db");
+    if (::daemon(1, 1) != 0) ::_exit(1);
+    Findings findings;
+    findings.ExpectCode(store.Upsert(1, 1), StatusCode::kFailedPrecondition, "Upsert");
+    auto again = OpenTiny<U64Store>(dir / "db");
+    while (absl::IsFailedPrecondition(again.status())) {  // ends: the parent is about to exit
+      std::this_thread::yield();
+      again = OpenTiny<U64Store>(dir / "db");
+    }
+    findings.Expect(again.ok(), "Open", again.status());
+    if (again.ok()) {
+      findings.Expect(again->Read(kLockedKey).ok(), "Read");
+      findings.ExpectCode(again->Upsert(1, 1), StatusCode::kOk, "Upsert again");
+      findings.ExpectCode(again->Close(), StatusCode::kOk, "Close");
+    }
+    const char report = findings.count() == 0 ? 'y' : 'n';
+    static_cast<void>(!::write(result[1], &report, 1));
+    ::_exit(0);
+  }
+  ::close(result[1]);
+  char report = 0;
+  EXPECT_EQ(::read(result[0], &report, 1), 1);  // also when the daemon has died
+  EXPECT_EQ(report, 'y');
+  ASSERT_EQ(::waitpid(owner, nullptr, 0), owner);
+  EXPECT_EQ(Must(Must(OpenTiny<U64Store>(dir / "db")).Read(1)), 1U);
 }
 
 }  // namespace

@@ -20,7 +20,7 @@
 //
 // They hold up their job, and no operation or commit. All calls of their store are rejected as
 // ebb/session.h says, since most would wait for the job: FailedPrecondition. (During recovery and
-// VerifyDirectory there is no store that could be called; to open or verify the same directory is
+// VerifyDirectory there is no store that could be called; to open the same directory for writing is
 // FailedPrecondition.) Calls of other stores, and calls of other threads, are allowed; but a
 // callback must not wait for another thread's long job, StopBackground or Close of this store. A
 // throw of std::bad_alloc may become ResourceExhausted instead.
@@ -77,6 +77,18 @@ struct Options {
   // NotFound and changes nothing: it creates neither the directory nor a lock file.
   bool create_if_missing = true;
 
+  // Open the store for reading only, as its last commit left it. No byte is written, neither by
+  // Open nor later, so this works on read-only media and without permission to write. Any number of
+  // readers, in this process and others, can have a store open; while there is one, or a
+  // VerifyDirectory runs, opening it for writing is FailedPrecondition, and the other way round.
+  // Reads, scans, Verify and Close work as usual. Calls that change anything (updates, Commit,
+  // CollectGarbage, GrowIndex, named sessions, CleanupCheckpoints) are FailedPrecondition. So are
+  // Checkpoint and Backup, unless the newest checkpoint is where the log ends. Open never creates a
+  // store, as if create_if_missing were false, and the options for durability, checkpoints,
+  // collection, preallocation and promotion are ignored. (The last commit may be in the page cache
+  // alone if the writer was killed; then a loss of power can still undo it.)
+  bool read_only = false;
+
   // Memory for the part of the log that is kept in frames; the newest records live here. At least
   // eight pages, from 1 MiB up to the machine's memory, which is the physical memory or the limit
   // of a control group (version 1 or 2) that the process is in, for example in a container.
@@ -116,10 +128,11 @@ struct Options {
   std::uint32_t background_threads = 1;
 
   // Space that a log file takes on the disk at a time, ahead of what is written: a multiple of
-  // 4 KiB up to 1 TiB. When the disk is nearly full, only what is needed: a page at a time, and at
-  // most 2 MiB that are spare for commits. So an update is refused when there is no space for it,
-  // and what has been accepted can be committed. 0: nothing is taken ahead, and a commit may find
-  // the disk full.
+  // 4 KiB up to 1 TiB. When the disk is nearly full, only what is needed: a page, and beyond it the
+  // space that deletions, collections and commits have to themselves, some 5 MiB for a small store
+  // and a few per cent of a large one. So an update is rejected when there is no space for it, and
+  // what has been accepted can be committed. Where the file system cannot reserve space, zeros are
+  // written. 0: nothing is taken ahead, and a commit may find the disk full.
   std::uint64_t preallocate_bytes = std::uint64_t{16} << 20;
 
   // Largest single write to the device: a multiple of 4 KiB from 4 KiB to 64 MiB.
@@ -171,6 +184,16 @@ struct Options {
   // Time every operation, for the latencies in Metrics(). Costs two looks at the clock for each,
   // some 50 ns, and 34 KiB for each session.
   bool measure_latency = false;
+
+  // What is left of a damaged store. Where Open would fail with DataLoss because a part of the log
+  // is damaged or missing, it opens the store as the last commit before the first such place left
+  // it. It removes everything behind that from the files, and all checkpoints, for good: so copy
+  // the directory first. recovery().notes says what the damage was and how much was dropped. If
+  // garbage has been collected since that commit, keys whose records it moved are gone too, and a
+  // note says so. A store that is not damaged opens as always. DataLoss all the same if no commit
+  // can be reached: the log's beginning is damaged, or all of its files are gone or another
+  // store's.
+  bool salvage = false;
 
   // Called by Open, in the opening thread, after each page of the log that it has read. Empty: not
   // called.

@@ -8,7 +8,8 @@
 //   kAborted             CompareExchange of a value that is another than expected; no message
 //   kInvalidArgument     bad option, key or value; the message names the field
 //   kFailedPrecondition  closed store, second opener, other key or value type, a call from a
-//                        callback of the same store, use in a forked child
+//                        callback of the same store, use in a forked child, a change of a store
+//                        that is open read-only
 //   kResourceExhausted   disk, memory or log space is full; the same call may succeed later
 //   kPermissionDenied    the process may not use a file or directory, or the file system is
 //                        read-only; the message names it

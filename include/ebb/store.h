@@ -68,12 +68,13 @@ class Store {
   using ValueView = typename Session::ValueView;
 
   // Opens the store in the directory `path`, or creates it (the directory too, but not its
-  // parents) unless Options::create_if_missing is false. Checks everything first; takes an
-  // exclusive lock; reads back the store's contents, which takes as long as reading its log from
-  // the newest checkpoint on. Errors: InvalidArgument naming the option, NotFound (there is no
-  // store, and it may not be created), FailedPrecondition (open elsewhere; other types or page
-  // size; an unfinished backup), DataLoss, Unimplemented (written by a newer version),
-  // ResourceExhausted, Unavailable.
+  // parents) unless Options::create_if_missing is false or read_only is set. Checks everything
+  // first; locks the directory, for itself alone or, with read_only, shared with other readers;
+  // reads back the store's contents, which takes as long as reading its log from the newest
+  // checkpoint on. Errors: InvalidArgument naming the option, NotFound (there is no store, and it
+  // may not be created), FailedPrecondition (open elsewhere; other types or page size; an
+  // unfinished backup), DataLoss, Unimplemented (written by a newer version), ResourceExhausted,
+  // Unavailable.
   static absl::StatusOr<Store> Open(const std::string& path, const Options& options = {}) {
     return OpenIn(path, options, {});
   }
@@ -130,6 +131,7 @@ class Store {
   absl::Status ForgetSession(std::string_view name) {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     if (core_->epochs.closed()) return core_->ClosedError();
+    if (absl::Status status = core_->CheckWritable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return core_->sessions.Forget(name); });
   }
 

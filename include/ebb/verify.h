@@ -5,7 +5,8 @@
 // record: its lengths, and that its previous address falls and leads to a record of the same chain,
 // as the bits of the key's hash tell. Every entry of the index: that its chain leads to the newest
 // records of the log; and that no chain of the log is without an entry. Every checkpoint: its
-// manifest, each entry of its image, and that no chain is missing there.
+// manifest, each entry of its image, and that no chain is missing there. That the log does not end
+// before durable.ebb says, and that this file is there.
 //
 // Everything below the log's begin is dead, and no damage: a healthy store never has a problem.
 //
@@ -46,10 +47,11 @@ struct VerifyReport {
   bool ok() const { return problem_count == 0; }
 };
 
-// Verifies the store in a directory that nobody has open, and changes nothing in it (but that a
-// missing LOCK file is made). Reads the whole log; the memory of an index is needed for it.
-// Damage is in the report. Errors: InvalidArgument (there is no store), FailedPrecondition (it is
-// open), Unimplemented (of a newer version), ResourceExhausted, Unavailable.
+// Verifies the store in a directory that no store has open for writing, and changes nothing in it.
+// Several can run at the same time; while one runs, Open for writing is FailedPrecondition. Reads
+// the whole log; the memory of an index is needed for it. Damage is in the report. Errors:
+// InvalidArgument (there is no store), FailedPrecondition (it is open for writing), Unimplemented
+// (of a newer version), ResourceExhausted, Unavailable.
 absl::StatusOr<VerifyReport> VerifyDirectory(const std::string& path,
                                              const VerifyOptions& options = {});
 

@@ -177,7 +177,7 @@ class Rig {
           break;
         }
       }
-      if (!log.WaitForPage(8, HybridLog::Space::kSpare).ok()) return false;
+      if (!log.WaitForPage(8, HybridLog::Space::kCommit).ok()) return false;
     }
     schedule.Check(log.FlushTo(flush_end).ok(), "no flush");
     return true;

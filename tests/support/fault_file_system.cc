@@ -192,8 +192,8 @@ class FaultFileSystem::FaultDirectory final : public internal::Directory {
   int Sync() override {
     return owner_.Run(CallKind::kSyncDirectory, "", [&] { return base_->Sync(); });
   }
-  int Lock(const std::string& name) override {
-    return owner_.Run(CallKind::kLock, name, [&] { return base_->Lock(name); });
+  int Lock(const std::string& name, internal::LockKind kind) override {
+    return owner_.Run(CallKind::kLock, name, [&] { return base_->Lock(name, kind); });
   }
   void Unlock() override { base_->Unlock(); }
 

@@ -317,8 +317,11 @@ std::uint64_t SimDisk::Hash() const {
 
 class SimFileSystem::SimFile final : public internal::File {
  public:
-  SimFile(SimFileSystem& owner, std::uint64_t file, bool direct)
-      : owner_(owner), file_(file), direct_(direct) {}
+  SimFile(SimFileSystem& owner, std::uint64_t file, internal::OpenFlags flags)
+      : owner_(owner),
+        file_(file),
+        writes_(flags.write || flags.create),
+        direct_(flags.direct && owner.direct_) {}
 
   Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) override {
     const OutsideLibrary outside;
@@ -332,6 +335,7 @@ class SimFileSystem::SimFile final : public internal::File {
   }
   Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) override {
     const OutsideLibrary outside;
+    if (!writes_) return {0, EBADF};
     if (!Aligned(offset, bytes, count)) return {0, EINVAL};
     return owner_.Write(file_, offset, bytes, count);
   }
@@ -341,17 +345,20 @@ class SimFileSystem::SimFile final : public internal::File {
   }
   int Truncate(std::uint64_t size) override {
     const OutsideLibrary outside;
+    if (!writes_) return EINVAL;
     MutexLock lock(owner_.mu_);
     owner_.Record({.kind = SimCall::Kind::kTruncate, .file = file_, .offset = size});
     return 0;
   }
   int Reserve(std::uint64_t offset, std::uint64_t bytes) override {
     const OutsideLibrary outside;
+    if (!writes_) return EBADF;
     return owner_.Reserve(file_, offset + bytes);
   }
   // To a power loss it is a write of zeros, of which any part may survive.
   int PunchHole(std::uint64_t offset, std::uint64_t bytes) override {
     const OutsideLibrary outside;
+    if (!writes_) return EBADF;
     MutexLock lock(owner_.mu_);
     const std::uint64_t size = owner_.now_.Contents(file_).size();
     const std::uint64_t end = std::min(size, offset + bytes);
@@ -380,6 +387,7 @@ class SimFileSystem::SimFile final : public internal::File {
 
   SimFileSystem& owner_;
   const std::uint64_t file_;
+  const bool writes_;
   const bool direct_;
 };
 
@@ -398,7 +406,7 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
       owner_.Record(
           {.kind = SimCall::Kind::kCreate, .directory = path_, .name = name, .file = *file});
     }
-    return {std::make_unique<SimFile>(owner_, *file, flags.direct && owner_.direct_), 0};
+    return {std::make_unique<SimFile>(owner_, *file, flags), 0};
   }
 
   int List(std::vector<std::string>& names) override {
@@ -433,14 +441,17 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
     return 0;
   }
 
-  int Lock(const std::string& name) override {
+  int Lock(const std::string& name, internal::LockKind kind) override {
     const OutsideLibrary outside;
-    const internal::OpenedFile opened = Open(name, {.create = true});
-    if (opened.error != 0) return opened.error;
+    const bool reads = kind == internal::LockKind::kReader;
+    const int error = reads ? 0 : Open(name, {.create = true}).error;
+    if (error != 0) return error;
     MutexLock lock(owner_.mu_);
     if (!lock_.empty()) return EWOULDBLOCK;
     const std::string key = path_ + "/" + name;
-    if (!owner_.locks_.insert(key).second) return EWOULDBLOCK;
+    int& holders = owner_.locks_[key];
+    if (reads ? holders == kWriter : holders != 0) return EWOULDBLOCK;
+    holders += reads ? 1 : kWriter;
     lock_ = key;
     return 0;
   }
@@ -448,11 +459,15 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
   void Unlock() override {
     const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
-    if (!lock_.empty()) owner_.locks_.erase(lock_);
+    if (lock_.empty()) return;
+    int& holders = owner_.locks_[lock_];
+    holders -= holders == kWriter ? kWriter : 1;
     lock_.clear();
   }
 
  private:
+  static constexpr int kWriter = -1;  // else as many readers
+
   SimFileSystem& owner_;
   const std::string path_;
   std::string lock_;

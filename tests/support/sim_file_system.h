@@ -189,7 +189,7 @@ class SimFileSystem final : public internal::FileSystem {
   SimDisk first_ ABSL_GUARDED_BY(mu_);  // before the first recorded call
   SimDisk now_ ABSL_GUARDED_BY(mu_);
   std::vector<SimCall> calls_ ABSL_GUARDED_BY(mu_);
-  std::set<std::string> locks_ ABSL_GUARDED_BY(mu_);  // "directory/name"
+  std::map<std::string, int> locks_ ABSL_GUARDED_BY(mu_);  // "directory/name": who holds it
   int next_sync_error_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_seed_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_skip_ ABSL_GUARDED_BY(mu_) = 0;

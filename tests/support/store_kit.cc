@@ -103,7 +103,7 @@ void Overwrite(internal::FileSystem& files, const std::string& directory, const 
                std::uint64_t offset, const std::string& bytes) {
   const internal::OpenedDirectory opened = files.OpenDirectory(directory, /*create=*/false);
   ASSERT_NE(opened.directory, nullptr);
-  const internal::OpenedFile file = opened.directory->Open(name, {});
+  const internal::OpenedFile file = opened.directory->Open(name, {.write = true});
   ASSERT_NE(file.file, nullptr) << name;
   const internal::Transfer transfer =
       file.file->WriteAt(offset, reinterpret_cast<const std::byte*>(bytes.data()), bytes.size());

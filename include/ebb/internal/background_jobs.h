@@ -72,7 +72,7 @@ class BackgroundJob {
 
 class BackgroundJobs {
  public:
-  // Sets HybridLog::OnPageTurn, if there are files. The pool must be stopped before this ends.
+  // Sets HybridLog::OnGarbage, if there are files. The pool must be stopped before this ends.
   BackgroundJobs(Core& core, JobLane& lane, BackgroundJob::Work checkpoint,
                  BackgroundJob::Work collect);
   BackgroundJobs(const BackgroundJobs&) = delete;
@@ -83,7 +83,8 @@ class BackgroundJobs {
   void Stop();
   BackgroundStats Stats() const;
   // Has the pool collect if there may be something to collect or to free. Called at each turn of a
-  // page, and after each periodic commit. Never waits for a job.
+  // page, after each periodic commit, and when an update is rejected for lack of space. Never waits
+  // for a job.
   void LookForGarbage() { collection_.Look(); }
 
  private:

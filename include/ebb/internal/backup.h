@@ -2,8 +2,9 @@
 //
 // These are the blocks of the log from its begin to the end of the checkpoint's commit, the image
 // of the index and the manifest. None of them changes any more, and each is verified on its way.
-// What is behind the commit belongs to later ones and is left out; so the copy, when it is opened,
-// is the store as that commit left it.
+// The copy's durable end (durable_end.h) is written as the manifest states it. What is behind the
+// commit belongs to later ones and is left out; so the copy, when it is opened, is the store as
+// that commit left it.
 //
 // A prefix of a log is a log too, of an older state. So a partial copy must never look like a
 // store: a marker, a file of its own, stands in the directory from before the first file to after

@@ -21,7 +21,7 @@
 //   end-56      index size exponent at creation (32) | now (32)
 //   end-48      previous incarnation (64)       open records only, else 0
 //   end-40      cut: first block of this history (64)   open records only, else 0
-//   end-32      clean: 1 in the mark that Close leaves (64)
+//   end-32      zero (64)
 //   end-24      format version (32) | kind (32)
 //   end-16      length of the fields, 96 (64)
 //   end-8       magic (64), mixed with the store's id and the block's number, so that no value can
@@ -48,6 +48,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -78,7 +79,6 @@ struct CommitRecord {
   std::uint32_t index_exponent = 0;
   std::uint64_t previous_incarnation = 0;
   std::uint64_t cut_block = 0;
-  bool clean = false;
 
   static constexpr std::uint64_t kFieldBytes = 96;
   static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
@@ -90,6 +90,8 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std:
 std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payload,
                                                std::uint64_t store_id, std::uint64_t number);
 
+// What one session takes in a record of sessions.
+std::uint64_t SessionBytes(std::string_view name);
 // How many of `sessions`, in order, go into one record of at most `room` bytes, and its extent.
 struct SessionsExtent {
   std::size_t count = 0;

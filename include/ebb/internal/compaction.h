@@ -21,9 +21,9 @@
 //   are blocks given back (coordinator.h): a crash before it needs the old front, and one after it
 //   does not.
 //
-// A pass that cannot go on for lack of space ends where all before has been decided. Copies may use
-// the spare space (hybrid_log.h), and a pass goes through half as much at most when space is short,
-// so a full disk can be given space back.
+// A pass that cannot go on for lack of space ends where all before has been decided. Copies have a
+// slice of the space (hybrid_log.h). While updates are rejected for lack of space, a pass goes
+// through at most half of what the slice holds, so that all of its copies fit.
 //
 // Thread safety: one thread at a time, without a guard; beside operations, commits and scans.
 // Progress: waits for the device, and for pages like any append. Memory: a LiveReader's.

@@ -32,8 +32,8 @@
 // own commit states a begin above where the newest one before would scan from: what it makes
 // useless it replaces.
 //
-// Close ends with a second control record, marked clean, that states that the first one is
-// durable. So damage anywhere below the first is told apart from the end of the log.
+// How far the log is durable is also written to a file of its own (durable_end.h): after each
+// commit, and durably by checkpoints and by Close. So a loss of the log's end is noticed.
 //
 //   Two bits of version tell records apart because at most one version at a time has drained
 //   without a control record: when it could not be appended, the next commit appends it first.
@@ -69,6 +69,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -78,6 +79,7 @@
 #include "ebb/internal/background_jobs.h"
 #include "ebb/internal/block.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/durable_end.h"
 #include "ebb/internal/garbage_collector.h"
 #include "ebb/internal/job_lane.h"
 #include "ebb/internal/manifest.h"
@@ -96,6 +98,7 @@ class Coordinator {
     Address durable;                          // everything below has been synced
     std::uint64_t checkpoint_id = 0;          // the newest ever begun
     std::vector<CheckpointInfo> checkpoints;  // that are good
+    std::unique_ptr<DurableEnd> durable_end;  // null: there is no such file
   };
   // Starts the commits and checkpoints that come by themselves.
   Coordinator(Core& core, Start start);
@@ -197,10 +200,11 @@ class Coordinator {
   absl::Status LetGo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
   // Bumps to the next version and waits until the last one has drained. After an error the store is
   // poisoned.
+  absl::Status CheckIdleCommit(bool of_checkpoint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ShiftVersion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Appends what ends a version and makes it durable.
-  absl::Status WriteControl(std::uint64_t version, bool clean) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status AppendControl(std::uint64_t version, bool clean, HybridLog::Extent& extent)
+  absl::Status WriteControl(std::uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status AppendControl(std::uint64_t version, HybridLog::Extent& extent)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Flushes and syncs the log up to control_end_.
   absl::Status MakeDurable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -247,7 +251,7 @@ class Coordinator {
   Address begin_ ABSL_GUARDED_BY(mu_);        // of the log, in the control records
   bool record_all_sessions_ ABSL_GUARDED_BY(mu_) = false;
   std::uint64_t recorded_checkpoint_id_ ABSL_GUARDED_BY(mu_) = 0;  // in the control records
-  bool changed_since_open_ ABSL_GUARDED_BY(mu_) = false;
+  std::unique_ptr<DurableEnd> durable_end_ ABSL_GUARDED_BY(mu_);   // null: there is no such file
   AtomicWord collected_;      // everything below is dead
   AtomicWord durable_begin_;  // in the last control record that is durable
 

@@ -74,6 +74,7 @@ struct CoreConfig {
   bool io_uring = true;
   bool force_fallback = false;
   bool has_files = true;
+  bool read_only = false;
   Durability durability = Durability::kManual;
   std::uint32_t commit_interval_ms = 1000;
   std::uint32_t checkpoint_interval_ms = 0;
@@ -142,6 +143,9 @@ class Core {
   absl::Status CheckCallable() const;
   // The same, and the store has files: InMemoryError().
   absl::Status CheckCanPersist() const;
+  // FailedPrecondition when the store is open read-only: for calls that change it, or may, and need
+  // no device for that. All others check its health.
+  absl::Status CheckWritable() const;
   // For destructors, which can report nothing: true when the calling thread is inside a callback of
   // this store. Prints that `what` leaks.
   bool MustLeak(const char* what) const;

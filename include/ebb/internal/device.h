@@ -19,6 +19,7 @@
 // with file, offset and cause. Short transfers are continued, EINTR and EAGAIN retried.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -29,6 +30,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "ebb/internal/atomic.h"
 #include "ebb/internal/file_system.h"
 #include "ebb/internal/mutex.h"
 
@@ -83,6 +85,9 @@ class Device {
   // bytes that were. Reads there fail, or find zeros, from now on. Nothing below may be needed ever
   // again: a power loss may undo it in part.
   virtual absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) = 0;
+  // How many blocks at the front of a log of `log_blocks` are given back at once or not at all; 0
+  // if each block can be. Does not wait.
+  virtual std::uint64_t FreedAsOne(std::uint64_t /*log_blocks*/) const { return 0; }
   // One more than the last block that the device may hold; blocks below may still be invalid.
   virtual std::uint64_t EndBlock() const = 0;
   // The blocks that the device may hold, in order; there can be gaps.
@@ -128,6 +133,7 @@ class FileDevice final : public Device {
   struct Config {
     std::uint64_t segment_blocks = 0;
     bool direct_io = true;
+    bool read_only = false;  // then only calls that read are made
     // Space that is taken on the disk at a time, ahead of what is written; 0: none.
     std::uint64_t reserve_blocks = 0;
   };
@@ -149,6 +155,11 @@ class FileDevice final : public Device {
   absl::Status WriteAgain(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Truncate(std::uint64_t block) override;
   absl::StatusOr<std::uint64_t> TruncateFront(std::uint64_t block) override;
+  std::uint64_t FreedAsOne(std::uint64_t log_blocks) const override {
+    return punches_holes_.load(std::memory_order_relaxed)  // a hint
+               ? 0
+               : std::min(config_.segment_blocks, log_blocks);
+  }
   std::uint64_t EndBlock() const override;
   std::vector<BlockRange> HeldBlocks() const override;
   std::string Describe(std::uint64_t block) const override;
@@ -177,6 +188,8 @@ class FileDevice final : public Device {
   absl::StatusOr<std::shared_ptr<File>> FindOrCreateSegment(std::uint64_t number);
   // Takes space for the first `block_count` blocks of a segment, and some more while there is some.
   absl::Status ReserveIn(std::uint64_t number, File& file, std::uint64_t block_count);
+  // Writes zeros to blocks [begin, end) of a segment, where nothing else can take their space.
+  static int WriteZeros(File& file, BlockRange blocks);
   absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number) const;
   void NoteWritten(std::uint64_t number, std::uint64_t block_count);
   void NoteUnsynced(std::uint64_t number);
@@ -189,6 +202,7 @@ class FileDevice final : public Device {
   Directory& directory_;
   const HeaderSource& headers_;
   const Config config_;
+  Atomic<bool> punches_holes_{true};  // until a file says that it cannot
 
   // One creation at a time; taken before mu_, so that nobody who only looks for a file waits for
   // the creation of another.

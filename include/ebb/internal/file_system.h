@@ -68,8 +68,16 @@ class ReadRing {
 };
 
 struct OpenFlags {
-  bool create = false;  // create when absent, mode 0600; never truncates
+  bool write = false;   // for reading and writing; otherwise for reading alone
+  bool create = false;  // create when absent, mode 0600; never truncates; implies `write`
   bool direct = false;  // try to bypass the page cache; falls back to buffered by itself
+};
+
+// Who locks a directory, and what.
+enum class LockKind : std::uint8_t {
+  kWriter,    // excludes all others: the directory itself, and a file, which is created when absent
+  kReader,    // shared with other readers: the same two, but no byte is written
+  kNameOnly,  // excludes all others that lock the same name: the file alone, created when absent
 };
 
 struct OpenedFile {
@@ -86,12 +94,15 @@ class Directory {
   [[nodiscard]] virtual int Rename(const std::string& from, const std::string& to) = 0;
   [[nodiscard]] virtual int Unlink(const std::string& name) = 0;
   [[nodiscard]] virtual int Sync() = 0;  // makes creations, renames and unlinks durable
-  // An exclusive lock on `name` for the life of this object or until Unlock; EWOULDBLOCK when
-  // somebody else, in this process or another, holds it.
-  [[nodiscard]] virtual int Lock(const std::string& name) = 0;
+  // Locks the directory, by the lock file `name`, for the life of this object or until Unlock. One
+  // lock at a time. EWOULDBLOCK when it conflicts with a lock that this process or another holds.
+  // A forked child never holds the lock. A reader that finds no lock file creates none; then, on a
+  // file system that cannot lock directories, nothing keeps a later writer out.
+  [[nodiscard]] virtual int Lock(const std::string& name, LockKind kind = LockKind::kWriter) = 0;
   virtual void Unlock() = 0;
-  // True when the locked file has lost its name since: it keeps nobody out any more. A directory
-  // can be removed only after all its files, so this also notices that the directory is gone.
+  // True when the locked file has lost its name since, so that it may not exclude others any more.
+  // A directory can be removed only after all its files, so this also notices that the directory is
+  // gone.
   virtual bool LockIsRemoved() const { return false; }
 };
 

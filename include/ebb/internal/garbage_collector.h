@@ -12,6 +12,10 @@
 // has said so, by whichever collection looks then. Only when the log grows too long meanwhile a
 // commit is made for it. It also leaves alone what may still be updated in place.
 //
+// While updates are rejected for lack of space (hybrid_log.h), neither target_utilization nor
+// min_reclaim_bytes counts: a collection is due if it would free anything. Each rejected update
+// asks for one, but after one that made no room for updates only once the log has changed.
+//
 // While other jobs wait for the lane (job_lane.h), a collection leaves it after each pass, of which
 // there is at least one in each turn; and a pass that has taken a tenth of a second ends early.
 // Otherwise one that is slowed down (max_bytes_per_second) would delay a checkpoint for minutes.
@@ -77,13 +81,22 @@ class GarbageCollector {
   GcEstimate Estimate() { return Estimate(core_.log.begin()); }
   bool IsDue(const GcOptions& options) { return IsDue(options, Estimate()); }
 
-  // The log has grown by as much as may make a collection due.
+  // The log has grown by as much as may make a collection due, or updates are rejected for lack of
+  // space.
   bool worth_a_look() const {
-    return core_.log.tail().value() >= look_at_.load(std::memory_order_relaxed);  // a hint
+    const std::uint64_t tail = core_.log.tail().value();
+    return tail >= look_at_.load(std::memory_order_relaxed) ||  // a hint
+           (core_.log.is_short_of_space() &&
+            tail != fruitless_at_.load(std::memory_order_relaxed));  // likewise
   }
 
  private:
-  static bool IsDue(const GcOptions& options, const GcEstimate& estimate);
+  bool IsDue(const GcOptions& options, const GcEstimate& estimate) const;
+  bool WouldFree(const GcEstimate& estimate) const;
+  bool IsWastingSpace(std::uint64_t copied_bytes, std::uint64_t freed_bytes) const;
+  void NoteFruitless() {
+    fruitless_at_.store(core_.log.tail().value(), std::memory_order_relaxed);  // a hint
+  }
   // Of the log from `begin` on.
   GcEstimate Estimate(Address begin);
   // How far a collection is ahead of its rate.
@@ -110,8 +123,9 @@ class GarbageCollector {
   Address swept_;      // no entry of the index leads below
   // Until then the automatic collections, of one rate, have done what they may.
   std::chrono::steady_clock::time_point paid_until_{};
-  std::exception_ptr thrown_;  // by GcOptions::progress of the collection that runs
-  AtomicWord look_at_{0};  // when the tail has come here it is worth a look
+  std::exception_ptr thrown_;   // by GcOptions::progress of the collection that runs
+  AtomicWord look_at_{0};       // when the tail has come here it is worth a look
+  AtomicWord fruitless_at_{0};  // the tail when a collection had freed no space for updates
 };
 
 }  // namespace ebb::internal

@@ -14,7 +14,8 @@
 //                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
 //   flushed_until   EndChunk, under flush_mu_; always the start of a block
 //   begin           ShiftBegin, by the coordinator
-//   space_end_      TakeSpace, under space_mu_; so does ordinary_end_
+//   space_end_block_, ordinary_end_
+//                   TakeSpace, under space_mu_
 //
 // Argument: below safe_read_only no byte changes any more. Stage stores update_from and read_only
 //   and then bumps; Settle moves safe_read_only only after every guard that could have loaded the
@@ -60,12 +61,41 @@
 // before it was deleted or shortened in place; and the block that begin lies in keeps the dead
 // records below begin.
 //
-// Space on the device is taken before it is needed: no page is turned to before all of it has
-// space, and SpareBlocks beyond it are spare, for what makes a store durable or smaller (commit
-// records, compaction). So whatever an update was acknowledged for can be flushed and committed on
-// a disk that has become full meanwhile. A page that was turned to for the sake of the spare takes
-// no ordinary records until it has space like any other. (On a file system that cannot reserve,
-// space is what is free when a block is written.)
+// Space on the device is taken before it is needed, so that whatever an update was acknowledged for
+// can be flushed and committed on a disk that has become full meanwhile. Four classes of appends
+// share it, in this order: ordinary < deletion < collection < commit. Each of the last three has a
+// slice of the space beyond the tail that only it and the classes after it may use:
+//
+//   tail | ordinary records, by the page | deletions | copies of a collection | commits | space_end
+//
+// So a full disk takes deletions after it has rejected updates, a collection can copy after that,
+// and a commit is always possible. With L, the length of the log, R, the largest record, and
+// W = R + 2 + the blocks of a full list of sessions, the waste of one pass of a collection (its
+// commit, and the filler at a page's end), all in blocks, and B = two pages, 2 MiB at most:
+//
+//   commits      4 (2 + the list of sessions) + 8
+//   collection   B + 2 W + 2.5 sqrt(W L)
+//   deletions    the larger of B + 2 W + 0.5 sqrt(W L) and L / 128
+//
+// A pass moves a live prefix of p blocks and gives p back, but for W, so reaching garbage at the
+// end of a log of L live blocks loses W L / p; p is at most the slice, which is why the slice grows
+// with sqrt(W L). Deletions of L / 128 a round empty a full disk in about 128 rounds. Without holes
+// in files a segment is given back as a whole, so the slice of collections holds one more.
+//
+// Argument (a class never uses the slice of a later one). A page is ordinary when all of it, and
+//   all slices beyond it, have space; then any record may go there, by the fetch_add of Allocate.
+//   In any other page each record is checked at the place where it goes: AllocateExact takes the
+//   place by the CAS of the word that it has checked. An ordinary record that was checked in an
+//   ordinary page cannot slip into the next one unless that is ordinary, too: the tail turns to a
+//   page that is not ordinary only after a drain that began when the page before was full
+//   (WaitForPage), and guards that begin later load the full page's word, or the new one.
+// Argument (a commit is always possible). Every record but a commit's leaves the commits' slice
+//   whole. At most three commits follow one record without another in between: the one that was
+//   owed, the record's own, and Close's. A commit that follows no record (serials, or a new begin,
+//   alone) is checked first (CheckIdleCommit): it leaves at least half of the slice.
+//   space_end only grows, so what the slices hold is not lost to other programs. (On a file system
+//   that can neither reserve space nor keep zeros in place, space is what is free when a block is
+//   written.)
 //
 // update_from is the one boundary that updates load: an unflagged record at or above it may be
 // updated in place. It is a floor and a high bit, kInfinity, under which nothing is (Session
@@ -161,11 +191,6 @@ class Backoff {
 class HybridLog {
  public:
   static constexpr std::uint64_t kInfinity = std::uint64_t{1} << 63;
-  // How many blocks beyond the tail's page are spare: 2 MiB, or four small pages.
-  static constexpr std::uint64_t SpareBlocks(const Geometry& geometry) {
-    return std::min<std::uint64_t>(4 * geometry.blocks_per_page(), 512);
-  }
-
   struct Config {
     Geometry geometry;
     RecordShape shape;
@@ -187,8 +212,9 @@ class HybridLog {
   bool ok() const { return frames_ != nullptr; }
   // Before any other thread knows the log.
   void Restore(Position position);
-  // Calls `look` in the pool after a page was turned; before any other thread knows the log.
-  void OnPageTurn(std::function<void()> look) { on_page_turn_ = std::move(look); }
+  // Calls `look` in the pool after a page was turned, and in the calling thread after an update was
+  // rejected for lack of space; before any other thread knows the log.
+  void OnGarbage(std::function<void()> look) { look_for_garbage_ = std::move(look); }
   // Maintenance that still runs ends after its step; it does not begin again.
   void StopMaintenance();
 
@@ -203,15 +229,21 @@ class HybridLog {
   EBB_INLINE std::byte* At(Address address, const EpochGuard&) const {
     return frames_ + (address.value() & frame_mask_);
   }
-  // Who asks for space on the device: kSpare is for records that make a store durable or smaller.
-  enum class Space : std::uint8_t { kOrdinary, kSpare };
+  // Who asks for space on the device; see above. Tombstones are deletions, records of sessions and
+  // control records are commits.
+  enum class Space : std::uint8_t { kOrdinary, kDeletion, kCollection, kCommit };
   // `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Null: the page is full
   // or has no space on the device; leave the guard, call WaitForPage, and start again. A call that
   // finds the page full changes nothing.
   Address Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
                    Space space = Space::kOrdinary);
+  // Whether the tail's page has space for ordinary records at this moment: a hint.
+  EBB_INLINE bool HasOrdinaryPage() const {
+    const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // a hint
+    return TailOffset(word) < payload_bytes_ && PlaceIn(word) < LoadAcquire(ordinary_end_);
+  }
   // From the tail to the end of a block's payload, at least `least_bytes`: for commit records, so
-  // from the spare space.
+  // it may use all slices.
   struct Extent {
     Address start;
     std::uint64_t bytes = 0;  // 0: the page is full, as above
@@ -221,8 +253,8 @@ class HybridLog {
   // ---- waiting, outside any guard ----
 
   // Returns once the tail's page has room and space, or the error that keeps it from getting any:
-  // ResourceExhausted (device or address space), Unavailable (device, poison). For kSpare
-  // `extent_bytes`, not 0, is what the record takes.
+  // ResourceExhausted (device or address space), Unavailable (device, poison). For all classes but
+  // kOrdinary `extent_bytes`, not 0, is the record's size.
   absl::Status WaitForPage(std::uint64_t extent_bytes = 0, Space space = Space::kOrdinary);
   // Before an ordinary append turns to a page that begins at or above `limit`, it waits until that
   // is raised, for a second at most: appends are slowed down, not stopped. Closing ends the wait,
@@ -232,6 +264,25 @@ class HybridLog {
   // Takes space ahead, so that the next record need not wait for it. An error does no harm: whoever
   // needs the space hears of it.
   void TakeSpaceAhead(std::uint64_t pages_ahead);
+  // True from when an update was rejected for lack of space until a page has some.
+  bool is_short_of_space() const {
+    return is_short_of_space_.load(std::memory_order_relaxed);  // a hint
+  }
+  // Tries to fill all slices again, and with them the tail's page: after space was given back.
+  void TakeSpaceAgain() { TakeSpaceAhead(0); }
+  // Whether there is space for a commit that follows no record. One that moves begin leaves half of
+  // the commits' slice, others leave that, the slice of collections, and half of the deletions'.
+  absl::Status CheckIdleCommit(bool moves_begin);
+  // How many bytes a full list of the sessions takes; makes room for it in the slices, and leaves
+  // half of the deletions'.
+  absl::Status SetSessionsBytes(std::uint64_t bytes);
+  // How many blocks of live records a collection may copy before a commit gives space back, and
+  // what each pass of it wastes.
+  struct CollectionSpace {
+    std::uint64_t slice_blocks = 0;
+    std::uint64_t waste_blocks = 0;
+  };
+  CollectionSpace GetCollectionSpace();
   // One step of maintenance; true when it moved something.
   absl::StatusOr<bool> Help();
   // Makes everything below `end`, the start of a block, read-only and writes it to the device.
@@ -333,11 +384,27 @@ class HybridLog {
   // How many blocks the record at `address` takes, as far as `blocks`, the first of them, tell.
   absl::StatusOr<std::uint64_t> BlocksOf(Address address, std::span<const std::byte> blocks) const;
 
-  enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace };
-  Turn TryTurnPage(std::uint64_t extent_bytes, Space space);
+  enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace, kNeedsDrain };
+  // All guards from before the page in front of `drained_page` was full have ended.
+  Turn TryTurnPage(std::uint64_t extent_bytes, Space space, std::uint64_t drained_page);
+  absl::Status Drain();
   void WaitAtBrake();
+  Address AllocateExact(std::uint64_t extent_bytes, const EpochGuard& guard, Space space);
   bool HasSpace(Address at, std::uint64_t extent_bytes, Space space) const;
   absl::Status TakeSpace(Address at, std::uint64_t extent_bytes, Space space);
+  absl::Status ReserveTo(std::uint64_t end_block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mu_);
+  // The first block behind a record of `extent_bytes` at `at`, or behind its page.
+  std::uint64_t EndBlock(Address at, std::uint64_t extent_bytes) const;
+  void SizeSlices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mu_);
+  std::uint64_t WasteBlocks() const;
+  std::uint64_t HalfOfDeletions() const {
+    return (BlocksBehind(Space::kDeletion) + BlocksBehind(Space::kOrdinary)) / 2;
+  }
+  // How many blocks the classes after `space` have to themselves.
+  std::uint64_t BlocksBehind(Space space) const {
+    return blocks_behind_[static_cast<std::size_t>(space)].load(
+        std::memory_order_relaxed);  // grows
+  }
   // Where the next record goes, be it behind a page's end.
   Address NextPlace() const;
   bool AddressSpaceIsUsedUp() const;
@@ -376,7 +443,7 @@ class HybridLog {
   MappedRegion region_;
   std::vector<IncarnationSpan> incarnations_;
   AtomicWord brake_{Address::kMask};  // a limit that is looked at again and again
-  std::function<void()> on_page_turn_;
+  std::function<void()> look_for_garbage_;
 
   // Read by every operation, written once a page or less.
   alignas(64) AtomicWord head_{0};
@@ -391,8 +458,11 @@ class HybridLog {
   alignas(64) AtomicWord tail_{0};
 
   // Read by every append, written once a page or less.
-  alignas(64) AtomicWord ordinary_end_{0};  // records below have space, and there is the spare, too
-  AtomicWord space_end_{0};                 // all blocks below have space
+  alignas(64) AtomicWord ordinary_end_{0};     // pages below have space, and all slices behind them
+  AtomicWord space_end_block_{0};              // all blocks below have space
+  std::array<AtomicWord, 4> blocks_behind_{};  // of each Space, see BlocksBehind
+  AtomicWord largest_extent_{0};               // of the records that this process has seen
+  Atomic<bool> is_short_of_space_{false};
 
   alignas(64) Mutex boundary_mu_;
   bool staged_ ABSL_GUARDED_BY(boundary_mu_) = false;  // a bump waits for its drain
@@ -402,6 +472,7 @@ class HybridLog {
   bool updates_blocked_ ABSL_GUARDED_BY(boundary_mu_) = false;
 
   Mutex space_mu_;
+  std::uint64_t sessions_blocks_ ABSL_GUARDED_BY(space_mu_) = 0;  // of a full list of sessions
 
   Mutex flush_mu_;
   CondVar flush_changed_;

@@ -59,8 +59,10 @@ class LogScan {
     std::uint64_t begin_incarnation = 0;
     // The checkpoint whose image is in the index already, or null: an empty index. Outlives this.
     const Manifest* manifest = nullptr;
-    // What checkpoints, used or not, state to be durable.
+    // What checkpoints, used or not, and the durable end state to be durable.
     Address durable;
+    // Nothing is damage: the log ends at its last commit before the first bad block.
+    bool salvage = false;
     std::function<void(const RecoveryProgress&)> progress;
   };
   LogScan(Core& core, Start start);
@@ -72,6 +74,9 @@ class LogScan {
 
   // After Run: the first block that is not part of the committed log.
   std::uint64_t cut_block() const { return cut_block_; }
+  // The block of an open record that no commit follows, at which the log may be cut as well; 0:
+  // there is none.
+  std::uint64_t open_block() const { return open_block_; }
   // The first block that nothing in the committed log states to be durable.
   std::uint64_t uncertain_block() const { return geometry_.BlockOf(durable_); }
   // Larger than any version met.
@@ -137,6 +142,7 @@ class LogScan {
   Address commit_before_end_;                   // of the commit record before the last
   std::array<std::uint64_t, 4> uncommitted_{};  // records met, by version bits
   std::uint64_t cut_block_ = 0;
+  std::uint64_t open_block_ = 0;
   std::map<std::string, std::uint64_t> sessions_;    // committed
   std::vector<SessionReport> uncommitted_sessions_;  // since the last commit record
   std::uint64_t replayed_records_ = 0;

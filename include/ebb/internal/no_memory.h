@@ -35,6 +35,7 @@ struct FixedStatuses {
   absl::Status forked;
   absl::Status reentered;
   absl::Status in_memory;
+  absl::Status read_only;
   absl::Status poisoned;
   absl::Status failed_sync;
 };

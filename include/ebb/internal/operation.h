@@ -700,7 +700,9 @@ class Operations {
           break;
         }
         case Step::kPageFull:
-          if (absl::Status room = core.log.WaitForPage(); !room.ok()) {
+          if (absl::Status room = core.log.WaitForPage(
+                  kShape.ExtentFor(K::Bytes(key), NewValueBytes(op)), kSpaceFor<Op>);
+              !room.ok()) {
             return refuse(std::move(room));
           }
           break;
@@ -757,11 +759,16 @@ class Operations {
     const bool drained;
   };
 
-  // kDone: `slot` is the key's, or empty for an operation that creates none.
+  template <typename Op>
+  static constexpr HybridLog::Space kSpaceFor =
+      Op::kTombstone ? HybridLog::Space::kDeletion : HybridLog::Space::kOrdinary;
+
+  // kDone: `slot` is the key's, or empty for an operation that creates none. No entry is created
+  // while there is no space for its record, or rejected calls would make the index grow.
   template <typename Op>
   static Step FindSlot(Core& core, std::uint64_t hash, HashIndex::Slot& slot) {
-    switch (Op::kCreates ? core.index.FindOrCreate(hash, slot)
-                         : core.index.FindForUpdate(hash, slot)) {
+    switch (Op::kCreates && core.log.HasOrdinaryPage() ? core.index.FindOrCreate(hash, slot)
+                                                       : core.index.FindForUpdate(hash, slot)) {
       case HashIndex::CreateResult::kFound:
         return Step::kDone;
       case HashIndex::CreateResult::kContended:
@@ -827,7 +834,8 @@ class Operations {
         return Step::kTooLarge;
       }
       if (own <= slot.entry.address() || own_extent != extent) {
-        own = core.log.Allocate(extent, guard);
+        if (Op::kCreates && slot.word == nullptr) return Step::kPageFull;
+        own = core.log.Allocate(extent, guard, kSpaceFor<Op>);
         own_extent = extent;
         if (own.is_null()) return Step::kPageFull;
       }

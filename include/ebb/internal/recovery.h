@@ -16,8 +16,23 @@
 // cut off, and an open record with a new incarnation is written and synced. An interrupted opening
 // leaves the same log to be opened again.
 //
+// A read-only opening (Options::read_only) ends with the scan. The log ends at its last commit. A
+// history that no block states begins there, in memory alone: of records of earlier ones, only an
+// opening knows which count (log_verifier.cc). The store's health rejects changes (health.h).
+// Nothing is written again or synced, so what is shown may be in the page cache alone.
+//
 // The pages scanned last stay in memory, as many as the budget holds less those read ahead. What
 // is below the start of a scan stays on the device.
+//
+// Salvage (Options::salvage). After a scan that ended with DataLoss the log is scanned again,
+// without images, and what ends it is no damage. The log is cut behind the last commit that was
+// found. Before that, what states that more was durable is taken back: the durable end, then the
+// manifests. Both come after the sync of what is kept, so that the new durable end is true. A crash
+// in between leaves a log that is damaged as before, or one that ends where it is to be cut.
+//   Where the log begins, the last commit record says that verifies, although it may be among what
+//   is
+// dropped: the front may have been given back for its sake. The begin that the commit that is kept
+// states counts if its block is still there.
 //
 // With a checkpoint (manifest.h) the scan begins where its image ends. One that does not verify is
 // passed over for the next older one; without any the whole log is read.
@@ -26,6 +41,7 @@
 // the log in the pool, ahead of the calling thread, and both fill the index.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -58,9 +74,13 @@ struct OpenedStore {
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment);
 
-// Scans the log into the index and the frames from where it begins, with the newest image that
-// leads there if `images` is set. Changes no file.
-absl::Status ScanLog(Core& core, const FoundSegments& found, bool images,
+enum class ScanMode : std::uint8_t {
+  kWithImages,  // from where the newest image ends that leads to the log's begin
+  kLogAlone,
+  kSalvage,  // the log alone, up to the first bad block
+};
+// Scans the log into the index and the frames from where it begins. Changes no file.
+absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
                      const std::function<void(const RecoveryProgress&)>& progress,
                      FoundCheckpoints& checkpoints, std::optional<LogScan>& scan);
 

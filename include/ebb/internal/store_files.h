@@ -1,5 +1,5 @@
-// What lies in a store's directory: its lock, the files of its log, its checkpoints. Finds them,
-// and makes the first.
+// What lies in a store's directory: its lock, the files of its log, its checkpoints, and how far
+// the log was durable (durable_end.h). Finds them, and makes the first.
 //
 // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
 // needed any more: finding tells of it, and who reads the log decides.
@@ -32,17 +32,21 @@ inline constexpr const char* kUnfinishedBackupName = "UNFINISHED-BACKUP";
 // one that is absent.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
                                                     const std::string& path, bool create);
-// Locks it for a store; creates the lock file. FailedPrecondition when it is locked already.
-absl::Status LockDirectory(Directory& directory, const std::string& path);
-// Both.
+// Locks it for a store: a writer creates the lock file. FailedPrecondition when another writer, or
+// for a writer any reader, has locked it.
+absl::Status LockDirectory(Directory& directory, const std::string& path,
+                           LockKind kind = LockKind::kWriter);
+// Both. A writer creates the directory when it is absent.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
-                                                      const std::string& path, bool create = true);
-// NotFound: Options::create_if_missing is false.
+                                                      const std::string& path,
+                                                      LockKind kind = LockKind::kWriter);
+// NotFound: Options::create_if_missing is false, or read_only is set.
 absl::Status NoStoreError(const std::string& path);
 // The same for a directory that must hold a store: NotFound when there is none, and then nothing is
 // created.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
-                                                           const std::string& path);
+                                                           const std::string& path,
+                                                           LockKind kind);
 
 // The files of the log.
 struct FoundSegments {
@@ -52,11 +56,12 @@ struct FoundSegments {
   std::string foreign;  // a file that no store creates; empty: there is none
 };
 // FailedPrecondition for a backup that was not finished, DataLoss for files of another store, for
-// headers of which none verifies, and for checkpoints without a log.
+// headers of which none verifies, and for checkpoints or a durable end without a log.
 absl::StatusOr<FoundSegments> FindSegments(Directory& directory);
 
-// The first file of a new store, which then exists: it gets its name only when its header is
-// durable, so that a file of that name without a header is never the trace of a crash.
+// The first files of a new store, which then exists: the durable end, then the log's. That one gets
+// its name only when its header is durable, so that a file of that name without a header is never
+// the trace of a crash.
 absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header);
 
 // Headers of further files.
@@ -73,11 +78,11 @@ class SegmentHeaders final : public FileDevice::HeaderSource {
 struct FoundCheckpoints {
   std::vector<Manifest> manifests;  // that verify, in order of id
   std::uint64_t last_id = 0;        // of any file
-  Address durable;                  // as the manifests state
+  Address durable;                  // as the manifests and the durable end state
   std::vector<std::string> notes;
 };
 // Those of the store with this id and geometry. Unimplemented for a newer format,
-// ResourceExhausted; one that does not verify is a note.
+// ResourceExhausted; one that does not verify is a note, and so is a durable end.
 absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint64_t store_id,
                                                  const Geometry& geometry);
 
