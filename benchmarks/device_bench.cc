@@ -18,7 +18,7 @@ PastMemory& LoadedPastMemory() {
 void BM_Device_Read(benchmark::State& state, Distribution distribution) {
   StringSubject& store = LoadedPastMemory().store();
   ChunkCursor<StringKey> cursor(StringKeyStreams(distribution)[0]);
-  const std::uint64_t reads_before = store.Stats().device_read_count;
+  const std::uint64_t reads_before = store.Metrics().device_reads;
   const PinnedScope pinned(0);
   constexpr std::size_t kGroup = 100;
   std::span<const StringKey> chunk;
@@ -30,7 +30,7 @@ void BM_Device_Read(benchmark::State& state, Distribution distribution) {
   }
   state.SetItemsProcessed(state.iterations());
   state.counters["device_reads_per_op"] =
-      static_cast<double>(store.Stats().device_read_count - reads_before) /
+      static_cast<double>(store.Metrics().device_reads - reads_before) /
       static_cast<double>(state.iterations());
 }
 

@@ -104,6 +104,7 @@ void IntegerSubject::Checkpoint() { Must(state_->store.Checkpoint()); }
 const RecoveryReport& IntegerSubject::Recovery() const { return state_->store.recovery(); }
 
 StoreStats IntegerSubject::Stats() const { return state_->store.Stats(); }
+MetricsSnapshot IntegerSubject::Metrics() const { return state_->store.Metrics(); }
 
 std::uint64_t RoomyLogBytes(std::uint64_t key_count, std::uint64_t record_bytes) {
   return key_count * record_bytes * 2 + (std::uint64_t{64} << 20);

@@ -28,11 +28,11 @@ StoreReads ReadSlice(StringSubject& store, std::span<const StringKey> stream, in
   const std::size_t length = std::min(kReadsPerSlice, stream.size());
   const std::size_t slices = stream.size() / length;
   const auto keys = stream.subspan(static_cast<std::size_t>(round) % slices * length, length);
-  const std::uint64_t before = store.Stats().device_read_count;
+  const std::uint64_t before = store.Metrics().device_reads;
   const double seconds = RunTeam(1, [&](int) {
     RequireAll(store.Read(StringRead::kReused, 0, keys), keys.size(), "read past memory");
   });
-  const std::uint64_t device_reads = store.Stats().device_read_count - before;
+  const std::uint64_t device_reads = store.Metrics().device_reads - before;
   return {static_cast<double>(length) / seconds, static_cast<double>(device_reads) / seconds};
 }
 
@@ -118,9 +118,9 @@ void AddBatchedRows(const Settings& settings, PastMemory& past_memory, Table& ta
   BatchedReads zipf(settings, promoting.store(), Distribution::kZipfian, 24);
   Samples device_reads;
   const auto uniform_slice = [&](int round) {
-    const std::uint64_t before = past_memory.store().Stats().device_read_count;
+    const std::uint64_t before = past_memory.store().Metrics().device_reads;
     const double per_second = uniform.Run(round);
-    const auto reads = static_cast<double>(past_memory.store().Stats().device_read_count - before);
+    const auto reads = static_cast<double>(past_memory.store().Metrics().device_reads - before);
     if (round > 0)
       device_reads.push_back(reads / static_cast<double>(uniform.slice()) * per_second);
     return per_second;

@@ -79,9 +79,9 @@ struct Side {
 
 double RunSlice(Side& side, const std::vector<std::vector<std::uint64_t>>& streams,
                 const MixedLoadSpec& spec) {
-  const std::uint64_t before = side.store.Stats().commit_count;
+  const std::uint64_t before = side.store.Metrics().commits;
   const MixedLoadResult result = RunMixedLoad(side.store, streams, spec);
-  const std::uint64_t commits = side.store.Stats().commit_count - before;
+  const std::uint64_t commits = side.store.Metrics().commits - before;
   side.commits_per_second = static_cast<double>(commits) / spec.time.count();
   if (spec.round == 0) return result.per_second;  // not counted
   if (spec.timed) {
@@ -172,10 +172,10 @@ void AddLatencyRows(const Work& work, const Side& side, const char* what, Table&
 
 void AddNotes(const Work& work, const Side& with, double logged_bytes, double seconds,
               Table& table) {
-  const StoreStats stats = with.store.Stats();
+  const bool direct = with.store.Stats().direct_io;
   table.AddNote(fmt::format("{}: {:.3g} a second, {:.3g} MB/s of log, {} reads of the device{}",
                             NameOf(work), with.commits_per_second, logged_bytes / seconds / 1e6,
-                            stats.device_read_count, stats.direct_io ? "" : ", buffered"));
+                            with.store.Metrics().device_reads, direct ? "" : ", buffered"));
 }
 
 void AddRowsFor(const Settings& settings, const Work& work, Table& table) {

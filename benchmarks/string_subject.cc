@@ -75,6 +75,7 @@ void StringSubject::Checkpoint() { Must(state_->store.Checkpoint()); }
 const RecoveryReport& StringSubject::Recovery() const { return state_->store.recovery(); }
 
 StoreStats StringSubject::Stats() const { return state_->store.Stats(); }
+MetricsSnapshot StringSubject::Metrics() const { return state_->store.Metrics(); }
 
 void GuardLoop(std::uint64_t count) {
   static internal::EpochManager epochs(0);

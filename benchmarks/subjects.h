@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "ceiling.h"
+#include "ebb/metrics.h"
 #include "ebb/stats.h"
 #include "keys.h"
 #include "latency.h"
@@ -59,6 +60,7 @@ class IntegerSubject {
   void Commit();
   void Checkpoint();
   StoreStats Stats() const;
+  MetricsSnapshot Metrics() const;
   const RecoveryReport& Recovery() const;
 
  private:
@@ -78,6 +80,7 @@ class StringSubject {
   void Commit();
   void Checkpoint();
   StoreStats Stats() const;
+  MetricsSnapshot Metrics() const;
   const RecoveryReport& Recovery() const;
 
  private:

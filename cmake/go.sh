@@ -66,7 +66,14 @@ report_skipped() {
 [ $# -gt 0 ] || usage
 verb=$1
 shift
-packages="g++ cmake ninja-build pkg-config libabsl-dev libfmt-dev libxxhash-dev"
+# The package of another compiler: of clang++ it is clang, of clang++-15 clang-15, of g++-12 g++-12.
+compiler=$(basename "${CXX:-g++}")
+case $compiler in
+  clang++*) compiler=clang${compiler#clang++} ;;
+  g++*) ;;
+  *) compiler=g++ ;;  # not of Debian: it has to be there
+esac
+packages="$compiler cmake ninja-build pkg-config libabsl-dev libfmt-dev libxxhash-dev"
 packages="$packages liburing-dev"
 case $verb in
   demo)

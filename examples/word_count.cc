@@ -392,11 +392,12 @@ double MemoryMib(std::string_view field) {
   return 0;
 }
 
-void PrintPass(const char* name, const Tally& tally, const ebb::StoreStats& stats, double seconds) {
+void PrintPass(const char* name, const Tally& tally, const ebb::MetricsSnapshot& metrics,
+               double seconds) {
   std::printf("%s: %.2f s, %.0f words/s\n", name, seconds,
               static_cast<double>(tally.text.words) / seconds);
-  std::printf("%s, flushed bytes: %llu\n", name, Printable(stats.flushed_bytes));
-  std::printf("%s, device reads: %llu\n", name, Printable(stats.device_read_count));
+  std::printf("%s, flushed bytes: %llu\n", name, Printable(metrics.log_written_bytes));
+  std::printf("%s, device reads: %llu\n", name, Printable(metrics.device_reads));
 }
 
 void PrintInput(const Input& input, const Tally& tally) {
@@ -451,10 +452,9 @@ absl::Status Run(const Settings& settings) {
     if (!store.ok()) return store.status();
     absl::Status status = CountWords(settings, *store, *input, counted);
     if (!status.ok()) return status;
-    const ebb::StoreStats stats = store->Stats();
     if (status = store->Close(); !status.ok()) return status;
     PrintInput(*input, counted);
-    PrintPass("counting", counted, stats, SecondsSince(start));
+    PrintPass("counting", counted, store->Metrics(), SecondsSince(start));
   }
   Tally verified;
   TopWords top(settings.top);
@@ -469,7 +469,7 @@ absl::Status Run(const Settings& settings) {
   const ebb::StoreStats stats = store->Stats();
   if (status = store->Close(); !status.ok()) return status;
   if (status = dump.Close(); !status.ok()) return status;
-  PrintPass("verifying", verified, stats, SecondsSince(start));
+  PrintPass("verifying", verified, store->Metrics(), SecondsSince(start));
   std::printf("log and index: %.1f MiB\n",
               static_cast<double>(stats.log_memory_bytes + stats.index_memory_bytes) / (1 << 20));
   std::printf("resident now: %.1f MiB\n", MemoryMib("VmRSS:"));

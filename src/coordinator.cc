@@ -18,6 +18,7 @@
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_verifier.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/status.h"
 
 namespace ebb::internal {
 
@@ -326,7 +327,7 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
 
 absl::Status Coordinator::WriteCheckpoint() {
   if (checkpoint_id_ >= kMostCheckpointId) {  // by a file or record that is not ours
-    return absl::ResourceExhaustedError("the ids of checkpoints are used up");
+    return Lasting(absl::ResourceExhaustedError("the ids of checkpoints are used up"));
   }
   {
     MutexLock lock(list_mu_);

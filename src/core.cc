@@ -42,8 +42,11 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
                     core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),
       index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages,
-            core_config.hash_seed),
-      session_without_memory(std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>())) {
+            core_config.hash_seed, core_config.index_limit_bytes),
+      session_without_memory(
+          std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>(), NoMemory())),
+      session_moved_from(std::make_unique<SessionState>(*this, std::make_unique<EpochSlot>(),
+                                                        Fixed().moved_from)) {
   if (!core_config.measure_latency) return;
   latency_base_ = std::make_unique<LatencyHistograms>();
   latencies_ = std::make_unique<LatencyHistograms>();
@@ -148,11 +151,18 @@ absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes
   return absl::OkStatus();
 }
 
-Core::IndexSample Core::SampleIndex(EpochSlot& slot, std::uint64_t most_buckets) {
+Core::IndexSample Core::SampleIndex(EpochSlot& slot, std::uint64_t min_buckets) {
+  for (std::uint64_t buckets = min_buckets;; buckets *= 8) {
+    IndexSample sample = SampleBuckets(slot, buckets);
+    if (sample.step == 1 || sample.entries >= kMinEntries) return sample;
+  }
+}
+
+Core::IndexSample Core::SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets) {
   constexpr std::uint64_t kGroup = 16;  // buckets, under one guard
   // Both are powers of two. The low bits of hashes name the buckets, so any few are like all.
   const std::uint64_t bucket_count = index.row_count();
-  const std::uint64_t step = bucket_count / std::min(bucket_count, most_buckets);
+  const std::uint64_t step = bucket_count / std::min(bucket_count, max_buckets);
   IndexSample sample{.step = step};
   for (std::uint64_t bucket = 0; bucket < bucket_count;) {
     if (epochs.closed()) return {};
@@ -193,26 +203,142 @@ std::uint64_t LiveKeys(const Core::IndexSample& sample, int creation_exponent) {
                                     0.5);
 }
 
+// A slot for a call that has no session.
+class OwnSlot {
+ public:
+  explicit OwnSlot(EpochManager& epochs) : epochs_(epochs), slot_(epochs.AcquireSlot()) {}
+  ~OwnSlot() { epochs_.ReleaseSlot(slot_); }
+  OwnSlot(const OwnSlot&) = delete;
+  OwnSlot& operator=(const OwnSlot&) = delete;
+  EpochSlot& operator*() const { return *slot_; }
+
+ private:
+  EpochManager& epochs_;
+  EpochSlot* const slot_;
+};
+
 constexpr std::uint64_t kStatsBuckets = 1024;
+
+// Counts the keys of chains, each as it was when `newest` was its newest record.
+class ChainCounter {
+ public:
+  ChainCounter(Core& core, EpochSlot& slot) : core_(core), slot_(slot) {}
+  // False: the chain leads to the device. It is followed down to `begin` in short guards. An
+  // address stays good between two of them while it is not below the head, and the head only grows.
+  bool Add(Address newest, Address begin) {
+    seen_.clear();
+    for (Address at = newest; at >= begin;) {  // ends: previous addresses fall
+      constexpr int kRecordsUnderGuard = 256;
+      EpochGuard guard(core_.epochs, slot_);
+      const Address head = core_.log.head_acquire();
+      for (int i = 0; i < kRecordsUnderGuard && at >= begin; ++i) {
+        if (at < head) return false;
+        at = Take(at, guard);
+      }
+    }
+    return true;
+  }
+  std::uint64_t count() const { return count_; }
+
+ private:
+  // Counts the record's key unless a newer record has it. Returns the previous record's address.
+  Address Take(Address at, const EpochGuard& guard) {
+    const Record record(core_.log.At(at, guard), core_.log.shape());
+    const RecordHeader header = record.header().LoadAcquire();
+    const bool is_newest = std::none_of(seen_.begin(), seen_.end(), [&](Address newer) {
+      const Record other(core_.log.At(newer, guard), core_.log.shape());
+      return other.key_length() == record.key_length() &&
+             std::memcmp(other.key(), record.key(), record.key_length()) == 0;
+    });
+    if (is_newest) {
+      seen_.push_back(at);
+      count_ += header.tombstone() ? 0 : 1;
+    }
+    return header.prev();
+  }
+
+  Core& core_;
+  EpochSlot& slot_;
+  std::vector<Address> seen_;  // the newest records of the keys of this chain
+  std::uint64_t count_ = 0;
+};
 
 }  // namespace
 
-Core::IndexSample Core::SampleForStatistics() noexcept {
+std::optional<std::uint64_t> Core::TryCountKeys(EpochSlot& slot, std::uint64_t limit) {
+  const std::uint64_t buckets = index.bucket_count();
+  if (index.growing()) return std::nullopt;
+  ChainCounter counter(*this, slot);
+  std::vector<Address> row;
+  std::uint64_t entries = 0;
+  for (std::uint64_t bucket = 0; bucket < buckets && counter.count() < limit; ++bucket) {
+    if (epochs.closed()) return std::nullopt;
+    row.clear();
+    Address begin;
+    {
+      EpochGuard guard(epochs, slot);
+      begin = log.begin();
+      index.ForEachEntry(bucket, [&](IndexEntry entry) {
+        if (!IsDead(entry.address(), begin)) row.push_back(entry.address());
+      });
+    }
+    entries += row.size();
+    if (entries > kMaxCounted) return std::nullopt;
+    for (const Address newest : row) {
+      if (!counter.Add(newest, begin)) return std::nullopt;
+    }
+  }
+  if (index.growing() || index.bucket_count() != buckets) return std::nullopt;
+  return std::min(counter.count(), limit);
+}
+
+std::optional<std::uint64_t> Core::CountKeys(std::uint64_t limit) {
+  if (epochs.closed()) return std::nullopt;  // before a mutex: this may be a forked child
+  const OwnSlot slot(epochs);
+  const SlowScope scope(*slot);
+  // A sample of a large index shows that it has too many entries.
+  const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
+  if (limit > 1 && sample.entries * sample.step > 2 * kMaxCounted) return std::nullopt;
+  Backoff backoff;
+  for (;;) {  // ends: growth does, unless a barrier has failed
+    const std::uint64_t buckets = index.bucket_count();
+    if (const auto count = TryCountKeys(*slot, limit); count.has_value()) return count;
+    const bool grew = index.growing() || index.bucket_count() != buckets;
+    if (!grew || epochs.closed() || epochs.broken()) return std::nullopt;
+    backoff.Wait();
+  }
+}
+
+absl::StatusOr<std::uint64_t> Core::Size() {
+  return CatchNoMemory([this]() -> absl::StatusOr<std::uint64_t> {
+    const auto count = CountKeys(std::numeric_limits<std::uint64_t>::max());
+    if (epochs.closed()) return ClosedError();
+    if (count.has_value()) return *count;
+    const OwnSlot slot(epochs);
+    const SlowScope scope(*slot);
+    const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
+    // Where all newest records are tombstones, there may be other keys of their chains.
+    const std::uint64_t min = sample.entries == 0 ? 0 : 1;
+    return std::max(min, LiveKeys(sample, index.creation_exponent()));
+  });
+}
+
+// When all entries seem to lead to tombstones, looks whether one of them has another key.
+Core::KeyEstimates Core::EstimateKeys() noexcept {
   if (epochs.closed()) return {};
-  EpochSlot* slot = nullptr;
   try {
-    slot = epochs.AcquireSlot();
+    const OwnSlot slot(epochs);
+    const SlowScope scope(*slot);
+    const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
+    std::uint64_t keys = LiveKeys(sample, index.creation_exponent());
+    if (keys == 0 && sample.entries != 0) keys = TryCountKeys(*slot, 1).value_or(1);
+    return {sample.entries * sample.step, keys};
   } catch (const std::bad_alloc&) {
     return {};
   }
-  const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
-  epochs.ReleaseSlot(slot);
-  return sample;
 }
 
-std::uint64_t Core::EstimateLiveKeys() {
-  return LiveKeys(SampleForStatistics(), index.creation_exponent());
-}
+std::uint64_t Core::EstimateLiveKeys() { return EstimateKeys().keys; }
 
 StoreStats Core::Stats() {
   StoreStats stats;
@@ -226,12 +352,18 @@ StoreStats Core::Stats() {
   const Pins::Report pinned = pins.GetReport();
   stats.pin_count = pinned.count;
   stats.lowest_pinned_address = pinned.lowest.value();
+  stats.oldest_pin_ms = pinned.oldest_ms;
+  if (pinned.count != 0) {
+    const std::uint64_t begin_block = log.geometry().BlockOf(log.begin());
+    const std::uint64_t kept_from = std::min(begin_block, log.geometry().BlockOf(pinned.lowest));
+    stats.pinned_bytes = (begin_block - kept_from) * kBlockBytes;
+  }
   stats.mutable_bytes = stats.tail_address - stats.read_only_address;
   stats.read_only_bytes = stats.read_only_address - stats.head_address;
   stats.device_bytes = stats.head_address - stats.begin_address;
-  const IndexSample sample = SampleForStatistics();
-  stats.index_entry_estimate = sample.entries * sample.step;
-  stats.live_key_estimate = LiveKeys(sample, index.creation_exponent());
+  const KeyEstimates estimates = EstimateKeys();
+  stats.index_entry_estimate = estimates.entries;
+  stats.live_key_estimate = estimates.keys;
 
   const Geometry& geometry = log.geometry();
   stats.page_bytes = geometry.page_bytes();
@@ -244,15 +376,6 @@ StoreStats Core::Stats() {
   const auto count = [](const AtomicWord& word) {
     return word.load(std::memory_order_relaxed);  // statistics
   };
-  stats.flushed_bytes = count(log.counters().flushed_bytes);
-  stats.device_read_count = count(log.counters().device_reads);
-  stats.device_read_bytes = count(log.counters().device_read_bytes);
-  stats.page_turn_count = count(log.counters().page_turns);
-  stats.page_wait_count = count(log.counters().page_waits);
-  stats.fuzzy_wait_count = count(counters.fuzzy_waits);
-  stats.failed_cas_count = count(counters.failed_cas);
-  stats.commit_count = count(counters.commits);
-  stats.failed_commit_count = count(counters.failed_commits);
   stats.durable_address = count(counters.durable_address);
   stats.index_growth_count = count(counters.index_growths);
   stats.index_longest_split_us = count(counters.longest_split_us);
@@ -304,7 +427,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.device_reads = count(log.counters().device_reads);
   metrics.device_read_bytes = count(log.counters().device_read_bytes);
   metrics.page_waits = count(log.counters().page_waits);
-  metrics.collection_waits = count(log.counters().brake_waits);
+  metrics.throttle_waits = count(log.counters().brake_waits);
   metrics.fuzzy_waits = count(counters.fuzzy_waits);
   metrics.device_waits = sums[Count::kDeviceWaits];
   metrics.contended_waits = sums[Count::kContendedWaits];
@@ -324,6 +447,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.user_errors = sums[Count::kUserErrors];
   metrics.recoverable_errors = sums[Count::kRecoverableErrors];
   metrics.corruption_errors = sums[Count::kCorruptionErrors];
+  metrics.lasting_errors = sums[Count::kLastingErrors];
   return metrics;
 }
 
@@ -398,17 +522,17 @@ SessionState::SessionState(Core& owner) : core(&owner), slot(owner.epochs.Acquir
 }
 
 // Its slot, which no drain looks at, is never outside a guard.
-SessionState::SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle)
-    : core(&owner), slot(never_idle.get()), error(NoMemory()), own_slot(std::move(never_idle)) {
+SessionState::SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle, absl::Status why)
+    : core(&owner), slot(never_idle.get()), error(std::move(why)), own_slot(std::move(never_idle)) {
   slot->word.store(EpochState::kOneEpoch, std::memory_order_relaxed);  // not shared yet
 }
 
 absl::Status SessionState::BusyError() const {
-  return lacks_memory() ? NoMemory() : core->ReenteredError();
+  return is_stand_in() ? error : core->ReenteredError();
 }
 
 SessionState::~SessionState() {
-  if (lacks_memory()) return;
+  if (is_stand_in()) return;
   if (!core->in_opening_process()) {  // the kernel's and the pool's share of it is the parent's
     static_cast<void>(pending.release());
     static_cast<void>(batch.release());
@@ -455,7 +579,10 @@ void KeepForever(std::shared_ptr<const void> object) noexcept {
 }
 
 void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
-  if (session->lacks_memory()) return;  // the core owns it
+  if (session->is_stand_in()) {
+    static_cast<void>(session.release());  // the core owns it
+    return;
+  }
   const bool in_use = !session->idle() || session->waiting() ||
                       (session->pending != nullptr && session->pending->notifying());
   if (!in_use) {
@@ -471,7 +598,7 @@ void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
 
 absl::Status NameSession(SessionState& session, std::string_view name) {
   Core& core = *session.core;
-  if (session.lacks_memory()) return NoMemory();
+  if (session.is_stand_in()) return session.error;
   if (absl::Status status = core.CheckCallable(); !status.ok()) return status;
   if (core.epochs.closed()) return core.ClosedError();
   if (absl::Status status = core.CheckWritable(); !status.ok()) return status;

@@ -28,6 +28,7 @@
 
 #include "ebb/internal/check.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/status.h"
 #include "fmt/format.h"
 
 namespace ebb::internal {
@@ -108,19 +109,20 @@ FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::b
 }
 
 absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error) {
-  const std::string message =
-      fmt::format("{} of {} failed: {} (errno {})", call, DescribePlace(file, offset),
-                  std::generic_category().message(error), error);
-  // EFBIG is the process's limit on file sizes.
-  constexpr int kNoRoom[] = {ENOSPC, EDQUOT, EFBIG, ENOMEM, EMFILE, ENFILE};
-  const bool no_room =
-      std::find(std::begin(kNoRoom), std::end(kNoRoom), error) != std::end(kNoRoom);
-  return no_room ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
+  const ErrorRule rule = RuleOf(error);
+  absl::Status status(
+      rule.code,
+      fmt::format("{} of {} failed: {} (errno {}); {}", call, DescribePlace(file, offset),
+                  std::generic_category().message(error), error, rule.advice));
+  const bool lasts = absl::IsUnavailable(status) && !rule.passes;
+  return lasts ? Lasting(std::move(status)) : status;
 }
 
 absl::Status SyncError(const char* call, const char* file, int error) noexcept {
   try {
-    return absl::UnavailableError(FileError(call, file, 0, error).message());
+    return Lasting(absl::UnavailableError(
+        fmt::format("{} of {} failed: {} (errno {}); close the store and open it again", call, file,
+                    std::generic_category().message(error), error)));
   } catch (const std::bad_alloc&) {
     return Fixed().failed_sync;
   }

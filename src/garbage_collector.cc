@@ -99,10 +99,10 @@ class GarbageCollector::Throttle {
 
 GcEstimate GarbageCollector::Estimate(Address begin) {
   // Where a few per cent decide whether collecting frees anything, the sample is larger.
-  const std::uint64_t most_buckets = core_.log.is_short_of_space() ? 65536 : 4096;
+  const std::uint64_t min_buckets = core_.log.is_short_of_space() ? 65536 : 4096;
   const Geometry& geometry = core_.log.geometry();
   const RecordShape shape = core_.log.shape();
-  const Core::IndexSample sample = core_.SampleIndex(slot_, most_buckets);
+  const Core::IndexSample sample = core_.SampleIndex(slot_, min_buckets);
   std::uint64_t measured = sample.in_memory;
   std::uint64_t measured_bytes = sample.bytes;
   std::uint64_t tombstones = sample.tombstones;

@@ -16,18 +16,20 @@ constexpr std::size_t RegionBytes(int exponent) {
 }
 
 // The largest size that an index may ever have.
-int MostExponent(int exponent, int creation_exponent) {
-  const std::uint64_t fit = std::bit_ceil(PhysicalMemoryBytes()) / sizeof(IndexBucket);
+int MostExponent(int exponent, int creation_exponent, std::uint64_t max_bytes) {
+  if (max_bytes == 0) max_bytes = std::bit_ceil(PhysicalMemoryBytes());
+  const std::uint64_t fit = max_bytes / sizeof(IndexBucket);
   return std::max(exponent, std::min(creation_exponent + IndexEntry::kTagBits,
                                      static_cast<int>(std::bit_width(fit)) - 1));
 }
 
 }  // namespace
 
-HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages, HashSeed seed)
+HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages, HashSeed seed,
+                     std::uint64_t max_bytes)
     : tag_shift_{static_cast<std::uint64_t>(64 - IndexEntry::kTagBits - creation_exponent), 0},
       creation_exponent_(creation_exponent),
-      most_exponent_(MostExponent(exponent, creation_exponent)),
+      most_exponent_(MostExponent(exponent, creation_exponent, max_bytes)),
       key_hash_(seed),
       huge_pages_(huge_pages) {
   // Less where address space is limited.

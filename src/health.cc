@@ -5,6 +5,7 @@
 #include <new>
 
 #include "ebb/internal/no_memory.h"
+#include "ebb/status.h"
 
 namespace ebb::internal {
 
@@ -20,9 +21,10 @@ void Health::Poison(const absl::Status& cause) {
   const bool is_lost = absl::IsDataLoss(cause);
   cause_ = is_lost ? absl::Status(absl::StatusCode::kDataLoss, {}) : Fixed().poisoned;
   try {
-    cause_ = absl::Status(
-        cause_.code(), fmt::format("the store is poisoned until it is reopened; first cause: {}",
-                                   cause.ToString()));
+    cause_ = Lasting(absl::Status(
+        cause_.code(),
+        fmt::format("the store is poisoned until it is reopened; first cause: {}: {}",
+                    absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
   } catch (const std::bad_alloc&) {  // the shorter one remains
   }
   poisoned_.store(true, std::memory_order_release);  // [poison]

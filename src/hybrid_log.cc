@@ -6,26 +6,57 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <thread>
 
 #include "ebb/internal/block.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/status.h"
 
 namespace ebb::internal {
 
-void Backoff::Wait() {
-  if (++count_ <= 32) {
-    std::this_thread::yield();
-  } else {
-    usleep(50);
+namespace {
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// A generator of the thread (xorshift), so that threads that wait for each other do not go in step.
+std::uint32_t NextRandom() {
+  static constinit thread_local std::uint64_t t_state = 0;
+  if (t_state == 0) {
+    t_state =
+        reinterpret_cast<std::uintptr_t>(&t_state) ^
+        static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+    t_state = t_state * 0x9e3779b97f4a7c15 | 1;
   }
+  t_state ^= t_state << 13;
+  t_state ^= t_state >> 7;
+  t_state ^= t_state << 17;
+  return static_cast<std::uint32_t>(t_state >> 32);
+}
+
+}  // namespace
+
+unsigned Backoff::Wait() {
+  const unsigned random = NextRandom() % 64;
+  if (++count_ <= 32) {
+    for (unsigned i = 0; i < random; ++i) Pause();  // an idle machine yields to nobody
+    std::this_thread::yield();
+    return random;
+  }
+  usleep(25 + random);
+  return random;
 }
 
 std::byte* DeviceBuffer::Reserve(std::size_t blocks, std::size_t keep) {
   if (blocks <= blocks_) return bytes_.get();
   AlignedBuffer grown = AllocateAligned(blocks * kBlockBytes);
   if (grown == nullptr) return nullptr;
+  std::memset(grown.get(), 0, blocks * kBlockBytes);  // see block_queue.h
   if (keep != 0) std::memcpy(grown.get(), bytes_.get(), keep * kBlockBytes);
   bytes_ = std::move(grown);
   blocks_ = blocks;
@@ -340,8 +371,10 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
     if (turn == Turn::kRoom) return absl::OkStatus();
     if (health_.poisoned()) return health_.status();
     if (AddressSpaceIsUsedUp()) {
-      return absl::ResourceExhaustedError(fmt::format(
-          "the log's address space of 2^{} bytes is used up", config_.geometry.address_bits));
+      return Lasting(absl::ResourceExhaustedError(
+          fmt::format("the log's address space of 2^{} bytes is used up: copy all keys into a new "
+                      "store",
+                      config_.geometry.address_bits)));
     }
     if (turn == Turn::kNeedsSpace) {
       const Address place = config_.geometry.Normalize(NextPlace());

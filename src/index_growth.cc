@@ -5,16 +5,20 @@
 #include <algorithm>
 #include <chrono>
 
+#include "ebb/status.h"
+
 namespace ebb::internal {
 namespace {
 
 absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
-  const char* reason = why == HashIndex::GrowthStart::kAtLimit
+  const bool at_limit = why == HashIndex::GrowthStart::kAtLimit;
+  const char* reason = at_limit
                            ? "it cannot have more (2^15 times what the store was created with, or "
                              "what physical memory holds)"
-                           : "no memory for twice as many";
-  return absl::ResourceExhaustedError(
+                           : "no memory for twice as many; free memory and call again";
+  absl::Status status = absl::ResourceExhaustedError(
       fmt::format("the index has {} buckets: {}", index.bucket_count(), reason));
+  return at_limit ? Lasting(std::move(status)) : status;
 }
 
 }  // namespace

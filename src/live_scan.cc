@@ -47,7 +47,8 @@ absl::Status LiveScan::Begin() {
     config.most_open_bytes = kMostOpenBytes;
     config.reading.ahead_bytes = core_->config.scan_ahead_bytes;
     if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
-    reader_ = std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{*pin_, end_}, config);
+    reader_ =
+        std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{pin_->address, end_}, config);
   } catch (const std::bad_alloc&) {
     return NoMemory();
   }

@@ -1,11 +1,16 @@
 #include "ebb/internal/no_memory.h"
 
+#include <utility>
+
+#include "ebb/status.h"
+
 namespace ebb::internal {
 namespace {
 
 absl::Status Make(absl::StatusCode code, const char* message) noexcept {
   try {
-    return absl::Status(code, message);
+    absl::Status status(code, message);
+    return code == absl::StatusCode::kUnavailable ? Lasting(std::move(status)) : status;
   } catch (const std::bad_alloc&) {
     return absl::Status(code, {});  // without a message it takes no memory
   }
@@ -17,7 +22,11 @@ FixedStatuses MakeAll() noexcept {
       .no_memory = Make(kResourceExhausted,
                         "no memory: what could not be done without it has no effect, and may be "
                         "tried again"),
-      .closed = Make(kFailedPrecondition, "the store is closed"),
+      .closed = Make(kFailedPrecondition, "the store is closed; open it again to use it"),
+      .moved_from =
+          Make(kFailedPrecondition,
+               "the store, session or iterator was moved from; use the object that it was "
+               "moved to"),
       .forked = Make(kFailedPrecondition,
                      "the store was opened by the parent process; a forked child cannot use it"),
       .reentered =

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <fstream>
+#include <limits>
+#include <string>
 
 namespace ebb {
 namespace {
@@ -17,6 +20,7 @@ constexpr std::uint64_t kLeastPageBytes = 64 * kKiB;
 constexpr std::uint64_t kMostPageBytes = 64 * kMiB;
 constexpr std::uint64_t kLeastBuckets = 1024;
 constexpr std::uint64_t kMostBuckets = std::uint64_t{1} << 31;
+constexpr std::uint64_t kBucketBytes = 64;
 
 struct Range {
   const char* field;
@@ -40,20 +44,71 @@ absl::Status CheckPowerOfTwo(const Range& range) {
 
 }  // namespace
 
-std::uint64_t internal::PhysicalMemoryBytes() {
+namespace {
+
+// The number in a file; the largest one when there is none, as in "max".
+std::uint64_t NumberIn(const std::string& path) {
+  std::ifstream file(path);
+  std::uint64_t number = 0;
+  return file >> number ? number : std::numeric_limits<std::uint64_t>::max();
+}
+
+// The lowest number in the files of this name in `base` and the groups of `path` below it. A
+// process sees the path of its group from the host's root, but a container may show only its own
+// group, as the root: then the directories of the path are missing and the root holds the limit.
+std::uint64_t LowestLimit(const std::string& base, const std::string& path, const char* name) {
+  std::uint64_t limit = NumberIn(base + "/" + name);
+  if (path.find("..") != std::string::npos) return limit;  // outside of what is visible here
+  for (std::size_t end = 0; end < path.size();) {
+    end = std::min(path.find('/', end + 1), path.size());
+    limit = std::min(limit, NumberIn(base + path.substr(0, end) + "/" + name));
+  }
+  return limit;
+}
+
+// Of the control groups of the process. Lines of the file are "0::PATH" for version 2, and
+// "NUMBER:CONTROLLERS:PATH" for version 1. Both can be in use at the same time.
+std::uint64_t ControlGroupLimit(const std::string& root) {
+  const std::string groups = root + "/sys/fs/cgroup";
+  std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
+  std::ifstream file(root + "/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    const std::size_t first = line.find(':');
+    const std::size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const std::string path = line.substr(second + 1);
+    if (controllers == ",,") {
+      for (const char* mount : {"", "/unified"}) {
+        limit = std::min(limit, LowestLimit(groups + mount, path, "memory.max"));
+      }
+    } else if (controllers.find(",memory,") != std::string::npos) {
+      limit = std::min(limit, LowestLimit(groups + "/memory", path, "memory.limit_in_bytes"));
+    }
+  }
+  return limit;
+}
+
+}  // namespace
+
+std::uint64_t internal::PhysicalMemoryBytes(const std::string& root) {
   const long pages = sysconf(_SC_PHYS_PAGES);
   const long bytes = sysconf(_SC_PAGESIZE);
-  if (pages <= 0 || bytes <= 0) return std::uint64_t{1} << 46;  // unknown: let mapping decide
-  return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(bytes);
+  std::uint64_t memory = std::uint64_t{1} << 46;  // unknown: let mapping decide
+  if (pages > 0 && bytes > 0) {
+    memory = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(bytes);
+  }
+  return std::min(memory, ControlGroupLimit(root));
 }
 
 Options Options::WithMemory(std::uint64_t bytes) {
   Options options;
-  const std::uint64_t bucket_bytes = 64;
   options.index_bucket_count =
-      std::clamp(std::bit_floor(bytes / 4 / bucket_bytes), kLeastBuckets, kMostBuckets);
-  const std::uint64_t index_bytes = options.index_bucket_count * bucket_bytes;
-  options.log_memory_bytes = bytes > index_bytes ? bytes - index_bytes : 0;
+      std::clamp(std::bit_floor(bytes / 4 / kBucketBytes), kLeastBuckets, kMostBuckets);
+  const std::uint64_t index_bytes = options.index_bucket_count * kBucketBytes;
+  // If that is too little, the error names a number that the caller knows.
+  options.log_memory_bytes =
+      bytes >= kMiB + index_bytes ? bytes - index_bytes : std::min(bytes, kMiB - 1);
   return options;
 }
 
@@ -91,10 +146,37 @@ absl::Status Validate(const GcOptions& options) {
   return CheckRange({"pass_bytes", options.pass_bytes, 4 * kKiB, kTiB});
 }
 
-absl::Status Validate(const Options& options) {
-  const std::uint64_t page_bytes = EffectivePageBytes(options);
+namespace {
+
+absl::Status CheckMemory(const Options& options) {
   absl::Status status = CheckRange(
       {"log_memory_bytes", options.log_memory_bytes, kMiB, internal::PhysicalMemoryBytes()});
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(
+      fmt::format("{}{}", std::string(status.message()),
+                  options.log_memory_bytes < kMiB
+                      ? "; Options::WithMemory needs at least 2 MiB for log and index"
+                      : ", which is this machine's memory or the limit of its control group"));
+}
+
+absl::Status CheckIndex(const Options& options) {
+  absl::Status status = CheckPowerOfTwo(
+      {"index_bucket_count", options.index_bucket_count, kLeastBuckets, kMostBuckets});
+  if (!status.ok() || options.max_index_bytes == 0) return status;
+  status = CheckRange({"max_index_bytes", options.max_index_bytes, kLeastBuckets * kBucketBytes,
+                       std::uint64_t{1} << 63});
+  const std::uint64_t fit = options.max_index_bytes / kBucketBytes;
+  if (!status.ok() || options.index_bucket_count <= fit) return status;
+  return absl::InvalidArgumentError(
+      fmt::format("index_bucket_count is {}: max_index_bytes {} is enough for {}",
+                  options.index_bucket_count, options.max_index_bytes, fit));
+}
+
+}  // namespace
+
+absl::Status Validate(const Options& options) {
+  const std::uint64_t page_bytes = EffectivePageBytes(options);
+  absl::Status status = CheckMemory(options);
   status.Update(CheckPowerOfTwo({"page_bytes", page_bytes, kLeastPageBytes, kMostPageBytes}));
   if (status.ok() && options.log_memory_bytes / page_bytes < kLeastFrames) {
     status = absl::InvalidArgumentError(
@@ -106,8 +188,7 @@ absl::Status Validate(const Options& options) {
     status = absl::InvalidArgumentError(fmt::format(
         "segment_bytes is {}: must be at least page_bytes, {}", options.segment_bytes, page_bytes));
   }
-  status.Update(CheckPowerOfTwo(
-      {"index_bucket_count", options.index_bucket_count, kLeastBuckets, kMostBuckets}));
+  status.Update(CheckIndex(options));
   status.Update(CheckRange({"background_threads", options.background_threads, 1, 32}));
   status.Update(CheckRange({"write_batch_bytes", options.write_batch_bytes, 4 * kKiB, 64 * kMiB}));
   if (status.ok() && options.write_batch_bytes % (4 * kKiB) != 0) {

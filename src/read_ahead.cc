@@ -41,6 +41,9 @@ bool ReadAhead::Begin(Piece piece) {
     for (; capacity_ + blocks > most_blocks_ && spare_.size() > 1; spare_.erase(spare_.begin()))
       capacity_ -= spare_.front()->capacity;
     slot.bytes = AllocateAligned(blocks * kBlockBytes);
+    if (slot.bytes != nullptr) {
+      std::memset(slot.bytes.get(), 0, blocks * kBlockBytes);  // see block_queue.h
+    }
     if (slot.bytes == nullptr) return false;
     capacity_ += slot.capacity = blocks;
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -28,8 +29,11 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
   for (std::size_t i = found.manifests.size(); i-- != 0;) {
     const Manifest& manifest = found.manifests[i];
     if (IsDead(manifest.scan_from, begin)) break;  // older ones too
-    // As large as it was, if there is memory; else somewhat slower.
-    const auto exponent = static_cast<int>(manifest.index_exponent);
+    // As large as it was, if there is memory and the manifest does not demand too much; otherwise
+    // somewhat slower.
+    const auto exponent = static_cast<int>(std::min<std::uint64_t>(
+        manifest.index_exponent,
+        std::bit_width(core.config.max_index_bytes / sizeof(IndexBucket)) - 1));
     if (core.config.index_auto_grow && exponent > core.index.exponent()) {
       static_cast<void>(core.index.ResizeAlone(exponent));
     }
@@ -299,6 +303,10 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   report.verified_bytes = scan->verified_bytes();
   report.sessions = scan->sessions();
   report.notes = std::move(checkpoints.notes);
+  if (!found.foreign.empty()) {
+    report.notes.push_back(fmt::format(
+        "the directory holds {}, which is no file of a store; ebb leaves it alone", found.foreign));
+  }
   // A crash came before they were removed.
   std::erase_if(checkpoints.manifests,
                 [&](const Manifest& old) { return IsDead(old.scan_from, next.begin); });

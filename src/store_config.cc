@@ -14,6 +14,7 @@
 #include "ebb/internal/clock.h"
 #include "ebb/internal/hash.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/status.h"
 
 namespace ebb::internal {
 namespace {
@@ -148,6 +149,24 @@ void CopyOptions(const Options& options, CoreConfig& config) {
   config.promote_reads = false;
 }
 
+// Options may ask for an index of more than half of the memory. Files may not, since any program
+// can have written them.
+absl::Status SetIndexLimits(const Options& options, CoreConfig& config) {
+  config.index_limit_bytes = options.max_index_bytes;
+  const bool is_set = options.max_index_bytes != 0;
+  config.max_index_bytes = is_set ? options.max_index_bytes : PhysicalMemoryBytes() / 2;
+  const std::uint64_t buckets = std::uint64_t{1} << config.index_exponent;
+  const bool of_options = !is_set && buckets <= options.index_bucket_count;
+  if (of_options || buckets <= config.max_index_bytes / sizeof(IndexBucket)) {
+    return absl::OkStatus();
+  }
+  return Lasting(absl::ResourceExhaustedError(fmt::format(
+      "the store was created with {} index buckets, {} bytes: more than {}, {}; to open it all the "
+      "same, raise Options::max_index_bytes",
+      buckets, buckets * sizeof(IndexBucket),
+      is_set ? "max_index_bytes" : "half of this machine's memory", config.max_index_bytes)));
+}
+
 }  // namespace
 
 absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options& options,
@@ -180,6 +199,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
                     std::uint64_t{1} << asked, std::uint64_t{1} << creation_exponent,
                     std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
   }
+  if (absl::Status status = SetIndexLimits(options, config); !status.ok()) return status;
   config.pool_threads = environment.pool_threads >= 0
                             ? static_cast<unsigned>(environment.pool_threads)
                             : options.background_threads + 1;

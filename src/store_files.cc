@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ebb/internal/durable_end.h"
+#include "ebb/status.h"
 
 namespace ebb::internal {
 namespace {
@@ -61,6 +62,12 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
     return absl::InvalidArgumentError("path is empty or holds a zero byte");
   }
   OpenedDirectory opened = file_system.OpenDirectory(path, create);
+  if (opened.error == ENOENT && create) {
+    return absl::InvalidArgumentError(fmt::format(
+        "path {}: its parent directory does not exist; create that first, since only the last "
+        "directory of the path is created",
+        path));
+  }
   if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
       opened.error == ENAMETOOLONG) {
     return absl::InvalidArgumentError(
@@ -135,6 +142,8 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     }
     std::uint64_t number;
     if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
+    const bool is_ours = name == kLockName || name.ends_with(".ebb") || name.ends_with(".ebb.new");
+    if (!is_ours && name != "lost+found") found.foreign = name;
   }
   std::sort(found.numbers.begin(), found.numbers.end());
   if (found.numbers.empty()) {

@@ -43,7 +43,7 @@ TEST(BackgroundJobsTest, AFailedCollectionIsNotTriedAgainAtOnce) {
   const BackgroundJobStats gc = store.GetBackgroundStats().gc;
   EXPECT_GE(gc.failure_count, 2U);
   // One for each 64 KiB of log, of which each page is 4.
-  EXPECT_LE(gc.failure_count, store.Stats().page_turn_count / 16 + 2);
+  EXPECT_LE(gc.failure_count, store.Metrics().page_turns / 16 + 2);
   EXPECT_NE(gc.last_error.find("UNAVAILABLE"), std::string::npos) << gc.last_error;
   ExpectHolds(store, model, 310);
 }
@@ -108,7 +108,7 @@ class CommitWatch {
     const Clock::time_point now = Clock::now();
     latest_ = std::max(latest_, now - last_look_);
     last_look_ = now;
-    const std::uint64_t count = store_.Stats().commit_count;
+    const std::uint64_t count = store_.Metrics().commits;
     if (count != last_count_) last_commit_ = now;
     last_count_ = count;
     longest_ = std::max(longest_, now - last_commit_);

@@ -132,7 +132,7 @@ TYPED_TEST(BatchTypesTest, AnswersAreThoseOfSingleCallsInOrder) {
     }
     EXPECT_EQ(ok, expected_ok);
   }
-  EXPECT_GT(store.Stats().device_read_count, 100U);
+  EXPECT_GT(store.Metrics().device_reads, 100U);
 }
 
 TEST(BatchTest, SpansOfDifferentLengthsAreRefused) {

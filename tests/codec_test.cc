@@ -255,7 +255,7 @@ TEST(CodecTest, TheyComeBackFromTheDeviceAndAfterAReopening) {
         Must(store.Upsert(place, model[place]));
       }
     }
-    ASSERT_GT(store.Stats().device_read_count, 100U);
+    ASSERT_GT(store.Metrics().device_reads, 100U);
     EXPECT_TRUE(Holds(store, model));
     Must(store.Close());
   }

@@ -73,7 +73,7 @@ TEST_F(CompressedStoreTest, TextsComeBackAndTakeLessRoom) {
   for (std::uint64_t i = 0; i < kCount; ++i) {
     ASSERT_EQ(Must(store.Read(i)).value, TextOf(i) + (i % 3 == 0 ? "!" : "")) << i;
   }
-  EXPECT_GT(store.Stats().device_read_count, 100U);
+  EXPECT_GT(store.Metrics().device_reads, 100U);
   EXPECT_EQ(Must(store.ScanAll()).size(), kCount);
 }
 

@@ -452,9 +452,9 @@ void ExpectPoisoned(StoreType& store, const U64Model& model) {
   }
   EXPECT_TRUE(poisoned(Commit(store)));
   // What is there can still be read, in memory and on the device.
-  const std::uint64_t reads = store.Stats().device_read_count;
+  const std::uint64_t reads = store.Metrics().device_reads;
   EXPECT_TRUE(Holds(store, model));
-  EXPECT_GT(store.Stats().device_read_count, reads);
+  EXPECT_GT(store.Metrics().device_reads, reads);
   EXPECT_EQ(store.Read(999999).status().code(), StatusCode::kNotFound);
 }
 
@@ -612,7 +612,7 @@ TEST(CoordinatorTest, DependentUpdatesWaitForTheDrain) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   for (std::uint64_t i = 1; i <= 4; ++i) Must(store.Upsert(i, i));
-  const std::uint64_t waits = store.Stats().fuzzy_wait_count;
+  const std::uint64_t waits = store.Metrics().fuzzy_waits;
   Straggle straggle(store);
   std::atomic<int> finished{0};
   std::vector<std::thread> threads;

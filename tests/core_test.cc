@@ -60,7 +60,6 @@ TEST(CoreTest, StatsTellTheStoreAsItIs) {
   EXPECT_EQ(last.index_memory_bytes, 128U);
   EXPECT_EQ(last.begin_address, kTinyPageBytes) << "behind the open record";
   EXPECT_EQ(last.tail_address, kTinyPageBytes);
-  EXPECT_EQ(last.flushed_bytes, 0U);
   EXPECT_FALSE(last.direct_io);
   EXPECT_FALSE(last.membarrier);
 
@@ -88,16 +87,17 @@ TEST(CoreTest, StatsTellTheStoreAsItIs) {
     last = now;
   }
   last = store.Stats();
-  EXPECT_GT(last.page_turn_count, 8U);
-  EXPECT_GT(last.page_wait_count, 0U);
-  EXPECT_GT(last.device_read_count, 0U);
-  EXPECT_EQ(last.device_read_bytes, 4096 * last.device_read_count) << "small records, one block";
-  EXPECT_GE(last.flushed_bytes, last.flushed_until_address - 2 * kTinyPageBytes);
+  const MetricsSnapshot metrics = store.Metrics();
+  EXPECT_GT(metrics.page_turns, 8U);
+  EXPECT_GT(metrics.page_waits, 0U);
+  EXPECT_GT(metrics.device_reads, 0U);
+  EXPECT_EQ(metrics.device_read_bytes, 4096 * metrics.device_reads) << "small records, one block";
+  EXPECT_GE(metrics.log_written_bytes, last.flushed_until_address - 2 * kTinyPageBytes);
   EXPECT_GT(last.index_overflow_count, 0U);
   EXPECT_EQ(last.index_memory_bytes, 64 * (2 + last.index_overflow_count));
   // A store that is closed still has a past.
   Must(store.Close());
-  EXPECT_EQ(store.Stats().page_turn_count, last.page_turn_count);
+  EXPECT_EQ(store.Metrics().page_turns, metrics.page_turns);
 }
 
 TEST(CoreTest, TwoBitsOfAVersionTellWhetherItHasDrained) {

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "ebb/internal/file_system.h"
+#include "ebb/status.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/temp_dir.h"
@@ -816,12 +817,18 @@ TEST_F(DeviceTest, BuffersAreAlignedAndAbsurdOnesAreRefused) {
   EXPECT_EQ(AllocateAligned(~std::size_t{0}), nullptr);
 }
 
-TEST_F(DeviceTest, ErrorsOfLackAreToldFromTheRest) {
-  for (const int error : {ENOSPC, EDQUOT, EFBIG, ENOMEM, EMFILE, ENFILE}) {
-    EXPECT_EQ(FileError("write", "f", 0, error).code(), absl::StatusCode::kResourceExhausted);
-  }
-  for (const int error : {EIO, EINTR, EAGAIN, EROFS, EACCES, EBADF}) {
-    EXPECT_EQ(FileError("write", "f", 0, error).code(), absl::StatusCode::kUnavailable);
+TEST_F(DeviceTest, ErrorsOfFilesFollowTheTableAndSayWhatToDo) {
+  for (int error = 1; error < 140; ++error) {
+    const internal::ErrorRule rule = internal::RuleOf(error);
+    const absl::Status status = FileError("write", "f", 4096, error);
+    EXPECT_EQ(status.code(), rule.code);
+    EXPECT_EQ(IsRecoverable(status), rule.passes) << status;
+    EXPECT_THAT(status.message(), HasSubstr(rule.advice));
+    EXPECT_THAT(status.message(), HasSubstr(fmt::format("errno {}", error)));
+    // After a failed sync nothing helps but to open the store again.
+    const absl::Status sync = internal::SyncError("sync", "f", error);
+    EXPECT_EQ(sync.code(), absl::StatusCode::kUnavailable);
+    EXPECT_FALSE(IsRecoverable(sync));
   }
 }
 

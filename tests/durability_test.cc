@@ -71,9 +71,9 @@ TEST(DurabilityTest, PeriodicCommitsComeByThemselves) {
   }
   // Nothing has changed since: nothing is written.
   while (store.Stats().durable_address != store.Stats().tail_address) std::this_thread::yield();
-  const std::uint64_t commits = store.Stats().commit_count;
+  const std::uint64_t commits = store.Metrics().commits;
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  EXPECT_EQ(store.Stats().commit_count, commits);
+  EXPECT_EQ(store.Metrics().commits, commits);
 }
 
 TEST(DurabilityTest, WithAlwaysEachUpdateIsDurableWhenItReturns) {
@@ -90,9 +90,9 @@ TEST(DurabilityTest, WithAlwaysEachUpdateIsDurableWhenItReturns) {
   EXPECT_EQ(Must(AfterCrash(files, after).Read(2)), 3U);
   Must(store.Delete(1));
   EXPECT_FALSE(Must(AfterCrash(files, after).Contains(1)));
-  const std::uint64_t commits = store.Stats().commit_count;
+  const std::uint64_t commits = store.Metrics().commits;
   EXPECT_EQ(store.Delete(1).code(), StatusCode::kNotFound);  // has changed nothing
-  EXPECT_EQ(store.Stats().commit_count, commits);
+  EXPECT_EQ(store.Metrics().commits, commits);
 }
 
 TEST(DurabilityTest, WithAlwaysAFailedCommitIsTheUpdatesAnswer) {
@@ -140,7 +140,7 @@ TEST(DurabilityTest, WaitingCallersShareOneCommit) {
   }
   files.Release(CallKind::kSync);
   for (std::thread& writer : writers) writer.join();
-  EXPECT_LE(store.Stats().commit_count, 3U);
+  EXPECT_LE(store.Metrics().commits, 3U);
   std::unique_ptr<SimFileSystem> after;
   U64Store recovered = AfterCrash(disk, after);
   for (std::uint64_t key = 0; key < 8; ++key) EXPECT_EQ(Must(recovered.Read(key)), key);

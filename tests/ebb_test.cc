@@ -29,6 +29,7 @@ TEST(EbbTest, OneIncludeGivesEverything) {
   EXPECT_EQ(stats.page_bytes, EffectivePageBytes(options));
   EXPECT_FALSE(IsRecoverable(absl::OkStatus()));
   EXPECT_TRUE(Codec<std::uint64_t>::kFixed);
+  EXPECT_EQ(Compressed<std::string>{"bytes"}.value, "bytes");
 }
 
 }  // namespace

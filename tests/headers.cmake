@@ -3,9 +3,12 @@
 # source includes them before all else are compiled so by consumer_add_subdirectory, which builds
 # the library without precompiled headers; the others are compiled here.
 #
+# ebb.h includes every public header, which is checked when CMake runs.
+#
 # The targets are built by tests, not by `all`: they prove something and produce nothing.
 file(GLOB_RECURSE ebb_headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}/include"
   "${PROJECT_SOURCE_DIR}/include/*.h")
+file(STRINGS "${PROJECT_SOURCE_DIR}/include/ebb/ebb.h" ebb_all_includes REGEX "^#include")
 set(ebb_header_files "")
 set(ebb_public_header_files "")
 foreach(header IN LISTS ebb_headers)
@@ -14,6 +17,9 @@ foreach(header IN LISTS ebb_headers)
   file(CONFIGURE OUTPUT "${file}" CONTENT "#include \"${header}\"  // IWYU pragma: keep\n")
   if(NOT header MATCHES "/internal/")
     list(APPEND ebb_public_header_files "${file}")
+    if(NOT header STREQUAL "ebb/ebb.h" AND NOT "#include \"${header}\"" IN_LIST ebb_all_includes)
+      message(FATAL_ERROR "ebb/ebb.h does not include ${header}")
+    endif()
     continue()
   endif()
   get_filename_component(stem "${header}" NAME_WE)
@@ -51,3 +57,15 @@ endfunction()
 ebb_header_check(headers_compile_alone SOURCES ${ebb_header_files})
 ebb_header_check(headers_compile_without_exceptions_and_rtti
   SOURCES ${ebb_public_header_files} OPTIONS -fno-exceptions -fno-rtti)
+
+# Before C++20, each public header ends the compilation with one message that says what to do.
+foreach(file IN LISTS ebb_public_header_files)
+  if(file MATCHES "/headers/")
+    get_filename_component(name "${file}" NAME_WE)
+    add_test(NAME one_error_before_cxx20_${name}
+      COMMAND sh -c "\"$@\" 2>&1 | tee /dev/stderr | grep -c ' error:' | grep -qx 2" count
+        "${CMAKE_CXX_COMPILER}" -std=c++17 -fsyntax-only
+        -I "${PROJECT_SOURCE_DIR}/include" "${file}")
+    set_tests_properties(one_error_before_cxx20_${name} PROPERTIES LABELS tree TIMEOUT 60)
+  endif()
+endforeach()

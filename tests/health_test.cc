@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "ebb/status.h"
 #include "tests/support/allocation_count.h"
 
 namespace ebb::test {
@@ -33,6 +34,12 @@ TEST(HealthTest, PoisonIsUnavailableAndNamesTheCause) {
               AllOf(HasSubstr("poisoned"), HasSubstr("sync of log-00000003.ebb failed")));
 }
 
+TEST(HealthTest, APoisonedStoreIsNotRecoverable) {
+  Health health;
+  health.Poison(absl::UnavailableError("sync of log-00000003.ebb failed"));
+  EXPECT_FALSE(IsRecoverable(health.status()));
+}
+
 TEST(HealthTest, PoisonNeedsNoMemory) {
   if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
   for (std::uint64_t number = 1;; ++number) {
@@ -44,6 +51,7 @@ TEST(HealthTest, PoisonNeedsNoMemory) {
     EXPECT_TRUE(health.poisoned());
     EXPECT_EQ(health.status().code(), absl::StatusCode::kUnavailable);
     EXPECT_THAT(health.status().ToString(), HasSubstr("poisoned"));
+    EXPECT_FALSE(IsRecoverable(health.status()));
     if (!met) break;
   }
 }

@@ -199,11 +199,11 @@ TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
   ASSERT_EQ(items.size(), kKeyCount);
   std::vector<Liveness::Candidate> candidates;
   for (const auto& item : items) candidates.push_back({item.record, item.address});
-  const std::uint64_t reads_before = store.Stats().device_read_count;
+  const std::uint64_t reads_before = store.Metrics().device_reads;
   Liveness liveness(core, *slot);
   Must(liveness.Decide(candidates, Liveness::kEverything));
   for (const auto& candidate : candidates) ASSERT_FALSE(candidate.live());
-  const std::uint64_t reads = store.Stats().device_read_count - reads_before;
+  const std::uint64_t reads = store.Metrics().device_reads - reads_before;
   EXPECT_GE(reads, 1U);
   EXPECT_LE(reads, 20U) << "480 KB of records in windows of a megabyte, and a few shared chains";
 }
@@ -228,7 +228,7 @@ TEST(LivenessTest, TheWayPastWhatIsNewerIsWalkedOnce) {
   OwnSlot slot(core);
   LogReader reader(core, *slot, {core.log.begin(), below}, {4096, 0});
   Liveness liveness(core, *slot);
-  const std::uint64_t reads = store.Stats().device_read_count;
+  const std::uint64_t reads = store.Metrics().device_reads;
   std::size_t decided = 0;
   std::size_t live = 0;
   for (auto items = Must(reader.Next()); !items.empty(); items = Must(reader.Next())) {
@@ -240,7 +240,7 @@ TEST(LivenessTest, TheWayPastWhatIsNewerIsWalkedOnce) {
   }
   EXPECT_EQ(decided, 5000U);
   EXPECT_EQ(live, 100U);
-  EXPECT_LT(store.Stats().device_read_count - reads, 1500U);
+  EXPECT_LT(store.Metrics().device_reads - reads, 1500U);
 }
 
 TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {

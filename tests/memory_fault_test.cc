@@ -652,13 +652,13 @@ class MemoryFaultThreads {
 
   // Commits, checkpoints and collections at their intervals, and commits that are asked for.
   void GoesOn(U64StringStore& store) {
-    const std::uint64_t commits = store.Stats().commit_count;
+    const std::uint64_t commits = store.Metrics().commits;
     const BackgroundStats before = store.GetBackgroundStats();
     const auto until = steady_clock::now() + seconds(60);
     std::uint64_t key = 0;
     const auto has_gone_on = [&] {
       const BackgroundStats now = store.GetBackgroundStats();
-      return store.Stats().commit_count > commits + 2 &&
+      return store.Metrics().commits > commits + 2 &&
              now.checkpoint.run_count > before.checkpoint.run_count + 1 &&
              now.gc.run_count > before.gc.run_count;
     };

@@ -105,7 +105,6 @@ TEST(MetricsTest, ReadsOfTheDeviceAreToldApart) {
   const std::string value(100, 'v');
   constexpr std::uint64_t kKeys = 2000;
   for (std::uint64_t i = 0; i < kKeys; ++i) Must(store.Upsert(i, value));
-  const StoreStats before = store.Stats();
   store.ResetMetrics();
   for (std::uint64_t i = 0; i < 50; ++i) Must(store.Read(i));
   for (std::uint64_t i = kKeys - 20; i < kKeys; ++i) Must(store.Read(i));
@@ -116,7 +115,6 @@ TEST(MetricsTest, ReadsOfTheDeviceAreToldApart) {
   EXPECT_EQ(metrics.device_waits, 50U);
   EXPECT_EQ(metrics.user_read_bytes, 70U * 100);
   EXPECT_GE(metrics.device_reads, 50U);
-  EXPECT_EQ(metrics.device_reads, store.Stats().device_read_count - before.device_read_count);
   EXPECT_EQ(metrics.device_read_bytes, metrics.device_reads * 4096) << "a block at a time";
 }
 
@@ -183,17 +181,28 @@ TEST(MetricsTest, RefusalsAreCountedByKindOfOperationAndOfError) {
   EXPECT_EQ(store.Metrics().user_errors, 4U) << "a closed store answers";
 }
 
+TEST(MetricsTest, CountersTellWhatThePagesDid) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  constexpr std::uint64_t kKeys = 20000;
+  EXPECT_EQ(store.Metrics().page_turns + store.Metrics().device_reads, 0U);
+  for (std::uint64_t key = 0; key < kKeys; ++key) Must(store.Upsert(key, key));
+  const MetricsSnapshot written = store.Metrics();
+  // 170 records of 24 bytes fill a page of one block.
+  EXPECT_GE(written.page_turns, kKeys / 170 - 1);
+  EXPECT_EQ(store.Stats().tail_address / 4096, written.page_turns + 1);  // page 0: the open record
+  EXPECT_GE(written.page_waits, written.page_turns);
+  EXPECT_GT(written.log_written_bytes, (written.page_turns - 8) * 4080);
+  EXPECT_EQ(written.device_reads, 0U);
+  EXPECT_EQ(Must(store.Read(0)), 0U);
+  EXPECT_GE(store.Metrics().device_reads, 1U);
+  EXPECT_EQ(store.Metrics().device_read_bytes, 4096 * store.Metrics().device_reads);
+}
+
 TEST(MetricsTest, WaitsTellTheirCauses) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   for (std::uint64_t i = 0; i < 20000; ++i) Must(store.Upsert(i, i));
   const MetricsSnapshot metrics = store.Metrics();
-  const StoreStats stats = store.Stats();
   EXPECT_GT(metrics.page_waits, 100U);
-  EXPECT_EQ(metrics.page_waits, stats.page_wait_count);
-  EXPECT_EQ(metrics.page_turns, stats.page_turn_count);
-  EXPECT_EQ(metrics.fuzzy_waits, stats.fuzzy_wait_count);
-  EXPECT_EQ(metrics.lost_publications, stats.failed_cas_count);
-  EXPECT_EQ(metrics.log_written_bytes, stats.flushed_bytes);
   store.ResetMetrics();
   for (std::uint64_t i = 0; i < 30; ++i) Must(store.Rmw(i, Increment));
   EXPECT_EQ(store.Metrics().device_waits, 30U) << "each needs the old value";
@@ -288,6 +297,7 @@ TEST(MetricsTest, ResetBeginsAtZeroAndLeavesStatsAlone) {
   Must(store.Checkpoint());
   const StoreStats stats = store.Stats();
   store.ResetMetrics();
+  EXPECT_EQ(store.Stats().durable_address, stats.durable_address);
   const MetricsSnapshot zero = store.Metrics();
   for (const internal::MetricField& field : internal::kMetricFields) {
     EXPECT_EQ(zero.*field.value, 0U) << field.name;
@@ -302,7 +312,6 @@ TEST(MetricsTest, ResetBeginsAtZeroAndLeavesStatsAlone) {
   Must(store.Upsert(1, 2));
   EXPECT_EQ(store.Metrics()[OpKind::kUpsert].count, 1U);
   EXPECT_EQ(store.Metrics().user_written_bytes, 16U);
-  EXPECT_EQ(store.Stats().flushed_bytes, stats.flushed_bytes);
   EXPECT_EQ(store.GetCheckpointStats().completed_count, 1U);
 }
 

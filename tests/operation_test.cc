@@ -57,7 +57,7 @@ TEST(OperationTest, TenTimesTheMemoryReadsBackRight) {
   for (const std::uint64_t key : order) Must(store.Rmw(key, [](std::uint64_t& v) { v = ~v; }));
   ReadAllBack(store, kKeyCount);
   const StoreStats stats = store.Stats();
-  EXPECT_GT(stats.device_read_count, kKeyCount);
+  EXPECT_GT(store.Metrics().device_reads, kKeyCount);
   EXPECT_LE(stats.tail_address - stats.head_address, kTinyMemoryBytes);
   Must(store.Close());
   auto reopened = Must(OpenTiny<U64Store>("db", &files));
@@ -81,9 +81,9 @@ TEST(OperationTest, RecordsThatCrossBlocksReadBackRight) {
     Must(store.Upsert(key, model[key]));
   }
   EXPECT_TRUE(Holds(store, model));
-  const StoreStats stats = store.Stats();
-  EXPECT_GT(stats.device_read_count, 500U);
-  EXPECT_GT(stats.device_read_bytes, 4096 * stats.device_read_count) << "no record crossed";
+  const MetricsSnapshot metrics = store.Metrics();
+  EXPECT_GT(metrics.device_reads, 500U);
+  EXPECT_GT(metrics.device_read_bytes, 4096 * metrics.device_reads) << "no record crossed";
   std::string seen;
   for (const auto& [key, value] : model) {
     Must(store.Read(key, [&](std::string_view view) { seen = view; }));
@@ -106,8 +106,8 @@ TEST(OperationTest, FixedRecordsThatCrossBlocksReadBackRight) {
   for (std::uint32_t i = 0; i < 20000; ++i) {
     ASSERT_EQ(Must(store.Read(Key12{i, ~i, i / 3})), i);
   }
-  const StoreStats stats = store.Stats();
-  EXPECT_GT(stats.device_read_bytes, 4096 * stats.device_read_count) << "no record crossed";
+  const MetricsSnapshot metrics = store.Metrics();
+  EXPECT_GT(metrics.device_read_bytes, 4096 * metrics.device_reads) << "no record crossed";
 }
 
 // ---- one key, at every place where its newest record can be ----
@@ -254,9 +254,9 @@ TYPED_TEST(OperationTest, UpsertReplacesWhateverThereIs) {
   for (const std::uint64_t next : {6, 7, 8}) {  // strings: longer and shorter than the old one
     const auto value = this->Make(next);
     this->AtEveryPlace(value, value, [&](auto& store, bool) {
-      const std::uint64_t reads = store.Stats().device_read_count;
+      const std::uint64_t reads = store.Metrics().device_reads;
       Must(store.Upsert(Chain::kTarget, value));
-      EXPECT_EQ(store.Stats().device_read_count, reads) << "a blind update read the device";
+      EXPECT_EQ(store.Metrics().device_reads, reads) << "a blind update read the device";
     });
   }
 }
@@ -371,7 +371,7 @@ TYPED_TEST(OperationTest, AnotherKeyOfTheChainIsPublishedFirst) {
   for (const Place place : kPlaces) {
     SCOPED_TRACE("place " + std::to_string(static_cast<int>(place)));
     this->Prepare(place);
-    const std::uint64_t failed = this->store_->Stats().failed_cas_count;
+    const std::uint64_t failed = this->store_->Metrics().lost_publications;
     const TypeParam before = this->Make(IsPresent(place) ? this->kOld : 99);
     // Longer than the old string, so that a successor is needed.
     const TypeParam next = this->Make(6);
@@ -382,7 +382,7 @@ TYPED_TEST(OperationTest, AnotherKeyOfTheChainIsPublishedFirst) {
     for (const TypeParam& value : seen) EXPECT_EQ(value, before);
     const bool in_place = place == Place::kMutable && !std::is_same_v<TypeParam, std::string>;
     EXPECT_EQ(seen.size(), in_place ? 1U : 2U);
-    EXPECT_EQ(this->store_->Stats().failed_cas_count - failed, in_place ? 0U : 1U);
+    EXPECT_EQ(this->store_->Metrics().lost_publications - failed, in_place ? 0U : 1U);
     this->ExpectTarget(next);
   }
 }
@@ -498,7 +498,7 @@ TEST(OperationTest, AbandonedSlotsAreSteppedOver) {
       last_bytes[i % 2] = Must(store.Read(chain.mates()[1 + i % 2])).size();
       Must(store.Upsert(Chain::Filler(i), std::to_string(i)));
     }
-    EXPECT_GT(store.Stats().failed_cas_count, kRounds);
+    EXPECT_GT(store.Metrics().lost_publications, kRounds);
     Must(store.Close());
   }
   auto store = Must(OpenTiny<U64StringStore>("db", &files));
@@ -527,7 +527,7 @@ TEST(OperationTest, AThrowAfterAnAllocationLeavesTheLogWhole) {
       const AsAnotherThread calls;
       Must(other.Upsert(chain.mates()[0], "mate"));
     })));
-    EXPECT_EQ(store.Stats().failed_cas_count, 1U);
+    EXPECT_EQ(store.Metrics().lost_publications, 1U);
     EXPECT_FALSE(Must(session.Contains(Chain::kTarget)));
     Must(session.Upsert(chain.mates()[1], "behind"));
     Must(store.Close());
@@ -573,7 +573,7 @@ TEST(OperationTest, ManyKeysShareOneChain) {
     }
   }
   EXPECT_TRUE(HoldsOnly(store, model, keys));
-  EXPECT_GT(store.Stats().device_read_count, 1000U);
+  EXPECT_GT(store.Metrics().device_reads, 1000U);
 }
 
 TEST(OperationTest, WhatAReadFetchesIsPromotedIfAskedFor) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -267,6 +269,87 @@ TEST(OptionsTest, WithTooLittleOrTooMuchMemoryIsRefusedByTheFieldThatItLeadsTo) 
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bytes;
     EXPECT_THAT(status.ToString(), HasSubstr("log_memory_bytes is "));
   }
+}
+
+// ---- the machine's memory ----
+
+// A root with the files of /proc and /sys that name control groups.
+class ControlGroups {
+ public:
+  void Write(const std::string& path, const std::string& text) {
+    const std::filesystem::path file = root_ / path;
+    std::filesystem::create_directories(file.parent_path());
+    std::ofstream(file) << text << "\n";
+  }
+  std::uint64_t Limit() const { return internal::PhysicalMemoryBytes(root_.path()); }
+
+ private:
+  TempDir root_;
+};
+
+TEST(OptionsTest, LimitsOfControlGroupsCountAsTheMachinesMemory) {
+  const std::uint64_t physical = ControlGroups().Limit();
+  EXPECT_GT(physical, 64 * kMiB);
+  {  // version 2, nested: the lowest limit on the way to the root counts
+    ControlGroups groups;
+    groups.Write("proc/self/cgroup", "0::/user/app/worker");
+    EXPECT_EQ(groups.Limit(), physical);
+    groups.Write("sys/fs/cgroup/user/app/worker/memory.max", "max");
+    EXPECT_EQ(groups.Limit(), physical);
+    groups.Write("sys/fs/cgroup/user/app/memory.max", "8388608");
+    groups.Write("sys/fs/cgroup/user/memory.max", "16777216");
+    EXPECT_EQ(groups.Limit(), 8 * kMiB);
+    groups.Write("sys/fs/cgroup/user/app/worker/memory.max", "4194304");
+    EXPECT_EQ(groups.Limit(), 4 * kMiB);
+    groups.Write("sys/fs/cgroup/memory.max", "2097152");
+    EXPECT_EQ(groups.Limit(), 2 * kMiB);
+    groups.Write("sys/fs/cgroup/memory.max", "9223372036854771712");
+    groups.Write("sys/fs/cgroup/other/memory.max", "1");
+    EXPECT_EQ(groups.Limit(), 4 * kMiB);
+  }
+  {  // version 1, among other controllers
+    ControlGroups groups;
+    groups.Write("proc/self/cgroup", "12:cpu,cpuacct:/a\n4:hugetlb,memory:/a/b\n1:name=systemd:/c");
+    groups.Write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712");
+    EXPECT_EQ(groups.Limit(), physical);
+    groups.Write("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "4194304");
+    groups.Write("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", "8388608");
+    EXPECT_EQ(groups.Limit(), 4 * kMiB);
+  }
+  {  // a container that shows only its own group, under the path that the host sees
+    ControlGroups groups;
+    groups.Write("proc/self/cgroup", "3:memory:/docker/0123\n0::/../outside");
+    groups.Write("sys/fs/cgroup/memory/memory.limit_in_bytes", "8388608");
+    EXPECT_EQ(groups.Limit(), 8 * kMiB);
+    groups.Write("sys/fs/cgroup/unified/memory.max", "4194304");
+    EXPECT_EQ(groups.Limit(), 4 * kMiB);
+  }
+  {  // nonsense
+    ControlGroups groups;
+    groups.Write("proc/self/cgroup", "\n:\n::\nx\n0::");
+    groups.Write("sys/fs/cgroup/memory.max", "");
+    EXPECT_EQ(groups.Limit(), physical);
+  }
+}
+
+TEST(OptionsTest, TooLittleMemoryIsNamedByANumberThatTheCallerKnows) {
+  EXPECT_THAT(Validate(Options::WithMemory(1000)).message(),
+              AllOf(HasSubstr("log_memory_bytes is 1000: must be from 1048576"),
+                    HasSubstr("WithMemory needs at least 2 MiB")));
+  EXPECT_EQ(Validate(Options::WithMemory(kMiB + 1000)).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Validate(Options::WithMemory(2 * kMiB)).ok());
+}
+
+TEST(OptionsTest, TheIndexFitsItsLimit) {
+  Options options;
+  options.max_index_bytes = 65535;
+  EXPECT_THAT(Validate(options).message(),
+              HasSubstr("max_index_bytes is 65535: must be from 65536"));
+  options.max_index_bytes = 4 * kMiB;
+  EXPECT_TRUE(Validate(options).ok());
+  options.max_index_bytes = 4 * kMiB - 1;
+  EXPECT_THAT(Validate(options).message(),
+              AllOf(HasSubstr("index_bucket_count is 65536"), HasSubstr("max_index_bytes")));
 }
 
 }  // namespace

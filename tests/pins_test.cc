@@ -19,10 +19,10 @@ TEST(PinsTest, TheLowestPinLimitsUntilItIsRemoved) {
   EXPECT_EQ(pins.Limit(Address(1 << 20)), Address(1 << 20));
   EXPECT_EQ(pins.GetReport().count, 0U);
   EXPECT_TRUE(pins.GetReport().lowest.is_null());
-  const std::optional<Address> first = pins.Add(rig.log());
-  const std::optional<Address> second = pins.Add(rig.log());
+  const std::optional<Pins::Pin> first = pins.Add(rig.log());
+  const std::optional<Pins::Pin> second = pins.Add(rig.log());
   ASSERT_TRUE(first.has_value() && second.has_value());
-  EXPECT_EQ(*first, begin);
+  EXPECT_EQ(first->address, begin);
   EXPECT_EQ(pins.GetReport().count, 2U);
   EXPECT_EQ(pins.GetReport().lowest, begin);
   pins.Remove(*first);
@@ -35,9 +35,13 @@ TEST(PinsTest, TheLowestPinLimitsUntilItIsRemoved) {
 TEST(PinsTest, OneMoreThanTheMostIsRefused) {
   LogRig rig({});
   Pins pins;
-  for (std::size_t i = 0; i < Pins::kMost; ++i) ASSERT_TRUE(pins.Add(rig.log()).has_value());
+  std::optional<Pins::Pin> last;
+  for (std::size_t i = 0; i < Pins::kMost; ++i) {
+    last = pins.Add(rig.log());
+    ASSERT_TRUE(last.has_value());
+  }
   EXPECT_FALSE(pins.Add(rig.log()).has_value());
-  pins.Remove(rig.log().begin());
+  pins.Remove(*last);
   EXPECT_TRUE(pins.Add(rig.log()).has_value());
 }
 

@@ -154,7 +154,7 @@ TEST(RecoveryTest, TheNewestPagesAreInMemoryAfterOpening) {
     environment.frame_count = frame_count;
     auto store = Must(OpenIn<U64Store>("db", environment));
     for (std::uint64_t i = 0; i < kKeyCount; ++i) ASSERT_EQ(Must(store.Read(i)), i);
-    const std::uint64_t reads = store.Stats().device_read_count;
+    const std::uint64_t reads = store.Metrics().device_reads;
     EXPECT_LT(reads, last_reads);
     EXPECT_EQ(reads == 0, frame_count == 64);
     last_reads = reads;

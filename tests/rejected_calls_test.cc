@@ -242,7 +242,7 @@ TEST_P(RejectedCallsTest, ReadsThatCannotPromote) {
   }
   for (std::thread& thread : running) thread.join();
   EXPECT_EQ(wrong, std::vector<std::uint64_t>(writers.size(), 0));
-  EXPECT_GT(store.Stats().device_read_count, reads / 4);
+  EXPECT_GT(store.Metrics().device_reads, reads / 4);
   ExpectNoTrace(store, writers.size());
   End();
   ExpectGoesOn(store, writers);

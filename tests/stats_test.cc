@@ -37,7 +37,6 @@ std::vector<std::uint64_t> Boundaries(const StoreStats& stats) {
 TEST(StatsTest, NothingIsCountedBeforeAnything) {
   const StoreStats stats;
   EXPECT_EQ(Boundaries(stats), std::vector<std::uint64_t>(6, 0));
-  EXPECT_EQ(stats.flushed_bytes + stats.device_read_count + stats.page_turn_count, 0U);
   EXPECT_FALSE(stats.direct_io || stats.membarrier);
 }
 
@@ -49,31 +48,9 @@ TEST(StatsTest, FreshStoreTellsWhatItWasGiven) {
   EXPECT_EQ(stats.index_bucket_count, 1024U);
   EXPECT_EQ(stats.index_overflow_count, 0U);
   EXPECT_EQ(stats.index_memory_bytes, 65536U);
-  EXPECT_EQ(stats.page_turn_count + stats.device_read_count + stats.failed_cas_count, 0U);
   EXPECT_EQ(stats.begin_address, stats.head_address);
   EXPECT_EQ(stats.read_only_address, stats.tail_address);
   EXPECT_FALSE(stats.direct_io);
-}
-
-TEST(StatsTest, CountersTellWhatHappened) {
-  IntegerStore store = TinyStore();
-  for (std::uint64_t key = 0; key < kKeys; ++key) Must(store.Upsert(key, key));
-  const StoreStats written = store.Stats();
-  // 170 records of 24 bytes fill a page of one block.
-  EXPECT_GE(written.page_turn_count, kKeys / 170 - 1);
-  EXPECT_EQ(written.tail_address / 4096, written.page_turn_count + 1);  // page 0: the open record
-  EXPECT_GE(written.page_wait_count, written.page_turn_count);
-  EXPECT_GT(written.flushed_bytes, (written.page_turn_count - 8) * 4080);
-  EXPECT_EQ(written.device_read_count, 0U);
-
-  EXPECT_EQ(*store.Read(0), 0U);
-  const StoreStats read = store.Stats();
-  EXPECT_EQ(read.device_read_count, 1U);
-  EXPECT_EQ(read.device_read_bytes, 4096U);
-  EXPECT_EQ(read.tail_address, written.tail_address);
-
-  EXPECT_EQ(*store.Read(kKeys - 1), kKeys - 1);  // still in memory
-  EXPECT_EQ(store.Stats().device_read_count, 1U);
 }
 
 // Every result is in order, and none is behind an earlier one, while everything moves.
@@ -148,7 +125,7 @@ TEST(StatsTest, SmallStoresKnowTheirSizeNearlyExactly) {
 TEST(StatsTest, LargeStoresEstimateTheirSizeFromASample) {
   internal::Environment environment;
   environment.in_memory = true;
-  environment.index_exponent = 14;  // 16,384 buckets, of which 1,024 are looked at
+  environment.index_exponent = 14;  // 16,384 buckets, of which 1,024 are sampled
   auto store =
       Must(StoreAccess::Open<IntegerStore>("", {.log_memory_bytes = 8 << 20}, environment));
   constexpr std::uint64_t kMany = 65536;
@@ -157,6 +134,97 @@ TEST(StatsTest, LargeStoresEstimateTheirSizeFromASample) {
   EXPECT_NEAR(static_cast<double>(store.ApproximateSize()), kMany, kMany * 0.06);
   for (std::uint64_t key = 0; key < kMany; key += 2) Must(store.Delete(key));
   EXPECT_NEAR(static_cast<double>(store.ApproximateSize()), kMany / 2, kMany * 0.05);
+}
+
+// ---- Size and IsEmpty ----
+
+// A sample of 1,024 of 65,536 buckets would find none of them.
+TEST(StatsTest, SmallStoresInAnIndexOfAnySizeAreCountedExactly) {
+  for (const int exponent : {10, 16, 18}) {
+    internal::Environment environment;
+    environment.in_memory = true;
+    environment.index_exponent = exponent;
+    IntegerStore store = Must(StoreAccess::Open<IntegerStore>(
+        "", {.log_memory_bytes = 4 << 20, .huge_pages = false}, environment));
+    EXPECT_TRUE(Must(store.IsEmpty()));
+    EXPECT_EQ(Must(store.Size()), 0U);
+    std::uint64_t key = 0;
+    for (const std::uint64_t count : {1, 2, 3, 10, 100, 1000, 9990}) {
+      while (key < count) Must(store.Upsert(key++, 1));
+      EXPECT_EQ(Must(store.Size()), count) << exponent;
+      EXPECT_FALSE(Must(store.IsEmpty()));
+      EXPECT_NEAR(static_cast<double>(store.ApproximateSize()), static_cast<double>(count),
+                  static_cast<double>(count) * 0.13);
+      EXPECT_NEAR(static_cast<double>(Must(store.EstimateGarbage()).live_records),
+                  static_cast<double>(count), static_cast<double>(count) * 0.13);
+      if (count > internal::Core::kMinEntries || exponent == 10) continue;
+      EXPECT_EQ(store.Stats().index_entry_estimate, count);
+      EXPECT_EQ(store.Stats().live_key_estimate, count);
+    }
+    while (key > 0) Must(store.Delete(--key));
+    EXPECT_EQ(Must(store.Size()), 0U);
+    EXPECT_EQ(store.ApproximateSize(), 0U);
+    EXPECT_TRUE(Must(store.IsEmpty()));
+  }
+}
+
+TEST(StatsTest, SizeIsExactWhileTheIndexGrows) {
+  IntegerStore store = Must(IntegerStore::OpenInMemory(
+      {.log_memory_bytes = 4 << 20, .index_bucket_count = 1024, .huge_pages = false}));
+  for (std::uint64_t key = 1; key <= 9000; ++key) {
+    Must(store.Upsert(key, key));
+    if (key % 500 == 0) {
+      EXPECT_EQ(Must(store.Size()), key);
+    }
+  }
+  EXPECT_GT(store.Stats().index_bucket_count, 1024U);
+}
+
+// With two buckets at creation there are 65,536 chains: 3,000 keys share some. Each is updated, so
+// that its older records are in the chain as well, and a third is deleted.
+TEST(StatsTest, SizeCountsEachKeyOfAChainOnce) {
+  internal::Environment environment;
+  environment.in_memory = true;
+  environment.index_exponent = 1;
+  environment.page_shift = 12;
+  environment.frame_count = 256;
+  auto store = Must(StoreAccess::Open<IntegerStore>("", {.index_auto_grow = false}, environment));
+  for (int round = 0; round < 3; ++round) {
+    for (std::uint64_t key = 0; key < 3000; ++key) Must(store.Upsert(key * key, key));
+    EXPECT_EQ(Must(store.Size()), 3000U);
+    Must(store.NewScan().status());  // freezes all records: the next updates append
+  }
+  for (std::uint64_t key = 0; key < 3000; key += 3) Must(store.Delete(key * key));
+  EXPECT_EQ(Must(store.Size()), 2000U);
+  EXPECT_LT(store.Stats().index_entry_estimate, 2990U);
+  // The newest record of a key's chain is a tombstone, and another key of the chain lives.
+  for (std::uint64_t key = 0; key < 3000; ++key) {
+    if (key % 3 != 0 && key != 1001) Must(store.Delete(key * key));
+  }
+  EXPECT_EQ(Must(store.Size()), 1U);
+  EXPECT_GE(store.Stats().live_key_estimate, 1U);
+  EXPECT_FALSE(Must(store.IsEmpty()));
+}
+
+TEST(StatsTest, IsEmptyIsRightWhenRecordsAreOnTheDevice) {
+  IntegerStore store = TinyStore();
+  for (std::uint64_t key = 0; key < kKeys; ++key) Must(store.Upsert(key, key));
+  EXPECT_FALSE(Must(store.IsEmpty()));
+  EXPECT_NEAR(static_cast<double>(Must(store.Size())), kKeys, kKeys * 0.1);
+  for (std::uint64_t key = 0; key < kKeys; ++key) {
+    if (key != 7) Must(store.Delete(key));
+  }
+  EXPECT_FALSE(Must(store.IsEmpty()));
+  EXPECT_GE(Must(store.Size()), 1U);
+  Must(store.Delete(7));
+  EXPECT_TRUE(Must(store.IsEmpty()));
+}
+
+TEST(StatsTest, SizeAndIsEmptyOfAClosedStoreFail) {
+  IntegerStore store = TinyStore();
+  Must(store.Close());
+  EXPECT_EQ(store.Size().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store.IsEmpty().status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 // With two buckets at creation there are 65,536 chains, many of which these keys share.

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <memory>
 #include <set>
+#include <string_view>
 
 namespace ebb::test {
 namespace {
@@ -33,6 +35,36 @@ class StatusTest : public ::testing::Test {
   void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
 };
 
+// The whole table of status.h. A number that is not in it lasts.
+TEST_F(StatusTest, EachErrorNumberHasItsRowOfTheTable) {
+  const std::set<int> exhausted = {ENOSPC, EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, ENOBUFS, ENOLCK};
+  const std::set<int> denied = {EACCES, EPERM, EROFS};
+  const std::set<int> passing = {EINTR,       EAGAIN,    EBUSY,       ETXTBSY,
+                                 EIO,         EREMOTEIO, ETIMEDOUT,   ENETDOWN,
+                                 ENETUNREACH, EHOSTDOWN, EHOSTUNREACH};
+  for (int error = 0; error < 4096; ++error) {
+    const internal::ErrorRule rule = internal::RuleOf(error);
+    const bool is_exhausted = exhausted.contains(error);
+    const bool is_denied = denied.contains(error);
+    EXPECT_EQ(rule.code, is_exhausted ? StatusCode::kResourceExhausted
+                         : is_denied  ? StatusCode::kPermissionDenied
+                                      : StatusCode::kUnavailable)
+        << error;
+    EXPECT_EQ(rule.passes, is_exhausted || passing.contains(error)) << error;
+    EXPECT_GE(std::string_view(rule.advice).size(), 10U);
+  }
+}
+
+TEST_F(StatusTest, LastingErrorsAreNotRecoverable) {
+  for (const StatusCode code : {StatusCode::kUnavailable, StatusCode::kResourceExhausted}) {
+    EXPECT_TRUE(IsRecoverable(Of(code)));
+    const absl::Status lasting = internal::Lasting(Of(code));
+    EXPECT_FALSE(IsRecoverable(lasting));
+    EXPECT_EQ(lasting.code(), code);
+    EXPECT_EQ(lasting.message(), "what happened");
+  }
+}
+
 TEST_F(StatusTest, RecoverableIsWhatMayPassByItself) {
   EXPECT_EQ(CodesFor(IsRecoverable), (std::set{StatusCode::kResourceExhausted,
                                                StatusCode::kUnavailable, StatusCode::kAborted}));
@@ -45,7 +77,7 @@ TEST_F(StatusTest, CorruptionIsDataLossAlone) {
 TEST_F(StatusTest, UserErrorIsWhatTheCallerCanAvoid) {
   EXPECT_EQ(CodesFor(IsUserError),
             (std::set{StatusCode::kInvalidArgument, StatusCode::kFailedPrecondition,
-                      StatusCode::kUnimplemented}));
+                      StatusCode::kPermissionDenied, StatusCode::kUnimplemented}));
 }
 
 TEST_F(StatusTest, OkIsNoneOfThem) {

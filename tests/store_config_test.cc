@@ -138,5 +138,23 @@ TEST(StoreConfigTest, WhatAStoreIsNotIsRefused) {
                         StatusCode::kInvalidArgument, "index_bucket_count"));
 }
 
+// Files are not trusted with memory: any program can write a header that verifies.
+TEST(StoreConfigTest, FilesMayNotDemandAnIndexThatIsTooLarge) {
+  Options options;
+  SegmentHeader header = internal::NewHeader(options, {}, kTypes);
+  header.creation_exponent = 33;  // 512 GiB
+  EXPECT_TRUE(FailsWith(internal::MakeConfig(header, options, {}).status(),
+                        StatusCode::kResourceExhausted, "max_index_bytes"));
+  EXPECT_FALSE(IsRecoverable(internal::MakeConfig(header, options, {}).status()));
+  header.creation_exponent = 17;  // 8 MiB
+  Must(internal::MakeConfig(header, options, {}).status());
+  options.max_index_bytes = (8 << 20) - 1;
+  EXPECT_TRUE(FailsWith(internal::MakeConfig(header, options, {}).status(),
+                        StatusCode::kResourceExhausted, "131072 index buckets, 8388608 bytes"));
+  options.max_index_bytes = 8 << 20;
+  const CoreConfig config = Must(internal::MakeConfig(header, options, {}));
+  EXPECT_EQ(config.max_index_bytes, 8U << 20);
+}
+
 }  // namespace
 }  // namespace ebb::test

@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/temp_dir.h"
 
 namespace ebb::test {
 namespace {
@@ -188,6 +189,49 @@ TEST_F(StoreFilesTest, WhatDoesNotBelongTogetherIsRefused) {
     EXPECT_TRUE(FailsWith(internal::FindSegments(*directory).status(), StatusCode::kDataLoss,
                           "are missing"));
   }
+}
+
+TEST_F(StoreFilesTest, AMissingParentDirectoryIsNamedAsSuch) {
+  const TempDir dir;
+  EXPECT_TRUE(FailsWith(U64Store::Open(dir / "absent/db").status(), StatusCode::kInvalidArgument,
+                        "absent/db: its parent directory does not exist; create that first"));
+}
+
+TEST_F(StoreFilesTest, OpeningNotesFilesThatAreNotOfAStore) {
+  Make("db");
+  EXPECT_TRUE(Must(OpenTiny<U64Store>("db", &files_)).recovery().notes.empty());
+  {
+    const auto directory = files_.OpenDirectory("db", false).directory;
+    EXPECT_EQ(directory->Open("holiday.jpg", {.create = true}).error, 0);
+    EXPECT_EQ(directory->Open("lost+found", {.create = true}).error, 0);
+  }
+  const auto store = Must(OpenTiny<U64Store>("db", &files_));
+  ASSERT_EQ(store.recovery().notes.size(), 1U);
+  EXPECT_NE(store.recovery().notes[0].find("holiday.jpg, which is no file of a store"),
+            std::string::npos);
+}
+
+// A header that verifies and demands 64 GiB for the index.
+TEST_F(StoreFilesTest, AForgedHeaderDoesNotMakeTheOpeningUseUpTheMemory) {
+  Make("db");
+  {
+    const auto directory = files_.OpenDirectory("db", false).directory;
+    for (const std::uint64_t number : Must(internal::FindSegments(*directory)).numbers) {
+      const std::string name = internal::FileDevice::SegmentName(number);
+      const auto file = directory->Open(name, {}).file;
+      const internal::AlignedBuffer buffer = internal::AllocateAligned(internal::kBlockBytes);
+      const std::span<std::byte> block(buffer.get(), internal::kBlockBytes);
+      ASSERT_EQ(internal::ReadFully(*file, 0, block).error, 0);
+      internal::SegmentHeader header = Must(internal::DecodeSegmentHeader(block, name));
+      header.creation_exponent = 30;
+      internal::EncodeSegmentHeader(header, block);
+      ASSERT_EQ(internal::WriteFully(*file, 0, block).error, 0);
+    }
+  }
+  internal::Environment environment = TinyEnvironment(&files_);
+  environment.segment_blocks = 4;
+  EXPECT_TRUE(FailsWith(OpenIn<U64Store>("db", environment).status(),
+                        StatusCode::kResourceExhausted, "1073741824 index buckets"));
 }
 
 }  // namespace

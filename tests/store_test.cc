@@ -208,7 +208,7 @@ TYPED_TEST(StoreTest, AnyMixOfCallsGivesWhatAMapGives) {
         }
       }
     }
-    EXPECT_GT(store.Stats().device_read_count, kKeyCount == 250 ? 0U : 100U);
+    EXPECT_GT(store.Metrics().device_reads, kKeyCount == 250 ? 0U : 100U);
     Must(store.Close());
   }
   auto store = Must(OpenTiny<typename TypeParam::StoreType>("db", &files));
@@ -245,7 +245,7 @@ TEST(StoreTest, ReadReusesTheMemoryOfTheCallersString) {
     EXPECT_EQ(value.data(), memory);
     PushOutStrings(store);
   }
-  EXPECT_GT(store.Stats().device_read_count, 0U);
+  EXPECT_GT(store.Metrics().device_reads, 0U);
 }
 
 TEST(StoreTest, VisitorSeesThePresentValueOnceWhereverItIs) {
@@ -301,12 +301,12 @@ TEST(StoreTest, AbsentKeysAllocateNothing) {
 
   PushOutStrings(store);
   EXPECT_EQ(look(), 0U);  // the sessions' device buffers are made here
-  const std::uint64_t reads = store.Stats().device_read_count;
+  const std::uint64_t reads = store.Metrics().device_reads;
   const std::uint64_t before_device = AllocationCount();
   const std::uint64_t wrong_device = look();
   EXPECT_EQ(AllocationCount(), before_device);
   EXPECT_EQ(wrong_device, 0U);
-  EXPECT_GT(store.Stats().device_read_count, reads) << "no tombstone was read from the device";
+  EXPECT_GT(store.Metrics().device_reads, reads) << "no tombstone was read from the device";
 
   // The count does count.
   const std::string present = std::string(100, 'x');
@@ -879,7 +879,7 @@ TEST(StoreTest, AStoreInMemoryMayBeLargerThanItsBudget) {
   constexpr std::uint64_t kKeyCount = 10 * kTinyMemoryBytes / 24;
   for (std::uint64_t i = 0; i < kKeyCount; ++i) Must(store.Upsert(i, ~i));
   for (std::uint64_t i = 0; i < kKeyCount; ++i) ASSERT_EQ(Must(store.Read(i)), ~i);
-  EXPECT_GT(store.Stats().device_read_count, 0U);
+  EXPECT_GT(store.Metrics().device_reads, 0U);
   Must(store.Close());
 }
 
@@ -894,8 +894,8 @@ TEST(StoreTest, TheDefaultsOpenAStoreOnFilesWithThreads) {
       ASSERT_EQ(Must(store.Read("key " + std::to_string(i))),
                 std::string(200, static_cast<char>(i)));
     }
-    EXPECT_GT(store.Stats().flushed_bytes, 0U);
-    EXPECT_GT(store.Stats().device_read_count, 0U);
+    EXPECT_GT(store.Metrics().log_written_bytes, 0U);
+    EXPECT_GT(store.Metrics().device_reads, 0U);
   }
   auto store = Must(Store<>::Open(dir / "db", {.log_memory_bytes = 1 << 20}));
   for (int i = 0; i < 20000; i += 7) {

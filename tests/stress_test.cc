@@ -520,12 +520,12 @@ class Run {
   }
 
   Events EventsOf(Db& db) const {
-    const StoreStats stats = db.Stats();
+    const MetricsSnapshot metrics = db.Metrics();
     return {operations_.load(std::memory_order_relaxed),
-            stats.page_turn_count,
-            stats.fuzzy_wait_count,
-            stats.failed_cas_count,
-            stats.device_read_count,
+            metrics.page_turns,
+            metrics.fuzzy_waits,
+            metrics.lost_publications,
+            metrics.device_reads,
             scans_.load(std::memory_order_relaxed)};
   }
 

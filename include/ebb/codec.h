@@ -47,6 +47,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "ebb/internal/check.h"
+
 namespace ebb {
 
 static_assert(std::endian::native == std::endian::little,

@@ -2,8 +2,10 @@
 #pragma once
 
 #include "ebb/codec.h"
+#include "ebb/compressed.h"
 #include "ebb/metrics.h"
 #include "ebb/options.h"
+#include "ebb/scan.h"
 #include "ebb/session.h"
 #include "ebb/stats.h"
 #include "ebb/status.h"

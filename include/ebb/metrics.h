@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <string>
 
+#include "ebb/internal/check.h"
+
 namespace ebb {
 
 enum class OpKind : std::uint8_t {
@@ -83,16 +85,16 @@ struct MetricsSnapshot {
 
   // Why operations waited or started again.
   std::uint64_t page_waits = 0;        // for the next page of the log, so for the device when short
-  std::uint64_t collection_waits = 0;  // for a collection of garbage that is behind (GcOptions)
+  std::uint64_t throttle_waits = 0;    // of updates, for a collection that is behind (GcOptions)
   std::uint64_t fuzzy_waits = 0;       // for a record to freeze
   std::uint64_t device_waits = 0;      // for the part of a chain that is on the device
   std::uint64_t contended_waits = 0;   // for another update of the same chain
   std::uint64_t restarts = 0;          // because a boundary or the version moved meanwhile
-  std::uint64_t lost_publications = 0;
+  std::uint64_t lost_publications = 0;  // another update of the chain was first
 
-  std::uint64_t page_turns = 0;
-  std::uint64_t commits = 0;
-  std::uint64_t failed_commits = 0;
+  std::uint64_t page_turns = 0;      // pages of the log that were begun
+  std::uint64_t commits = 0;         // that made something durable
+  std::uint64_t failed_commits = 0;  // Commit returns the cause of the last one
   std::uint64_t checkpoints = 0;
   std::uint64_t failed_checkpoints = 0;
   std::uint64_t checkpoint_ms = 0;  // that the completed ones took together
@@ -107,6 +109,7 @@ struct MetricsSnapshot {
   std::uint64_t user_errors = 0;
   std::uint64_t recoverable_errors = 0;
   std::uint64_t corruption_errors = 0;
+  std::uint64_t lasting_errors = 0;  // none of the three: for example of a poisoned store
 
   // Bytes written to the device for each byte of the users' updates: log_written_bytes and
   // checkpoint_written_bytes over user_written_bytes; 0 before there are any. What is still in
@@ -140,7 +143,7 @@ inline constexpr std::array<OperationField, 4> kOperationFields = {{
     {"operations_refused", "Operations answered with an error", &OperationMetrics::refused},
     {"operations_general", "Operations that took the long way", &OperationMetrics::general},
 }};
-inline constexpr std::array<MetricField, 31> kMetricFields = {{
+inline constexpr std::array<MetricField, 32> kMetricFields = {{
     {"reads_from_memory", "Keys found in memory", &MetricsSnapshot::reads_from_memory},
     {"reads_from_device", "Keys found on the device", &MetricsSnapshot::reads_from_device},
     {"appended_records", "Records made by updates", &MetricsSnapshot::appended_records},
@@ -155,8 +158,8 @@ inline constexpr std::array<MetricField, 31> kMetricFields = {{
     {"device_reads", "Reads of the log on the device", &MetricsSnapshot::device_reads},
     {"device_read_bytes", "Bytes of log read from the device", &MetricsSnapshot::device_read_bytes},
     {"page_waits", "Waits for the next page of the log", &MetricsSnapshot::page_waits},
-    {"collection_waits", "Waits for a collection of garbage that is behind",
-     &MetricsSnapshot::collection_waits},
+    {"throttle_waits", "Waits of updates for a collection of garbage that is behind",
+     &MetricsSnapshot::throttle_waits},
     {"fuzzy_waits", "Waits for a record to freeze", &MetricsSnapshot::fuzzy_waits},
     {"device_waits", "Waits for records on the device", &MetricsSnapshot::device_waits},
     {"contended_waits", "Waits for another update of the same chain",
@@ -187,6 +190,8 @@ inline constexpr std::array<MetricField, 31> kMetricFields = {{
      &MetricsSnapshot::recoverable_errors},
     {"corruption_errors", "Operations refused for damaged bytes",
      &MetricsSnapshot::corruption_errors},
+    {"lasting_errors", "Operations refused until the store is reopened",
+     &MetricsSnapshot::lasting_errors},
 }};
 
 }  // namespace internal

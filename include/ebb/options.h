@@ -30,8 +30,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "absl/status/status.h"
+#include "ebb/internal/check.h"
 #include "ebb/stats.h"
 
 namespace ebb {
@@ -87,8 +89,9 @@ struct Options {
   // alone if the writer was killed; then a loss of power can still undo it.)
   bool read_only = false;
 
-  // Memory for the part of the log that is kept in frames; the newest records live here.
-  // At least eight pages, from 1 MiB up to the machine's physical memory.
+  // Memory for the part of the log that is kept in frames; the newest records live here. At least
+  // eight pages, from 1 MiB up to the machine's memory, which is the physical memory or the limit
+  // of a control group (version 1 or 2) that the process is in, for example in a container.
   std::uint64_t log_memory_bytes = std::uint64_t{256} << 20;
 
   // Size of a log page: a power of two from 64 KiB to 64 MiB. 0 chooses the largest power of two
@@ -107,8 +110,15 @@ struct Options {
   std::uint64_t index_bucket_count = std::uint64_t{1} << 16;
 
   // Double the index whenever it holds more than some five keys a bucket, beside operations, up to
-  // that most or to what physical memory could hold. Without, only GrowIndex() does.
+  // that most, max_index_bytes, or what the machine's memory could hold. Without, only GrowIndex()
+  // does.
   bool index_auto_grow = true;
+
+  // The buckets of the index may use at most so many bytes: 0, or at least 64 KiB. The index does
+  // not grow beyond it, and a store that was created with a larger index is not opened:
+  // ResourceExhausted. 0: growth may use the machine's memory, and a store whose files demand more
+  // than half of it, and more than index_bucket_count, is not opened.
+  std::uint64_t max_index_bytes = 0;
 
   // Threads of the internal pool that flush, evict and read ahead concurrently with the callers: 1
   // to 32. Callers that must wait help, so one is enough for any number of sessions. The store has
@@ -195,7 +205,8 @@ struct Options {
   // less is refused by Open. (The index grows beyond that with the keys, unless index_auto_grow is
   // taken away.) The rest is as by default.
   static Options WithMemory(std::uint64_t bytes);
-  // 4 GiB, but no more than half of the machine's memory; a checkpoint every 30 seconds; 8 threads.
+  // 4 GiB, but no more than half of the machine's memory (see log_memory_bytes); a checkpoint every
+  // 30 seconds; 8 threads.
   static Options HighPerformance();
   // 64 MiB of log in pages of 4 MiB, the smallest index to begin with; a checkpoint every 2
   // seconds; 2 threads.
@@ -203,7 +214,7 @@ struct Options {
 };
 
 // Checks every field and combination; InvalidArgument naming the field, the value and the range.
-// Touches no file. Cost: microseconds.
+// Touches no file of a store. Cost: reads the memory limits of the process, some 100 microseconds.
 absl::Status Validate(const Options& options);
 absl::Status Validate(const GcOptions& options);
 
@@ -211,8 +222,10 @@ absl::Status Validate(const GcOptions& options);
 std::uint64_t EffectivePageBytes(const Options& options);
 
 namespace internal {
-// Of the machine; far more than any has when it does not tell.
-std::uint64_t PhysicalMemoryBytes();
+// The machine's memory: physical memory, or the lowest limit of the control groups that the process
+// is in. Far more than any machine has when the system does not tell. `root` stands before the
+// paths /proc and /sys (tests).
+std::uint64_t PhysicalMemoryBytes(const std::string& root = {});
 }  // namespace internal
 
 }  // namespace ebb

@@ -18,8 +18,8 @@
 // much the store holds (a record larger than that counts twice).
 //
 // Thread safety: one thread at a time. It may outlive the store; it then ends with
-// FailedPrecondition, as it does when the store has been closed, or when it is created or moved on
-// inside a callback that may not call the store (ebb/session.h).
+// FailedPrecondition, as it does when the store has been closed, when it was moved from, or when it
+// is created or advanced inside a callback that may not call the store (ebb/session.h).
 #pragma once
 
 #include <concepts>
@@ -69,16 +69,17 @@ class ScanIterator {
   // OK while it goes on and when it has shown everything. DataLoss, Unavailable: from the device.
   // ResourceExhausted: memory, or too many scans. FailedPrecondition: closed.
   const absl::Status& status() const {
-    return scan_ == nullptr ? internal::NoMemory() : scan_->status();
+    if (scan_ != nullptr) return scan_->status();
+    return lacks_memory_ ? internal::NoMemory() : internal::Fixed().moved_from;
   }
 
  private:
   friend class Store<Key, Value>;
+  // `core` is null when the store was moved from.
   explicit ScanIterator(std::shared_ptr<internal::Core> core, std::string_view prefix = {}) {
-    EBB_TRY {
-      scan_ = std::make_unique<internal::LiveScan>(std::move(core), std::string(prefix));
-    } EBB_CATCH_NO_MEMORY {  // then there is none, which status() reports
-    }
+    if (core == nullptr) return;
+    EBB_TRY { scan_ = std::make_unique<internal::LiveScan>(std::move(core), std::string(prefix)); }
+    EBB_CATCH_NO_MEMORY { lacks_memory_ = true; }
   }
   bool Copy() {
     if constexpr (Coded<Key>) {
@@ -96,7 +97,8 @@ class ScanIterator {
     return true;
   }
 
-  std::unique_ptr<internal::LiveScan> scan_;  // null: there was no memory for it
+  std::unique_ptr<internal::LiveScan> scan_;  // null: no memory for it, or moved from
+  bool lacks_memory_ = false;
   std::string bytes_;                         // for codecs
   Key key_{};
   Value value_{};

@@ -1,8 +1,9 @@
 // Session<Key, Value>: one user's handle to a store, and the fast path of every operation.
 //
-// A session costs some cache lines and a small buffer, and nothing while idle: it holds no lock,
-// pins no page and delays nobody. There is no limit on their number that a program would meet. It
-// may be moved between threads and is used by one at a time.
+// A session costs some cache lines and buffers of at most 256 KiB, and nothing while idle: it holds
+// no lock, pins no page and delays no thread. There is no limit on their number that a program
+// would meet. It may be moved between threads and is used by one at a time. Calls of a session that
+// was moved from return FailedPrecondition; until it is destroyed it keeps the memory of the store.
 //
 // All operations on one key, from all sessions of a store, are linearizable: they take effect one
 // after the other, each between its call and its return. Nothing is promised across keys.
@@ -105,7 +106,11 @@ class Session {
   using KeyView = ViewOf<Key>;      // std::string_view for strings, else Key or const Key&
   using ValueView = ViewOf<Value>;  // likewise
 
-  Session(Session&&) noexcept = default;
+  // Calls of a session that was moved from return FailedPrecondition.
+  Session(Session&& other) noexcept
+      : core_(other.core_),
+        state_(std::exchange(other.state_,
+                             internal::OwnedSession(other.core_->session_moved_from.get()))) {}
   // Swaps: each state stays with the core that it belongs to.
   Session& operator=(Session&& other) noexcept {
     std::swap(core_, other.core_);
@@ -490,18 +495,25 @@ class Session {
 
   explicit Session(std::shared_ptr<internal::Core> core)
       : core_(std::move(core)), state_(internal::NewSessionState(*core_)) {}
-  struct WithoutMemory {};
-  Session(std::shared_ptr<internal::Core> core, WithoutMemory)
-      : core_(std::move(core)), state_(core_->session_without_memory.get()) {}
+  Session(std::shared_ptr<internal::Core> core, internal::SessionState& stand_in)
+      : core_(std::move(core)), state_(&stand_in) {}
 
   // An operation that encodes first, for which memory may be out. Otherwise what the operation
   // itself allocates is its own business.
   template <typename Call>
-  static EBB_INLINE auto Encoding(Call call) {
+  EBB_INLINE auto Encoding(Call call) {
     if constexpr (kCoded) {
-      return internal::CatchNoMemory(call);
+      auto result = internal::CatchNoMemory(call);
+      TrimBuffers();
+      return result;
     } else {
       return call();
+    }
+  }
+  // At the end of a call. Inside another call of this session the buffers are that call's.
+  void TrimBuffers() {
+    if constexpr (kCoded) {
+      if (state_->callable() && !state_->waiting()) state_->TrimBuffers();
     }
   }
   EBB_INLINE absl::Status ReadInto(KeyView key, Value& value) {
@@ -590,6 +602,7 @@ class Session {
           internal::MakePending<internal::Stored<Key>>(*state_, kind, timed, StoredKey(key), form);
       return absl::OkStatus();
     });
+    TrimBuffers();
     if (!status.ok()) return form.Tell(std::move(status));
     internal::StartPending(*state_, state_->pending, std::move(pending));
   }
@@ -618,6 +631,7 @@ class Session {
                                             SettlerOf(results));
     } else {
       all = Batches::UpdateOneByOne(*state_, kKind, keys.size(), alone, SettlerOf(results));
+      TrimBuffers();
     }
     return all ? keys.size() : CountOk(results);
   }

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "ebb/internal/check.h"
+
 namespace ebb {
 
 // A named session and the number of its last update that counts.
@@ -54,10 +56,10 @@ struct GcStats {
 };
 
 // How much of the log is garbage. From a sample of the index's entries, so that nothing is counted
-// while records are superseded: with n entries in the sample, live_records is right to about
-// 1 / sqrt(n), which is 1 % from a hundred thousand keys on. Sizes of records are the mean of those
-// of the sample, of which at most 64 are read from the device. A key that was deleted counts as
-// live while its tombstone is on the device.
+// while records are superseded: with n entries in the sample, the error of live_records is about
+// 1 / sqrt(n), at most 3 % and 1 % from 100,000 keys on. Up to 1,024 entries are all in it. Sizes
+// of records are the mean of those of the sample, of which at most 64 are read from the device. A
+// key that was deleted counts as live while its tombstone is on the device.
 struct GcEstimate {
   std::uint64_t log_bytes = 0;      // from begin to tail, as the device holds them
   std::uint64_t live_bytes = 0;     // of records that are the newest of their keys
@@ -112,10 +114,10 @@ struct RecoveryProgress {
   std::uint64_t total_bytes = 0;  // of the log, as far as is known now
 };
 
-// Addresses are byte positions in the log; they only grow. Counters run since Open. What a store
-// does, rather than is, stands in ebb/metrics.h; checkpoints in CheckpointStats. Boundaries are
-// read one after the other, each monotone, so that begin <= head <= flushed_until <=
-// safe_read_only <= read_only <= tail holds in every result.
+// The state of a store. Counts of events are in ebb/metrics.h, except those of the growth of the
+// index. Addresses are byte positions in the log; they only grow. Boundaries are read one after the
+// other, each monotone, so that begin <= head <= flushed_until <= safe_read_only <= read_only <=
+// tail holds in every result.
 struct StoreStats {
   std::uint64_t begin_address = 0;          // oldest record that still counts
   std::uint64_t head_address = 0;           // below: on the device only
@@ -124,20 +126,26 @@ struct StoreStats {
   std::uint64_t read_only_address = 0;       // below: copied when updated; above: updated in place
   std::uint64_t tail_address = 0;            // where the next record goes
 
-  std::uint64_t pin_count = 0;              // scans under way
-  std::uint64_t lowest_pinned_address = 0;  // the log's files are kept from here on; 0: no pin
+  // Scans and iterators that are not destroyed pin the log: its files are kept from the lowest pin
+  // on, also below begin_address.
+  std::uint64_t pin_count = 0;
+  std::uint64_t lowest_pinned_address = 0;  // 0: there is none
+  std::uint64_t pinned_bytes = 0;           // of the log below begin_address that pins keep
+  std::uint64_t oldest_pin_ms = 0;          // age of the oldest pin
 
   // The boundaries as sizes, gaps between pages included.
   std::uint64_t mutable_bytes = 0;    // tail - read_only
   std::uint64_t read_only_bytes = 0;  // read_only - head: in memory, copied when updated
   std::uint64_t device_bytes = 0;     // head - begin: on the device only
 
-  // Estimates, from up to 1,024 buckets of the index. The first is exact when there are no more;
-  // else the error is one over the square root of the entries seen, 1.5 % when buckets hold four.
+  // Estimates from a sample of the index: 1,024 buckets, and more until they hold 1,024 entries. In
+  // an index of fewer entries all of them are counted. Otherwise the standard error is one over the
+  // square root of the entries in the sample: at most 3 %, and 1.5 % with four entries in a bucket.
   std::uint64_t index_entry_estimate = 0;  // chains of records, nearly always one for each key
-  // From the same sample: without keys whose newest record is a tombstone in memory, and with those
-  // that share a chain, as many as chance lets share one. What counts wrongly: deleted keys whose
-  // tombstone has gone to the device, until garbage collection takes it.
+  // From the same sample: without keys whose newest record is a tombstone in memory, and corrected
+  // for the keys that share a chain by chance. A deleted key still counts if its tombstone is only
+  // on the device, until a collection takes it. It is 0 only if there is no key, and then it can
+  // be 1 when chains lead to the device. Store::Size is exact for small stores.
   std::uint64_t live_key_estimate = 0;
 
   std::uint64_t page_bytes = 0;
@@ -149,15 +157,6 @@ struct StoreStats {
   std::uint64_t index_growth_count = 0;      // doublings since Open
   std::uint64_t index_longest_split_us = 0;  // that operations on a chunk of buckets had to wait
 
-  std::uint64_t flushed_bytes = 0;      // written to the device by flushes, whole blocks
-  std::uint64_t device_read_count = 0;  // reads of the device made for operations
-  std::uint64_t device_read_bytes = 0;
-  std::uint64_t page_turn_count = 0;
-  std::uint64_t fuzzy_wait_count = 0;     // operations that left because a record was not frozen
-  std::uint64_t page_wait_count = 0;      // operations that left because their page was full
-  std::uint64_t failed_cas_count = 0;     // publications that lost a race and were taken again
-  std::uint64_t commit_count = 0;         // that made something durable
-  std::uint64_t failed_commit_count = 0;  // the cause of the last one is what Commit answers
   std::uint64_t durable_address = 0;      // below: synced and committed
   bool direct_io = false;                 // the log files bypass the page cache
   bool io_uring = false;                  // reads overlap through it; else in the pool

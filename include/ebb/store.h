@@ -86,6 +86,8 @@ class Store {
     return OpenIn("", options, environment);
   }
 
+  // Calls of a store that was moved from return FailedPrecondition; those without a status return
+  // an empty result. (session_without_memory_ then stands for what was moved from: see Session.)
   Store(Store&&) noexcept = default;
   Store& operator=(Store&& other) noexcept {
     std::swap(core_, other.core_);
@@ -108,14 +110,18 @@ class Store {
   // A handle of one's own, the fast path. After Close its calls answer FailedPrecondition.
   // When memory is out, returns a session whose calls return ResourceExhausted; it stays
   // so. Progress: takes a mutex for a moment.
-  Session NewSession() { return Session(core_); }
+  Session NewSession() {
+    if (core_ != nullptr) return Session(core_);
+    const auto& core = session_without_memory_.core_;
+    return Session(core, *core->session_moved_from);
+  }
 
   // The same with a name: the store remembers, through crashes too, how many updates of the session
   // have become durable. It goes on where the last session of this name ended, whose serial() says
   // where that was. InvalidArgument: the name has no byte or more than 255. FailedPrecondition: a
   // session of this name is alive. Cost of many: each commit notes those that have changed.
   absl::StatusOr<Session> NewSession(std::string_view name) {
-    Session session(core_);
+    Session session = NewSession();
     absl::Status status =
         internal::CatchNoMemory([&] { return internal::NameSession(*session.state_, name); });
     if (!status.ok()) return status;
@@ -123,7 +129,7 @@ class Store {
   }
   // Forgets a name that has no live session, with the next commit. NotFound when it is unknown.
   absl::Status ForgetSession(std::string_view name) {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     if (core_->epochs.closed()) return core_->ClosedError();
     if (absl::Status status = core_->CheckWritable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return core_->sessions.Forget(name); });
@@ -189,7 +195,7 @@ class Store {
   // FailedPrecondition (closed, or a store in memory).
   // Progress: waits for callbacks that are running and for the device.
   absl::Status Commit() {
-    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
+    if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Commit();
   }
 
@@ -200,12 +206,13 @@ class Store {
   // which changes nothing.
   // Progress: as Commit. Cost: writes 8 bytes for each key and 8 for each bucket in use.
   absl::StatusOr<CheckpointInfo> Checkpoint() {
-    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
+    if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Checkpoint();
   }
   // The checkpoints there are, oldest first; none when there is no memory for the list.
   std::vector<CheckpointInfo> ListCheckpoints() const {
     EBB_TRY {
+      if (coordinator_ == nullptr) return {};
       return coordinator_->Checkpoints();
     } EBB_CATCH_NO_MEMORY {
       return {};
@@ -214,17 +221,19 @@ class Store {
   // Removes all but the newest `kept` (at least 1, else InvalidArgument) and the files that
   // interrupted ones have left; answers how many checkpoints it has removed.
   absl::StatusOr<std::uint64_t> CleanupCheckpoints(std::uint64_t kept) {
-    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
+    if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->CleanUpCheckpoints(kept); });
   }
-  CheckpointStats GetCheckpointStats() const { return coordinator_->GetCheckpointStats(); }
+  CheckpointStats GetCheckpointStats() const {
+    return coordinator_ == nullptr ? CheckpointStats() : coordinator_->GetCheckpointStats();
+  }
 
   // Doubles the buckets of the index, as it does by itself when Options::index_auto_grow is set and
   // there are more than some five keys a bucket; reads and updates go on. ResourceExhausted: it is
   // as large as it can become (2^15 times its size at creation, or what physical memory could
   // hold). Progress: waits for callbacks that are running, and for a checkpoint that is.
   absl::Status GrowIndex() {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->GrowIndex(); });
   }
 
@@ -237,17 +246,17 @@ class Store {
   // Progress: waits for a checkpoint that runs, and for the device. Cost: reads the front, and what
   // of the rest says that a record is dead (GcOptions), and writes what is live.
   absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options = {}) {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->CollectGarbage(options); });
   }
   // Whether CollectGarbage would find enough to do. Cost: as EstimateGarbage.
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options = {}) {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->ShouldCollect(options); });
   }
   // Cost: some thousand accesses to memory; waits for a job that runs.
   absl::StatusOr<GcEstimate> EstimateGarbage() {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->EstimateGarbage(); });
   }
 
@@ -257,16 +266,18 @@ class Store {
   // periodic commits and the automatic growth of the index. Errors: FailedPrecondition, from a
   // callback of the store only.
   absl::Status StartBackground() {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     coordinator_->StartBackground();
     return absl::OkStatus();
   }
   absl::Status StopBackground() {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     coordinator_->StopBackground();
     return absl::OkStatus();
   }
-  BackgroundStats GetBackgroundStats() const { return coordinator_->GetBackgroundStats(); }
+  BackgroundStats GetBackgroundStats() const {
+    return coordinator_ == nullptr ? BackgroundStats() : coordinator_->GetBackgroundStats();
+  }
 
   // Makes a checkpoint and copies it into `directory`, which then is a store: this one as the
   // checkpoint's commit left it, with everything that returned before this call. The directory must
@@ -279,7 +290,7 @@ class Store {
   absl::StatusOr<BackupInfo> Backup(
       const std::string& directory,
       const std::function<void(const BackupProgress&)>& progress = {}) {
-    if (absl::Status status = core_->CheckCanPersist(); !status.ok()) return status;
+    if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Backup(directory, progress);
   }
 
@@ -288,7 +299,7 @@ class Store {
   // Needs the memory of another index and page. Errors: FailedPrecondition (closed),
   // ResourceExhausted.
   absl::StatusOr<VerifyReport> Verify(const VerifyOptions& options = {}) {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return coordinator_->Verify(options);
   }
 
@@ -302,32 +313,61 @@ class Store {
   // throws leaves this call before the store is closed: call again. Progress: waits for callbacks
   // that are running and for the device.
   absl::Status Close() {
-    if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return coordinator_->Close();
   }
 
-  // About how many keys the store holds: an estimate, whose errors ebb/stats.h tells at
-  // live_key_estimate. Nothing counts keys exactly, for an Upsert does not look whether its key is
-  // there. Cost: some thousand accesses to memory, under a millisecond.
-  std::uint64_t ApproximateSize() const { return core_->EstimateLiveKeys(); }
+  // Returns the number of keys. It is exact while no update runs if the index has at most 10,000
+  // entries and all records that they lead to are in memory, as in every small store that was not
+  // just opened from a checkpoint. Otherwise it is an estimate with the errors of live_key_estimate
+  // (ebb/stats.h), and at least 1 unless the index is empty. No counter is kept, since an Upsert
+  // does not know whether its key was there. Errors: FailedPrecondition, ResourceExhausted.
+  // Cost: reads the index when it has few entries, 64 bytes for each bucket, and each record in
+  // memory that it leads to; otherwise as ApproximateSize. Progress: waits while the index grows.
+  absl::StatusOr<std::uint64_t> Size() {
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
+    return core_->Size();
+  }
+  // Returns whether the store holds no key. Never an estimate: if the records in memory do not
+  // tell, it scans up to the first key, so its cost is that of a scan at worst. Errors: as a scan
+  // (ebb/scan.h).
+  absl::StatusOr<bool> IsEmpty() {
+    if (absl::Status status = CheckCallable(); !status.ok()) return status;
+    return internal::CatchNoMemory([&]() -> absl::StatusOr<bool> {
+      if (const auto count = core_->CountKeys(1); count.has_value()) return *count == 0;
+      ScanIterator<Key, Value> scan = NewScan();
+      if (scan.Next()) return false;
+      absl::Status status = scan.status();
+      if (!status.ok()) return status;
+      return true;
+    });
+  }
+  // Returns live_key_estimate of Stats(); 0 when the store is closed or memory is out. May also be
+  // called from callbacks. Cost: as Stats().
+  std::uint64_t ApproximateSize() const { return core_ == nullptr ? 0 : core_->EstimateLiveKeys(); }
 
-  // What the store is like now; without the estimates, which are 0, when memory is out. Cost: reads
-  // the kernel's account of memory and a sample of the index, some milliseconds.
-  StoreStats Stats() const { return core_->Stats(); }
+  // Returns the state of the store. Without memory the estimates are 0. Cost: reads the kernel's
+  // account of memory and a sample of the index: some milliseconds, unless the index has millions
+  // of buckets and only few keys; then it reads all of it.
+  StoreStats Stats() const { return core_ == nullptr ? StoreStats() : core_->Stats(); }
 
   // What has been done since Open or the last ResetMetrics; see ebb/metrics.h. Answers also when
   // the store is closed; all zeros in a forked child. Cost: a look at each session there has been
   // at a time.
-  MetricsSnapshot Metrics() const { return core_->Metrics(); }
+  MetricsSnapshot Metrics() const {
+    return core_ == nullptr ? MetricsSnapshot() : core_->Metrics();
+  }
   // From now on metrics count from zero. Stats() and GetCheckpointStats() are not concerned.
-  void ResetMetrics() { core_->ResetMetrics(); }
+  void ResetMetrics() {
+    if (core_ != nullptr) core_->ResetMetrics();
+  }
 
  private:
   friend struct internal::StoreAccess;
 
   explicit Store(internal::OpenedStore opened)
       : core_(std::move(opened.core)),
-        session_without_memory_(core_, typename Session::WithoutMemory{}),
+        session_without_memory_(core_, *core_->session_without_memory),
         coordinator_(std::move(opened.coordinator)),
         recovery_(std::move(opened.report)) {}
 
@@ -348,6 +388,12 @@ class Store {
     return Store(*std::move(opened));
   }
 
+  absl::Status CheckCallable() const {
+    return core_ == nullptr ? internal::Fixed().moved_from : core_->CheckCallable();
+  }
+  absl::Status CheckCanPersist() const {
+    return core_ == nullptr ? internal::Fixed().moved_from : core_->CheckCanPersist();
+  }
   void Leak() {
     using Kept = std::shared_ptr<const void>;
     internal::KeepForever(Kept(Kept(), coordinator_.release()));
@@ -374,10 +420,11 @@ class Store {
     return LocalSlow();
   }
   EBB_COLD Session& LocalSlow() {
+    if (core_ == nullptr) return session_without_memory_;  // moved from, as the store
     if (void* known = internal::FindThreadSession(*core_)) return *static_cast<Session*>(known);
     EBB_TRY {
       auto made = std::make_shared<Session>(NewSession());
-      if (made->state_->lacks_memory()) return session_without_memory_;
+      if (made->state_->is_stand_in()) return session_without_memory_;
       internal::KeepThreadSession(core_, made, *made->state_);
       return *made;
     } EBB_CATCH_NO_MEMORY {

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "ebb/internal/check.h"
 
 namespace ebb {
 

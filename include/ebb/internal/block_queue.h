@@ -16,6 +16,9 @@
 // Nothing here throws but the constructor: a read that lacks memory ends with NoMemory(), because
 // somebody waits for its end.
 //
+// Memory that blocks are read into is set once, when it is allocated. Valgrind does not see the
+// kernel write what it reads through io_uring, and would report that the bytes are not initialized.
+//
 // Thread safety: one thread at a time; the pool's help. Progress: Start waits when the ring is
 // full; Take waits for the device if told to; Drop and the destructor for what has begun. Only
 // these may be called once the device is gone.

@@ -4,6 +4,12 @@
 // sanitizer and debug builds. Neither is ever used to handle an error of the environment.
 #pragma once
 
+// Ends the compilation here: the rest would be hundreds of errors that name no cause.
+#if __cplusplus < 202002L
+#error "ebb needs C++20: compile with -std=c++20 (CMake: target_compile_features(... cxx_std_20))"
+#include <ebb needs C++20>
+#endif
+
 #include <cstdio>
 #include <cstdlib>
 

@@ -25,6 +25,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -67,6 +68,8 @@ struct CoreConfig {
   int creation_exponent = 16;
   HashSeed hash_seed;
   bool index_auto_grow = true;
+  std::uint64_t max_index_bytes = ~std::uint64_t{0};  // that files may demand: resolved
+  std::uint64_t index_limit_bytes = 0;                // of growth; 0: by the machine's memory
   unsigned pool_threads = 1;
   unsigned startable_threads = std::numeric_limits<unsigned>::max();  // see ThreadPool
   bool io_uring = true;
@@ -101,9 +104,16 @@ class Core {
   bool has_files() const { return config.has_files; }
 
   StoreStats Stats();
-  // How many keys the store holds, about: StoreStats::live_key_estimate. 0 when it is closed.
+  // StoreStats::live_key_estimate. 0 when the store is closed.
   std::uint64_t EstimateLiveKeys();
-  // What a look at evenly spread buckets of the index has met. Empty when the store is closed.
+  // Store::Size.
+  absl::StatusOr<std::uint64_t> Size();
+  // The number of keys, or `limit` as soon as that many have been found; nothing if that is not
+  // known: a chain leads to the device, or the index has more than kMaxCounted entries. Waits while
+  // the index grows, since an entry that is being moved can be in two rows or in none.
+  static constexpr std::uint64_t kMaxCounted = 10'000;
+  std::optional<std::uint64_t> CountKeys(std::uint64_t limit);
+  // A sample of the index: evenly spread buckets. Empty when the store is closed.
   struct IndexSample {
     static constexpr std::size_t kMostAddresses = 64;
     std::uint64_t step = 1;        // one bucket in so many was looked at
@@ -114,8 +124,11 @@ class Core {
     std::uint64_t on_device = 0;
     std::array<Address, kMostAddresses> addresses{};  // of the first on the device
   };
-  // `slot` is the caller's, and outside a guard. Beside growth, too.
-  IndexSample SampleIndex(EpochSlot& slot, std::uint64_t most_buckets);
+  // Samples at least `min_buckets` buckets, and more until kMinEntries entries have been found or
+  // all buckets have been read. So the sample of a store with few keys is the whole index.
+  // `slot` is the caller's, and outside a guard. Works during growth, too.
+  static constexpr std::uint64_t kMinEntries = 1024;
+  IndexSample SampleIndex(EpochSlot& slot, std::uint64_t min_buckets);
   MetricsSnapshot Metrics();
   void ResetMetrics();
   // In the way of `io_uring`. Not when the store is closed.
@@ -192,8 +205,10 @@ class Core {
   Pins pins;
   HashIndex index;
 
-  // What stands behind all sessions that could not be made for lack of memory.
+  // What stands behind all sessions that could not be made for lack of memory, and behind those
+  // that were moved from.
   const std::unique_ptr<SessionState> session_without_memory;
+  const std::unique_ptr<SessionState> session_moved_from;
 
   // The lists of operations that wait for the device, of all sessions.
   Mutex pending_mu;
@@ -231,8 +246,15 @@ class Core {
  private:
   // Since Open; of operations the latencies as histograms only.
   MetricsSnapshot CountedSinceOpen(LatencyHistograms* latencies);
-  // Empty also when memory is out.
-  IndexSample SampleForStatistics() noexcept;
+  struct KeyEstimates {
+    std::uint64_t entries = 0;
+    std::uint64_t keys = 0;
+  };
+  // All 0 also when memory is out.
+  KeyEstimates EstimateKeys() noexcept;
+  IndexSample SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets);
+  // One count, without waiting: nothing also while the index grows.
+  std::optional<std::uint64_t> TryCountKeys(EpochSlot& slot, std::uint64_t limit);
 
   // What metrics are counted from.
   Mutex metrics_mu_;
@@ -247,14 +269,15 @@ class Core {
 
 // What one session owns. Used by one thread at a time.
 //
-// NewSession() cannot report that there is no memory for a session, so then it returns one whose
-// calls do. All of those share one state of the core, in any number of threads. They find it as if
-// it were inside a callback, so their calls end where re-entered ones do, which read it and write
-// nothing but the counts of its slot.
+// Stand-ins. NewSession() cannot report that there is no memory for a session, so then it returns
+// one whose calls do. The calls of a session that was moved from report that. All sessions of one
+// of these two kinds share one state of the core, in any number of threads. They find it as if it
+// were inside a callback, so their calls end where re-entered ones do, which read it and write
+// nothing but the counts of its slot. So fast paths need no test for them.
 struct SessionState {
   explicit SessionState(Core& owner);
-  // The one without memory.
-  SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle);
+  // A stand-in, whose calls return `why`.
+  SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle, absl::Status why);
   // Completes what is pending, first.
   ~SessionState();
   SessionState(const SessionState&) = delete;
@@ -269,7 +292,7 @@ struct SessionState {
   EBB_INLINE bool MayCallBack() const {
     return (t_callbacks | slot->word.load(std::memory_order_relaxed)) == 0;  // our own slot
   }
-  bool lacks_memory() const { return own_slot != nullptr; }
+  bool is_stand_in() const { return own_slot != nullptr; }
   // Why a session that is not idle takes no call.
   absl::Status BusyError() const;
   // True while a call of this session is on its slow path.
@@ -284,6 +307,19 @@ struct SessionState {
   SessionSerials serials;
   std::string name;         // empty: none
   DeviceSearch search;      // of the call that is under way
+  // Buffers keep at most kRetainedBytes each between two calls, so that a session that has once
+  // met a large value does not hold as much memory for ever.
+  static constexpr std::size_t kRetainedBytes = std::size_t{64} << 10;
+  static void Trim(std::string& buffer) {
+    if (buffer.capacity() > kRetainedBytes) [[unlikely]]
+      std::string().swap(buffer);
+  }
+  void TrimBuffers() {
+    Trim(scratch);
+    Trim(key_bytes);
+    Trim(value_bytes);
+    search.Trim(kRetainedBytes);
+  }
   std::string scratch;      // copies of string values
   std::string key_bytes;    // of a key with a codec of its own, during a call
   std::string value_bytes;  // likewise
@@ -291,13 +327,13 @@ struct SessionState {
   // Made when they are needed first.
   std::unique_ptr<PendingOperations> pending;           // asynchronous ones
   std::unique_ptr<PendingOperations> batch;             // of the batch that is under way
-  const std::unique_ptr<EpochSlot> own_slot = nullptr;  // of the session without memory
+  const std::unique_ptr<EpochSlot> own_slot = nullptr;  // of a stand-in
 };
 
-// Does not delete the core's session without memory.
+// Does not delete the core's stand-ins.
 struct SessionRelease {
   void operator()(SessionState* session) const {
-    if (!session->lacks_memory()) delete session;
+    if (!session->is_stand_in()) delete session;
   }
 };
 using OwnedSession = std::unique_ptr<SessionState, SessionRelease>;

@@ -35,12 +35,18 @@ class DeviceSearch {
   void Begin(Part part);
   // Forgets part and answer.
   void Clear() { state_ = State::kNothing; }
+  // The same, and frees memory of more than `max_bytes`.
+  void Trim(std::size_t max_bytes) {
+    Clear();
+    buffer_.Trim(max_bytes);
+  }
   // True when read() is to be read before the next Step; false when the search has ended.
   bool Step(HybridLog& log, const void* key, std::size_t key_bytes);
   // All of it, one read after the other.
   void Run(HybridLog& log, const void* key, std::size_t key_bytes);
   BlockRead& read() { return read_; }
 
+  std::size_t memory_bytes() const { return buffer_.bytes(); }
   bool under_way() const { return state_ == State::kUnderWay; }
   bool ended() const { return state_ == State::kEnded; }
   // Of a search that has ended: DataLoss, Unavailable, ResourceExhausted; Aborted, see above.

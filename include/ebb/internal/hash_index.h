@@ -201,8 +201,10 @@ class HashIndex {
     kNoMemory,
   };
 
-  // 2^exponent buckets, tags above creation_exponent <= exponent. Check ok().
-  HashIndex(int exponent, int creation_exponent, bool huge_pages, HashSeed seed = {});
+  // 2^exponent buckets, tags above creation_exponent <= exponent. They may grow to max_bytes; 0:
+  // to what the machine's memory could hold. Check ok().
+  HashIndex(int exponent, int creation_exponent, bool huge_pages, HashSeed seed = {},
+            std::uint64_t max_bytes = 0);
   ~HashIndex();
   bool ok() const { return buckets_ != nullptr; }
   // Empties the index. Alone: before any other thread knows it.
@@ -349,6 +351,7 @@ class HashIndex {
 
   // What the hashes of keys are made with. Here, because the hot path loads this line anyway.
   const KeyHash& key_hash() const { return key_hash_; }
+  bool growing() const { return growth_.load(std::memory_order_acquire) != 0; }  // [grow]
   int exponent() const { return std::countr_zero(bucket_count()); }
   int creation_exponent() const { return creation_exponent_; }
   // While the index grows, as before.

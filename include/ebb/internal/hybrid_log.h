@@ -154,6 +154,14 @@ class DeviceBuffer {
  public:
   // At least `blocks` blocks, keeping the first `keep`; null when memory is out.
   std::byte* Reserve(std::size_t blocks, std::size_t keep);
+  std::size_t bytes() const { return blocks_ * kBlockBytes; }
+  // Frees the memory if it is more than `max_bytes`.
+  void Trim(std::size_t max_bytes) {
+    if (bytes() <= max_bytes) [[likely]]
+      return;
+    bytes_ = nullptr;
+    blocks_ = 0;
+  }
 
  private:
   AlignedBuffer bytes_;
@@ -169,11 +177,12 @@ struct IncarnationSpan {
 // Of a table in order of blocks; 0 before its first.
 std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block);
 
-// Between two looks at a condition that another thread will make true: first yields, then sleeps
-// for some tens of microseconds, so that a preempted guard holder can run.
+// Between two checks of a condition that another thread will make true: first yields, then sleeps
+// for 25 to 88 microseconds, so that a preempted guard holder can run. Each wait has a random
+// length: two threads that hinder each other at the same moment do not meet again and again.
 class Backoff {
  public:
-  void Wait();
+  unsigned Wait();  // returns the random part, for tests
 
  private:
   int count_ = 0;

@@ -51,7 +51,7 @@ class LiveScan {
   const std::string prefix_;
   EpochSlot* const slot_;
   absl::Status status_;
-  std::optional<Address> pin_;
+  std::optional<Pins::Pin> pin_;
   Address end_;
   std::unique_ptr<LiveReader> reader_;  // null: before the beginning or after the end
   std::span<const LiveReader::Item> live_;

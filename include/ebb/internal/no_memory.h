@@ -31,6 +31,7 @@ namespace ebb::internal {
 struct FixedStatuses {
   absl::Status no_memory;
   absl::Status closed;
+  absl::Status moved_from;
   absl::Status forked;
   absl::Status reentered;
   absl::Status in_memory;

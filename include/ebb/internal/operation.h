@@ -83,10 +83,11 @@ enum class Step : std::uint8_t {
 };
 
 inline OpStatus Refuse(SessionState& session, absl::Status why) {
-  if (session.lacks_memory()) return OpStatus::kRefused;  // its error, which others read, says so
-  session.slot->tally.Add(IsUserError(why)    ? Count::kUserErrors
-                          : IsCorruption(why) ? Count::kCorruptionErrors
-                                              : Count::kRecoverableErrors,
+  if (session.is_stand_in()) return OpStatus::kRefused;  // its error, which others read, says so
+  session.slot->tally.Add(IsUserError(why)     ? Count::kUserErrors
+                          : IsCorruption(why)  ? Count::kCorruptionErrors
+                          : IsRecoverable(why) ? Count::kRecoverableErrors
+                                               : Count::kLastingErrors,
                           1);
   session.error = std::move(why);
   return OpStatus::kRefused;
@@ -157,6 +158,7 @@ class Operations {
         CopyValue(found, session.scratch);
         CountRead(session, session.scratch);
         Call(found, ValueView(session.scratch));
+        SessionState::Trim(session.scratch);
       }
     }
     EBB_INLINE void Call(const Found& found, const ValueView& value) const {
@@ -275,8 +277,10 @@ class Operations {
         session.slot->tally.Add(Count::kDeviceWaits, 1);
         session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
       }
+      session.search.Trim(SessionState::kRetainedBytes);
       return status;
     } EBB_CATCH_NO_MEMORY {
+      session.search.Trim(SessionState::kRetainedBytes);
       return RefuseForMemory(session, OpKind::kRead);
     }
   }
@@ -444,6 +448,7 @@ class Operations {
       if (op.status == OpStatus::kOk) {
         CountBytes(session, K::Bytes(key) + (Op::kTombstone ? 0 : NewValueBytes(op)));
       }
+      if constexpr (!V::kFixed) SessionState::Trim(session.scratch);
     }
     return step;
   }
@@ -652,9 +657,11 @@ class Operations {
       session.search.Clear();
       if (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
         Complete(session, key, hash, op, session.search);
+        session.search.Trim(SessionState::kRetainedBytes);
       }
       return op.status;
     } EBB_CATCH_NO_MEMORY {
+      session.search.Trim(SessionState::kRetainedBytes);
       return RefuseForMemory(session, Op::kKind);
     }
   }

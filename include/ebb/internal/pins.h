@@ -14,7 +14,10 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
+#include <compare>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <set>
 
@@ -28,34 +31,45 @@ class Pins {
  public:
   static constexpr std::size_t kMost = 64;
 
+  using Clock = std::chrono::steady_clock;
+  struct Pin {
+    Address address;
+    Clock::time_point since;
+    auto operator<=>(const Pin&) const = default;
+  };
   // Pins the log's begin, until Remove of what this returns. Nothing: there are too many.
-  std::optional<Address> Add(const HybridLog& log) {
+  std::optional<Pin> Add(const HybridLog& log) {
     MutexLock lock(mu_);
     if (pinned_.size() == kMost) return std::nullopt;
-    return *pinned_.insert(log.begin());
+    return *pinned_.insert({log.begin(), Clock::now()});
   }
-  void Remove(Address address) {
+  void Remove(Pin pin) {
     MutexLock lock(mu_);
-    pinned_.erase(pinned_.find(address));
+    pinned_.erase(pinned_.find(pin));
   }
   // The lower of `wanted` and the lowest pin.
   Address Limit(Address wanted) const {
     MutexLock lock(mu_);
-    return pinned_.empty() ? wanted : std::min(wanted, *pinned_.begin());
+    return pinned_.empty() ? wanted : std::min(wanted, pinned_.begin()->address);
   }
 
   struct Report {
     std::size_t count = 0;
-    Address lowest;  // null: there is none
+    Address lowest;               // null: there is none
+    std::uint64_t oldest_ms = 0;  // age of the oldest; which is one of the lowest: begin only grows
   };
   Report GetReport() const {
     MutexLock lock(mu_);
-    return {pinned_.size(), pinned_.empty() ? Address() : *pinned_.begin()};
+    if (pinned_.empty()) return {};
+    const auto age = Clock::now() - pinned_.begin()->since;
+    return {pinned_.size(), pinned_.begin()->address,
+            static_cast<std::uint64_t>(
+                std::chrono::duration_cast<std::chrono::milliseconds>(age).count())};
   }
 
  private:
   mutable Mutex mu_;
-  std::multiset<Address> pinned_ ABSL_GUARDED_BY(mu_);
+  std::multiset<Pin> pinned_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace ebb::internal

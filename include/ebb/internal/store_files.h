@@ -53,6 +53,7 @@ struct FoundSegments {
   std::vector<std::uint64_t> numbers;   // ascending
   std::optional<SegmentHeader> header;  // of the first good one; nothing: there is no store yet
   std::map<std::uint64_t, std::string> bad_headers;  // segments, and what is wrong with them
+  std::string foreign;  // a file that no store creates; empty: there is none
 };
 // FailedPrecondition for a backup that was not finished, DataLoss for files of another store, for
 // headers of which none verifies, and for checkpoints or a durable end without a log.

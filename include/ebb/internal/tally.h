@@ -127,7 +127,8 @@ struct Count {
   static constexpr std::size_t kUserErrors = kWrittenBytes + 1;
   static constexpr std::size_t kRecoverableErrors = kUserErrors + 1;
   static constexpr std::size_t kCorruptionErrors = kRecoverableErrors + 1;
-  static constexpr std::size_t kCount = kCorruptionErrors + 1;
+  static constexpr std::size_t kLastingErrors = kCorruptionErrors + 1;
+  static constexpr std::size_t kCount = kLastingErrors + 1;
 };
 using TallySums = std::array<std::uint64_t, Count::kCount>;
 

@@ -16,7 +16,8 @@ namespace ebb::internal {
 
 // Trivial, so that access needs no initialisation check.
 struct LastThreadSession {
-  const Core* core = nullptr;
+  static constexpr char kNone = 0;
+  const void* core = &kNone;  // a Core; never null, as that of a store that was moved from is
   void* session = nullptr;
 };
 inline constinit thread_local LastThreadSession t_last_session;
