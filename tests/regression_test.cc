@@ -361,9 +361,9 @@ TEST(RegressionTest, ChosenKeysShareNoChain) {
     for (std::uint64_t i = 0; i < keys.size(); ++i) Must(store.Upsert(keys[i], i));
     PushOut(store, [&](std::uint64_t i) { Must(store.Upsert("filler" + std::to_string(i), i)); });
     for (std::uint64_t i = 0; i < keys.size(); i += 50) {
-      const std::uint64_t before = store.Stats().device_read_count;
+      const std::uint64_t before = store.Metrics().device_reads;
       EXPECT_EQ(Must(store.Read(keys[i])), i);
-      EXPECT_LE(store.Stats().device_read_count - before, 4U);
+      EXPECT_LE(store.Metrics().device_reads - before, 4U);
     }
     Must(store.Close());
   }
