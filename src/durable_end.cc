@@ -14,14 +14,14 @@
 namespace ebb::internal {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x454c424152554445;  // "EDURABLE"
+constexpr std::uint64_t kEndMagic = 0x454c424152554445;  // "EDURABLE"
 // Far from the numbers of all other blocks, so that no kind can pass for another.
-constexpr std::uint64_t kFirstNumber = std::uint64_t{1} << 63;
+constexpr std::uint64_t kFirstEndNumber = std::uint64_t{1} << 63;
 constexpr std::size_t kSectorBytes = 512;
 constexpr std::size_t kLastSector = kBlockBytes - kSectorBytes;
 
 struct Fields {
-  std::uint64_t magic = kMagic;
+  std::uint64_t magic = kEndMagic;
   std::uint64_t format_version = kFormatVersion;
   std::uint64_t store_id = 0;
   std::uint64_t end_block = 0;
@@ -34,7 +34,7 @@ void Encode(std::uint64_t store_id, std::uint64_t end_block, std::size_t number,
   const Fields fields{.store_id = store_id, .end_block = end_block};
   std::memset(block.data(), 0, block.size());
   std::memcpy(block.data() + kFieldsOffset, &fields, sizeof(fields));
-  SealBlock(block, store_id, kFirstNumber + number, 0);
+  SealBlock(block, store_id, kFirstEndNumber + number, 0);
 }
 
 // E, or nothing when the block does not verify.
@@ -43,9 +43,9 @@ std::optional<std::uint64_t> Decode(std::span<const std::byte> block, std::size_
   Fields fields;
   std::memcpy(&fields, block.data() + kFieldsOffset, sizeof(fields));
   const bool verifies =
-      fields.magic == kMagic && fields.format_version == kFormatVersion &&
+      fields.magic == kEndMagic && fields.format_version == kFormatVersion &&
       fields.store_id == store_id.value_or(fields.store_id) &&
-      VerifyBlock(block, fields.store_id, kFirstNumber + number) == std::uint64_t{0} &&
+      VerifyBlock(block, fields.store_id, kFirstEndNumber + number) == std::uint64_t{0} &&
       fields.end_block <= Address::kMask / kBlockBytes;
   return verifies ? std::optional(fields.end_block) : std::nullopt;
 }

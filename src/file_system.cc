@@ -285,7 +285,7 @@ LockedDirectories& Locked() {
 }
 // Made while the program starts, when no thread forks: a child that finds it half made would wait
 // forever.
-[[maybe_unused]] const LockedDirectories& g_made_early = Locked();
+[[maybe_unused]] const LockedDirectories& g_locked_made_early = Locked();
 
 int PosixDirectory::List(std::vector<std::string>& names) {
   names.clear();

@@ -141,7 +141,7 @@ TEST(StoreConfigTest, WhatAStoreIsNotIsRefused) {
 // Files are not trusted with memory: any program can write a header that verifies.
 TEST(StoreConfigTest, FilesMayNotDemandAnIndexThatIsTooLarge) {
   Options options;
-  SegmentHeader header = internal::NewHeader(options, {}, kTypes);
+  SegmentHeader header = Must(internal::NewHeader(options, {}, kTypes));
   header.creation_exponent = 33;  // 512 GiB
   EXPECT_TRUE(FailsWith(internal::MakeConfig(header, options, {}).status(),
                         StatusCode::kResourceExhausted, "max_index_bytes"));
