@@ -149,12 +149,13 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
 }
 
 // A commit that follows no record must not use up what the commit of the next record needs, but
-// that of Close may.
+// that of Close may. One that only states serials, or belongs to a checkpoint, can wait for space.
 absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
   if (owes_control_ || core_.log.tail() != durable_ || core_.epochs.closed()) {
     return absl::OkStatus();
   }
-  return core_.log.CheckIdleCommit(!of_checkpoint && begin_ != BeginToState(false));
+  const bool is_needed = !settled_ || begin_ != BeginToState(false);
+  return core_.log.CheckIdleCommit(!of_checkpoint && is_needed);
 }
 
 absl::Status Coordinator::ShiftVersion() {
@@ -630,7 +631,7 @@ absl::Status Coordinator::MoveBegin(Address begin) {
   // An image is what no slice of the space has room for. The log alone holds everything, too.
   if (checkpoint && absl::IsResourceExhausted(status) && core_.log.is_short_of_space()) {
     status = CleanUpLocked(0).status();
-    if (status.ok()) status = commits_.Join();
+    if (status.ok() && DurableBegin() < begin) status = commits_.Join();
   }
   return status.ok() ? FollowCommits() : status;
 }

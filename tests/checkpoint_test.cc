@@ -276,7 +276,8 @@ TEST(CheckpointTest, ALogShorterThanACheckpointIsDataLoss) {
   auto directory = files.OpenDirectory("db", false).directory;
   std::vector<std::string> names;
   for (const auto& [name, bytes] : SnapshotOf(files, "db")) {
-    if (name.starts_with("log-")) names.push_back(name);
+    // Some have their space only.
+    if (name.starts_with("log-") && bytes.size() > 4096) names.push_back(name);
   }
   ASSERT_GT(names.size(), 2U);
   ASSERT_EQ(directory->Unlink(names.back()), 0);
