@@ -25,6 +25,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
+#include "tests/support/test_hash.h"
 
 namespace ebb::test {
 namespace {
@@ -273,7 +274,9 @@ TEST(LivenessTest, WhatTheIndexMayBeMovingIsWaitedFor) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   internal::Core& core = CoreOf(store);
   OwnSlot slot(core);
-  const Address lost = AppendUnpublished(core, *slot, 2);
+  std::uint64_t key = 2;
+  while (TestHash(key) % 2 != 0) ++key;  // of the bucket that is split first
+  const Address lost = AppendUnpublished(core, *slot, key);
   Freeze(core);
   const auto drain = [&] {
     const std::uint64_t epoch = core.epochs.Bump();

@@ -380,15 +380,17 @@ TEST(RecoveryTest, TruncatedAndMissingSegmentsAreRefusedAndLeftAlone) {
 // interrupted; but it holds a log, so it must not be taken for one and begun anew.
 TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
   SimFileSystem files(/*direct=*/false);
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.segment_blocks = 1024;
   {
-    auto store = Must(OpenTiny<U64Store>("db", &files));
+    auto store = Must(OpenIn<U64Store>("db", environment));
     for (std::uint64_t i = 0; i < 500; ++i) Must(store.Upsert(i, i));
     Must(store.Close());
   }
   Overwrite(files, "db", SegmentFile(0), 0, std::string(4096, '\0'));
   const Snapshot before = SnapshotOf(files, "db");
   ASSERT_EQ(before.size(), 3U) << "lock, durable end and one segment";
-  EXPECT_TRUE(FailsWith(OpenTiny<U64Store>("db", &files).status(), StatusCode::kDataLoss,
+  EXPECT_TRUE(FailsWith(OpenIn<U64Store>("db", environment).status(), StatusCode::kDataLoss,
                         "log-00000000.ebb at offset 0"));
   EXPECT_EQ(SnapshotOf(files, "db"), before);
 }
