@@ -218,7 +218,7 @@ TEST_F(StoreFilesTest, AForgedHeaderDoesNotMakeTheOpeningUseUpTheMemory) {
     const auto directory = files_.OpenDirectory("db", false).directory;
     for (const std::uint64_t number : Must(internal::FindSegments(*directory)).numbers) {
       const std::string name = internal::FileDevice::SegmentName(number);
-      const auto file = directory->Open(name, {}).file;
+      const auto file = directory->Open(name, {.write = true}).file;
       const internal::AlignedBuffer buffer = internal::AllocateAligned(internal::kBlockBytes);
       const std::span<std::byte> block(buffer.get(), internal::kBlockBytes);
       ASSERT_EQ(internal::ReadFully(*file, 0, block).error, 0);
