@@ -98,7 +98,9 @@ std::uint64_t internal::PhysicalMemoryBytes(const std::string& root) {
   if (pages > 0 && bytes > 0) {
     memory = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(bytes);
   }
-  return std::min(memory, ControlGroupLimit(root));
+  if (!root.empty()) return std::min(memory, ControlGroupLimit(root));
+  static const std::uint64_t limit = ControlGroupLimit(root);  // some ten files
+  return std::min(memory, limit);
 }
 
 Options Options::WithMemory(std::uint64_t bytes) {

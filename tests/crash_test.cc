@@ -96,7 +96,9 @@ const char* NameOf(Step step) {
 absl::StatusOr<LedgerStore> Open(SimFileSystem& files) {
   Environment environment = TinyEnvironment(&files);
   environment.segment_blocks = 4;
-  return OpenIn<LedgerStore>("db", environment);
+  Options options = TinyOptions();
+  options.preallocate_bytes = 0;  // or most calls would create files that stay empty
+  return OpenIn<LedgerStore>("db", environment, options);
 }
 
 // ---- one run of a workload ----

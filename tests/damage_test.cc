@@ -41,7 +41,9 @@ constexpr std::uint64_t kSegmentBlocks = 4;
 absl::StatusOr<LedgerStore> Open(SimFileSystem& files) {
   internal::Environment environment = TinyEnvironment(&files);
   environment.segment_blocks = kSegmentBlocks;
-  return OpenIn<LedgerStore>("db", environment);
+  Options options = TinyOptions();
+  options.preallocate_bytes = 0;  // or most files would stay empty
+  return OpenIn<LedgerStore>("db", environment, options);
 }
 
 // A store of several files and histories, closed. One crash has left a file of blocks that are
