@@ -292,8 +292,11 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   next.begin = BeginOfFiles(geometry, begin);
   const Manifest* const manifest = scan->manifest();
   next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
-  // Openings without a commit take one block, however many there are.
-  next.cut_block = scan->open_block() != 0 ? scan->open_block() : scan->cut_block();
+  // Openings without a commit take one block, however many there are. Only if nothing follows the
+  // open record: a commit record there, which a crash has left behind lost blocks, states that the
+  // open record was durable, and must be gone first.
+  const bool is_last = scan->cut_block() == core.files.device->EndBlock();
+  next.cut_block = scan->open_block() != 0 && is_last ? scan->open_block() : scan->cut_block();
   next.version = scan->next_version();
   next.checkpoint_id = std::max(scan->checkpoint_id(), checkpoints.last_id);
   next.histories = scan->incarnations();
