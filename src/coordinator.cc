@@ -628,7 +628,7 @@ absl::Status Coordinator::MoveBegin(Address begin) {
     checkpoint = !checkpoints_.empty() && checkpoints_.back().scan_address < begin.value();
   }
   absl::Status status = checkpoint ? WriteCheckpoint() : commits_.Join();
-  // An image is what no slice of the space has room for. The log alone holds everything, too.
+  // No slice of the space has room for an image. The log alone holds everything, too.
   if (checkpoint && absl::IsResourceExhausted(status) && core_.log.is_short_of_space()) {
     status = CleanUpLocked(0).status();
     if (status.ok() && DurableBegin() < begin) status = commits_.Join();

@@ -325,7 +325,7 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
     }
   }
   if (status.ok()) status = GiveBack(stats);
-  if (core_.log.is_short_of_space()) core_.log.TakeSpaceAgain();
+  if (core_.log.is_short_of_space()) core_.log.TakeSpaceAhead(0);
   return status;
 }
 

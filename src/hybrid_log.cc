@@ -270,12 +270,12 @@ absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space 
   return HasSpace(at, extent_bytes, space) ? absl::OkStatus() : status;
 }
 
-absl::Status HybridLog::CheckIdleCommit(bool moves_begin) {
+absl::Status HybridLog::CheckIdleCommit(bool is_needed) {
   MutexLock lock(space_mu_);
   SizeSlices();
   const Address at = config_.geometry.Normalize(NextPlace());
   if (at < LoadAcquire(ordinary_end_)) return absl::OkStatus();  // [space]
-  const std::uint64_t kept = moves_begin ? BlocksBehind(Space::kCollection) / 2 : HalfOfDeletions();
+  const std::uint64_t kept = is_needed ? BlocksBehind(Space::kCollection) / 2 : HalfOfDeletions();
   return ReserveTo(config_.geometry.BlockOf(at) + 2 + sessions_blocks_ + kept);
 }
 

@@ -268,16 +268,15 @@ class HybridLog {
   bool is_short_of_space() const {
     return is_short_of_space_.load(std::memory_order_relaxed);  // a hint
   }
-  // Tries to fill all slices again, and with them the tail's page: after space was given back.
-  void TakeSpaceAgain() { TakeSpaceAhead(0); }
-  // Whether there is space for a commit that follows no record. One that moves begin leaves half of
-  // the commits' slice, others leave that, the slice of collections, and half of the deletions'.
-  absl::Status CheckIdleCommit(bool moves_begin);
+  // Whether there is space for a commit that follows no record. One that is needed, because it
+  // moves begin or settles the commit before it, leaves half of the commits' slice. Others leave
+  // all of it, the slice of collections, and half of the deletions'.
+  absl::Status CheckIdleCommit(bool is_needed);
   // How many bytes a full list of the sessions takes; makes room for it in the slices, and leaves
   // half of the deletions'.
   absl::Status SetSessionsBytes(std::uint64_t bytes);
-  // How many blocks of live records a collection may copy before a commit gives space back, and
-  // what each pass of it wastes.
+  // How many blocks of live records a collection may copy before a commit gives space back, and how
+  // many each pass of it wastes.
   struct CollectionSpace {
     std::uint64_t slice_blocks = 0;
     std::uint64_t waste_blocks = 0;
@@ -403,7 +402,7 @@ class HybridLog {
   // How many blocks the classes after `space` have to themselves.
   std::uint64_t BlocksBehind(Space space) const {
     return blocks_behind_[static_cast<std::size_t>(space)].load(
-        std::memory_order_relaxed);  // grows
+        std::memory_order_relaxed);  // a size; space_end_block_ carries the order
   }
   // Where the next record goes, be it behind a page's end.
   Address NextPlace() const;
