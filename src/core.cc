@@ -349,6 +349,8 @@ StoreStats Core::Stats() {
   stats.safe_read_only_address = log.safe_read_only().value();
   stats.read_only_address = log.read_only().value();
   stats.tail_address = log.tail().value();
+  stats.address_space_share =
+      std::ldexp(static_cast<double>(stats.tail_address), -log.geometry().address_bits);
   const Pins::Report pinned = pins.GetReport();
   stats.pin_count = pinned.count;
   stats.lowest_pinned_address = pinned.lowest.value();

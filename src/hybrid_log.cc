@@ -24,6 +24,11 @@ void Pause() {
 #endif
 }
 
+// At most, wherever the records lie in their blocks.
+std::uint64_t BlocksOfSessions(std::uint64_t bytes) {
+  return bytes == 0 ? 0 : bytes / kBlockPayloadBytes + 2;
+}
+
 // A generator of the thread (xorshift), so that threads that wait for each other do not go in step.
 std::uint32_t NextRandom() {
   static constinit thread_local std::uint64_t t_state = 0;
@@ -104,6 +109,10 @@ void HybridLog::Restore(Position position) {
       shape.has_lengths() ? 0 : shape.ExtentFor(shape.key_bytes, shape.value_bytes),
       std::memory_order_relaxed);  // before anybody knows the log
   incarnations_ = std::move(position.incarnations);
+  {
+    MutexLock lock(space_mu_);
+    sessions_blocks_ = BlocksOfSessions(position.sessions_bytes);
+  }
   MutexLock lock(boundary_mu_);
   requested_read_only_ = tail;
 }
@@ -257,8 +266,9 @@ absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space 
   absl::Status status = ReserveTo(page_end + BlocksBehind(Space::kOrdinary));
   if (status.ok()) {
     is_short_of_space_.store(false, std::memory_order_relaxed);  // a hint
-    ordinary_end_.store(geometry.PageStart(geometry.PageOf(at) + 1).value(),
-                        std::memory_order_release);  // [space]
+    const std::uint64_t end_page =
+        std::min(geometry.PageOf(at) + 1, EndPage(Space::kOrdinary));
+    ordinary_end_.store(geometry.PageStart(end_page).value(), std::memory_order_release);  // [space]
     return status;
   }
   // The slices that matter most first, as far as space goes.
@@ -281,7 +291,7 @@ absl::Status HybridLog::CheckIdleCommit(bool is_needed) {
 
 absl::Status HybridLog::SetSessionsBytes(std::uint64_t bytes) {
   MutexLock lock(space_mu_);
-  const std::uint64_t blocks = bytes == 0 ? 0 : bytes / kBlockPayloadBytes + 2;
+  const std::uint64_t blocks = BlocksOfSessions(bytes);
   const std::uint64_t before = std::exchange(sessions_blocks_, blocks);
   if (blocks <= before) return absl::OkStatus();
   SizeSlices();
@@ -313,11 +323,9 @@ void HybridLog::TakeSpaceAhead(std::uint64_t pages_ahead) {
   static_cast<void>(TakeSpace(at, sizeof(RecordHeader), Space::kOrdinary));
 }
 
-bool HybridLog::AddressSpaceIsUsedUp() const {
-  const std::uint64_t page =
-      TailPage(tail_.load(std::memory_order_relaxed));  // the page number only grows
-  return page + 1 >= std::uint64_t{1}
-                         << (config_.geometry.address_bits - config_.geometry.page_shift);
+std::uint64_t HybridLog::EndPage(Space space) const {
+  const std::uint64_t pages = config_.geometry.max_pages();
+  return space <= Space::kDeletion ? pages - pages / 100 : pages;
 }
 
 // kRoom: the tail's page has room and space, because it had or because it was turned here. A page
@@ -334,7 +342,7 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
     if (!HasSpace(place, extent_bytes, space)) return Turn::kNeedsSpace;
     if (!full) return Turn::kRoom;
     const std::uint64_t oldest_page = geometry.PageOf(safe_head());
-    if (page - oldest_page >= geometry.frame_count || AddressSpaceIsUsedUp()) {
+    if (page - oldest_page >= geometry.frame_count || page >= EndPage(space)) {
       return Turn::kNeedsFrame;
     }
     if (place >= LoadAcquire(ordinary_end_) && drained_page != page) return Turn::kNeedsDrain;
@@ -370,11 +378,12 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
     const Turn turn = TryTurnPage(extent_bytes, space, drained_page);
     if (turn == Turn::kRoom) return absl::OkStatus();
     if (health_.poisoned()) return health_.status();
-    if (AddressSpaceIsUsedUp()) {
-      return Lasting(absl::ResourceExhaustedError(
-          fmt::format("the log's address space of 2^{} bytes is used up: copy all keys into a new "
-                      "store",
-                      config_.geometry.address_bits)));
+    const std::uint64_t tail_page = TailPage(tail_.load(std::memory_order_relaxed));  // only grows
+    if (tail_page + 1 >= EndPage(space)) {
+      return Lasting(absl::ResourceExhaustedError(fmt::format(
+          "{} % of the log's address space of 2^{} bytes is used: copy all keys into a new store "
+          "(collecting garbage does not renew addresses)",
+          space <= Space::kDeletion ? 99 : 100, config_.geometry.address_bits)));
     }
     if (turn == Turn::kNeedsSpace) {
       const Address place = config_.geometry.Normalize(NextPlace());

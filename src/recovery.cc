@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -147,6 +148,7 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
   position.begin = start.begin;
   position.tail = geometry.BlockStart(start.cut_block + (core.config.read_only ? 0 : 1));
   position.incarnations = std::move(start.histories);
+  position.sessions_bytes = core.sessions.ListBytesWith("");
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
   // One frame is free for the next page, and pages behind the tail may have been read into others.
   const std::uint64_t end_page = tail_page + 2 + PageReader::kMostAhead;
@@ -309,6 +311,14 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   if (!found.foreign.empty()) {
     report.notes.push_back(fmt::format(
         "the directory holds {}, which is no file of a store; ebb leaves it alone", found.foreign));
+  }
+  const double share = std::ldexp(static_cast<double>(geometry.BlockStart(next.cut_block).value()),
+                                  -geometry.address_bits);
+  if (share >= 0.9) {
+    report.notes.push_back(
+        fmt::format("{:.1f} % of the log's addresses are used, and at 99 % updates are rejected: "
+                    "copy all keys into a new store",
+                    100 * share));
   }
   // A crash came before they were removed.
   std::erase_if(checkpoints.manifests,

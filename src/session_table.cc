@@ -80,7 +80,7 @@ bool SessionTable::HasChanges() const {
 
 std::uint64_t SessionTable::ListBytesWith(std::string_view name) const {
   MutexLock lock(mu_);
-  std::uint64_t bytes = entries_.contains(name) ? 0 : SessionBytes(name);
+  std::uint64_t bytes = name.empty() || entries_.contains(name) ? 0 : SessionBytes(name);
   for (const auto& [known, entry] : entries_) bytes += SessionBytes(known);
   return bytes;
 }

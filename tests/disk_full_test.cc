@@ -10,9 +10,12 @@
 // commit succeeds; a collection makes room for updates when there is garbage, also behind a
 // checkpoint; deletions and collections empty a disk that is full of live records; openings and
 // closings use up nothing.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <map>
@@ -161,7 +164,13 @@ TEST_F(DiskFullTest, WritingGoesOnOnceThereIsSpaceWhateverTheLimitWas) {
 
 // ---- a disk that stays full ----
 
+// Why there is no space. kOtherWriter: another program takes most of the blocks that are freed.
+enum class Way { kFull, kQuota, kNoHoles, kNoReservations, kFileLimit, kOtherWriter };
+constexpr const char* kWays[] = {"full",           "quota",      "no holes",
+                                 "no reservation", "file limit", "other writer"};
+
 struct FullDisk {
+  Way way = Way::kFull;
   int page_shift = 12;
   std::uint64_t blocks = 0;
   std::uint64_t value_bytes = 0;
@@ -175,9 +184,13 @@ class FullDiskTest : public testing::Test {
   absl::StatusOr<U64StringStore> TryOpen(SimFileSystem& files) {
     internal::Environment environment = TinyEnvironment(&files);
     environment.page_shift = disk_.page_shift;
-    environment.segment_blocks = 64;
+    environment.segment_blocks = disk_.way == Way::kNoHoles     ? 8
+                                 : disk_.way == Way::kFileLimit ? 1024
+                                                                : 64;
     Options options = TinyOptions();
     options.preallocate_bytes = 4096;
+    options.promote_reads = disk_.seed % 3 == 0;
+    if (disk_.seed % 5 == 0) options.durability = Durability::kAlways;
     return OpenIn<U64StringStore>("db", environment, options);
   }
   // Not every disk has room for an empty store.
@@ -187,7 +200,16 @@ class FullDiskTest : public testing::Test {
     model_.clear();
     writes_ = 0;
     files_.emplace();
-    files_->SetCapacityBytes(disk.blocks * 4096);
+    SimFileSystem::SpaceRules rules;
+    if (disk.way == Way::kQuota) rules.error = EDQUOT;
+    rules.can_punch = disk.way != Way::kNoHoles;
+    rules.can_reserve = disk.way != Way::kNoReservations;
+    if (disk.way == Way::kFileLimit) {
+      rules.max_file_bytes = disk.blocks * 4096;
+    } else {
+      files_->SetCapacityBytes(disk.blocks * 4096);
+    }
+    files_->SetSpaceRules(rules);
     auto opened = TryOpen(*files_);
     if (!opened.ok()) return false;
     store_.emplace(*std::move(opened));
@@ -205,6 +227,40 @@ class FullDiskTest : public testing::Test {
     if (status.ok()) model_[key] = std::move(value);
     rejections_ += status.ok() ? 0 : 1;
     return status.ok();
+  }
+  // Three keys in a row. All of them, or none from the first rejection on.
+  void UpsertBatch(std::uint64_t key) {
+    const std::string values[] = {NewValue(), NewValue(), NewValue()};
+    const std::uint64_t keys[] = {key, key + 1, key + 2};
+    const std::string_view views[] = {values[0], values[1], values[2]};
+    absl::Status results[3];
+    auto session = store_->NewSession();
+    static_cast<void>(session.UpsertBatch(keys, views, results));
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_TRUE(results[i].ok() || absl::IsResourceExhausted(results[i])) << results[i];
+      EXPECT_TRUE(i == 0 || results[i - 1].ok() || !results[i].ok()) << "a prefix";
+      if (results[i].ok()) model_[keys[i]] = values[i];
+      rejections_ += results[i].ok() ? 0 : 1;
+    }
+  }
+  // An update by a named session, whose records commits have to repeat.
+  void UpsertNamed(std::uint64_t key) {
+    auto session = store_->NewSession("session " + std::to_string(key % 5));
+    EXPECT_TRUE(session.ok() || absl::IsResourceExhausted(session.status())) << session.status();
+    if (!session.ok()) return;
+    std::string value = NewValue();
+    const absl::Status status = session->Upsert(key, value);
+    EXPECT_TRUE(status.ok() || absl::IsResourceExhausted(status)) << status;
+    if (status.ok()) model_[key] = std::move(value);
+    rejections_ += status.ok() ? 0 : 1;
+  }
+  void ReadNear(std::uint64_t key) {
+    const auto found = model_.lower_bound(key);
+    if (found != model_.end()) EXPECT_EQ(Must(store_->Read(found->first)), found->second);
+  }
+  void BackUp() {
+    const absl::Status status = store_->Backup("copy " + std::to_string(++writes_)).status();
+    EXPECT_TRUE(status.ok() || absl::IsResourceExhausted(status)) << status;
   }
   bool Delete(std::uint64_t key) {
     const absl::Status status = store_->Delete(key);
@@ -227,13 +283,41 @@ class FullDiskTest : public testing::Test {
   void Reopen() {
     EXPECT_TRUE(store_->Close().ok());
     store_.reset();
-    store_.emplace(Must(TryOpen(*files_)));
+    auto opened = TryOpen(*files_);
+    if (!opened.ok()) {
+      std::fprintf(stderr, "a disk of %llu blocks (%s), pages of 2^%d, values of %llu, seed %llu\n",
+                   static_cast<unsigned long long>(disk_.blocks),
+                   kWays[static_cast<int>(disk_.way)], disk_.page_shift,
+                   static_cast<unsigned long long>(disk_.value_bytes),
+                   static_cast<unsigned long long>(disk_.seed));
+    }
+    store_.emplace(Must(std::move(opened)));
   }
   std::uint64_t LiveBytes() const {
     std::uint64_t bytes = 0;
     for (const auto& [key, value] : model_) bytes += 40 + value.size();
     return bytes;
   }
+  // Another program takes all blocks that are free now.
+  void TakeFreeSpace() { files_->SetCapacityBytes(files_->UsedBytes()); }
+  // Nobody but the store uses the disk any more. A file that is as long as it may be stays full
+  // whatever is collected, since the log never reuses a place in it.
+  void MakeSpaceOutside() {
+    if (disk_.way == Way::kOtherWriter) files_->SetCapacityBytes(disk_.blocks * 4096);
+    if (disk_.way == Way::kFileLimit) files_->SetSpaceRules({});
+  }
+  // For what is live, a page for updates and all slices; see hybrid_log.h.
+  std::uint64_t BlocksNeeded() {
+    const std::uint64_t page = std::uint64_t{1} << (disk_.page_shift - 12);
+    const std::uint64_t live = LiveBytes() / 4080 + 2 * page;
+    const std::uint64_t waste = CoreOf(*store_).log.GetCollectionSpace().waste_blocks;
+    const auto root = static_cast<std::uint64_t>(std::sqrt(static_cast<double>(waste * live)));
+    const std::uint64_t whole_files = disk_.way == Way::kNoHoles ? 16 + live / 4 : 0;
+    const std::uint64_t slices = 4 * waste + 8 + 2 * (2 * page + 2 * waste) + 3 * root;
+    const std::uint64_t wasted = 3 * waste;  // by going through all of it
+    return live + page + slices + wasted + whole_files + 8;  // headers and small files
+  }
+  bool MakesRoom(std::uint64_t keys);
   void RunOn(const FullDisk& disk);
 
   FullDisk disk_;
@@ -246,33 +330,55 @@ class FullDiskTest : public testing::Test {
   std::optional<U64StringStore> store_;
 };
 
+// A third of the disk is live at most, so a few collections make room.
+bool FullDiskTest::MakesRoom(std::uint64_t keys) {
+  if (disk_.way == Way::kOtherWriter || disk_.way == Way::kFileLimit) {
+    for (int i = 0; i < 3; ++i) {
+      Collect();
+      if (disk_.way == Way::kOtherWriter) TakeFreeSpace();
+      static_cast<void>(Upsert(random_() % keys));
+      EXPECT_TRUE(Commit(*store_).ok());
+    }
+    MakeSpaceOutside();
+  }
+  for (int i = 0; i < 4; ++i) {
+    Collect();
+    if (Upsert(random_() % keys)) return true;
+  }
+  return false;
+}
+
 void FullDiskTest::RunOn(const FullDisk& disk) {
-  SCOPED_TRACE("a disk of " + std::to_string(disk.blocks) + " blocks, pages of 2^" +
+  SCOPED_TRACE("a disk of " + std::to_string(disk.blocks) + " blocks, " +
+               kWays[static_cast<int>(disk.way)] + ", pages of 2^" +
                std::to_string(disk.page_shift) + ", values of " + std::to_string(disk.value_bytes) +
                ", seed " + std::to_string(disk.seed));
   if (!Begin(disk)) return;
   const std::uint64_t keys = 1 + disk.blocks * 4096 / (disk.value_bytes + 64) / 6;
-  for (int round = 0; round < 12 && !HasFailure(); ++round) {
+  const int rounds = disk.way == Way::kFileLimit ? 1 : 12;
+  for (int round = 0; round < rounds && !HasFailure(); ++round) {
     // Until it is full, and on.
     std::uint64_t wants = 40;
     for (std::uint64_t i = 0; wants != 0 && i < 20 * keys + 1000; ++i) {
       if (!Upsert(random_() % keys)) --wants;
       if (random_() % 16 == 0) Delete(random_() % keys);
+      if (random_() % 16 == 0) UpsertBatch(random_() % keys);
+      if (random_() % 16 == 0) UpsertNamed(random_() % keys);
+      if (random_() % 16 == 0) ReadNear(random_() % keys);
+      if (disk.way == Way::kOtherWriter && random_() % 16 == 0) TakeFreeSpace();
       if (random_() % 32 == 0) ASSERT_TRUE(Commit(*store_).ok()) << "round " << round;
       if (random_() % 256 == 0) static_cast<void>(store_->Checkpoint());
     }
     ASSERT_TRUE(Commit(*store_).ok()) << "round " << round;
+    if (round == 5) BackUp();
     if (round % 3 == 1) Reopen();
     if (round % 4 == 3) ExpectModel();
-    // A third of the disk is live at most.
-    bool room = false;
-    for (int i = 0; i < 4 && !room; ++i) {
-      Collect();
-      room = Upsert(random_() % keys);
-    }
-    EXPECT_TRUE(room) << "round " << round << ", " << LiveBytes() << " live bytes, log of "
-                      << store_->Stats().tail_address - store_->Stats().begin_address;
-    rescues_ += room ? 1 : 0;
+    const bool has_room = MakesRoom(keys);
+    EXPECT_TRUE(has_room || BlocksNeeded() > disk.blocks)
+        << "round " << round << ", " << LiveBytes() << " live bytes, log of "
+        << store_->Stats().tail_address - store_->Stats().begin_address << ", needs "
+        << BlocksNeeded();
+    rescues_ += has_room ? 1 : 0;
   }
   ASSERT_TRUE(Commit(*store_).ok());
   const auto crashed = files_->Crash(disk.seed);
@@ -285,24 +391,29 @@ void FullDiskTest::RunOn(const FullDisk& disk) {
 
 TEST_F(FullDiskTest, CommitsGoOnAndCollectionsMakeRoomOnDisksOfAllSizes) {
   const auto step = static_cast<std::uint64_t>(1 / std::clamp(Scale(), 0.05, 1.0));
-  std::uint64_t disks = 0;
-  for (const int page_shift : {12, 14}) {
-    for (const std::uint64_t value_bytes : {40, 900}) {
-      for (std::uint64_t blocks = 90 + Seed() % step; blocks < 215 && !HasFailure();
-           blocks += step, ++disks) {
-        RunOn({page_shift, blocks, value_bytes, Seed() + blocks});
+  for (const Way way : {Way::kFull, Way::kQuota, Way::kNoHoles, Way::kNoReservations,
+                        Way::kFileLimit, Way::kOtherWriter}) {
+    rejections_ = rescues_ = 0;
+    std::uint64_t disks = 0;
+    for (const int page_shift : {12, 14}) {
+      for (const std::uint64_t value_bytes : {40, 900}) {
+        for (std::uint64_t blocks = 110 + Seed() % step; blocks < 235 && !HasFailure();
+             blocks += step, ++disks) {
+          RunOn({way, page_shift, blocks, value_bytes, Seed() + blocks});
+        }
       }
     }
+    std::printf("%s: %llu disks, %llu rejections, %llu times room was made\n",
+                kWays[static_cast<int>(way)], static_cast<unsigned long long>(disks),
+                static_cast<unsigned long long>(rejections_),
+                static_cast<unsigned long long>(rescues_));
+    EXPECT_GE(rescues_, disks);
   }
-  std::printf("%llu disks, %llu rejections, %llu times room was made\n",
-              static_cast<unsigned long long>(disks), static_cast<unsigned long long>(rejections_),
-              static_cast<unsigned long long>(rescues_));
-  EXPECT_GT(rescues_, disks);
 }
 
 TEST_F(FullDiskTest, DeletionsAndCollectionsEmptyADiskOfLiveRecords) {
   for (const std::uint64_t value_bytes : {40, 900}) {
-    ASSERT_TRUE(Begin({14, 400, value_bytes, Seed()}));
+    ASSERT_TRUE(Begin({Way::kFull, 14, 400, value_bytes, Seed()}));
     std::uint64_t key = 0;
     for (int wants = 100; wants != 0; ++key) wants -= Upsert(key) ? 0 : 1;
     int rounds = 0;
@@ -323,7 +434,7 @@ TEST_F(FullDiskTest, DeletionsAndCollectionsEmptyADiskOfLiveRecords) {
 
 // The image of a new checkpoint has no place on a full disk, and the old one holds the log's front.
 TEST_F(FullDiskTest, ACheckpointDoesNotKeepGarbage) {
-  ASSERT_TRUE(Begin({14, 600, 100, Seed()}));
+  ASSERT_TRUE(Begin({Way::kFull, 14, 600, 100, Seed()}));
   for (std::uint64_t key = 0; key < 3000; ++key) ASSERT_TRUE(Upsert(key));
   Must(store_->Checkpoint());
   for (std::uint64_t i = 0, wants = 100; wants != 0; ++i) {
@@ -339,13 +450,18 @@ TEST_F(FullDiskTest, ACheckpointDoesNotKeepGarbage) {
 }
 
 TEST_F(FullDiskTest, OpeningsClosingsAndCallsWithoutEffectUseUpNothing) {
-  ASSERT_TRUE(Begin({14, 300, 100, Seed()}));
-  { const auto session = Must(store_->NewSession("named")); }
+  ASSERT_TRUE(Begin({Way::kFull, 14, 300, 100, 3 * (Seed() % 1000000)}));  // reads are promoted
+  {
+    auto session = Must(store_->NewSession("named"));
+    Must(session.Upsert(1 << 20, model_[1 << 20] = "of a named session"));
+  }
   for (std::uint64_t i = 0, wants = 100; wants != 0; ++i) wants -= Upsert(i) ? 0 : 1;
-  Must(Commit(*store_));
-  for (int i = 0; i < 300; ++i) Reopen();
+  ASSERT_TRUE(Commit(*store_).ok());
+  for (int i = 0; i < 300 && !HasFailure(); ++i) Reopen();
   ExpectModel();
-  auto session = Must(store_->NewSession("named"));
+  auto opened = store_->NewSession("named");
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  auto session = *std::move(opened);
   int deferred = 0;
   for (int i = 0; i < 300; ++i) {
     EXPECT_FALSE(session.CompareExchange(1, "not this", "nor this").ok());
@@ -357,6 +473,47 @@ TEST_F(FullDiskTest, OpeningsClosingsAndCallsWithoutEffectUseUpNothing) {
   // Serials that nothing depends on wait for space; deletions still have theirs.
   EXPECT_TRUE(Delete(1));
   EXPECT_TRUE(Commit(*store_).ok());
+}
+
+// ---- addresses, which no collection renews ----
+
+// 1,024 pages of a block each: a store that has used 99 % of its addresses rejects updates. It can
+// be read, committed, collected, closed and opened, and says how far it has come.
+TEST(AddressSpaceTest, AStoreAtItsEndCanStillBeReadAndCopied) {
+  SimFileSystem files;
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.segment_blocks = 64;
+  environment.address_bits = 22;
+  auto store = Must(OpenIn<U64StringStore>("db", environment));
+  std::uint64_t updates = 0;
+  absl::Status status;
+  const std::string value(1000, 'v');
+  double share = 0;
+  while ((status = store.Upsert(updates % 50, value)).ok()) {
+    ++updates;
+    if (updates % 20 == 0) Must(store.Commit());
+    if (updates % 500 != 0) continue;
+    Must(store.CollectGarbage({.min_reclaim_bytes = 0}));
+    EXPECT_GT(store.Stats().address_space_share, share);
+    share = store.Stats().address_space_share;
+  }
+  share = store.Stats().address_space_share;
+  EXPECT_TRUE(FailsWith(status, absl::StatusCode::kResourceExhausted, "new store"));
+  EXPECT_FALSE(IsRecoverable(status));
+  EXPECT_GT(share, 0.985);
+  EXPECT_LT(share, 0.995);
+  Must(store.Commit());  // or a key could be deleted in place
+  EXPECT_TRUE(absl::IsResourceExhausted(store.Delete(1)));
+  for (int turn = 0; turn < 2; ++turn) {
+    Must(store.Commit());
+    EXPECT_EQ(Must(store.Size()), 50U);
+    EXPECT_TRUE(Must(store.Verify()).ok());
+    Must(store.Close());
+    store = Must(OpenIn<U64StringStore>("db", environment));
+    ASSERT_EQ(store.recovery().notes.size(), 1U);
+    EXPECT_THAT(store.recovery().notes[0], testing::HasSubstr("addresses"));
+    EXPECT_FALSE(store.Upsert(1, value).ok());
+  }
 }
 
 }  // namespace

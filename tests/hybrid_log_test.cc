@@ -1027,25 +1027,42 @@ TEST(HybridLogTest, UsedUpAddressSpaceIsResourceExhaustedAndEverythingStaysReada
   for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
 }
 
-// Hazard 26, at the real end: the largest page number and the largest addresses.
+// Hazard 26, at the real end: the largest page number and the largest addresses. Updates end a
+// hundredth before it; what is left is for collections and commits.
 TEST(HybridLogTest, LastPagesOfFortyEightBitsAreUsedAndNoMore) {
   const Geometry geometry{.page_shift = 12, .frame_count = 8};
-  const std::uint64_t end_page = std::uint64_t{1} << (Address::kBits - 12);
-  const Address start = geometry.PageStart(end_page - 20);
-  LogRig rig({.geometry = geometry,
-              .position = HybridLog::Position{.begin = start,
-                                              .head = start,
-                                              .tail = start,
-                                              .incarnations = {{0, LogRig::kIncarnation}}}});
-  std::vector<Written> all;
-  absl::StatusOr<Written> last = absl::UnknownError("");
-  while ((last = rig.AppendExtent(1360)).ok()) all.push_back(*last);
-  EXPECT_TRUE(absl::IsResourceExhausted(last.status())) << last.status();
-  EXPECT_EQ(all.size(), 20U * 3);
-  EXPECT_EQ(all.back().address, geometry.PageStart(end_page - 1) + 2 * 1360);
-  Must(rig.HelpUntilIdle());
-  rig.log().CheckBoundaries();
-  for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
+  const std::uint64_t max_pages = std::uint64_t{1} << (Address::kBits - 12);
+  for (const bool is_update : {true, false}) {
+    const std::uint64_t end_page = is_update ? max_pages - max_pages / 100 : max_pages;
+    const Address start = geometry.PageStart(end_page - 20);
+    LogRig rig({.geometry = geometry,
+                .position = HybridLog::Position{.begin = start,
+                                                .head = start,
+                                                .tail = start,
+                                                .incarnations = {{0, LogRig::kIncarnation}}}});
+    absl::Status last;
+    if (is_update) {
+      std::vector<Written> all;
+      absl::StatusOr<Written> written = absl::UnknownError("");
+      while ((written = rig.AppendExtent(1360)).ok()) all.push_back(*written);
+      last = written.status();
+      EXPECT_EQ(all.size(), 20U * 3);
+      EXPECT_EQ(all.back().address, geometry.PageStart(end_page - 1) + 2 * 1360);
+      Must(rig.HelpUntilIdle());
+      for (const Written& record : all) EXPECT_TRUE(rig.Holds(record));
+      for (int i = 0; i < 100; ++i) Must(rig.PadBlock(rig.slot(), HybridLog::Space::kCommit));
+      EXPECT_TRUE(absl::IsResourceExhausted(rig.AppendExtent(1360).status()))
+          << "not in the pages of commits either";
+    } else {
+      int pages = 0;
+      while ((last = rig.PadBlock(rig.slot(), HybridLog::Space::kCommit)).ok()) ++pages;
+      EXPECT_EQ(pages, 20);
+    }
+    EXPECT_TRUE(absl::IsResourceExhausted(last)) << last;
+    EXPECT_FALSE(IsRecoverable(last));
+    EXPECT_THAT(last.ToString(), HasSubstr(is_update ? "99 %" : "100 %"));
+    rig.log().CheckBoundaries();
+  }
 }
 
 // ---- Threads ----

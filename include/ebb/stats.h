@@ -125,6 +125,10 @@ struct StoreStats {
   std::uint64_t safe_read_only_address = 0;  // below: nobody can still change a byte
   std::uint64_t read_only_address = 0;       // below: copied when updated; above: updated in place
   std::uint64_t tail_address = 0;            // where the next record goes
+  // tail_address as a share of the 2^48 bytes of log addresses, from 0 to 1. Addresses are never
+  // reused: only copying all keys into a new store renews them, not a collection or a Backup. Plan
+  // for that from 0.9 on; Open then adds a note to recovery(). From 0.99 on, updates are rejected.
+  double address_space_share = 0;
 
   // Scans and iterators that are not destroyed pin the log: its files are kept from the lowest pin
   // on, also below begin_address.

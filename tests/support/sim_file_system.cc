@@ -87,6 +87,8 @@ void SimDisk::Resize(File& file, std::uint64_t size) {
   if (size == old_size) return;
   file.cached.resize(size, std::byte{0});
   file.changed_sizes.push_back(size);
+  file.punched_sectors.erase(file.punched_sectors.lower_bound(size / kSectorBytes),
+                             file.punched_sectors.end());
   // What was cut off is zeros from now on, should the file grow again.
   if (size < old_size) NoteSectors(file, size, old_size);
 }
@@ -102,6 +104,10 @@ void SimDisk::Write(File& file, std::uint64_t offset, const SimBytes& bytes) {
   }
   std::memcpy(file.cached.data() + offset, bytes.data(), bytes.size());
   NoteSectors(file, offset, offset + bytes.size());
+  if (file.punched_sectors.empty()) return;
+  file.punched_sectors.erase(
+      file.punched_sectors.lower_bound(offset / kSectorBytes),
+      file.punched_sectors.lower_bound((offset + bytes.size() - 1) / kSectorBytes + 1));
 }
 
 void SimDisk::MarkClean(File& file) {
@@ -284,7 +290,8 @@ std::uint64_t SimDisk::UsedBytes() const {
 
 std::uint64_t SimDisk::SpaceOf(std::uint64_t file) const {
   const File& holder = files_.at(file);
-  return std::max<std::uint64_t>(holder.cached.size(), holder.reserved_end) - holder.punched_bytes;
+  return std::max<std::uint64_t>(holder.cached.size(), holder.reserved_end) -
+         holder.punched_sectors.size() * kSectorBytes;
 }
 
 std::uint64_t SimDisk::EndOf(std::uint64_t file) const {
@@ -293,8 +300,11 @@ std::uint64_t SimDisk::EndOf(std::uint64_t file) const {
 
 void SimDisk::Reserve(std::uint64_t file, std::uint64_t end) { files_.at(file).reserved_end = end; }
 
-void SimDisk::NotePunched(std::uint64_t file, std::uint64_t bytes) {
-  files_.at(file).punched_bytes += bytes;
+void SimDisk::NotePunched(std::uint64_t file, std::uint64_t begin, std::uint64_t end) {
+  std::set<std::uint64_t>& punched = files_.at(file).punched_sectors;
+  for (std::uint64_t sector = begin / kSectorBytes; sector < end / kSectorBytes; ++sector) {
+    punched.insert(sector);
+  }
 }
 
 std::uint64_t SimDisk::Hash() const {
@@ -360,6 +370,7 @@ class SimFileSystem::SimFile final : public internal::File {
     const OutsideLibrary outside;
     if (!writes_) return EBADF;
     MutexLock lock(owner_.mu_);
+    if (!owner_.space_rules_.can_punch) return EOPNOTSUPP;
     const std::uint64_t size = owner_.now_.Contents(file_).size();
     const std::uint64_t end = std::min(size, offset + bytes);
     if (offset >= end) return 0;
@@ -367,7 +378,7 @@ class SimFileSystem::SimFile final : public internal::File {
                    .file = file_,
                    .offset = offset,
                    .bytes = SimBytes(end - offset)});
-    owner_.now_.NotePunched(file_, end - offset);
+    owner_.now_.NotePunched(file_, offset, end);
     return 0;
   }
   int Size(std::uint64_t& size) override {
@@ -507,8 +518,9 @@ Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const st
   if (offset + count > size && end_limit >= size && offset + count > end_limit) {
     count = offset < end_limit ? end_limit - offset : 0;
     count -= count % kBlockBytes;
-    if (count == 0) return {0, ENOSPC};
+    if (count == 0) return {0, space_rules_.error};
   }
+  if (offset + count > space_rules_.max_file_bytes) return {0, EFBIG};
   Record({.kind = SimCall::Kind::kWrite,
           .file = file,
           .offset = offset,
@@ -526,7 +538,9 @@ int SimFileSystem::Reserve(std::uint64_t file, std::uint64_t end) {
   const std::uint64_t space = now_.EndOf(file);
   if (end <= space) return 0;
   const bool limited = capacity_bytes_ != ~std::uint64_t{0};
-  if (limited && now_.UsedBytes() + (end - space) > capacity_bytes_) return ENOSPC;
+  if (!space_rules_.can_reserve) return EOPNOTSUPP;
+  if (end > space_rules_.max_file_bytes) return EFBIG;
+  if (limited && now_.UsedBytes() + (end - space) > capacity_bytes_) return space_rules_.error;
   now_.Reserve(file, end);
   return 0;
 }
@@ -584,6 +598,11 @@ void SimFileSystem::FailNextSync(int error, std::uint64_t seed, std::uint64_t sk
 void SimFileSystem::SetCapacityBytes(std::uint64_t bytes) {
   MutexLock lock(mu_);
   capacity_bytes_ = bytes;
+}
+
+void SimFileSystem::SetSpaceRules(const SpaceRules& rules) {
+  MutexLock lock(mu_);
+  space_rules_ = rules;
 }
 
 bool SimFileSystem::Exists(const std::string& directory, const std::string& name) const {

@@ -26,6 +26,7 @@
 // Thread safety: all methods, any thread. Progress: one lock around everything.
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -102,7 +103,7 @@ class SimDisk {
   // Behind which it has no space.
   std::uint64_t EndOf(std::uint64_t file) const;
   void Reserve(std::uint64_t file, std::uint64_t end);
-  void NotePunched(std::uint64_t file, std::uint64_t bytes);
+  void NotePunched(std::uint64_t file, std::uint64_t begin, std::uint64_t end);
 
  private:
   using Sector = std::vector<std::byte>;  // of 512 bytes
@@ -110,7 +111,7 @@ class SimDisk {
     SimBytes cached;   // what reads show
     SimBytes durable;  // what the last sync left
     std::uint64_t reserved_end = 0;
-    std::uint64_t punched_bytes = 0;  // that take no space
+    std::set<std::uint64_t> punched_sectors;  // that take no space
     // Since the last sync: what each changed sector was after each change, and each size.
     std::map<std::uint64_t, std::vector<Sector>> changed_sectors;
     std::vector<std::uint64_t> changed_sizes;
@@ -168,6 +169,15 @@ class SimFileSystem final : public internal::FileSystem {
   void FailNextSync(int error, std::uint64_t seed, std::uint64_t skip = 0);
   // Writes beyond this sum of file sizes are cut short after a whole block, then fail with ENOSPC.
   void SetCapacityBytes(std::uint64_t bytes);
+  // Other ways to run out of space.
+  struct SpaceRules {
+    int error = ENOSPC;  // of a disk that is full, or for example EDQUOT
+    // Longer files are EFBIG, as with RLIMIT_FSIZE.
+    std::uint64_t max_file_bytes = ~std::uint64_t{0};
+    bool can_reserve = true;  // otherwise EOPNOTSUPP
+    bool can_punch = true;    // likewise
+  };
+  void SetSpaceRules(const SpaceRules& rules);
   std::uint64_t UsedBytes() const;
 
   bool Exists(const std::string& directory, const std::string& name) const;
@@ -194,6 +204,7 @@ class SimFileSystem final : public internal::FileSystem {
   std::uint64_t next_sync_seed_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_skip_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t capacity_bytes_ ABSL_GUARDED_BY(mu_) = ~std::uint64_t{0};
+  SpaceRules space_rules_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace ebb::test

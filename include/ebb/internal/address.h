@@ -53,6 +53,10 @@ struct Geometry {
   std::uint64_t segment_blocks = 256;  // blocks of one file; a multiple of a page's
   int address_bits = Address::kBits;   // tests shrink it to reach the end of the log
 
+  // Page numbers end here. A log never reuses an address, so a store may come to this end.
+  constexpr std::uint64_t max_pages() const {
+    return std::uint64_t{1} << (address_bits - page_shift);
+  }
   constexpr std::uint64_t page_bytes() const { return std::uint64_t{1} << page_shift; }
   constexpr std::uint64_t blocks_per_page() const {
     return std::uint64_t{1} << (page_shift - kBlockShift);

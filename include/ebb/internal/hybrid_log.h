@@ -204,6 +204,7 @@ class HybridLog {
     Address head;  // frames from here to `tail` hold their bytes already
     Address tail;  // the start of a block
     std::vector<IncarnationSpan> incarnations;  // ascending; the last one is written now
+    std::uint64_t sessions_bytes = 0;           // of the records of all named sessions
   };
 
   // The arguments outlive the log. Check ok() for memory.
@@ -406,7 +407,9 @@ class HybridLog {
   }
   // Where the next record goes, be it behind a page's end.
   Address NextPlace() const;
-  bool AddressSpaceIsUsedUp() const;
+  // The first page that appends of a class may not turn to. The last hundredth of the addresses is
+  // kept for collections and commits.
+  std::uint64_t EndPage(Space space) const;
   void FillPageEnd(Address from, const EpochGuard& guard);
   bool ShiftBoundaries();
   bool Stage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);

@@ -77,7 +77,8 @@ class SessionTable {
   // `all`: also those that the log knows as they are.
   std::vector<SessionReport> Changes(unsigned version_bits, bool all = false) const;
   bool HasChanges() const;
-  // How many bytes a record of all sessions takes, with one named `name` among them.
+  // How many bytes a record of all sessions takes, with one named `name` among them unless that is
+  // empty.
   std::uint64_t ListBytesWith(std::string_view name) const;
   // `changes` stand in the log now.
   void SetRecorded(const std::vector<SessionReport>& changes);
