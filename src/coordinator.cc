@@ -555,6 +555,10 @@ absl::StatusOr<BackgroundJob::Work::Outcome> Coordinator::CollectInTurn(
       .is_stopping = [this, &is_stopping] { return core_.epochs.closed() || is_stopping(); },
       .others_wait = [this] { return lane_.HasWaiters(); }};
   if (core_.epochs.closed()) return core_.ClosedError();
+  if (collector_.entries_are_due()) {
+    absl::Status status = collector_.FreeEntries(core_.config.gc, call.is_stopping);
+    if (!status.ok()) return status;
+  }
   const absl::StatusOr<GcStats> stats = collector_.Collect(core_.config.gc, call);
   if (!stats.ok()) return stats.status();
   return call.has_left ? BackgroundJob::Work::Outcome::kLater : BackgroundJob::Work::Outcome::kDone;
@@ -673,6 +677,10 @@ void Coordinator::GrowWhileCrowded() {
       growth_asked_.store(false, std::memory_order_relaxed);  // the next bucket taken asks again
     }
   };
+  if (core_.index.crowded() && core_.has_files() && core_.config.gc_interval_ms != 0) {
+    // Where that fails, for example on a full disk, growing may not.
+    collector_.FreeEntries(core_.config.gc, [this] { return core_.epochs.closed(); }).IgnoreError();
+  }
   has_failed = core_.index.crowded() && !GrowInTurn().ok();
 }
 

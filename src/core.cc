@@ -173,7 +173,10 @@ Core::IndexSample Core::SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets
     const Address head = log.head_acquire();
     for (std::uint64_t b = bucket; b < end; b += step) {
       index.ForEachEntry(b, [&](IndexEntry entry) {
-        if (IsDead(entry.address(), begin)) return;  // no record yet, or none any more
+        if (IsDead(entry.address(), begin)) {  // no record yet, or none any more
+          ++next.dead;
+          return;
+        }
         ++next.entries;
         if (entry.address() < head) {
           next.addresses[std::min(next.on_device++, IndexSample::kMostAddresses - 1)] =

@@ -16,6 +16,7 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
+constexpr std::uint64_t kMinRecordBytes = 24;  // with an 8-byte key and value
 // A pass that others wait for ends when it has taken so long.
 constexpr std::chrono::milliseconds kShortPass{100};
 
@@ -43,6 +44,12 @@ std::uint64_t EnoughBytes(const GcOptions& options, const GcEstimate& estimate) 
 
 std::uint64_t Above(std::uint64_t limit, std::uint64_t bytes) {
   return limit - std::min(limit, bytes);
+}
+
+// The bytes of a page for each record, if all are as long as `extent`.
+std::uint64_t WithFiller(const Geometry& geometry, std::uint64_t extent) {
+  const std::uint64_t records = geometry.payload_bytes() / std::max<std::uint64_t>(extent, 1);
+  return records == 0 ? extent : geometry.page_bytes() / records;
 }
 
 // Some of the records on the device that a sample has met.
@@ -115,9 +122,9 @@ GcEstimate GarbageCollector::Estimate(Address begin) {
   const auto least = [](std::uint32_t bytes) {
     return bytes == RecordShape::kVariable ? 0 : bytes;
   };
-  const std::uint64_t extent =
-      measured != 0 ? measured_bytes / measured
-                    : shape.ExtentFor(least(shape.key_bytes), least(shape.value_bytes));
+  const std::uint64_t extent = WithFiller(
+      geometry, measured != 0 ? measured_bytes / measured
+                              : shape.ExtentFor(least(shape.key_bytes), least(shape.value_bytes)));
   GcEstimate estimate;
   estimate.log_bytes = (geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(begin)) * kBlockBytes;
   estimate.live_records = (sample.entries - tombstones) * sample.step;
@@ -200,7 +207,12 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   Throttle throttle(options, call.pace == Pace::kByItself ? paid_until_ : own_paid_until);
   absl::Status status = MoveBegin(options, call.pace, stats);
   Address end = collected_;
-  bool goes_on = true;
+  const bool is_automatic = call.pace == Pace::kByItself;
+  const Start start{.from = collected_,
+                    .tail = core_.log.tail(),
+                    .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
+  bool goes_on =
+      !is_automatic || start.tail >= resting_until_ || core_.log.is_short_of_space();
   std::uint64_t unfreed_bytes = 0;  // copied since space was last given back
   while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
     throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
@@ -226,8 +238,32 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
     if (!stays.ok() || !*stays) return stays.status();
   }
   if (status.ok() && core_.epochs.closed()) return core_.ClosedError();
+  if (is_automatic && start.from < collected_) Rest(options, start, stats);
   LookLater(options, call.pace);
   return status;
+}
+
+void GarbageCollector::Rest(const GcOptions& options, const Start& start, const GcStats& stats) {
+  const Geometry& geometry = core_.log.geometry();
+  const Address tail = core_.log.tail();
+  const std::uint64_t scanned = collected_ - start.from;
+  std::uint64_t written =
+      stats.pass_count * core_.log.GetCollectionSpace().waste_blocks * kBlockBytes;
+  if (stats.copied_records != 0) {
+    written +=
+        stats.copied_records * WithFiller(geometry, stats.copied_bytes / stats.copied_records);
+  }
+  const double garbage_share = static_cast<double>(start.estimate.garbage_bytes) /
+                               static_cast<double>(start.estimate.log_bytes);
+  const bool has_kept_promise = static_cast<double>(Above(scanned, written)) >=
+                                garbage_share / 2 * static_cast<double>(scanned);
+  const std::uint64_t quarter = std::max(options.min_reclaim_bytes / 4, 2 * geometry.page_bytes());
+  if (!has_kept_promise) {
+    resting_until_ = tail + std::max((tail - collected_) / 4, options.min_reclaim_bytes);
+  } else if (start.tail < last_tail_ + quarter) {
+    resting_until_ = tail + quarter;
+  }
+  last_tail_ = tail;
 }
 
 // On a full disk passes that give back less than they copied, because a scan holds the front or
@@ -342,8 +378,9 @@ void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
   }
   const std::uint64_t growth = std::min(Above(DueBytes(options, now), now.log_bytes),
                                         Above(longest, core_.log.tail() - begin));
-  look_at_.store(core_.log.tail().value() + std::max(growth, options.min_reclaim_bytes / 4),
-                 std::memory_order_relaxed);  // a hint
+  const std::uint64_t look_at =
+      core_.log.tail().value() + std::max(growth, options.min_reclaim_bytes / 4);
+  look_at_.store(std::max(look_at, resting_until_.value()), std::memory_order_relaxed);  // a hint
 }
 
 // Also what an earlier collection could not give back because a scan still read there.
@@ -355,12 +392,54 @@ absl::Status GarbageCollector::GiveBack(GcStats& stats) {
   stats.freed_bytes += *freed;
   // An entry that leads below begin is one without a record, so there is no haste: a sweep of the
   // index waits until the log has given back as many bytes as it looks at.
-  if (limit.value() < swept_.value() + core_.index.memory_bytes()) return absl::OkStatus();
+  if (limit.value() >= swept_.value() + core_.index.memory_bytes()) Sweep(limit, stats);
+  return absl::OkStatus();
+}
+
+void GarbageCollector::Sweep(Address limit, GcStats& stats) {
   for (std::uint64_t bucket = 0; bucket < core_.index.bucket_count(); ++bucket) {
     stats.removed_entries += core_.index.SweepBucket(bucket, limit);
   }
   swept_ = limit;
-  return absl::OkStatus();
+}
+
+// ---- entries of the index ----
+
+absl::Status GarbageCollector::FreeEntries(GcOptions options,
+                                           const std::function<bool()>& is_stopping) {
+  // An index that is above its maximum load factor has about 5 entries per bucket.
+  const std::uint64_t max_entries = 4 * core_.index.bucket_count();
+  constexpr std::uint64_t kBuckets = 1024;
+  const auto count = [this] {
+    const Core::IndexSample sample = core_.SampleIndex(slot_, kBuckets);
+    return (sample.entries + sample.dead) * sample.step;
+  };
+  GcStats stats;
+  const GcEstimate estimate = Estimate(collected_);
+  const std::uint64_t record_bytes =
+      estimate.live_records == 0 ? 0 : estimate.live_bytes / estimate.live_records;
+  absl::Status status;
+  std::uint64_t entries = count();
+  bool has_room = entries <= max_entries;
+  if (!has_room && estimate.live_records * 2 <= entries) {
+    Sweep(core_.pins.Limit(core_.log.begin()), stats);
+    has_room = count() <= max_entries;
+    if (!has_room && estimate.live_bytes * 2 <= estimate.log_bytes &&
+        options.max_bytes_per_second == 0) {
+      options.min_reclaim_bytes = 0;
+      Call call{.pace = Pace::kOnePass, .is_stopping = is_stopping};
+      status = Collect(options, call).status();
+      Sweep(core_.pins.Limit(core_.log.begin()), stats);
+      has_room = count() <= entries / 4 * 3;
+    }
+    entries = count();
+  }
+  if (has_room && core_.index.crowded()) core_.index.TolerateOverflow();
+  const std::uint64_t more = std::max(Above(max_entries, entries), max_entries / 4);
+  count_entries_at_.store(
+      core_.log.tail().value() + more * std::max<std::uint64_t>(record_bytes, kMinRecordBytes),
+      std::memory_order_relaxed);  // a hint
+  return status;
 }
 
 }  // namespace ebb::internal

@@ -30,11 +30,13 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
   for (std::size_t i = found.manifests.size(); i-- != 0;) {
     const Manifest& manifest = found.manifests[i];
     if (IsDead(manifest.scan_from, begin)) break;  // older ones too
-    // As large as it was, if there is memory and the manifest does not demand too much; otherwise
-    // somewhat slower.
+    // As large as its entries need, at most four per bucket, and no larger than it was. If there is
+    // no memory for that, loading grows it as far as possible.
     const auto exponent = static_cast<int>(std::min<std::uint64_t>(
-        manifest.index_exponent,
-        std::bit_width(core.config.max_index_bytes / sizeof(IndexBucket)) - 1));
+        {manifest.index_exponent,
+         static_cast<std::uint64_t>(std::bit_width(manifest.image_entries / 4)),
+         static_cast<std::uint64_t>(
+             std::bit_width(core.config.max_index_bytes / sizeof(IndexBucket)) - 1)}));
     if (core.config.index_auto_grow && exponent > core.index.exponent()) {
       static_cast<void>(core.index.ResizeAlone(exponent));
     }

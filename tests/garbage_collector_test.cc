@@ -193,6 +193,84 @@ TEST(GarbageCollectorTest, APeriodicCommitIsFollowedByItself) {
   ExpectHolds(store, model, 310);
 }
 
+// Collects as the background job does, eight times. Returns how often that scanned anything.
+int CollectRepeatedly(U64StringStore& store, const GcOptions& options) {
+  int collections = 0;
+  for (int i = 0; i < 8; ++i) {
+    const GcStats stats = Must(internal::StoreAccess::GetCoordinator(store).CollectGarbage(
+        options, internal::GarbageCollector::Pace::kByItself));
+    collections += stats.scanned_bytes != 0 ? 1 : 0;
+  }
+  return collections;
+}
+
+// Whatever a store holds, once its updates end it rewrites itself twice at most.
+TEST(GarbageCollectorTest, AnIdleStoreComesToRest) {
+  struct Shape {
+    const char* name;
+    std::uint64_t keys;
+    std::uint64_t value_bytes;
+    std::uint64_t sessions;
+    double target;
+  };
+  for (const Shape& shape :
+       {Shape{"values of half a page", 60, 2100, 0, 0.8}, Shape{"values of a page", 60, 3900, 0, 0.9},
+        Shape{"a third of a page", 60, 1370, 0, 0.9}, Shape{"small values", 2000, 20, 0, 0.9},
+        Shape{"many sessions", 20, 100, 600, 0.5}, Shape{"everything", 100, 500, 0, 1.0}}) {
+    SCOPED_TRACE(shape.name);
+    SimFileSystem files;
+    Model model;
+    Options options = Collecting();
+    options.durability = Durability::kManual;
+    options.gc.min_reclaim_bytes = 1;
+    options.gc.target_utilization = shape.target;
+    auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+    for (std::uint64_t i = 0; i < shape.sessions; ++i) {
+      static_cast<void>(Must(store.NewSession("a session's name " + std::to_string(i))).Upsert(0, "x"));
+    }
+    for (int turn = 0; turn < 2; ++turn) {
+      for (std::uint64_t key = 0; key < shape.keys; ++key) {
+        Must(store.Upsert(key, model[key] = std::string(shape.value_bytes, 'v')));
+      }
+      Must(store.Commit());
+    }
+    EXPECT_LE(CollectRepeatedly(store, options.gc), 2);
+    const std::uint64_t tail = store.Stats().tail_address;
+    EXPECT_EQ(CollectRepeatedly(store, options.gc), 0);
+    EXPECT_EQ(store.Stats().tail_address, tail) << "not even a commit";
+    EXPECT_TRUE(Holds(store, model));
+  }
+}
+
+// A queue: each key is put once and deleted soon, in memory or when its record is on the device.
+TEST(GarbageCollectorTest, ShortLivedKeysAreGarbageWhereverTheirTombstonesAre) {
+  for (const std::uint64_t lag : {10, 1000}) {
+    for (const std::size_t value_bytes : {8, 300, 2000}) {
+      SCOPED_TRACE(std::to_string(lag) + " keys of " + std::to_string(value_bytes));
+      SimFileSystem files;
+      Options options = Collecting();
+      options.commit_interval_ms = 3'600'000;
+      auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
+      internal::ThreadPool& pool = CoreOf(store).pool;
+      const std::uint64_t record_bytes = value_bytes + 40;
+      const std::uint64_t live_bytes = lag * (value_bytes > 1000 ? 2 * value_bytes : record_bytes);
+      const std::uint64_t allowed = 14 * live_bytes / 5 + (std::uint64_t{1} << 17);
+      std::uint64_t max = 0;
+      const std::string value(value_bytes, 'v');
+      for (std::uint64_t key = 0; key * record_bytes < 4 * allowed; ++key) {
+        Must(store.Upsert(key, value));
+        if (key >= lag) Must(store.Delete(key - lag));
+        while (pool.RunOne()) {
+        }
+        const internal::HybridLog& log = CoreOf(store).log;
+        max = std::max(max, log.tail() - log.begin());
+      }
+      EXPECT_LE(max, allowed) << live_bytes << " bytes are live";
+      EXPECT_TRUE(Must(store.Verify()).ok());
+    }
+  }
+}
+
 TEST(GarbageCollectorTest, ClosingCollectsWhatIsDue) {
   SimFileSystem files;
   Model model;

@@ -58,8 +58,9 @@ struct GcStats {
 // How much of the log is garbage. From a sample of the index's entries, so that nothing is counted
 // while records are superseded: with n entries in the sample, the error of live_records is about
 // 1 / sqrt(n), at most 3 % and 1 % from 100,000 keys on. Up to 1,024 entries are all in it. Sizes
-// of records are the mean of those of the sample, of which at most 64 are read from the device. A
-// key that was deleted counts as live while its tombstone is on the device.
+// of records are the mean of those of the sample, of which at most 64 are read from the device. The
+// same records tell how many keys are deleted. A record's share of the unused end of its page
+// counts as live.
 struct GcEstimate {
   std::uint64_t log_bytes = 0;      // from begin to tail, as the device holds them
   std::uint64_t live_bytes = 0;     // of records that are the newest of their keys

@@ -117,6 +117,7 @@ class Core {
   struct IndexSample {
     static constexpr std::size_t kMostAddresses = 64;
     std::uint64_t step = 1;        // one bucket in so many was looked at
+    std::uint64_t dead = 0;        // entries that lead to no record, and are not yet swept
     std::uint64_t entries = 0;     // that lead to a record
     std::uint64_t in_memory = 0;   // of these records
     std::uint64_t tombstones = 0;  // of those in memory

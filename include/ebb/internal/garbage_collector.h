@@ -16,6 +16,28 @@
 // min_reclaim_bytes counts: a collection is due if it would free anything. Each rejected update
 // asks for one, but after one that made no room for updates only once the log has changed.
 //
+// Convergence. The estimate counts the entries of the index whose records are no tombstones, in
+// memory and in a sample of the device, and gives each the average size of a record together with
+// its share of the filler at a page's end. So short-lived keys are garbage as soon as they are
+// deleted, and a collection of a log that only has fillers is not due. It may still be wrong: for
+// example, it takes the names of sessions for garbage. Therefore an automatic collection that ends
+// sets resting_until_, an address that the tail must reach before the next one begins:
+//   - after a collection that freed less than half of the garbage that the estimate promised in the
+//     part of the log it scanned: a quarter of the log and min_reclaim_bytes further;
+//   - after the second of two collections between which updates appended less than a quarter of
+//     min_reclaim_bytes: that quarter further.
+// A store whose tail stands still is thus collected twice at most, and an estimate that is wrong
+// costs at most five bytes read and written for each byte that updates append. A collection that
+// frees what was promised is followed by others as before, so with steady updates the log stays
+// within the limits that GcOptions states.
+//
+// Entries of the index. A deleted key keeps its entry until a collection has passed its tombstone
+// and the entry is swept. FreeEntries is called when the index is above its maximum load factor,
+// before it grows, and when the log has grown by as many records as there is room for entries. It
+// sweeps, and if the log is mostly garbage and most entries lead to tombstones, it collects and
+// sweeps again. So the index does not grow while the number of keys stays the same, at the cost of
+// one pass through the log each time that half of the entries have become garbage.
+//
 // While other jobs wait for the lane (job_lane.h), a collection leaves it after each pass, of which
 // there is at least one in each turn; and a pass that has taken a tenth of a second ends early.
 // Otherwise one that is slowed down (max_bytes_per_second) would delay a checkpoint for minutes.
@@ -81,11 +103,20 @@ class GarbageCollector {
   GcEstimate Estimate() { return Estimate(core_.log.begin()); }
   bool IsDue(const GcOptions& options) { return IsDue(options, Estimate()); }
 
+  // Removes entries of deleted keys if the index has too many of them. Then it no longer counts as
+  // above its maximum load factor (HashIndex::crowded). Commits, if it collects.
+  absl::Status FreeEntries(GcOptions options, const std::function<bool()>& is_stopping);
+  // The log has grown by as many records as there was room for entries.
+  bool entries_are_due() const {
+    return core_.log.tail().value() >= count_entries_at_.load(std::memory_order_relaxed);  // a hint
+  }
+
   // The log has grown by as much as may make a collection due, or updates are rejected for lack of
   // space.
   bool worth_a_look() const {
     const std::uint64_t tail = core_.log.tail().value();
     return tail >= look_at_.load(std::memory_order_relaxed) ||  // a hint
+           tail >= count_entries_at_.load(std::memory_order_relaxed) ||  // likewise
            (core_.log.is_short_of_space() &&
             tail != fruitless_at_.load(std::memory_order_relaxed));  // likewise
   }
@@ -114,7 +145,16 @@ class GarbageCollector {
   // Moves begin to what has been collected: as far as commits have said so, or by one more.
   absl::Status MoveBegin(const GcOptions& options, Pace pace, GcStats& stats);
   void LookLater(const GcOptions& options, Pace pace);
+  // How it is when a collection begins.
+  struct Start {
+    Address from;
+    Address tail;
+    GcEstimate estimate;
+  };
+  // Sets resting_until_ after an automatic collection.
+  void Rest(const GcOptions& options, const Start& start, const GcStats& stats);
   absl::Status GiveBack(GcStats& stats);
+  void Sweep(Address limit, GcStats& stats);
 
   Core& core_;
   EpochSlot& slot_;
@@ -123,8 +163,11 @@ class GarbageCollector {
   Address swept_;      // no entry of the index leads below
   // Until then the automatic collections, of one rate, have done what they may.
   std::chrono::steady_clock::time_point paid_until_{};
+  Address resting_until_;       // see Convergence
+  Address last_tail_;           // at the end of the last automatic collection
   std::exception_ptr thrown_;   // by GcOptions::progress of the collection that runs
   AtomicWord look_at_{0};       // when the tail has come here it is worth a look
+  AtomicWord count_entries_at_{0};  // likewise, for FreeEntries
   AtomicWord fruitless_at_{0};  // the tail when a collection had freed no space for updates
 };
 

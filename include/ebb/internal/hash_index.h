@@ -342,9 +342,18 @@ class HashIndex {
   // The growth has ended. Call when no guard is left from before the end of the last split.
   void EndGrowth();
 
-  // More than one overflow bucket for eight buckets, as with some five keys in each: it is time to
-  // grow.
-  bool crowded() const { return overflow_count() > bucket_count() / 8; }
+  // Above the maximum load factor: more than one overflow bucket for eight buckets, which is the case
+  // with about five keys per bucket. The index should grow, unless entries can be freed.
+  bool crowded() const {
+    return overflow_count() >
+           std::max(bucket_count() / 8, tolerated_overflow_.load(std::memory_order_relaxed));  // hint
+  }
+  // Entries have been freed, but overflow buckets stay until the next growth. So this many and a few
+  // more no longer count as crowded.
+  void TolerateOverflow() {
+    tolerated_overflow_.store(overflow_count() + bucket_count() / 64 + 1,
+                              std::memory_order_relaxed);  // a hint
+  }
   // `ask` is called when an overflow bucket is taken from a crowded index: under a guard and a
   // mutex of the index, so it must neither wait nor throw.
   void OnCrowded(std::function<void()> ask);
@@ -461,6 +470,7 @@ class HashIndex {
   alignas(64) AtomicWord overflow_count_{0};
   Mutex mu_;
   std::function<void()> on_crowded_ ABSL_GUARDED_BY(mu_);
+  AtomicWord tolerated_overflow_{0};  // since the last growth
   std::vector<MappedRegion> overflow_chunks_ ABSL_GUARDED_BY(mu_);
   std::size_t overflow_used_ ABSL_GUARDED_BY(mu_) = 0;         // buckets taken of the last chunk
   IndexBucket* overflow_free_ ABSL_GUARDED_BY(mu_) = nullptr;  // linked
