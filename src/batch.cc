@@ -1,5 +1,7 @@
 #include "ebb/internal/batch.h"
 
+#include <fmt/format.h>
+
 #include <memory>
 #include <utility>
 
@@ -60,6 +62,12 @@ DeviceSearch& BatchReads::SearchOf(std::size_t item) {
   if (next_ < searches_.size() && searches_[next_].item == item) return searches_[next_].search;
   session_.search.Clear();
   return session_.search;
+}
+
+absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results) {
+  return absl::InvalidArgumentError(
+      fmt::format("a batch of {} keys, {} values and {} results: there must be as many of each",
+                  keys, values, results));
 }
 
 }  // namespace ebb::internal

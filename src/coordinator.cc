@@ -18,6 +18,7 @@
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_verifier.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/internal/pending_operations.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {
@@ -706,7 +707,7 @@ absl::Status Coordinator::CloseAtEnd() {
 absl::Status Coordinator::CloseLocked() {
   CollectBeforeClosing();  // while operations can go on
   ShutOut();
-  core_.AbandonPending();
+  AbandonPending(core_);
   absl::Status status;
   if (core_.has_files() && !core_.config.read_only) {
     try {

@@ -7,7 +7,9 @@
 #include <new>
 #include <utility>
 
+#include "ebb/internal/callback_scope.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/internal/session_state.h"
 
 namespace ebb::internal {
 
@@ -224,6 +226,29 @@ PendingOperations::Owned PendingOperations::TakeOut(PendingOperation& operation)
   operations_.pop_back();
   size_.store(operations_.size(), std::memory_order_relaxed);  // the owner's
   return taken;
+}
+
+// One list at a time, and again from the first: a list may go while another's operations are told,
+// and a list of all operations would take memory. None gets new ones any more.
+void AbandonPending(Core& core) {
+  const CallbackScope scope(&core, CallbackKind::kClose);
+  std::exception_ptr thrown;
+  for (;;) {  // ends: each turn empties a list
+    std::vector<PendingOperations::Owned> left;
+    {
+      MutexLock lock(core.pending_mu);
+      for (auto list = core.pending.begin(); list != core.pending.end() && left.empty(); ++list) {
+        left = (*list)->TakeAll(core.ClosedError());
+      }
+    }
+    if (left.empty()) break;
+    try {
+      PendingOperations::TellAll(left);
+    } catch (...) {  // of a callback: all others run first
+      thrown = std::current_exception();
+    }
+  }
+  if (thrown != nullptr) std::rethrow_exception(thrown);
 }
 
 }  // namespace ebb::internal

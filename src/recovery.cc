@@ -18,6 +18,7 @@
 #include "ebb/internal/log_scan.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/internal/session_state.h"
 #include "ebb/internal/store_files.h"
 
 namespace ebb::internal {
@@ -332,6 +333,7 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
 absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found,
                                   const Options& options) {
   OpenedStore opened;
+  MakeStandIns(*core);
   NewHistory next;
   next.begin = core->log.geometry().BlockStart(1);
   FoundCheckpoints checkpoints;

@@ -94,6 +94,7 @@
 #include "ebb/internal/core.h"
 #include "ebb/internal/no_memory.h"
 #include "ebb/internal/operation.h"
+#include "ebb/internal/session_state.h"
 
 namespace ebb {
 

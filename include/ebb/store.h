@@ -45,6 +45,7 @@
 #include "ebb/internal/coordinator.h"
 #include "ebb/internal/no_memory.h"
 #include "ebb/internal/recovery.h"
+#include "ebb/internal/session_state.h"
 #include "ebb/internal/thread_session.h"
 #include "ebb/metrics.h"
 #include "ebb/options.h"

@@ -56,12 +56,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "ebb/internal/async.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/device_search.h"
 #include "ebb/internal/operation.h"
 #include "ebb/internal/pending_operations.h"
+#include "ebb/internal/session_state.h"
 
 namespace ebb::internal {
 
@@ -474,5 +476,8 @@ class Batches {
     for (std::size_t i = items.first; i < items.end; ++i) answer(i, OpStatus::kRefused);
   }
 };
+
+// InvalidArgument: spans of a batch that differ in length.
+absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results);
 
 }  // namespace ebb::internal

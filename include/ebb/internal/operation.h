@@ -64,6 +64,7 @@
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
 #include "ebb/internal/no_memory.h"
+#include "ebb/internal/session_state.h"
 #include "ebb/internal/typed_record.h"
 #include "ebb/internal/updates.h"
 #include "ebb/status.h"

@@ -120,4 +120,8 @@ class PendingOperations {
 void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& list,
                   PendingOperations::Owned operation);
 
+// Ends what is in all lists of a store and tells it. Only when the store is closed and no slow call
+// is left.
+void AbandonPending(Core& core);
+
 }  // namespace ebb::internal

@@ -10,7 +10,7 @@
 
 #include <memory>
 
-#include "ebb/internal/core.h"
+#include "ebb/internal/session_state.h"
 
 namespace ebb::internal {
 

@@ -23,6 +23,7 @@
 #include "ebb/codec.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/core.h"
+#include "ebb/internal/session_state.h"
 #include "ebb/internal/typed_record.h"
 #include "ebb/metrics.h"
 
