@@ -27,7 +27,6 @@ Coordinator::Coordinator(Core& core, Start start)
     : core_(core),
       slot_(core.epochs.AcquireSlot()),
       job_slot_(core.epochs.AcquireSlot()),
-      commits_([this] { return RunCommit(); }),
       checkpoint_rounds_([this] { return RunCheckpoint(); }),
       lane_(core.pool),
       checkpoint_id_(start.checkpoint_id),
@@ -61,7 +60,7 @@ Coordinator::Coordinator(Core& core, Start start)
                        }}) {
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
-  core_.make_durable = [this] { return commits_.Join(); };
+  core_.commits = std::make_unique<SharedRounds>([this] { return RunCommit(); });
   if (core_.config.durability == Durability::kAlways || core_.config.read_only) {
     core_.log.BlockUpdates();
   }
@@ -87,7 +86,7 @@ Coordinator::~Coordinator() {
 
 absl::Status Coordinator::Commit() {
   if (core_.epochs.closed()) return core_.ClosedError();
-  return commits_.Join();
+  return core_.commits->Join();
 }
 
 absl::Status Coordinator::RunCommit() {
@@ -111,7 +110,7 @@ void Coordinator::CommitInTime() {
   const absl::Cleanup again = [this] {
     if (!core_.health.poisoned()) ScheduleCommit();
   };
-  static_cast<void>(commits_.Join());
+  static_cast<void>(core_.commits->Join());
   background_.LookForGarbage();
 }
 
@@ -632,11 +631,11 @@ absl::Status Coordinator::MoveBegin(Address begin) {
     MutexLock lock(list_mu_);
     checkpoint = !checkpoints_.empty() && checkpoints_.back().scan_address < begin.value();
   }
-  absl::Status status = checkpoint ? WriteCheckpoint() : commits_.Join();
+  absl::Status status = checkpoint ? WriteCheckpoint() : core_.commits->Join();
   // No slice of the space has room for an image. The log alone holds everything, too.
   if (checkpoint && absl::IsResourceExhausted(status) && core_.log.is_short_of_space()) {
     status = CleanUpLocked(0).status();
-    if (status.ok() && DurableBegin() < begin) status = commits_.Join();
+    if (status.ok() && DurableBegin() < begin) status = core_.commits->Join();
   }
   return status.ok() ? FollowCommits() : status;
 }

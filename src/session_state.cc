@@ -110,7 +110,7 @@ absl::Status WaitDurable(SessionState& session) {
   SlowScope scope(*session.slot);
   if (core.epochs.closed()) return core.ClosedError();
   if (!core.has_files()) return core.InMemoryError();
-  return core.make_durable();
+  return core.commits->Join();
 }
 
 }  // namespace ebb::internal

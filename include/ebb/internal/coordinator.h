@@ -223,7 +223,6 @@ class Coordinator {
   bool closed_ ABSL_GUARDED_BY(close_mu_) = false;
   absl::Status close_status_ ABSL_GUARDED_BY(close_mu_);
 
-  SharedRounds commits_;
   SharedRounds checkpoint_rounds_;
   Atomic<bool> closing_{false};       // jobs end soon
   Atomic<bool> growth_asked_{false};  // the pool has it to do, or it failed a moment ago

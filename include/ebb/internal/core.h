@@ -21,7 +21,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -45,6 +44,7 @@
 #include "ebb/internal/pins.h"
 #include "ebb/internal/record.h"
 #include "ebb/internal/session_table.h"
+#include "ebb/internal/shared_rounds.h"
 #include "ebb/internal/thread_pool.h"
 #include "ebb/metrics.h"
 #include "ebb/options.h"
@@ -213,9 +213,9 @@ class Core {
   Mutex pending_mu;
   std::vector<PendingOperations*> pending ABSL_GUARDED_BY(pending_mu);
 
-  // Makes everything durable that took effect before the call; waits for it. Set by the
-  // coordinator, before the store is anybody's; called from inside a SlowScope.
-  std::function<absl::Status()> make_durable;
+  // A commit makes everything durable that took effect before the call that joins it. Set by the
+  // coordinator, before the store is anybody's. Operations join from inside a SlowScope.
+  std::unique_ptr<SharedRounds> commits;
 
   AtomicWord drained_version{0};
   AtomicWord version_floor{0};

@@ -721,7 +721,7 @@ class Operations {
   // With Durability::kAlways there are no hits, so every update comes here.
   static OpStatus Acknowledge(SessionState& session) {
     if (session.core->config.durability != Durability::kAlways) return OpStatus::kOk;
-    absl::Status status = session.core->make_durable();
+    absl::Status status = session.core->commits->Join();
     return status.ok() ? OpStatus::kOk : Refuse(session, std::move(status));
   }
 
