@@ -11,11 +11,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "ebb/internal/block.h"
+#include "ebb/internal/block_io.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/durable_end.h"
 #include "ebb/internal/manifest.h"
 #include "ebb/internal/no_memory.h"
-#include "ebb/internal/page_reader.h"
 #include "ebb/internal/sealed_file.h"
 #include "ebb/internal/store_files.h"
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "ebb/internal/block_io.h"
 #include "ebb/internal/durable_end.h"
 #include "ebb/internal/index_filler.h"
 #include "ebb/internal/index_image.h"

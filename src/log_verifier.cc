@@ -8,10 +8,10 @@
 #include <utility>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/block_io.h"
 #include "ebb/internal/callback_scope.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/lifetime.h"
-#include "ebb/internal/page_reader.h"
 
 namespace ebb::internal {
 namespace {

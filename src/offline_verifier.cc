@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/block_io.h"
 #include "ebb/internal/index_image.h"
 #include "ebb/internal/lifetime.h"
 #include "ebb/internal/log_scan.h"

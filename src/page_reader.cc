@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ebb/internal/block.h"
+#include "ebb/internal/block_io.h"
 #include "ebb/internal/no_memory.h"
 
 namespace ebb::internal {
@@ -52,20 +53,6 @@ LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
 }
 
 }  // namespace
-
-absl::StatusOr<std::uint64_t> ReadBlocks(Device& device, std::uint64_t block,
-                                         std::span<std::byte> bytes) {
-  const std::uint64_t count = bytes.size() / kBlockBytes;
-  absl::Status status = device.Read(block, bytes);
-  if (status.ok()) return count;
-  if (!absl::IsOutOfRange(status)) return status;
-  for (std::uint64_t i = 0; i < count; ++i) {
-    status = device.Read(block + i, bytes.subspan(i * kBlockBytes, kBlockBytes));
-    if (absl::IsOutOfRange(status)) return i;
-    if (!status.ok()) return status;
-  }
-  return count;
-}
 
 struct PageReader::Shared {
   enum class State { kWaiting, kRunning, kDone };

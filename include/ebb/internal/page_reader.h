@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,12 +23,6 @@
 #include "ebb/internal/core.h"
 
 namespace ebb::internal {
-
-// How much is read at a time: 1 MiB.
-inline constexpr std::uint64_t kReadBlocks = 256;
-// How many of the blocks that `bytes` has room for there are from `block` on; a file can end early.
-absl::StatusOr<std::uint64_t> ReadBlocks(Device& device, std::uint64_t block,
-                                         std::span<std::byte> bytes);
 
 class PageReader {
  public:
