@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #define XXH_INLINE_ALL
@@ -52,6 +53,13 @@ std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::
     return std::nullopt;
   }
   return Get<std::uint64_t>(block, kIncarnationOffset);
+}
+
+std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block) {
+  const auto after = std::upper_bound(
+      spans.begin(), spans.end(), block,
+      [](std::uint64_t number, const IncarnationSpan& span) { return number < span.first_block; });
+  return after == spans.begin() ? 0 : std::prev(after)->incarnation;
 }
 
 namespace {

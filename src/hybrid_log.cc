@@ -10,7 +10,6 @@
 #include <cstring>
 #include <thread>
 
-#include "ebb/internal/block.h"
 #include "ebb/internal/no_memory.h"
 #include "ebb/status.h"
 
@@ -723,13 +722,6 @@ void HybridLog::ReleaseFrame(std::uint64_t page) const {
 
 std::uint64_t HybridLog::IncarnationAt(Address address) const {
   return internal::IncarnationAt(incarnations_, config_.geometry.BlockOf(address));
-}
-
-std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block) {
-  const auto after = std::upper_bound(
-      spans.begin(), spans.end(), block,
-      [](std::uint64_t number, const IncarnationSpan& span) { return number < span.first_block; });
-  return after == spans.begin() ? 0 : std::prev(after)->incarnation;
 }
 
 absl::Status HybridLog::Damaged(std::uint64_t block, const char* what) const {

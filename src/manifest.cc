@@ -8,7 +8,6 @@
 #include <span>
 #include <string_view>
 
-#include "ebb/internal/block.h"
 #include "ebb/internal/sealed_file.h"
 
 namespace ebb::internal {

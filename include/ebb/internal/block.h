@@ -85,6 +85,15 @@ void SealBlock(std::span<std::byte> block, std::uint64_t store_id, std::uint64_t
 std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::uint64_t store_id,
                                          std::uint64_t number);
 
+// Which incarnation wrote the blocks from `first_block` on.
+struct IncarnationSpan {
+  std::uint64_t first_block = 0;
+  std::uint64_t incarnation = 0;
+};
+
+// Of a table in order of blocks; 0 before its first.
+std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block);
+
 struct CommitRecord {
   RecordKind kind = RecordKind::kControl;
   std::uint64_t checkpoint_id = 0;

@@ -137,6 +137,7 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/address.h"
 #include "ebb/internal/atomic.h"
+#include "ebb/internal/block.h"
 #include "ebb/internal/block_queue.h"
 #include "ebb/internal/check.h"
 #include "ebb/internal/device.h"
@@ -167,15 +168,6 @@ class DeviceBuffer {
   AlignedBuffer bytes_;
   std::size_t blocks_ = 0;
 };
-
-// Which incarnation wrote the blocks from `first_block` on.
-struct IncarnationSpan {
-  std::uint64_t first_block = 0;
-  std::uint64_t incarnation = 0;
-};
-
-// Of a table in order of blocks; 0 before its first.
-std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block);
 
 // Between two checks of a condition that another thread will make true: first yields, then sleeps
 // for 25 to 88 microseconds, so that a preempted guard holder can run. Each wait has a random

@@ -30,8 +30,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/address.h"
+#include "ebb/internal/block.h"
 #include "ebb/internal/file_system.h"
-#include "ebb/internal/hybrid_log.h"
 #include "ebb/stats.h"
 
 namespace ebb::internal {
