@@ -1,4 +1,4 @@
-// checkpoint_and_recover: a bank that is killed again and again, and never loses a cent.
+// checkpoint_and_recover: a demo. A bank that is killed again and again, and never loses a cent.
 //
 //   checkpoint_and_recover [seconds=5] [directory without a bank.ebb]
 //

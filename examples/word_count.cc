@@ -1,5 +1,5 @@
-// word_count: counts the words of files and folders in a store whose memory may be far smaller
-// than the words.
+// word_count: a demo. Counts the words of files and folders in a store whose memory may be far
+// smaller than the words.
 //
 //   word_count [--log_memory_mib=64] [--index_buckets=65536] [--threads=N] [--direct_io=1]
 //              [--top=10] [--store=DIRECTORY] [--dump=FILE] [file or folder]...
