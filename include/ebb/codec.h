@@ -1,42 +1,14 @@
-// Codec<T>: how a key or value type lies in the log.
-//
-// Two kinds of type are built in:
-//   * trivially copyable types (integers, plain structs): stored inline, without a length;
-//   * std::string: any bytes, passed in as std::string_view, returned as std::string.
-// Keys are compared and hashed as bytes, so a key type also needs unique object representations
-// (no padding, no floating point). The bytes are those of a little-endian machine.
-//
-// Any other type with a default constructor becomes a key or a value when a program says how:
-//
-//   template <>
-//   struct ebb::Codec<Order> {
-//     static constexpr std::uint32_t kVersion = 1;
-//     static void Encode(const Order& order, std::string& out);             // appends to `out`
-//     static bool Decode(std::string_view bytes, Order& order);             // false: not an Order
-//   };
-//
-// Such a type is stored as the bytes that Encode makes, of any length, and passed as const T&.
-//   * Keys that are equal must be encoded alike, for they are compared and hashed as those bytes;
-//     CompareExchange compares values so, too.
-//   * Decode is given bytes that Encode has made, in this version or, if kVersion was not changed,
-//     an earlier one of the program. When it answers false the call that needed the value is
-//     DataLoss, and an Rmw has no effect. It must not trust the bytes more than that.
-//   * kVersion, from 1 (which is what it is if it is left out) to 65,535, is kept with the store:
-//     opening with another one is FailedPrecondition. Change it when old bytes cannot be read.
-//   * Encode and Decode may throw; they must not call the store.
-//   * `static constexpr bool kValueOnly = true` says that equal values may have several encodings:
-//     such a type is no key, and there is no CompareExchange.
-//   * `static absl::Status Usable()`, if there is one, is asked by Open, which answers its error.
-//
-// A store knows its types. Integers, floating point, bool, enums and std::string have names in its
-// files, so that opening it with another type of the same size fails with FailedPrecondition. A
-// plain struct or a type with a codec gets a name from the program (and so may an enum):
-//
-//   template <>
-//   inline constexpr std::string_view ebb::EbbTypeName<shop::Order> = "shop.Order";
-//
-// Without a name, two structs of one size cannot be told apart. A store that was created with a
-// struct without a name can be opened after the struct has got one. Otherwise names must be equal.
+/// @file
+/// Codecs: how the types of keys and values are stored in the log.
+///
+/// Two kinds of type are built in:
+///
+/// * trivially copyable types (integers, plain structs): stored inline, without a length;
+/// * std::string: any bytes; passed in as std::string_view, returned as std::string.
+///
+/// Keys are compared and hashed as bytes. So a key type also needs unique object representations:
+/// no padding and no floating point. The bytes are those of a little-endian machine. See ebb::Codec
+/// for other types, and ebb::EbbTypeName for the names of types.
 #pragma once
 
 #include <bit>
@@ -54,23 +26,63 @@ namespace ebb {
 static_assert(std::endian::native == std::endian::little,
               "ebb's log is little-endian and is not converted");
 
+/// The codec of a type that is not built in. A program specializes it for each such key or value
+/// type, which must have a default constructor:
+///
+///     template <>
+///     struct ebb::Codec<Order> {
+///       static constexpr std::uint32_t kVersion = 1;
+///       static void Encode(const Order& order, std::string& out);         // appends to `out`
+///       static bool Decode(std::string_view bytes, Order& order);         // false: not an Order
+///     };
+///
+/// Such a type is stored as the bytes that Encode appends, of any length, and passed as const T&.
+///
+/// * Equal keys must have equal encodings, because keys are compared and hashed as those bytes.
+///   CompareExchange compares values in the same way.
+/// * Decode receives bytes that Encode made, in this version of the program or, if kVersion has not
+///   changed, an earlier one. It must not trust the bytes beyond that. If Decode returns false, the
+///   call that needed the value returns DataLoss, and an Rmw has no effect.
+/// * kVersion, from 1 to 65,535, is stored with the store. If it is omitted, it is 1. Opening a
+///   store that has another version fails with FailedPrecondition. Change kVersion when old bytes
+///   can no longer be decoded.
+/// * Encode and Decode may throw. They must not call the store.
+/// * `static constexpr bool kValueOnly = true` declares that equal values may have several
+///   encodings. Such a type cannot be a key and has no CompareExchange.
+/// * `static absl::Status Usable()` is optional. Open calls it and returns its error.
 template <typename T>
 struct Codec;
 
+/// The name of a type in the files of a store; empty for a type without a name.
+///
+/// A store records the names of its types. Integers, floating-point types, bool, enums and
+/// std::string have built-in names, so opening a store with another type of the same size fails
+/// with FailedPrecondition. A program can name a plain struct, a type with a codec, or an enum:
+///
+///     template <>
+///     inline constexpr std::string_view ebb::EbbTypeName<shop::Order> = "shop.Order";
+///
+/// Without names, two structs of the same size cannot be distinguished. A store that was created
+/// with an unnamed struct can be opened after the struct has got a name. Otherwise the names must
+/// be equal.
 template <typename T>
 inline constexpr std::string_view EbbTypeName = {};
 
-// Plain types: `kFixedBytes` is the stored size.
+/// A plain type. `kFixedBytes` is its stored size.
 template <typename T>
 requires(std::is_trivially_copyable_v<T>&& std::is_default_constructible_v<T>) struct Codec<T> {
+  /// The type is stored inline, without a length.
   static constexpr bool kFixed = true;
+  /// The stored size in bytes.
   static constexpr std::size_t kFixedBytes = sizeof(T);
 };
 
-// Strings of any bytes, zero bytes included.
+/// A string of any bytes, including zero bytes.
 template <>
 struct Codec<std::string> {
+  /// Strings are stored with a length.
   static constexpr bool kFixed = false;
+  /// There is no fixed size.
   static constexpr std::size_t kFixedBytes = 0;
 };
 
@@ -83,7 +95,7 @@ concept BuiltIn = requires {
 
 }  // namespace internal
 
-// A type of the program's own, see above.
+/// A type with a codec of the program (see ebb::Codec).
 template <typename T>
 concept Coded = !internal::BuiltIn<T> && std::is_default_constructible_v<T> &&
                 requires(const T& value, T& read, std::string& out, std::string_view bytes) {
@@ -91,23 +103,23 @@ concept Coded = !internal::BuiltIn<T> && std::is_default_constructible_v<T> &&
   { Codec<T>::Decode(bytes, read) } -> std::same_as<bool>;
 };
 
-// What a key may be: one whose equal values have equal bytes.
+/// The types that can be keys: equal values have equal bytes.
 template <typename T>
 concept KeyType = (Coded<T> && !requires { Codec<T>::kValueOnly; }) ||
                   (internal::BuiltIn<T> &&
                    (!Codec<T>::kFixed || std::has_unique_object_representations_v<T>));
 
-// What a value may be.
+/// The types that can be values.
 template <typename T>
 concept ValueType = Coded<T> || internal::BuiltIn<T>;
 
-// What CompareExchange takes: equal values have equal bytes.
+/// The types that CompareExchange accepts: equal values have equal bytes.
 template <typename T>
 concept ComparableValue = ValueType<T> && KeyType<T>;
 
 namespace internal {
 
-// What lies in the log for a T: itself, or the bytes of its codec.
+// The stored form of a T: itself, or the bytes of its codec.
 template <typename T>
 struct StoredAs {
   using Type = T;
@@ -136,12 +148,12 @@ struct StoredAs<T> {
 template <typename T>
 using Stored = typename StoredAs<T>::Type;
 
-// The codecs of a store's types in one word, as its files hold it.
+// The codec versions of a store's types in one word, as its files hold it.
 template <typename Key, typename Value>
 inline constexpr std::uint32_t kCodecWord =
     StoredAs<Key>::kVersion << 16 | StoredAs<Value>::kVersion;
 
-// The name of a type in the files of a store. Arithmetic types and strings have fixed ones.
+// The name of a type in the files of a store. Arithmetic types and strings have fixed names.
 struct TypeName {
   std::string_view name;  // empty: none
   bool built_in = false;
@@ -174,8 +186,8 @@ constexpr TypeName NameOfType() {
 
 }  // namespace internal
 
-// How calls take a T: std::string_view for strings, T itself when it is at most a word, else
-// const T&.
+/// The type in which calls take a T: std::string_view for strings, T itself for trivially copyable
+/// types of at most 8 bytes, and otherwise const T&.
 template <typename T>
 using ViewOf = typename internal::StoredAs<T>::View;
 

@@ -1,4 +1,5 @@
-// Everything of ebb in one include, and its version.
+/// @file
+/// Includes all public headers of ebb, and defines its version.
 #pragma once
 
 #include "ebb/codec.h"
@@ -12,6 +13,9 @@
 #include "ebb/store.h"
 #include "ebb/verify.h"
 
+/// The major version number.
 #define EBB_VERSION_MAJOR 0
+/// The minor version number.
 #define EBB_VERSION_MINOR 1
+/// The patch version number.
 #define EBB_VERSION_PATCH 0

@@ -1,12 +1,13 @@
-// MetricsSnapshot: what a store has done since it was opened or its metrics were reset, and the two
-// text forms of it.
-//
-// Sessions count for themselves and nobody waits for them, so a snapshot that is taken while
-// operations run may be behind by the last ones of each session, and its numbers may belong to
-// slightly different moments. When no operation runs it is exact. An operation counts from its
-// beginning.
-//
-// Thread safety: plain data; the functions are pure.
+/// @file
+/// Declares ebb::MetricsSnapshot, the counts of a store since it was opened or its metrics were
+/// reset, and its two text forms.
+///
+/// Sessions count separately and wait for no one. So a snapshot that is taken while operations run
+/// may miss the last ones of each session, and its numbers may belong to slightly different
+/// moments. It is exact when no operation runs. An operation counts from its beginning. All counts
+/// start at 0.
+///
+/// Thread safety: plain data; the functions are pure.
 #pragma once
 
 #include <array>
@@ -18,109 +19,163 @@
 
 namespace ebb {
 
+/// The kinds of operations that are counted separately.
 enum class OpKind : std::uint8_t {
-  kRead,  // Contains too
+  /// Read, and Contains too.
+  kRead,
+  /// Upsert.
   kUpsert,
+  /// Rmw.
   kRmw,
+  /// Delete.
   kDelete,
+  /// InsertIfAbsent.
   kInsert,
+  /// CompareExchange.
   kCompareExchange,
-  kScan,  // counted when they begin; neither timed nor asked how they ended
+  /// Scans and iterators. They are counted when they begin, and are not timed; their outcome is not
+  /// counted.
+  kScan,
 };
+/// The number of kinds.
 inline constexpr std::size_t kOpKindCount = 7;
-// As in the text forms: "read", "compare_exchange".
+/// Returns the name of a kind in the text forms, for example "read" or "compare_exchange".
 const char* NameOf(OpKind kind);
 
-// Nanoseconds from the call to its return, callbacks included. A percentile is the upper end of the
-// histogram's bucket that it falls into: never too low, too high by at most a sixteenth, or up to
-// max_ns. All 0 unless Options::measure_latency.
+/// The latencies of one kind of operation in nanoseconds, from the call to its return, callbacks
+/// included. All values are 0 unless Options::measure_latency is set.
+///
+/// A percentile is the upper end of its histogram bucket. It is never too low, and too high by at
+/// most 1/16 and at most up to max_ns.
 struct LatencySummary {
+  /// Operations timed.
   std::uint64_t count = 0;
+  /// The sum of all latencies.
   std::uint64_t sum_ns = 0;
+  /// The median.
   std::uint64_t p50_ns = 0;
+  /// The 95th percentile.
   std::uint64_t p95_ns = 0;
+  /// The 99th percentile.
   std::uint64_t p99_ns = 0;
+  /// The 99.9th percentile.
   std::uint64_t p999_ns = 0;
-  // Exact until metrics are reset, then as the percentiles.
+  /// The longest latency. Exact until metrics are reset; after that as precise as the percentiles.
   std::uint64_t max_ns = 0;
 };
 
+/// The counts of one kind of operation.
 struct OperationMetrics {
+  /// Operations begun.
   std::uint64_t count = 0;
-  // Of these: answered NotFound, AlreadyExists or Aborted. So reads of absent keys.
+  /// Operations of these that returned NotFound, AlreadyExists or Aborted, for example reads of
+  /// absent keys.
   std::uint64_t without_effect = 0;
-  std::uint64_t refused = 0;  // answered with an error
-  std::uint64_t general = 0;  // took the long way: a wait, an append, the device
+  /// Operations of these that returned an error.
+  std::uint64_t refused = 0;
+  /// Operations of these that took the slow path: a wait, an append, or the device.
+  std::uint64_t general = 0;
+  /// The latencies of these operations.
   LatencySummary latency;
 
+  /// Returns the number of operations that had an effect.
   std::uint64_t effective() const { return count - without_effect - refused; }
 };
 
+/// The counts of a store. See Store::Metrics.
 struct MetricsSnapshot {
-  double seconds = 0;  // since Open or ResetMetrics
+  /// Seconds since Open or the last ResetMetrics.
+  double seconds = 0;
+  /// The counts for each kind of operation, in the order of OpKind.
   std::array<OperationMetrics, kOpKindCount> operations;
+  /// Returns the counts of one kind, for example `metrics[OpKind::kRead].count`.
   const OperationMetrics& operator[](OpKind kind) const {
     return operations[static_cast<std::size_t>(kind)];
   }
 
-  // Reads that found their key, by where its newest record was.
+  /// Reads that found their key in memory.
   std::uint64_t reads_from_memory = 0;
+  /// Reads that found their key on the device.
   std::uint64_t reads_from_device = 0;
-  // Updates that made a new record; the others that had an effect changed one in place.
+  /// Records appended by updates. All other updates with an effect changed a record in place.
   std::uint64_t appended_records = 0;
 
-  // Copies that reads have appended of what was on the device (Options::promote_reads).
+  /// Copies appended by reads of records on the device (Options::promote_reads).
   std::uint64_t promoted_records = 0;
 
-  // Of values given to callers. (Of types with a fixed size: values found, also by Contains.)
+  /// Bytes of values returned to callers. For types with a fixed size: bytes of values found, also
+  /// by Contains.
   std::uint64_t user_read_bytes = 0;
-  // Of keys and values that updates with an effect were about; of keys alone for deletes.
+  /// Bytes of keys and values of updates with an effect; for deletes, of keys only.
   std::uint64_t user_written_bytes = 0;
-  // Blocks of the log written by flushes, and files of checkpoints. Headers of the log's files and
-  // space taken in advance do not count.
+  /// Bytes of log blocks written by flushes. Excludes headers of log files and reserved space.
   std::uint64_t log_written_bytes = 0;
+  /// Bytes of checkpoint files written.
   std::uint64_t checkpoint_written_bytes = 0;
-  std::uint64_t device_reads = 0;  // of the log, also for scans and collections
+  /// Device reads of the log, also for scans and collections.
+  std::uint64_t device_reads = 0;
+  /// Bytes of the log read from the device.
   std::uint64_t device_read_bytes = 0;
 
-  // Why operations waited or started again.
-  std::uint64_t page_waits = 0;        // for the next page of the log, so for the device when short
-  std::uint64_t throttle_waits = 0;    // of updates, for a collection that is behind (GcOptions)
-  std::uint64_t fuzzy_waits = 0;       // for a record to freeze
-  std::uint64_t device_waits = 0;      // for the part of a chain that is on the device
-  std::uint64_t contended_waits = 0;   // for another update of the same chain
-  std::uint64_t restarts = 0;          // because a boundary or the version moved meanwhile
-  std::uint64_t lost_publications = 0;  // another update of the chain was first
+  /// Waits of operations for the next page of the log. A page needs a free frame, so operations
+  /// wait for the device when updates outpace it.
+  std::uint64_t page_waits = 0;
+  /// Waits of updates that were throttled because a collection is behind (GcOptions).
+  std::uint64_t throttle_waits = 0;
+  /// Waits of updates for a record that is becoming read-only.
+  std::uint64_t fuzzy_waits = 0;
+  /// Waits of operations for records on the device.
+  std::uint64_t device_waits = 0;
+  /// Waits of updates for another update of the same chain of records.
+  std::uint64_t contended_waits = 0;
+  /// Operations restarted because a boundary of the log or the version changed.
+  std::uint64_t restarts = 0;
+  /// Appended records that were not published because another update of the chain was faster.
+  std::uint64_t lost_publications = 0;
 
-  std::uint64_t page_turns = 0;      // pages of the log that were begun
-  std::uint64_t commits = 0;         // that made something durable
-  std::uint64_t failed_commits = 0;  // Commit returns the cause of the last one
+  /// Pages of the log that were begun.
+  std::uint64_t page_turns = 0;
+  /// Commits that made something durable.
+  std::uint64_t commits = 0;
+  /// Commits that failed. Store::Commit returns the cause of the last failure.
+  std::uint64_t failed_commits = 0;
+  /// Checkpoints completed.
   std::uint64_t checkpoints = 0;
+  /// Checkpoints that failed; CheckpointStats::last_error has the last cause.
   std::uint64_t failed_checkpoints = 0;
-  std::uint64_t checkpoint_ms = 0;  // that the completed ones took together
-  // Collections of garbage that had something to do, and what they did (GcStats).
+  /// Milliseconds that the completed checkpoints took in total.
+  std::uint64_t checkpoint_ms = 0;
+  /// Garbage collections that had something to do, on request or automatic.
   std::uint64_t collections = 0;
+  /// Garbage collections that failed.
   std::uint64_t failed_collections = 0;
+  /// Bytes of log that collections scanned.
   std::uint64_t collection_scanned_bytes = 0;
+  /// Bytes of live records that collections copied to the tail.
   std::uint64_t collection_copied_bytes = 0;
+  /// Bytes that collections returned to the file system.
   std::uint64_t collection_freed_bytes = 0;
 
-  // Refused operations by kind of error (ebb/status.h).
+  /// Operations rejected because of an argument, the time of the call or a permission
+  /// (IsUserError).
   std::uint64_t user_errors = 0;
+  /// Operations rejected for a cause that may pass (IsRecoverable).
   std::uint64_t recoverable_errors = 0;
+  /// Operations rejected because bytes on the device are damaged (IsCorruption).
   std::uint64_t corruption_errors = 0;
-  std::uint64_t lasting_errors = 0;  // none of the three: for example of a poisoned store
+  /// Operations rejected for a lasting cause, for example by a poisoned store.
+  std::uint64_t lasting_errors = 0;
 
-  // Bytes written to the device for each byte of the users' updates: log_written_bytes and
-  // checkpoint_written_bytes over user_written_bytes; 0 before there are any. What is still in
-  // memory has not been written, so over a short time it can be far too low.
+  /// Returns the bytes written to the device for each byte of updates: log_written_bytes plus
+  /// checkpoint_written_bytes, divided by user_written_bytes; 0 before there are any. Records that
+  /// are still in memory have not been written. So over a short time the ratio can be far too low.
   double write_amplification() const;
 };
 
-// One object, in one line.
+/// Returns the snapshot as one JSON object in one line.
 std::string ToJson(const MetricsSnapshot& metrics);
-// The text format of Prometheus, version 0.0.4: metrics named ebb_..., operations told apart by the
-// label op. Latencies stand there only when they were measured.
+/// Returns the snapshot in the text format of Prometheus, version 0.0.4. The names begin with ebb_,
+/// and the label `op` distinguishes operations. Latencies appear only if they were measured.
 std::string ToPrometheus(const MetricsSnapshot& metrics);
 
 namespace internal {

@@ -1,31 +1,35 @@
-// Options: what a store is told when it is opened. Every option is honoured or refused by name. (A
-// store in memory has no files: what is said of files, commits and checkpoints does not concern
-// it.)
-//
-// Callbacks of long jobs. (Those of operations are in the table in ebb/session.h.)
-//
-//   callback                  runs in                     what a throw does
-//   GcOptions::progress       the thread that calls       ends the collection like false, then
-//                             CollectGarbage              leaves the call
-//                             a thread of the pool (for   ends the collection like false; it counts
-//                             Options::gc)                as failed, and last_error in
-//                                                         GetBackgroundStats says what was thrown
-//                             the thread that closes      the same; Close continues
-//                             (for Options::gc)
-//   progress of a Backup      the thread that calls       the directory is emptied, then it leaves
-//                                                         the call
-//   VerifyOptions::progress   the thread that calls       leaves the call
-//   recovery_progress         the thread that opens       leaves Open, which has released
-//                                                         everything; the files are unchanged
-//
-// They hold up their job, and no operation or commit. All calls of their store are rejected as
-// ebb/session.h says, since most would wait for the job: FailedPrecondition. (During recovery and
-// VerifyDirectory there is no store that could be called; to open the same directory for writing is
-// FailedPrecondition.) Calls of other stores, and calls of other threads, are allowed; but a
-// callback must not wait for another thread's long job, StopBackground or Close of this store. A
-// throw of std::bad_alloc may become ResourceExhausted instead.
-//
-// Thread safety: plain data. All sizes are bytes unless the name says otherwise.
+/// @file
+/// Declares ebb::Options and ebb::GcOptions, the settings of a store. Every option is obeyed, or
+/// the call fails and its message names the option.
+///
+/// All sizes are in bytes unless the name says otherwise. Options about files, commits and
+/// checkpoints have no effect on a store in memory.
+///
+/// Callbacks of long jobs. (The table in ebb/session.h has the callbacks of operations.)
+///
+///     callback                  runs in                     effect of an exception
+///     GcOptions::progress       the thread that calls       ends the collection like false, then
+///                               CollectGarbage              leaves the call
+///                               a thread of the pool (for   ends the collection like false; it
+///                               Options::gc)                counts as failed, and last_error in
+///                                                           GetBackgroundStats has the exception
+///                               the thread that closes      the same; Close continues
+///                               (for Options::gc)
+///     progress of a Backup      the thread that calls       the directory is emptied; then it
+///                                                           leaves the call
+///     VerifyOptions::progress   the thread that calls       leaves the call
+///     recovery_progress         the thread that opens       leaves Open, which has released
+///                                                           everything; the files are unchanged
+///
+/// These callbacks delay their job, but no operation or commit. All calls of their own store are
+/// rejected as described in ebb/session.h, because most would wait for the job: they return
+/// FailedPrecondition. During recovery and VerifyDirectory there is no store to call; opening the
+/// same directory for writing fails with FailedPrecondition. Calls of other stores, and calls made
+/// by other threads, are allowed. But a callback must not wait for another thread's long job,
+/// StopBackground or Close of this store. A std::bad_alloc that a callback throws may be reported
+/// as ResourceExhausted instead.
+///
+/// Thread safety: plain data.
 #pragma once
 
 #include <cstdint>
@@ -38,193 +42,246 @@
 
 namespace ebb {
 
-// When updates become durable, that is, survive a loss of power. Commit, WaitDurable, Checkpoint
-// and Close make everything before them durable in every mode.
+/// When updates become durable, that is, survive a loss of power. In every mode, Commit,
+/// WaitDurable, Checkpoint and Close make all updates before them durable.
 enum class Durability : std::uint8_t {
-  kNone,      // only by those calls; says that nobody counts on more
-  kManual,    // only by those calls; the program makes them
-  kPeriodic,  // also every commit_interval_ms, if something has changed
-  kAlways,    // an update returns OK only when it is durable; concurrent ones share a sync
+  /// Only by those calls. States that the program does not rely on durability.
+  kNone,
+  /// Only by those calls, which the program makes.
+  kManual,
+  /// Also every Options::commit_interval_ms, if anything has changed.
+  kPeriodic,
+  /// An update returns OK only when it is durable. Concurrent updates share a sync.
+  kAlways,
 };
 
-// When and how garbage is collected: what is live at the front of the log is copied to its tail,
-// and the front is given back.
+/// When and how garbage is collected. A collection copies live records, that is, the newest record
+/// of each key, from the beginning of the log to its tail, and then frees the space that it
+/// scanned.
 struct GcOptions {
-  // Nothing is done while less than this is to be had, by Store::EstimateGarbage.
+  /// A collection starts only if Store::EstimateGarbage reports at least this many reclaimable
+  /// bytes. Any value; default 64 MiB.
   std::uint64_t min_reclaim_bytes = std::uint64_t{64} << 20;
-  // Done when live records make up this share of the log: from 0 to 1, and 1 goes once through all
-  // of the log. The closer to 1, the more is copied and read for each byte that is freed. By itself
-  // (Options::gc) a collection begins when the log is longer than live / target. With kPeriodic
-  // what it has gone through is given back by the next periodic commit; a commit of its own, which
-  // makes every record an append again at its next update, comes only when the log has become a
-  // quarter (and at least two pages) longer than that. From there on updates are slowed down to the
-  // pace of what gives space back, or to a page a second when the log is a tenth longer still. So
-  // it stays below live / target * 1.4 and some pages, unless collecting is far too slow, as it is
-  // in a log that is many times larger than memory.
+  /// A collection ends when live records make up this fraction of the log. Range 0 to 1; default
+  /// 0.5. With 1 it scans the whole log once. The closer to 1, the more bytes are read and copied
+  /// for each byte that is freed.
+  ///
+  /// Automatic collections (Options::gc) start when the log is longer than `live /
+  /// target_utilization`. For example, with 10 GiB of live records and the default, they start at
+  /// 20 GiB. With Durability::kPeriodic, the next periodic commit frees the space. A collection
+  /// makes a commit of its own only if the log grows by another quarter, and by at least two pages.
+  /// Such a commit is costly, because afterwards the next update of every record is an append.
+  ///
+  /// From that length on, updates are throttled to the pace at which space is freed. If the log
+  /// grows by another tenth, they are throttled to one page per second. So the log stays below
+  /// `live / target_utilization * 1.4` plus a few pages. The exception is a log that is many times
+  /// larger than memory, where collecting may be far too slow.
   double target_utilization = 0.5;
-  // How much of the log is gone through at a time, before a commit is told of it.
+  /// The number of log bytes that are scanned before a commit records the progress. Range 4 KiB to
+  /// 1 TiB; default 256 MiB.
   std::uint64_t pass_bytes = std::uint64_t{256} << 20;
-  // Go through so many bytes of the log a second at most; 0: as fast as can be.
+  /// The maximum rate of a scan, in bytes of log per second. Any value; default 0, which means
+  /// unlimited.
   std::uint64_t max_bytes_per_second = 0;
-  // Called now and then with what has been done; false ends the collection, and uses what has been
-  // copied so far. To pause the collection, return later. See the table above for the calls that it
-  // may make.
+  /// Called from time to time with the counts so far. If it returns false, the collection ends; the
+  /// records copied so far are used. To pause the collection, return later. The table in
+  /// ebb/options.h lists the calls that it may make. Default: none.
   std::function<bool(const GcStats&)> progress = {};
 };
 
+/// The settings of a store. The defaults suit a store of a few GiB on a machine with other work.
+///
+///     auto options = ebb::Options::WithMemory(std::uint64_t{1} << 30);  // 1 GiB
+///     options.durability = ebb::Durability::kAlways;
+///     auto db = ebb::Store<std::string, std::string>::Open("accounts.ebb", options);
 struct Options {
-  // Open creates the directory and the store when they are absent. Without, Open then fails with
-  // NotFound and changes nothing: it creates neither the directory nor a lock file.
+  /// Creates the directory and the store if they are missing. If false, Open of a missing store
+  /// fails with NotFound and changes nothing: it creates neither the directory nor a lock file.
+  /// Default: true.
   bool create_if_missing = true;
 
-  // Open the store for reading only, as its last commit left it. No byte is written, neither by
-  // Open nor later, so this works on read-only media and without permission to write. Any number of
-  // readers, in this process and others, can have a store open; while there is one, or a
-  // VerifyDirectory runs, opening it for writing is FailedPrecondition, and the other way round.
-  // Reads, scans, Verify and Close work as usual. Calls that change anything (updates, Commit,
-  // CollectGarbage, GrowIndex, named sessions, CleanupCheckpoints) are FailedPrecondition. So are
-  // Checkpoint and Backup, unless the newest checkpoint is where the log ends. Open never creates a
-  // store, as if create_if_missing were false, and the options for durability, checkpoints,
-  // collection, preallocation and promotion are ignored. (The last commit may be in the page cache
-  // alone if the writer was killed; then a loss of power can still undo it.)
+  /// Opens the store for reading only, in the state of its last commit. Neither Open nor any later
+  /// call writes a byte, so this works on read-only media and without permission to write. Default:
+  /// false.
+  ///
+  /// Any number of readers, in this process and others, can have the store open. While there is
+  /// one, or while VerifyDirectory runs, opening the store for writing fails with
+  /// FailedPrecondition; the reverse holds too.
+  ///
+  /// Reads, scans, Verify and Close work as usual. Calls that change anything fail with
+  /// FailedPrecondition: updates, Commit, CollectGarbage, GrowIndex, named sessions and
+  /// CleanupCheckpoints. So do Checkpoint and Backup, unless the newest checkpoint covers the whole
+  /// log. Open never creates a store. The options for durability, checkpoints, collections,
+  /// preallocation and promotion are ignored.
+  ///
+  /// If the writer was killed, its last commit may be in the page cache only. A loss of power can
+  /// then still undo it.
   bool read_only = false;
 
-  // Memory for the part of the log that is kept in frames; the newest records live here. At least
-  // eight pages, from 1 MiB up to the machine's memory, which is the physical memory or the limit
-  // of a control group (version 1 or 2) that the process is in, for example in a container.
+  /// Memory for the part of the log that is kept in frames, which hold the newest records. Range:
+  /// at least 8 pages and 1 MiB, at most the machine's memory; default 256 MiB. The machine's
+  /// memory is the physical memory, or the limit of the process's control group (version 1 or 2),
+  /// for example in a container.
   std::uint64_t log_memory_bytes = std::uint64_t{256} << 20;
 
-  // Size of a log page: a power of two from 64 KiB to 64 MiB. 0 chooses the largest power of two
-  // that is at most a sixteenth of log_memory_bytes. It is fixed when the store is created; a
-  // store that exists keeps its own and refuses another explicit size with FailedPrecondition.
-  // A record (key, value and at most 24 bytes) must fit in one page.
+  /// The size of a log page: a power of two from 64 KiB to 64 MiB. Default 0, which chooses the
+  /// largest power of two that is at most 1/16 of log_memory_bytes.
+  ///
+  /// The page size is fixed when the store is created. Opening an existing store uses its own page
+  /// size; another explicit size fails with FailedPrecondition. A record, that is, key, value and
+  /// at most 24 bytes, must fit in one page.
   std::uint64_t page_bytes = 0;
 
-  // Size of one file of the log: a power of two, at least the page size and 1 MiB, at most 1 TiB.
-  // Fixed when the store is created; afterwards the store's own size is used.
+  /// The size of one log file: a power of two from 1 MiB to 1 TiB, and at least the page size.
+  /// Default 1 GiB. Fixed when the store is created; later openings use the store's own size.
   std::uint64_t segment_bytes = std::uint64_t{1} << 30;
 
-  // Buckets of the hash index to begin with, 64 bytes each: a power of two from 1,024 to 2^31. Four
-  // to five keys a bucket are best; more still answer rightly, slower. The count at creation is the
-  // least for the life of the store, and 2^15 times it is the most.
+  /// The initial number of buckets of the hash index, of 64 bytes each: a power of two from 1,024
+  /// to 2^31. Default 65,536, that is, 4 MiB. Lookups are fastest with at most 4 to 5 keys per
+  /// bucket; with more they are slower but still correct. The index never shrinks below its size at
+  /// creation and can grow to at most 2^15 times that size.
   std::uint64_t index_bucket_count = std::uint64_t{1} << 16;
 
-  // Double the index whenever it holds more than some five keys a bucket, beside operations, up to
-  // that most, max_index_bytes, or what the machine's memory could hold. Without, only GrowIndex()
-  // does.
+  /// Doubles the index automatically when it holds more than about 5 keys per bucket, concurrently
+  /// with operations. Growth ends at the maximum above, at max_index_bytes, or at the size that the
+  /// machine's memory can hold. If false, only Store::GrowIndex grows it. Default: true.
   bool index_auto_grow = true;
 
-  // The buckets of the index may use at most so many bytes: 0, or at least 64 KiB. The index does
-  // not grow beyond it, and a store that was created with a larger index is not opened:
-  // ResourceExhausted. 0: growth may use the machine's memory, and a store whose files demand more
-  // than half of it, and more than index_bucket_count, is not opened.
+  /// The maximum size of the index buckets: 0, or at least 64 KiB. The index does not grow beyond
+  /// it. Opening a store that was created with a larger index fails with ResourceExhausted.
+  ///
+  /// With the default 0, growth may use the machine's memory. Opening a store then fails if its
+  /// index needs more than half of the machine's memory and more than index_bucket_count buckets.
   std::uint64_t max_index_bytes = 0;
 
-  // Threads of the internal pool that flush, evict and read ahead concurrently with the callers: 1
-  // to 32. Callers that must wait help, so one is enough for any number of sessions. The store has
-  // two more threads: one for the long jobs (checkpoints, garbage collection, growth of the index),
-  // which run one after the other, and, with kPeriodic, one for the commits. Open fails with
-  // ResourceExhausted if one of them cannot be started.
+  /// The number of threads that flush, evict and read ahead in the background: 1 to 32; default 1.
+  /// Callers that must wait help with this work, so one thread suffices for any number of sessions.
+  ///
+  /// The store has two more threads. One runs the long jobs (checkpoints, collections, growth of
+  /// the index) one after the other. The other, only with Durability::kPeriodic, makes the commits.
+  /// Open fails with ResourceExhausted if a thread cannot be started.
   std::uint32_t background_threads = 1;
 
-  // Space that a log file takes on the disk at a time, ahead of what is written: a multiple of
-  // 4 KiB up to 1 TiB. When the disk is nearly full, only what is needed: a page, and beyond it the
-  // space that deletions, collections and commits have to themselves, some 5 MiB for a small store
-  // and a few per cent of a large one. So an update is rejected when there is no space for it, and
-  // what has been accepted can be committed. Where the file system cannot reserve space, zeros are
-  // written. 0: nothing is taken ahead, and a commit may find the disk full.
+  /// Disk space that a log file reserves at a time, ahead of the bytes written: a multiple of 4
+  /// KiB, at most 1 TiB. Default 16 MiB.
+  ///
+  /// When the disk is nearly full, a file reserves only as much as it needs: one page, and the
+  /// space set aside for deletions, collections and commits. That space is about 5 MiB for a small
+  /// store and a few percent of a large one. So an update is rejected if there is no space for it,
+  /// and accepted updates can be committed. Where the file system cannot reserve space, ebb writes
+  /// zeros. With 0 nothing is reserved, and a commit may find the disk full.
   std::uint64_t preallocate_bytes = std::uint64_t{16} << 20;
 
-  // Largest single write to the device: a multiple of 4 KiB from 4 KiB to 64 MiB.
+  /// The maximum size of one write to the device: a multiple of 4 KiB from 4 KiB to 64 MiB. Default
+  /// 1 MiB.
   std::uint64_t write_batch_bytes = std::uint64_t{1} << 20;
 
-  // When updates become durable. A store in memory has nothing that could, and refuses kAlways.
+  /// When updates become durable. Default: kPeriodic. A store in memory cannot make updates durable
+  /// and rejects kAlways.
   Durability durability = Durability::kPeriodic;
 
-  // Milliseconds between the commits of kPeriodic: 1 to 3,600,000. A crash loses at most what
-  // happened since the last one began. Commits have their own thread: no collection, checkpoint,
-  // backup or growth of the index delays them, however long it takes.
+  /// Milliseconds between the commits of Durability::kPeriodic: 1 to 3,600,000; default 1,000. A
+  /// crash loses at most the updates since the last commit began. Commits have their own thread, so
+  /// no collection, checkpoint, backup or growth of the index delays them.
   std::uint32_t commit_interval_ms = 1000;
 
-  // Milliseconds between checkpoints in the background: 0 for none, or 100 to 86,400,000. One is
-  // skipped when nothing has changed since the last. Unless this is 0, Close writes one too.
+  /// Milliseconds between automatic checkpoints: 100 to 86,400,000 (one day), or 0 for none.
+  /// Default 0. A checkpoint is skipped if nothing has changed since the last one. Unless this is
+  /// 0, Close writes a checkpoint too.
   std::uint32_t checkpoint_interval_ms = 0;
 
-  // Garbage is collected as `gc` says, checked at this interval, whenever the log has grown by what
-  // is to be had, and after a periodic commit: 0 for never, or from 1000 to a day.
+  /// Milliseconds between checks whether garbage must be collected: 1,000 to 86,400,000 (one day),
+  /// or 0 for no automatic collections. Default 10,000. The store also checks after a periodic
+  /// commit, and when the log has grown enough for a collection to be due.
   std::uint32_t gc_interval_ms = 10000;
+  /// When and how much automatic collections collect.
   GcOptions gc = {};
 
-  // How many checkpoints to keep: 1 to 1,000. Older ones are removed when a new one is complete.
+  /// The number of checkpoints to keep: 1 to 1,000; default 2. Older ones are removed when a new
+  /// one is complete.
   std::uint32_t checkpoints_kept = 2;
 
-  // Bypass the page cache where the file system can; else buffered. Stats() says which it became.
+  /// Bypasses the page cache where the file system supports it, and otherwise uses buffered I/O.
+  /// StoreStats::direct_io reports which. Default: true.
   bool direct_io = true;
 
-  // Let the device reads of batches and asynchronous operations overlap through io_uring where the
-  // kernel has it and allows it; else in the pool's threads. Stats() says which it became.
+  /// Overlaps the device reads of batches and asynchronous operations through io_uring, if the
+  /// kernel supports and allows it, and otherwise in the threads of the pool. StoreStats::io_uring
+  /// reports which. Default: true.
   bool io_uring = true;
 
-  // Ask for huge pages for log frames and index. Stats() says how many bytes got them.
+  /// Requests huge pages for log frames and index. StoreStats::huge_page_bytes reports how many
+  /// bytes have them. Default: true.
   bool huge_pages = true;
 
-  // Largest key and value accepted, in encoded bytes. 0: whatever fits in a page with the other.
+  /// The maximum size of a key, in encoded bytes. Default 0: any size that fits in a page together
+  /// with the value.
   std::uint64_t max_key_bytes = 0;
+  /// The maximum size of a value, in encoded bytes. Default 0: any size that fits in a page
+  /// together with the key.
   std::uint64_t max_value_bytes = 0;
 
-  // How far a scan reads from the device ahead of what it shows, in two pieces: a multiple of
-  // 4 KiB up to 64 MiB. It takes about four times as much memory. 0: a block, and nothing ahead.
+  /// How far a scan reads from the device ahead of the key that it returns, in two pieces: a
+  /// multiple of 4 KiB, at most 64 MiB. Default 1 MiB. A scan uses about four times as much memory.
+  /// With 0 it reads one block of 4 KiB at a time, and nothing ahead.
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
 
-  // Append a copy of what a read has fetched from the device, if it is still the newest record of
-  // its key, so that what is read again and again comes to be in memory. Such a read writes: it can
-  // wait for a page as an update does, and its copies make garbage later. It never fails for that.
+  /// Appends a copy of a record that a read has fetched from the device, if the record is still the
+  /// newest of its key. Records that are read often thus come into memory. Such a read writes: it
+  /// can wait for a page as an update does, and the copies create garbage. It never fails for lack
+  /// of space. Default: false.
   bool promote_reads = false;
 
-  // Time every operation, for the latencies in Metrics(). Costs two looks at the clock for each,
-  // some 50 ns, and 34 KiB for each session.
+  /// Measures the latency of every operation, for Store::Metrics. Costs two reads of the clock for
+  /// each operation, about 50 ns, and 34 KiB for each session. Default: false.
   bool measure_latency = false;
 
-  // What is left of a damaged store. Where Open would fail with DataLoss because a part of the log
-  // is damaged or missing, it opens the store as the last commit before the first such place left
-  // it. It removes everything behind that from the files, and all checkpoints, for good: so copy
-  // the directory first. recovery().notes says what the damage was and how much was dropped. If
-  // garbage has been collected since that commit, keys whose records it moved are gone too, and a
-  // note says so. A store that is not damaged opens as always. DataLoss all the same if no commit
-  // can be reached: the log's beginning is damaged, or all of its files are gone or another
-  // store's.
+  /// Opens the remains of a damaged store. Default: false.
+  ///
+  /// If Open would fail with DataLoss because part of the log is damaged or missing, it instead
+  /// opens the store in the state of the last commit before the first such place. It permanently
+  /// removes everything after that from the files, and all checkpoints: copy the directory first.
+  /// RecoveryReport::notes describes the damage and the number of bytes dropped.
+  ///
+  /// If garbage has been collected since that commit, the keys whose records were moved are lost
+  /// too, and a note says so. An undamaged store opens as usual. Open still fails with DataLoss if
+  /// no commit can be reached: the beginning of the log is damaged, or all its files are missing or
+  /// belong to another store.
   bool salvage = false;
 
-  // Called by Open, in the opening thread, after each page of the log that it has read. Empty: not
-  // called.
+  /// Called by Open, in the opening thread, after each page of the log that it has read. Default:
+  /// none.
   std::function<void(const RecoveryProgress&)> recovery_progress = {};
 
-  // Presets: a start, to be changed as needed. Each opens on the machine that it was made on.
+  // Presets, to be adjusted as needed. Each is valid on the machine where it was made.
 
-  // Log and index together take about `bytes`, a quarter at most for the index; 2 MiB and more,
-  // less is refused by Open. (The index grows beyond that with the keys, unless index_auto_grow is
-  // taken away.) The rest is as by default.
+  /// Returns options with which log and index together use about `bytes`; at most a quarter of it
+  /// is for the index. Open rejects less than 2 MiB. With index_auto_grow the index grows beyond
+  /// this with the number of keys. All other options have their defaults.
   static Options WithMemory(std::uint64_t bytes);
-  // 4 GiB, but no more than half of the machine's memory (see log_memory_bytes); a checkpoint every
-  // 30 seconds; 8 threads.
+  /// Returns options with 4 GiB of memory, but at most half of the machine's memory (see
+  /// log_memory_bytes); a checkpoint every 30 seconds; and 8 threads.
   static Options HighPerformance();
-  // 64 MiB of log in pages of 4 MiB, the smallest index to begin with; a checkpoint every 2
-  // seconds; 2 threads.
+  /// Returns options with 64 MiB of log in pages of 4 MiB; the smallest initial index; a checkpoint
+  /// every 2 seconds; and 2 threads.
   static Options LowMemory();
 };
 
-// Checks every field and combination; InvalidArgument naming the field, the value and the range.
-// Touches no file of a store. Cost: reads the memory limits of the process, some 100 microseconds.
+/// Checks every option and their combination. Returns InvalidArgument with the option, its value
+/// and the range. Touches no file of a store. Cost: reads the memory limits of the process, about
+/// 100 microseconds.
 absl::Status Validate(const Options& options);
+/// Checks every option of a collection, as above.
 absl::Status Validate(const GcOptions& options);
 
-// The page size that `options` leads to at creation: page_bytes, or the automatic choice for 0.
+/// Returns the page size of a store that is created with `options`: page_bytes, or the automatic
+/// choice for 0.
 std::uint64_t EffectivePageBytes(const Options& options);
 
 namespace internal {
-// The machine's memory: physical memory, or the lowest limit of the control groups that the process
-// is in. Far more than any machine has when the system does not tell. `root` stands before the
-// paths /proc and /sys (tests).
+// Returns the machine's memory: the physical memory, or the lowest limit of the process's control
+// groups. If the system does not report it, returns far more than any machine has. `root` is
+// prepended to the paths /proc and /sys (tests).
 std::uint64_t PhysicalMemoryBytes(const std::string& root = {});
 }  // namespace internal
 

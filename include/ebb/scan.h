@@ -1,25 +1,5 @@
-// ScanIterator<Key, Value>: goes through the keys of a store, each once, in no order that means
-// anything.
-//
-//   auto it = db.NewScan();
-//   while (it.Next()) use(it.key(), it.value());
-//   if (!it.status().ok()) ...      // it ended early
-//
-// What it shows is the state below one address of the log, fixed when it is made: every key whose
-// newest update returned before that, with that value; nothing that began afterwards. Of updates
-// that ran at that moment some may be seen and others not. Nothing that happens later changes what
-// is shown.
-//
-// It holds no lock, and operations go on beside it. While it is there the files of the log are not
-// cut in front of what it has yet to read, so do not keep one longer than needed; a store has at
-// most 64 at a time, and Stats tells of them. Cost: making one makes all records in memory
-// read-only, so that each is copied once when it is updated next; going through reads the whole log
-// once, and its dead records need a look at what replaced them. Memory: some megabytes, however
-// much the store holds (a record larger than that counts twice).
-//
-// Thread safety: one thread at a time. It may outlive the store; it then ends with
-// FailedPrecondition, as it does when the store has been closed, when it was moved from, or when it
-// is created or advanced inside a callback that may not call the store (ebb/session.h).
+/// @file
+/// Declares ebb::ScanIterator, which iterates over the keys of a store.
 #pragma once
 
 #include <concepts>
@@ -38,7 +18,8 @@
 
 namespace ebb {
 
-// What a scan may call: with a key and a value; returns nothing, or whether to go on.
+/// The type of a scan's function: takes a key and a value, and returns nothing, or whether to
+/// continue.
 template <typename F, typename KeyView, typename ValueView>
 concept ScanVisitor = std::invocable<F&, KeyView, ValueView> &&
     (std::is_void_v<std::invoke_result_t<F&, KeyView, ValueView>> ||
@@ -48,13 +29,40 @@ template <KeyType Key, ValueType Value>
 class Store;
 
 template <KeyType Key, ValueType Value>
+/// Iterates over the keys of a store. Each key appears once, in no particular order. Created by
+/// Store::NewScan.
+///
+///     auto it = db.NewScan();
+///     while (it.Next()) use(it.key(), it.value());
+///     if (!it.status().ok()) ...  // it ended early
+///
+/// The iterator shows the state below one address of the log, which is fixed when it is created. It
+/// shows every key whose newest update returned before that, with that value, and no update that
+/// began afterwards. Of the updates that ran at that moment, it may show some and not others. Later
+/// updates do not change the result.
+///
+/// The iterator holds no lock, and operations continue while it exists. But it keeps the log files
+/// from its position on, even if their garbage has been collected. Do not keep an iterator longer
+/// than needed. A store has at most 64 at a time; StoreStats reports their number and age.
+///
+/// Cost: creating an iterator makes all records in memory read-only, so the next update of each
+/// copies it. A full scan reads the whole log once. For each superseded record it also searches for
+/// the newer record of its key. Memory: a few MiB, whatever the size of the store; a record larger
+/// than that is held twice.
+///
+/// Thread safety: one thread at a time. The iterator may outlive the store, and then ends with
+/// FailedPrecondition. It ends with the same error if the store is closed, if it was moved from,
+/// and if it is created or advanced in a callback that may not call the store (ebb/session.h).
 class ScanIterator {
  public:
+  /// The type of key(): std::string_view for strings (see ebb::ViewOf).
   using KeyView = ViewOf<Key>;
+  /// The type of value(): std::string_view for strings (see ebb::ViewOf).
   using ValueView = ViewOf<Value>;
 
-  // Moves to the next key; false when there is none, or after an error, which status() tells.
-  // Progress: mostly a few instructions; now and then it waits for the device.
+  /// Advances to the next key. Must be called before the first key, too. Returns false at the end
+  /// and after an error; status() distinguishes them. Progress: usually a few instructions;
+  /// sometimes waits for the device.
   bool Next() {
     if (scan_ == nullptr || !scan_->Next()) return false;
     EBB_TRY {
@@ -63,11 +71,13 @@ class ScanIterator {
       return scan_->Fail(internal::NoMemory());
     }
   }
-  // Of where Next has moved to, until it is called again.
+  /// Returns the current key. Valid until the next call of Next.
   KeyView key() const { return key_; }
+  /// Returns the value of the current key. Valid until the next call of Next.
   ValueView value() const { return value_; }
-  // OK while it goes on and when it has shown everything. DataLoss, Unavailable: from the device.
-  // ResourceExhausted: memory, or too many scans. FailedPrecondition: closed.
+  /// Returns OK while the iterator continues and after it has shown all keys; otherwise the error
+  /// that ended it. Errors: DataLoss and Unavailable (from the device); ResourceExhausted (out of
+  /// memory, or too many iterators); FailedPrecondition (the store is closed, or see above).
   const absl::Status& status() const {
     if (scan_ != nullptr) return scan_->status();
     return lacks_memory_ ? internal::NoMemory() : internal::Fixed().moved_from;
@@ -75,7 +85,7 @@ class ScanIterator {
 
  private:
   friend class Store<Key, Value>;
-  // `core` is null when the store was moved from.
+  // `core` is null if the store was moved from.
   explicit ScanIterator(std::shared_ptr<internal::Core> core, std::string_view prefix = {}) {
     if (core == nullptr) return;
     EBB_TRY { scan_ = std::make_unique<internal::LiveScan>(std::move(core), std::string(prefix)); }
@@ -97,9 +107,9 @@ class ScanIterator {
     return true;
   }
 
-  std::unique_ptr<internal::LiveScan> scan_;  // null: no memory for it, or moved from
+  std::unique_ptr<internal::LiveScan> scan_;  // null: out of memory, or moved from
   bool lacks_memory_ = false;
-  std::string bytes_;                         // for codecs
+  std::string bytes_;  // for codecs
   Key key_{};
   Value value_{};
 };

@@ -1,76 +1,5 @@
-// Session<Key, Value>: one user's handle to a store, and the fast path of every operation.
-//
-// A session costs some cache lines and buffers of at most 256 KiB, and nothing while idle: it holds
-// no lock, pins no page and delays no thread. There is no limit on their number that a program
-// would meet. It may be moved between threads and is used by one at a time. Calls of a session that
-// was moved from return FailedPrecondition; until it is destroyed it keeps the memory of the store.
-//
-// All operations on one key, from all sessions of a store, are linearizable: they take effect one
-// after the other, each between its call and its return. Nothing is promised across keys.
-//
-// Status codes are listed in ebb/status.h. Any operation can return FailedPrecondition (the store
-// is closed, the call comes from a callback of the same store, or the process is a forked child);
-// reads can return DataLoss and Unavailable when the record is on the device; updates
-// ResourceExhausted and Unavailable when no log page can be freed, which may pass.
-//
-// With Durability::kAlways an update returns OK when it is durable; an error of the commit is
-// returned although the update has taken effect, and whether it is durable is then unknown.
-//
-// Callbacks of operations. (Those of long jobs, such as GcOptions::progress, are in the table in
-// ebb/options.h.) All run in the thread that makes the call.
-//
-//   callback                     calls of this store           what a throw does
-//   visitor of a Read            rejected                      leaves the call
-//   function of an Rmw,          rejected                      leaves the call; the record is
-//     RmwBatch or RmwAsync                                     unchanged and no lock is left. Of a
-//                                                              batch, the items before it are done
-//                                                              and have their results; it and all
-//                                                              later items have no effect, and
-//                                                              their results are unspecified.
-//                                                              `done` is not called
-//   function of a Scan,          all                           leaves the call
-//     ScanPrefix, or a loop
-//     over a ScanIterator
-//   `done` of an asynchronous    all; must not destroy the     leaves the call that ran it: the
-//     operation, and a           store while a call of the     asynchronous call, or
-//     coroutine that it          store is running              CompletePending. In the destructor
-//     resumes                                                  of the session it is printed
-//   `done` that Close runs       rejected; must not use the    leaves Close, when all have been
-//                                session, which is another     told: call Close again. In the
-//                                thread's                      destructor of the store it is
-//                                                              printed
-//   Encode and Decode of a       must not be made              leaves the call; see ebb/codec.h
-//     codec
-//
-// Visitors and functions run under the guard of the call: they delay the eviction of pages, commits
-// and Close, so they should be short and must not block. `done` delays nothing.
-// A rejected call returns FailedPrecondition, names the callback, has no effect and never waits. It
-// is rejected on the store, on every session and on every iterator of it, also when callbacks of
-// several stores are nested. Exceptions:
-//   * Read into a value, Contains, Upsert and the like on another session may work instead, when
-//     they take the fast path and so wait for nothing. Do not rely on it; an Rmw that writes its
-//     own key in this way may never end.
-//   * CompletePending returns 0. NewSession() and the calls that only report are allowed: serial,
-//     name, pending_count, Stats, Metrics, ResetMetrics, ApproximateSize, ListCheckpoints,
-//     GetCheckpointStats, GetBackgroundStats and recovery.
-// Calls of other stores, and calls that other threads make, are allowed; but a callback must not
-// wait for another thread's call of this store.
-//
-// Destructors inside a callback of the store cannot return an error. A session with pending
-// operations ends them without effect: `done` gets FailedPrecondition. A session that is destroyed
-// inside its own call, and a store that is destroyed in a callback (also by exit()), leak, and a
-// line on stderr says so; a leaked store is not closed, so that updates after its last commit may
-// be lost as in a crash.
-//
-// When memory is out, every call returns ResourceExhausted and has no effect; a completion callback
-// is given that status. Nothing is thrown, except what a callback throws: that passes through, but
-// a std::bad_alloc of a callback of Read or Rmw is reported as ResourceExhausted like any other.
-//
-// Serials. A session numbers its updates: each takes the next serial when it takes effect, or when
-// it finds that it has none to make (NotFound, AlreadyExists and Aborted are outcomes). An update
-// that is rejected, that is, returns any other error, takes none. After a crash, a named session's
-// recovered serial p (Store::recovery) means that exactly its updates with serials up to p are in
-// the store. This holds for all calls: single ones, batches and asynchronous ones.
+/// @file
+/// Declares ebb::Session, a handle to a store and the fast path of every operation.
 #pragma once
 
 #include <algorithm>
@@ -102,30 +31,122 @@ template <KeyType Key, ValueType Value>
 class Store;
 
 template <KeyType Key, ValueType Value>
+/// A user's handle to a store, and the fast path of every operation. Created by Store::NewSession.
+///
+///     auto session = db.NewSession();
+///     ebb::Must(session.Upsert("home", 1));
+///     absl::StatusOr<std::uint64_t> clicks = session.Read("home");
+///
+/// A session uses a few cache lines and buffers of at most 256 KiB. An idle session holds no lock,
+/// pins no page and delays no thread. A program can have as many sessions as it needs. A session
+/// may move between threads, but only one thread may use it at a time. Calls of a moved-from
+/// session return FailedPrecondition; until it is destroyed, it keeps the memory of the store
+/// allocated.
+///
+/// Consistency: all operations on one key, from all sessions of a store, are linearizable. They
+/// take effect one after the other, each between its call and its return. There is no guarantee
+/// across keys.
+///
+/// Errors: ebb/status.h lists the status codes. Every operation can return FailedPrecondition: the
+/// store is closed, the call comes from a callback of the same store, or the process is a forked
+/// child. Reads can return DataLoss and Unavailable if the record is on the device. Updates can
+/// return ResourceExhausted and Unavailable if no log page can be freed; the same call may succeed
+/// later.
+///
+/// Durability: with Durability::kAlways an update returns OK when it is durable. If the commit
+/// fails, the update returns the commit's error although it has taken effect; whether it is durable
+/// is then unknown.
+///
+/// Callbacks of operations run in the thread that makes the call. (The table in ebb/options.h has
+/// the callbacks of long jobs, such as GcOptions::progress.)
+///
+///     callback                     calls of this store           effect of an exception
+///     visitor of a Read            rejected                      leaves the call
+///     function of an Rmw,          rejected                      leaves the call; the record is
+///       RmwBatch or RmwAsync                                     unchanged and no lock is held.
+///                                                                `done` is not called. In a batch,
+///                                                                the items before it have taken
+///                                                                effect and have their results; it
+///                                                                and all later items have no
+///                                                                effect, and their results are
+///                                                                unspecified
+///     function of a Scan,          all                           leaves the call
+///       ScanPrefix, or a loop
+///       over a ScanIterator
+///     `done` of an asynchronous    all; must not destroy the     leaves the call that ran it: the
+///       operation, and a           store while a call of the     asynchronous call, or
+///       coroutine that it          store is running              CompletePending. The session's
+///       resumes                                                  destructor prints it
+///     `done` that Close runs       rejected; must not use the    leaves Close after all callbacks
+///                                  session, which belongs to     have run: call Close again. The
+///                                  another thread                destructor of the store prints it
+///     Encode and Decode of a       must not be made              leaves the call; see ebb/codec.h
+///       codec
+///
+/// Visitors and functions of an Rmw run under the guard of the call. They delay the eviction of
+/// pages, commits and Close, so they should be short and must not block. `done` delays nothing.
+///
+/// A rejected call returns FailedPrecondition and names the callback. It has no effect and never
+/// waits. Calls of the store, of all its sessions and of all its iterators are rejected, also if
+/// callbacks of several stores are nested. Exceptions:
+///
+/// * A call on another session, for example Read into a value, Contains or Upsert, may succeed if
+///   it takes the fast path and so does not wait. Do not rely on it: an Rmw that writes its own key
+///   in this way may never end.
+/// * CompletePending returns 0.
+/// * NewSession() and the calls that only report are allowed: serial, name, pending_count, Stats,
+///   Metrics, ResetMetrics, ApproximateSize, ListCheckpoints, GetCheckpointStats,
+///   GetBackgroundStats and recovery.
+///
+/// Calls of other stores, and calls made by other threads, are allowed. But a callback must not
+/// wait for another thread's call of this store.
+///
+/// Destructors inside a callback of the store cannot return an error. A session with pending
+/// operations ends them without effect: `done` receives FailedPrecondition. A session that is
+/// destroyed inside its own call, and a store that is destroyed in a callback (also by exit()), are
+/// leaked, and a line on stderr says so. A leaked store is not closed, so updates after its last
+/// commit may be lost as in a crash.
+///
+/// Out of memory: every call returns ResourceExhausted and has no effect; a completion callback
+/// receives that status. No exception leaves a call except those of callbacks. A std::bad_alloc of
+/// a callback of Read or Rmw is reported as ResourceExhausted.
+///
+/// Serials: a session numbers its updates. An update takes the next serial when it takes effect, or
+/// when it ends with one of the outcomes NotFound, AlreadyExists and Aborted. An update that is
+/// rejected, that is, returns any other error, takes none. After a crash, the recovered serial p of
+/// a named session (Store::recovery) means that exactly its updates with serials up to p are in the
+/// store. This holds for single calls, batches and asynchronous calls.
 class Session {
  public:
-  using KeyView = ViewOf<Key>;      // std::string_view for strings, else Key or const Key&
-  using ValueView = ViewOf<Value>;  // likewise
+  /// The type in which calls take a key: std::string_view for strings, otherwise Key or const Key&.
+  using KeyView = ViewOf<Key>;
+  /// The type in which calls take a value: std::string_view for strings, otherwise Value or const
+  /// Value&.
+  using ValueView = ViewOf<Value>;
 
-  // Calls of a session that was moved from return FailedPrecondition.
+  /// Moves the session. Calls of the moved-from session return FailedPrecondition.
   Session(Session&& other) noexcept
       : core_(other.core_),
         state_(std::exchange(other.state_,
                              internal::OwnedSession(other.core_->session_moved_from.get()))) {}
-  // Swaps: each state stays with the core that it belongs to.
+  /// Swaps the two sessions. Each keeps its own store.
   Session& operator=(Session&& other) noexcept {
     std::swap(core_, other.core_);
     std::swap(state_, other.state_);
     return *this;
   }
-  // Completes what is pending; then costs a mutex for a moment.
+  /// Completes the pending operations and runs their callbacks. Progress: as CompletePending; then
+  /// acquires a mutex briefly.
   ~Session() {
     if (state_ != nullptr) internal::EndSession(std::move(state_), std::move(core_));
   }
 
-  // The key's newest value. NotFound, without message or allocation, when it is absent.
-  // Progress: wait-free for values of 1 to 8 bytes in memory; others wait for a writer that is
-  // copying into the same record; a value on the device costs a read for each record of the chain.
+  /// Returns the key's newest value, or NotFound, without a message or an allocation, if the key is
+  /// absent.
+  ///
+  /// Progress: wait-free for values of 1 to 8 bytes in memory. Larger values wait for a writer that
+  /// is copying into the same record. Cost: for a record on the device, one device read for each
+  /// record of the chain down to it.
   EBB_INLINE absl::StatusOr<Value> Read(KeyView key) {
     absl::StatusOr<Value> result(Value{});
     if constexpr (kCoded) {
@@ -142,14 +163,18 @@ class Session {
     }
   }
 
-  // The same into `value`, whose memory is reused; unspecified unless OK.
+  /// Reads the key's newest value into `value` and reuses its memory. `value` is unspecified unless
+  /// the result is OK. Otherwise the same as Read(key).
   EBB_INLINE absl::Status Read(KeyView key, Value& value) {
     return Encoding([&]() EBB_INLINE_LAMBDA { return this->ReadInto(key, value); });
   }
 
-  // Calls `visitor` with the value, exactly once if OK and never otherwise. A string on the device
-  // or in the read-only part of the log is shown in place, without a copy; the view ends with the
-  // call.
+  /// Calls `visitor` with the key's newest value: exactly once if the result is OK, and never
+  /// otherwise. A string on the device or in the read-only part of the log is passed in place,
+  /// without a copy. The view is valid until the visitor returns.
+  ///
+  ///     std::size_t bytes = 0;
+  ///     ebb::Must(session.Read("home", [&](std::string_view page) { bytes = page.size(); }));
   template <std::invocable<ValueView> F>
   requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
       Read(KeyView key, F&& visitor) {
@@ -165,7 +190,7 @@ class Session {
     }
   }
 
-  // Whether the key is present; copies no value. Cost and progress as of Read.
+  /// Returns whether the key is present, without copying its value. Cost and progress: as Read.
   absl::StatusOr<bool> Contains(KeyView key) {
     return Encoding([&]() EBB_INLINE_LAMBDA -> absl::StatusOr<bool> {
       const internal::OpStatus status = Ops::Read(*state_, StoredKey(key), [](const auto&) {});
@@ -174,21 +199,26 @@ class Session {
     });
   }
 
-  // Sets the key's value. InvalidArgument when key or value is longer than the store takes.
-  // Progress: in place when the record is in the mutable part of the log and the value fits (one
-  // store, or a short lock); else appended, which can wait for a page to be flushed. Never reads
-  // the device.
+  /// Sets the key's value, whether the key is present or not. Errors: InvalidArgument (key or value
+  /// is longer than Options::max_key_bytes or max_value_bytes, or they do not fit in a page).
+  ///
+  /// Progress: if the record is in the mutable part of the log and the value fits, changes it in
+  /// place with one store or under a short lock. Otherwise appends a record, and may wait for a
+  /// page to be flushed. Never reads the device.
   EBB_INLINE absl::Status Upsert(KeyView key, ValueView value) {
     return Encoding([&]() EBB_INLINE_LAMBDA {
       return this->ToStatus(Ops::Upsert(*state_, StoredKey(key), StoredValue(value)));
     });
   }
 
-  // Changes the key's value atomically: `fn(Value&)` edits a copy, which then takes the old
-  // value's place. An absent key starts from `initial` (and `fn` edits that). `fn` may run more
-  // than once, each time on a fresh copy; it takes effect exactly once. InvalidArgument, without
-  // effect, when the result is too long.
-  // Progress: as Upsert, and may wait for a record that is becoming read-only and read the device.
+  /// Changes the key's value atomically. `fn(Value&)` edits a copy of the value, which then
+  /// replaces it. If the key is absent, `fn` edits a copy of `initial`. `fn` may run more than
+  /// once, each time on a fresh copy, but takes effect exactly once.
+  ///
+  ///     ebb::Must(session.Rmw("home", [](std::uint64_t& clicks) { ++clicks; }));
+  ///
+  /// Errors: InvalidArgument, without effect, if the result is too long. Progress: as Upsert; may
+  /// also read the device, and may wait for a record that is becoming read-only.
   template <std::invocable<Value&> F>
   EBB_INLINE absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
     return Encoding([&]() EBB_INLINE_LAMBDA {
@@ -201,22 +231,22 @@ class Session {
     });
   }
 
-  // Removes the key; NotFound, and nothing written, when it is absent. Progress: as Rmw.
+  /// Removes the key. Returns NotFound, and writes nothing, if it is absent. Progress: as Rmw.
   absl::Status Delete(KeyView key) {
     return Encoding(
         [&]() EBB_INLINE_LAMBDA { return this->ToStatus(Ops::Delete(*state_, StoredKey(key))); });
   }
 
-  // Sets the value of an absent key; AlreadyExists, and nothing written, when it is present.
-  // Progress: as Rmw.
+  /// Sets the value of an absent key. Returns AlreadyExists, and writes nothing, if the key is
+  /// present. Progress: as Rmw.
   absl::Status InsertIfAbsent(KeyView key, ValueView value) {
     return Encoding([&]() EBB_INLINE_LAMBDA {
       return this->ToStatus(Ops::InsertIfAbsent(*state_, StoredKey(key), StoredValue(value)));
     });
   }
 
-  // Sets the value to `desired` if it is `expected`, byte for byte. Aborted, without a message,
-  // when it is another; NotFound when the key is absent. Progress: as Rmw.
+  /// Sets the key's value to `desired` if it equals `expected`, byte for byte. Returns Aborted,
+  /// without a message, if the value differs, and NotFound if the key is absent. Progress: as Rmw.
   absl::Status CompareExchange(KeyView key, ValueView expected,
                                ValueView desired) requires ComparableValue<Value> {
     return Encoding([&]() EBB_INLINE_LAMBDA {
@@ -232,29 +262,39 @@ class Session {
   }
 
   // ---- asynchronous operations ----
-  //
-  // As the calls without Async, but none of them waits for a read of the device: `done` is called
-  // with the outcome, exactly once. What needs no such read ends within the call, and so does
-  // everything else that it waits for (a page, a commit with kAlways); the rest is pending, its
-  // reads beside each other, until CompletePending() or another of these calls finds them ended.
-  // Reads are handed to the kernel eight at a time, or by CompletePending(false).
-  // An Upsert never reads the device. Operations that are pending at the same time take effect in
-  // any order, also on one key, each between its call and its callback.
-  //
-  // `done` of an update may take a second argument: the serial that the update has taken, 0 if
-  // none. Serials follow the order of effects, which is not the order of the calls. So after a
-  // crash only the serials that the program has recorded show which asynchronous updates are in the
-  // store: those up to the recovered one. An update whose `done` had not been called may be in it
-  // or not.
-  //
-  // `done` runs in the thread that uses the session, outside of all locks; it may use the session
-  // and the store. Close() ends the pending operations without effect: `done` gets
-  // FailedPrecondition, in the thread that closes, and must not use the session then. The session's
-  // destructor completes the pending operations. When the function of an Rmw throws, so does the
-  // call that ran it, and `done` is not called.
-  // Keys, values and functions are copied or moved. 256 operations are pending at most: to begin
-  // one more completes others. Cost: a hit as without Async; else an allocation or two.
 
+  /// Reads the key's newest value without waiting for the device. Calls
+  /// `done(absl::StatusOr<Value>)` exactly once, with the result of Read(key).
+  ///
+  ///     session.ReadAsync("home", [&](absl::StatusOr<std::uint64_t> clicks) { ... });
+  ///     session.CompletePending();  // runs the callbacks that have not run yet
+  ///
+  /// The following holds for all asynchronous operations, that is, the calls whose names end in
+  /// Async.
+  ///
+  /// Each performs the operation without the suffix. If it needs no device read, it completes
+  /// within the call, including any wait for a page or, with kAlways, for a commit. Otherwise it is
+  /// pending, and its reads overlap with those of other pending operations. CompletePending, or
+  /// another asynchronous call, finds the completed reads and runs `done`. Reads are submitted to
+  /// the kernel eight at a time, or by CompletePending(false). There is no UpsertAsync, because
+  /// Upsert never reads the device. Operations that are pending at the same time take effect in any
+  /// order, even on one key, each between its call and its callback.
+  ///
+  /// `done` runs in the thread that uses the session, outside of all locks. It may use the session
+  /// and the store. Close ends the pending operations without effect: `done` then receives
+  /// FailedPrecondition in the closing thread and must not use the session. The session's
+  /// destructor completes the pending operations. If the function of an Rmw throws, the exception
+  /// leaves the call that ran it, and `done` is not called.
+  ///
+  /// `done` of an update may take a second argument: the serial of the update, or 0 if it has taken
+  /// none. Serials follow the order in which updates take effect, which may differ from the order
+  /// of the calls. After a crash, therefore, only serials that the program has recorded show which
+  /// asynchronous updates are in the store: those up to the recovered serial. An update whose
+  /// `done` had not run may be in the store or not.
+  ///
+  /// Keys, values and functions are copied or moved. At most 256 operations are pending in a
+  /// session; a further call first completes others. Cost: on the fast path, that of the operation
+  /// without Async; otherwise one or two allocations more.
   template <std::invocable<absl::StatusOr<Value>> Done>
   void ReadAsync(KeyView key, Done done) {
     auto tell = TellValue(std::move(done));
@@ -273,7 +313,8 @@ class Session {
     Pend(OpKind::kRead, timed, key, internal::ReadForm<Ops, Receiver>(std::move(receiver)));
   }
 
-  // `fn` is kept until the operation has ended.
+  /// Rmw without waiting for the device. Calls `done(absl::Status)` or `done(absl::Status,
+  /// std::uint64_t serial)`. Keeps `fn` until the operation has completed. See ReadAsync.
   template <std::invocable<Value&> F, internal::UpdateCallback Done>
   void RmwAsync(KeyView key, F fn, Done done, const Value& initial = Value{}) {
     auto edit = EditOf(std::move(fn));
@@ -297,6 +338,7 @@ class Session {
         std::move(done));
   }
 
+  /// Delete without waiting for the device. `done` as for RmwAsync. See ReadAsync.
   template <internal::UpdateCallback Done>
   void DeleteAsync(KeyView key, Done done) {
     PendUpdate(
@@ -304,6 +346,7 @@ class Session {
         [](auto&) { return typename Updates::DeleteOp{}; }, std::move(done));
   }
 
+  /// InsertIfAbsent without waiting for the device. `done` as for RmwAsync. See ReadAsync.
   template <internal::UpdateCallback Done>
   void InsertIfAbsentAsync(KeyView key, ValueView value, Done done) {
     OwnedValue owned{};
@@ -321,6 +364,7 @@ class Session {
         std::move(done));
   }
 
+  /// CompareExchange without waiting for the device. `done` as for RmwAsync. See ReadAsync.
   template <internal::UpdateCallback Done>
   void CompareExchangeAsync(KeyView key, ValueView expected, ValueView desired,
                             Done done) requires ComparableValue<Value> {
@@ -344,53 +388,65 @@ class Session {
         std::move(done));
   }
 
-  // For coroutines of any type: `absl::StatusOr<Value> value = co_await session.ReadAwait(key);`.
-  // The coroutine goes on inside the call, or as a callback does. It must not be destroyed while it
-  // waits.
+  /// Returns an awaitable for coroutines of any type. Its result is that of Read(key):
+  ///
+  ///     absl::StatusOr<Value> value = co_await session.ReadAwait(key);
+  ///
+  /// The coroutine resumes inside the call, or as a callback does (see ReadAsync). It must not be
+  /// destroyed while it waits.
   auto ReadAwait(KeyView key) {
     return Await<absl::StatusOr<Value>>(
         [this, key](auto done) { this->ReadAsync(key, std::move(done)); });
   }
+  /// Returns an awaitable for the status of Rmw(key, fn, initial). See ReadAwait.
   template <std::invocable<Value&> F>
   auto RmwAwait(KeyView key, F fn, const Value& initial = Value{}) {
     return Await<absl::Status>([this, key, fn = std::move(fn), initial](auto done) mutable {
       this->RmwAsync(key, std::move(fn), std::move(done), initial);
     });
   }
+  /// Returns an awaitable for the status of Delete(key). See ReadAwait.
   auto DeleteAwait(KeyView key) {
     return Await<absl::Status>([this, key](auto done) { this->DeleteAsync(key, std::move(done)); });
   }
 
-  // Runs the callbacks of operations that have ended; with `wait`, continues until none is pending.
-  // Returns the number of callbacks run; 0 inside a callback of the store that may not call it.
+  /// Runs the callbacks of completed operations. With `wait`, continues until no operation is
+  /// pending. Returns the number of callbacks run, or 0 if called from a callback that may not call
+  /// the store. Progress: with `wait`, waits for the device.
   std::size_t CompletePending(bool wait = true) {
     return state_->pending == nullptr || !state_->callable() ? 0 : state_->pending->Complete(wait);
   }
+  /// Returns the number of pending operations.
   std::size_t pending_count() const {
     return state_->pending == nullptr ? 0 : state_->pending->size();
   }
 
-  // ---- batches: spans of one length in, results[i] for item i ----
-  //
-  // The results are the same as if the items were called one by one, in order. In memory a batch is
-  // faster than single calls, because it prefetches the cache lines of 64 items at a time. Its
-  // reads of the device overlap: up to 256 of a ReadBatch, up to 64 of others. Each item is atomic,
-  // the batch is not.
-  // Returns the number of items that are OK. Spans of different lengths: InvalidArgument for all
-  // items, and nothing is done. Keys or values with a codec are called one by one.
-  //
-  // Updates take effect in item order. Each item that is not rejected takes the next serial, also a
-  // Delete that is NotFound. The first item that is rejected ends the batch: it and all later items
-  // get its status, have no effect and take no serial. So the accepted items are the first ones, as
-  // many as serial() has grown, and item i has the serial `serial() before the batch + i + 1`. A
-  // crash keeps a prefix of them. (One exception: with Durability::kAlways, an update whose commit
-  // fails has taken effect and a serial, although it ends the batch with the commit's error.)
-  // ReadBatch has no serials: each item has its own status.
+  // ---- batches ----
 
-  using BatchKey = std::remove_cvref_t<KeyView>;      // std::string_view for strings, else Key
-  using BatchValue = std::remove_cvref_t<ValueView>;  // likewise
+  /// The type of a batch's keys: std::string_view for strings, otherwise Key.
+  using BatchKey = std::remove_cvref_t<KeyView>;
+  /// The type of a batch's values: std::string_view for strings, otherwise Value.
+  using BatchValue = std::remove_cvref_t<ValueView>;
 
-  // values[i] is unspecified unless results[i] is OK; its memory is reused.
+  /// Reads many keys: values[i] and results[i] receive the result for keys[i]. Returns the number
+  /// of items that are OK. values[i] is unspecified unless results[i] is OK; its memory is reused.
+  /// Each item has its own status.
+  ///
+  /// The following holds for all batches.
+  ///
+  /// The results are the same as if the calls were made one by one, in order. In memory a batch is
+  /// faster than single calls, because it prefetches the cache lines of 64 items at a time. Its
+  /// device reads overlap too: up to 256 of a ReadBatch, and up to 64 of the others. Each item is
+  /// atomic; the batch as a whole is not. Keys or values with a codec are processed one by one. If
+  /// the spans differ in length, nothing is done and every result is InvalidArgument.
+  ///
+  /// Updates take effect in item order. Each item that is not rejected takes the next serial; so
+  /// does a Delete that returns NotFound. The first item that is rejected ends the batch: it and
+  /// all later items get its status, have no effect and take no serial. So the accepted items are a
+  /// prefix of the batch, as long as the growth of serial(). Item i has the serial `serial() before
+  /// the batch + i + 1`. After a crash, a prefix of them is in the store. There is one exception:
+  /// with Durability::kAlways, an update whose commit fails has taken effect and a serial, but ends
+  /// the batch with the commit's error.
   std::size_t ReadBatch(std::span<const BatchKey> keys, std::span<Value> values,
                         std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
@@ -414,7 +470,8 @@ class Session {
     return CountOk(results);
   }
 
-  // Needs no read of the device.
+  /// Upserts many keys: sets keys[i] to values[i]. Returns the number of items that are OK. Never
+  /// reads the device. See ReadBatch.
   std::size_t UpsertBatch(std::span<const BatchKey> keys, std::span<const BatchValue> values,
                           std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;
@@ -437,7 +494,8 @@ class Session {
     }
   }
 
-  // `fn(i, value)` edits the value of item i, otherwise as in Rmw.
+  /// Changes many values: `fn(i, value)` edits the value of keys[i], otherwise as in Rmw. Returns
+  /// the number of items that are OK. See ReadBatch.
   template <std::invocable<std::size_t, Value&> F>
   std::size_t RmwBatch(std::span<const BatchKey> keys, F&& fn, std::span<absl::Status> results,
                        const Value& initial = Value{}) {
@@ -464,6 +522,7 @@ class Session {
     }
   }
 
+  /// Deletes many keys. Returns the number of items that are OK; NotFound is not. See ReadBatch.
   std::size_t DeleteBatch(std::span<const BatchKey> keys, std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), keys.size(), results)) return 0;
     const auto with_op = [](std::size_t, const auto& run) {
@@ -475,12 +534,12 @@ class Session {
         [&](std::size_t i) { return Ops::Delete(*state_, StoredKey(keys[i])); });
   }
 
-  // The serial of this session's last update, see above; 0 before the first. A named session
-  // continues from the last serial of its name.
+  /// Returns the serial of this session's last update, or 0 before the first. A named session
+  /// continues from the last serial of its name.
   std::uint64_t serial() const { return state_->serials.taken(); }
-  // Empty when the session has no name.
+  /// Returns the name of a named session, and an empty string otherwise.
   const std::string& name() const { return state_->name; }
-  // Makes all updates of this session durable; as Store::Commit, with its errors.
+  /// Makes all updates of this session durable. Errors and progress: as Store::Commit.
   absl::Status WaitDurable() { return internal::WaitDurable(*state_); }
 
  private:
@@ -499,8 +558,8 @@ class Session {
   Session(std::shared_ptr<internal::Core> core, internal::SessionState& stand_in)
       : core_(std::move(core)), state_(&stand_in) {}
 
-  // An operation that encodes first, for which memory may be out. Otherwise what the operation
-  // itself allocates is its own business.
+  // Runs an operation that encodes keys or values first, and so may run out of memory. Otherwise
+  // the operation itself handles the failures of its allocations.
   template <typename Call>
   EBB_INLINE auto Encoding(Call call) {
     if constexpr (kCoded) {
@@ -511,7 +570,8 @@ class Session {
       return call();
     }
   }
-  // At the end of a call. Inside another call of this session the buffers are that call's.
+  // Called at the end of a call. Inside another call of this session the buffers belong to that
+  // call.
   void TrimBuffers() {
     if constexpr (kCoded) {
       if (state_->callable() && !state_->waiting()) state_->TrimBuffers();
@@ -542,9 +602,9 @@ class Session {
     return ToStatus(Ops::Read(*state_, StoredKey(key), Visitor{*state_, visitor}));
   }
 
-  // What operations are given: the same, or the bytes of a codec. Under a guard, so in a callback
-  // of this session, these belong to the call that is under way; the new one is refused whatever it
-  // is given.
+  // The arguments of operations: the key or value itself, or the bytes of its codec. Under a guard,
+  // that is, in a callback of this session, the buffers belong to the call in progress; the new
+  // call is rejected whatever its arguments are.
   EBB_INLINE decltype(auto) StoredKey(KeyView key) {
     if constexpr (Coded<Key>) {
       return Encoded(key, state_->key_bytes);
@@ -559,7 +619,7 @@ class Session {
       return ValueView(value);
     }
   }
-  // `fn` on what is stored; owns it.
+  // Returns `fn` for stored values; owns it.
   template <typename F>
   auto EditOf(F fn) {
     if constexpr (Coded<Value>) {
@@ -579,7 +639,7 @@ class Session {
       return fn;
     }
   }
-  // `done` for what is stored; owns it.
+  // Returns `done` for stored values; owns it.
   template <typename Done>
   static auto TellValue(Done done) {
     if constexpr (Coded<Value>) {
@@ -645,7 +705,7 @@ class Session {
     }
     return false;
   }
-  // What a batch's loops need of its spans, as copies of pointers.
+  // The pointers and lengths that a batch's loops need, as copies.
   template <typename T>
   static auto ItemOf(std::span<const T> items) {
     return [items = items.data()](std::size_t i) EBB_INLINE_LAMBDA -> const T& { return items[i]; };

@@ -1,46 +1,49 @@
-// Statuses as ebb uses them, and helpers for programs that read them.
-//
-// Every fallible call returns absl::Status or absl::StatusOr; only what a callback of the program
-// throws leaves a call (ebb/session.h).
-//   kNotFound            the key is absent; no message, no allocation. Of Open, with a message:
-//                        there is no store, and create_if_missing is false
-//   kAlreadyExists       InsertIfAbsent of a key that is present; no message
-//   kAborted             CompareExchange of a value that is another than expected; no message
-//   kInvalidArgument     bad option, key or value; the message names the field
-//   kFailedPrecondition  closed store, second opener, other key or value type, a call from a
-//                        callback of the same store, use in a forked child, a change of a store
-//                        that is open read-only
-//   kResourceExhausted   disk, memory or log space is full; the same call may succeed later
-//   kPermissionDenied    the process may not use a file or directory, or the file system is
-//                        read-only; the message names it
-//   kUnavailable         a device call failed, or the store is poisoned by a failed sync or memory
-//                        barrier; the message holds the first cause
-//   kDataLoss            bytes on the device fail their checksum (file and offset in the message),
-//                        or the store is poisoned because a file, which the message names, was
-//                        removed while the store was open
-//   kUnknown             only in BackgroundStats: GcOptions::progress threw; see the message
-//   kUnimplemented       the files were written in a format this version does not know
-//
-// Errors of system calls. The message holds the call, the file, the text of the error number and
-// advice. Here "passes" means that IsRecoverable is true.
-//
-//   error number                                         code               passes  advice
-//   ENOSPC EDQUOT                                        ResourceExhausted  yes     make room
-//   EFBIG EMFILE ENFILE                                  ResourceExhausted  yes     raise the limit
-//   ENOMEM ENOBUFS ENOLCK                                ResourceExhausted  yes     free memory
-//   EACCES EPERM                                         PermissionDenied   no      permissions
-//   EROFS                                                PermissionDenied   no      mount writable
-//   EINTR EAGAIN EBUSY ETXTBSY EIO EREMOTEIO ETIMEDOUT   Unavailable        yes     call again;
-//   ENETDOWN ENETUNREACH EHOSTDOWN EHOSTUNREACH                                     check the
-//   device all others                                           Unavailable        no      close,
-//   mend,
-//                                                                                   reopen
-//
-// Two exceptions. A failed sync or close is Unavailable for every error number and never passes,
-// because the store is poisoned. A path that cannot be opened because of its name (ENOENT, ENOTDIR,
-// ELOOP, ENAMETOOLONG) is InvalidArgument.
-//
-// Thread safety: all functions are pure. Progress: wait-free.
+/// @file
+/// The status codes of ebb, and helpers for programs that handle them.
+///
+/// Every call that can fail returns absl::Status or absl::StatusOr. Only exceptions of the
+/// program's own callbacks leave a call (ebb/session.h).
+///
+///     code                 meaning
+///     kNotFound            the key is absent; no message, no allocation. Of Open, with a message:
+///                          there is no store, and it may not be created
+///     kAlreadyExists       InsertIfAbsent of a key that is present; no message
+///     kAborted             CompareExchange found another value than expected; no message
+///     kInvalidArgument     bad option, key or value; the message names the field
+///     kFailedPrecondition  the store is closed, open elsewhere, of other key or value types, or
+///                          open read-only; a call from a callback of the same store; use in a
+///                          forked child
+///     kResourceExhausted   disk, memory or log space is full; the same call may succeed later
+///     kPermissionDenied    the process may not use a file or directory, or the file system is
+///                          read-only; the message names it
+///     kUnavailable         a device call failed, or the store is poisoned by a failed sync or
+///                          memory barrier; the message has the first cause
+///     kDataLoss            bytes on the device fail their checksum (the message has file and
+///                          offset), or the store is poisoned because a file, which the message
+///                          names, was removed while the store was open
+///     kUnknown             only in BackgroundStats: GcOptions::progress threw; see the message
+///     kUnimplemented       the files have a format that this version does not know
+///
+/// Errors of system calls. The message has the call, the file, the text of the error number, and
+/// advice. Here "passes" means that IsRecoverable returns true.
+///
+///     error number                                      code               passes  advice
+///     ENOSPC EDQUOT                                     ResourceExhausted  yes     make room
+///     EFBIG EMFILE ENFILE                               ResourceExhausted  yes     raise the limit
+///     ENOMEM ENOBUFS ENOLCK                             ResourceExhausted  yes     free memory
+///     EACCES EPERM                                      PermissionDenied   no      permissions
+///     EROFS                                             PermissionDenied   no      mount writable
+///     EINTR EAGAIN EBUSY ETXTBSY                        Unavailable        yes     call again
+///     EIO EREMOTEIO ETIMEDOUT                           Unavailable        yes     check the
+///       ENETDOWN ENETUNREACH EHOSTDOWN EHOSTUNREACH                                device
+///     all others                                        Unavailable        no      close, mend,
+///                                                                                  reopen
+///
+/// There are two exceptions. A failed sync or close is Unavailable for every error number and never
+/// passes, because it poisons the store. A path that cannot be opened because of its name (ENOENT,
+/// ENOTDIR, ELOOP, ENAMETOOLONG) is InvalidArgument.
+///
+/// Thread safety: all functions are pure. Progress: wait-free.
 #pragma once
 
 #include <cstdio>
@@ -53,23 +56,34 @@
 
 namespace ebb {
 
-// Repeating the same call can succeed, on the same store, once the cause has passed: disk full, no
-// memory, a device error. False for a poisoned store, missing permissions and anything else that
-// lasts until the store is reopened or someone changes its surroundings. A loop that retries while
-// this is true should wait between two calls and end at some time.
+/// Returns whether the same call, on the same store, can succeed once the cause has passed: a full
+/// disk, lack of memory, a device error. Also true for Aborted. False for a poisoned store, missing
+/// permissions, and every other cause that lasts until the store is reopened or its environment
+/// changes.
+///
+/// A loop that retries while this is true should wait between two calls and end at some time. For
+/// example:
+///
+///     absl::Status status = db.Commit();
+///     for (int i = 0; i < 10 && ebb::IsRecoverable(status); ++i) {
+///       std::this_thread::sleep_for(std::chrono::seconds(1));
+///       status = db.Commit();
+///     }
 bool IsRecoverable(const absl::Status& status);
-// Bytes on the device are not what was written.
+/// Returns whether the status is DataLoss: bytes on the device are not those that were written, or
+/// a file is missing.
 bool IsCorruption(const absl::Status& status);
-// The caller passed something wrong, called at the wrong time, or lacks a permission.
+/// Returns whether the caller passed a wrong argument, called at the wrong time, uses files of a
+/// newer version, or lacks a permission.
 bool IsUserError(const absl::Status& status);
 
-// For examples and tests: prints the status to stderr and aborts unless it is OK.
+/// Prints the status to stderr and aborts unless it is OK. For examples and tests.
 inline void Must(const absl::Status& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "ebb::Must: %s\n", status.ToString().c_str());
   std::abort();
 }
-// The value of a StatusOr, or prints and aborts as above.
+/// Returns the value of `result`, or prints its status and aborts. For examples and tests.
 template <typename T>
 T Must(absl::StatusOr<T> result) {
   Must(result.status());
@@ -78,7 +92,7 @@ T Must(absl::StatusOr<T> result) {
 
 namespace internal {
 
-// The row of the table above for an error number of a system call.
+// The entry of the table above for an error number of a system call.
 struct ErrorRule {
   absl::StatusCode code;
   bool passes;

@@ -1,30 +1,5 @@
-// Store<Key, Value>: an embeddable key-value store for data that may be larger than memory.
-//
-//   auto db = ebb::Must(ebb::Store<std::string, std::uint64_t>::Open("clicks.ebb"));
-//   ebb::Must(db.Upsert("home", 1));
-//   ebb::Must(db.Rmw("home", [](std::uint64_t& n) { n += 41; }));
-//   if (auto n = db.Read("home"); n.ok()) fmt::print("{}\n", *n);
-//   ebb::Must(db.Close());
-//
-// Key and Value are trivially copyable types, std::string, or types for which the program has a
-// codec (ebb/codec.h). What operations mean, cost and answer is said once, in ebb/session.h; the
-// same calls on the store itself use a session of the calling thread, made at its first call and
-// given back when the thread ends.
-//
-// Durability: Commit, Checkpoint and Close make every update durable that returned before them, and
-// Options::durability says when that happens by itself. After a crash a store comes back as its
-// newest commit left it: everything that returned before that commit began, and for each named
-// session exactly its updates up to the serial that recovery() reports.
-//
-// When memory is out, calls return ResourceExhausted and have no effect, those without a status
-// return less; only exceptions of callbacks are thrown (ebb/session.h). Close, too, fails then,
-// and can be repeated. Destruction releases everything; what had not been committed is lost, as the
-// message on stderr says.
-//
-// Thread safety: all operations, NewSession and Stats, any thread; Open, Close, moving and
-// destruction, one thread at a time, and no operation may run while the store is moved or
-// destroyed. The destructor closes, and prints what went wrong to stderr. Which calls may be made
-// from callbacks is said in ebb/session.h and ebb/options.h.
+/// @file
+/// Declares ebb::Store, an embeddable key-value store for data that may be larger than memory.
 #pragma once
 
 #include <concepts>
@@ -61,35 +36,72 @@ namespace internal {
 struct StoreAccess;
 }
 
+/// An embeddable key-value store for data that may be larger than memory.
+///
+///     auto db = ebb::Must(ebb::Store<std::string, std::uint64_t>::Open("clicks.ebb"));
+///     ebb::Must(db.Upsert("home", 1));
+///     ebb::Must(db.Rmw("home", [](std::uint64_t& n) { n += 41; }));
+///     if (auto n = db.Read("home"); n.ok()) fmt::print("{}\n", *n);
+///     ebb::Must(db.Close());
+///
+/// Key and Value are trivially copyable types, std::string, or types with a codec of your own
+/// (ebb/codec.h). The meaning, cost and errors of operations on keys are described once, at
+/// ebb::Session. The same operations called on the store use a session of the calling thread. The
+/// store creates that session at the thread's first call and releases it when the thread ends.
+///
+/// Durability: Commit, Checkpoint and Close make durable every update that returned before them.
+/// Options::durability sets when updates become durable automatically. After a crash, the store is
+/// restored to the state of its newest commit. That state contains every update that returned
+/// before the commit began. For each named session it contains exactly the updates up to the serial
+/// that recovery() reports.
+///
+/// Out of memory: calls that return a status return ResourceExhausted and have no effect. The
+/// others return an empty or partial result. Only exceptions of callbacks leave a call
+/// (ebb/session.h). Close also fails when it runs out of memory, and can then be called again. The
+/// destructor releases everything even so. Updates that were not committed are then lost, and a
+/// message on stderr says so.
+///
+/// Thread safety: any number of threads may call a store at the same time. Only Open, Close, moving
+/// and destruction are for one thread at a time, and no call may be running while the store is
+/// moved or destroyed. The tables in ebb/session.h and ebb/options.h list the calls that callbacks
+/// may make.
 template <KeyType Key = std::string, ValueType Value = std::string>
 class Store {
  public:
+  /// The session type of this store.
   using Session = ebb::Session<Key, Value>;
+  /// The type in which calls take a key: std::string_view for strings (see ebb::ViewOf).
   using KeyView = typename Session::KeyView;
+  /// The type in which calls take a value: std::string_view for strings (see ebb::ViewOf).
   using ValueView = typename Session::ValueView;
 
-  // Opens the store in the directory `path`, or creates it (the directory too, but not its
-  // parents) unless Options::create_if_missing is false or read_only is set. Checks everything
-  // first; locks the directory, for itself alone or, with read_only, shared with other readers;
-  // reads back the store's contents, which takes as long as reading its log from the newest
-  // checkpoint on. Errors: InvalidArgument naming the option, NotFound (there is no store, and it
-  // may not be created), FailedPrecondition (open elsewhere; other types or page size; an
-  // unfinished backup), DataLoss, Unimplemented (written by a newer version), ResourceExhausted,
-  // Unavailable.
+  /// Opens the store in the directory `path`. Creates the store if it is missing, and the directory
+  /// but not its parents, unless Options::create_if_missing is false or Options::read_only is set.
+  ///
+  /// Validates all options before it changes anything. Locks the directory: exclusively, or shared
+  /// with other readers if `read_only` is set. Then reads the log from the newest checkpoint to its
+  /// end; the time that this takes is proportional to that part of the log.
+  ///
+  /// Errors: InvalidArgument (the message names the option); NotFound (there is no store and none
+  /// may be created); FailedPrecondition (the store is open elsewhere, has other types or another
+  /// page size, or is an unfinished backup); DataLoss; Unimplemented (written by a newer version);
+  /// PermissionDenied; ResourceExhausted; Unavailable.
   static absl::StatusOr<Store> Open(const std::string& path, const Options& options = {}) {
     return OpenIn(path, options, {});
   }
-  // A store without files: what does not fit log_memory_bytes goes to other memory. Everything is
-  // gone when it is closed.
+  /// Creates a store without files. Records that do not fit in Options::log_memory_bytes move to
+  /// other memory. The contents are lost when the store is closed. Errors: as Open, except those of
+  /// files.
   static absl::StatusOr<Store> OpenInMemory(const Options& options = {}) {
     internal::Environment environment;
     environment.in_memory = true;
     return OpenIn("", options, environment);
   }
 
-  // Calls of a store that was moved from return FailedPrecondition; those without a status return
-  // an empty result. (session_without_memory_ then stands for what was moved from: see Session.)
+  /// Moves the store. Calls of the moved-from store return FailedPrecondition, or an empty result
+  /// if they return no status. Existing sessions and iterators remain valid.
   Store(Store&&) noexcept = default;
+  /// Swaps the two stores.
   Store& operator=(Store&& other) noexcept {
     std::swap(core_, other.core_);
     std::swap(session_without_memory_, other.session_without_memory_);
@@ -97,10 +109,13 @@ class Store {
     std::swap(recovery_, other.recovery_);
     return *this;
   }
+  /// Closes the store as Close does, and prints an error to stderr. Releases all resources even if
+  /// closing fails. In a forked child, or inside a callback of the store, it leaks the store
+  /// instead of closing it.
   ~Store() {
     if (core_ == nullptr) return;
-    // A forked child has none of the threads and must not touch the files: it forgets the store. A
-    // call that runs a callback still needs the store.
+    // A forked child has none of the threads and must not touch the files, so it abandons the
+    // store. A call that is running a callback still needs the store.
     if (!core_->in_opening_process() || core_->MustLeak("a store")) {
       Leak();
     } else if (const absl::Status status = coordinator_->CloseAtEnd(); !status.ok()) {
@@ -108,19 +123,34 @@ class Store {
     }
   }
 
-  // A handle of one's own, the fast path. After Close its calls answer FailedPrecondition.
-  // When memory is out, returns a session whose calls return ResourceExhausted; it stays
-  // so. Progress: takes a mutex for a moment.
+  /// Creates a session. Operations on a session of your own are faster than those on the store,
+  /// which look up the session of the calling thread.
+  ///
+  /// If memory is out, returns a session whose calls all return ResourceExhausted, permanently.
+  /// After Close, calls of every session return FailedPrecondition. Progress: acquires a mutex
+  /// briefly.
   Session NewSession() {
     if (core_ != nullptr) return Session(core_);
     const auto& core = session_without_memory_.core_;
     return Session(core, *core->session_moved_from);
   }
 
-  // The same with a name: the store remembers, through crashes too, how many updates of the session
-  // have become durable. It goes on where the last session of this name ended, whose serial() says
-  // where that was. InvalidArgument: the name has no byte or more than 255. FailedPrecondition: a
-  // session of this name is alive. Cost of many: each commit notes those that have changed.
+  /// Creates a named session. The store records, also across crashes, how many updates of the
+  /// session are durable. The session continues from the last serial of the previous session of
+  /// this name (Session::serial).
+  ///
+  /// For example, a program that applies a numbered input stream resumes at the first update that
+  /// is not durable:
+  ///
+  ///     auto session = ebb::Must(db.NewSession("importer"));
+  ///     for (std::uint64_t i = session.serial(); i < lines.size(); ++i) {
+  ///       ebb::Must(session.Upsert(lines[i].key, lines[i].value));  // takes the serial i + 1
+  ///     }
+  ///
+  /// Errors: InvalidArgument (the name is empty or longer than 255 bytes); FailedPrecondition (a
+  /// session of this name is alive, or the store is closed or read-only); ResourceExhausted. Cost:
+  /// each commit writes the name and serial of every named session that has made updates since the
+  /// commit before.
   absl::StatusOr<Session> NewSession(std::string_view name) {
     Session session = NewSession();
     absl::Status status =
@@ -128,7 +158,9 @@ class Store {
     if (!status.ok()) return status;
     return session;
   }
-  // Forgets a name that has no live session, with the next commit. NotFound when it is unknown.
+  /// Removes the recorded serial of a name that has no live session. The removal becomes durable
+  /// with the next commit. Errors: NotFound (the name is unknown); FailedPrecondition (a session of
+  /// this name is alive, or the store is closed or read-only); ResourceExhausted.
   absl::Status ForgetSession(std::string_view name) {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     if (core_->epochs.closed()) return core_->ClosedError();
@@ -136,49 +168,60 @@ class Store {
     return internal::CatchNoMemory([&] { return core_->sessions.Forget(name); });
   }
 
-  // As the session's calls of the same names.
+  /// Session::Read, on the session of the calling thread.
   absl::StatusOr<Value> Read(KeyView key) { return Local().Read(key); }
+  /// Session::Read into `value`, on the session of the calling thread.
   absl::Status Read(KeyView key, Value& value) { return Local().Read(key, value); }
+  /// Session::Read with a visitor, on the session of the calling thread.
   template <std::invocable<ValueView> F>
   requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
       Read(KeyView key, F&& visitor) {
     return Local().Read(key, std::forward<F>(visitor));
   }
+  /// Session::Contains, on the session of the calling thread.
   absl::StatusOr<bool> Contains(KeyView key) { return Local().Contains(key); }
+  /// Session::Upsert, on the session of the calling thread.
   absl::Status Upsert(KeyView key, ValueView value) { return Local().Upsert(key, value); }
+  /// Session::Rmw, on the session of the calling thread.
   template <std::invocable<Value&> F>
   absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
     return Local().Rmw(key, std::forward<F>(fn), initial);
   }
+  /// Session::Delete, on the session of the calling thread.
   absl::Status Delete(KeyView key) { return Local().Delete(key); }
+  /// Session::InsertIfAbsent, on the session of the calling thread.
   absl::Status InsertIfAbsent(KeyView key, ValueView value) {
     return Local().InsertIfAbsent(key, value);
   }
+  /// Session::CompareExchange, on the session of the calling thread.
   absl::Status CompareExchange(KeyView key, ValueView expected,
                                ValueView desired) requires ComparableValue<Value> {
     return Local().CompareExchange(key, expected, desired);
   }
 
-  // Goes through the keys: each once, with the newest value that it had when the scan was made; the
-  // head of ebb/scan.h says what exactly that is, what it costs, and which errors there are.
+  /// Returns an iterator over all keys. Each key appears once, with its newest value at the time of
+  /// this call. Errors are reported by the iterator's status(). See ebb::ScanIterator for the exact
+  /// guarantee and the cost.
   ScanIterator<Key, Value> NewScan() { return ScanIterator<Key, Value>(core_); }
-  // Of keys that begin with `prefix`. Reads the whole log all the same.
+  /// Returns an iterator over the keys that begin with `prefix`. It still reads the whole log.
   ScanIterator<Key, Value> NewScan(
       std::string_view prefix) requires std::same_as<Key, std::string> {
     return ScanIterator<Key, Value>(core_, prefix);
   }
-  // Calls fn(key, value) for each; if it returns bool, false ends the scan, which is then OK. `fn`
-  // runs without any lock or guard and may make every call of the store, also Close. An exception
-  // leaves the scan.
+  /// Calls `fn(key, value)` for each key. If `fn` returns bool, false ends the scan, which then
+  /// returns OK. `fn` runs without any lock or guard and may make every call of the store, even
+  /// Close. An exception of `fn` leaves the call. Errors: see ScanIterator::status.
   template <ScanVisitor<KeyView, ValueView> F>
   absl::Status Scan(F&& fn) {
     return Show(NewScan(), fn);
   }
+  /// Calls `fn(key, value)` for each key that begins with `prefix`, as Scan does for all keys.
   template <ScanVisitor<KeyView, ValueView> F>
   requires std::same_as<Key, std::string> absl::Status ScanPrefix(std::string_view prefix, F&& fn) {
     return Show(NewScan(prefix), fn);
   }
-  // All of them at once, in memory.
+  /// Returns all keys and values in one vector. Errors: as Scan; ResourceExhausted if the vector
+  /// does not fit in memory.
   absl::StatusOr<std::vector<std::pair<Key, Value>>> ScanAll() {
     return internal::CatchNoMemory([&]() -> absl::StatusOr<std::vector<std::pair<Key, Value>>> {
       std::vector<std::pair<Key, Value>> all;
@@ -189,28 +232,35 @@ class Store {
     });
   }
 
-  // Makes every update durable that returned before this call, of all sessions. One sync of the log
-  // files; concurrent callers share it. Operations go on meanwhile. An error says that nothing is
-  // promised about what came after the last good commit: ResourceExhausted (make room and call
-  // again), Unavailable (a failed sync: the store takes no updates until it is reopened),
-  // FailedPrecondition (closed, or a store in memory).
-  // Progress: waits for callbacks that are running and for the device.
+  /// Makes durable every update, of all sessions, that returned before this call. Costs one sync of
+  /// the log files, which concurrent callers share. Operations continue in the meantime.
+  ///
+  /// After an error, nothing is promised about the updates since the last successful commit.
+  /// Errors: ResourceExhausted (make room and call again); Unavailable (a failed sync: the store
+  /// rejects updates until it is reopened; or a failed write, which may pass); DataLoss (a file of
+  /// the store was removed); FailedPrecondition (closed, read-only, or without files). Progress:
+  /// waits for callbacks that are running and for the device.
   absl::Status Commit() {
     if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Commit();
   }
 
-  // As Commit, and writes an image of the index, so that the next opening reads only what comes
-  // after it in the log. Operations and commits go on meanwhile. A caller that comes while one runs
-  // waits for it, and for another if anything has changed. Does nothing, and answers the newest
-  // one, when nothing has changed since. Errors: as Commit; ResourceExhausted also for the image,
-  // which changes nothing.
-  // Progress: as Commit. Cost: writes 8 bytes for each key and 8 for each bucket in use.
+  /// Commits and writes an image of the index, so that the next Open reads only the part of the log
+  /// after it. Operations and commits continue in the meantime. Returns the newest checkpoint.
+  ///
+  /// If a checkpoint is already running, waits for it, and then for another one if anything has
+  /// changed. If nothing has changed since the newest checkpoint, does nothing and returns that
+  /// one.
+  ///
+  /// Errors: as Commit; ResourceExhausted also if there is no room for the image, which leaves the
+  /// older checkpoints unchanged. Progress: as Commit. Cost: writes 8 bytes for each key and 8
+  /// bytes for each bucket in use.
   absl::StatusOr<CheckpointInfo> Checkpoint() {
     if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Checkpoint();
   }
-  // The checkpoints there are, oldest first; none when there is no memory for the list.
+  /// Returns the existing checkpoints, oldest first. Returns an empty list if there is no memory
+  /// for it.
   std::vector<CheckpointInfo> ListCheckpoints() const {
     EBB_TRY {
       if (coordinator_ == nullptr) return {};
@@ -219,75 +269,96 @@ class Store {
       return {};
     }
   }
-  // Removes all but the newest `kept` (at least 1, else InvalidArgument) and the files that
-  // interrupted ones have left; answers how many checkpoints it has removed.
+  /// Removes all checkpoints except the newest `kept`, and the files that interrupted checkpoints
+  /// left. Returns the number of checkpoints removed. Errors: InvalidArgument (`kept` is 0);
+  /// FailedPrecondition (closed, read-only, or without files); ResourceExhausted; Unavailable.
   absl::StatusOr<std::uint64_t> CleanupCheckpoints(std::uint64_t kept) {
     if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->CleanUpCheckpoints(kept); });
   }
+  /// Returns the number and size of the checkpoints, and the counts and the last error since Open.
   CheckpointStats GetCheckpointStats() const {
     return coordinator_ == nullptr ? CheckpointStats() : coordinator_->GetCheckpointStats();
   }
 
-  // Doubles the buckets of the index, as it does by itself when Options::index_auto_grow is set and
-  // there are more than some five keys a bucket; reads and updates go on. ResourceExhausted: it is
-  // as large as it can become (2^15 times its size at creation, or what physical memory could
-  // hold). Progress: waits for callbacks that are running, and for a checkpoint that is.
+  /// Doubles the number of index buckets. With Options::index_auto_grow this happens automatically
+  /// when there are more than about 5 keys per bucket. Reads and updates continue in the meantime.
+  ///
+  /// Errors: ResourceExhausted (the index has reached its maximum: 2^15 times its size at creation,
+  /// Options::max_index_bytes, or the size that physical memory can hold; or there is no memory);
+  /// FailedPrecondition (closed or read-only). Progress: waits for callbacks that are running and
+  /// for a running checkpoint.
   absl::Status GrowIndex() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->GrowIndex(); });
   }
 
-  // Copies the records at the front of the log that are still the newest of their keys to its tail,
-  // and gives the front back to the file system, until `options` are met; at most once through the
-  // log as it is now. Operations, commits and scans go on meanwhile. OK also when there is nothing
-  // to do. A store without files gives back memory, and only when this is called. Errors:
-  // InvalidArgument (options), as Commit, DataLoss. What was done before an error stays. Space may
-  // still be held by a scan; it is given back with a later collection.
-  // Progress: waits for a checkpoint that runs, and for the device. Cost: reads the front, and what
-  // of the rest says that a record is dead (GcOptions), and writes what is live.
+  /// Copies live records, that is, the newest record of each key, from the beginning of the log to
+  /// its tail, and then frees the space that it scanned. Continues until the goals in `options` are
+  /// met, but scans the log at most once. Operations, commits and scans continue in the meantime.
+  /// Returns OK even if there was nothing to do.
+  ///
+  /// In a store without files it frees memory. Such a store is never collected automatically. Space
+  /// that a scan still reads is freed by a later collection. If the call fails, completed passes
+  /// remain in effect.
+  ///
+  /// Errors: InvalidArgument (`options`); as Commit; DataLoss. Progress: waits for a running
+  /// checkpoint and for the device. Cost: reads the scanned part of the log, reads elsewhere to
+  /// find out whether its records are live, and writes the live records. See
+  /// GcOptions::target_utilization.
   absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options = {}) {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->CollectGarbage(options); });
   }
-  // Whether CollectGarbage would find enough to do. Cost: as EstimateGarbage.
+  /// Returns whether CollectGarbage would find enough garbage to begin. Errors and cost: as
+  /// EstimateGarbage; InvalidArgument (`options`).
   absl::StatusOr<bool> ShouldCollect(const GcOptions& options = {}) {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->ShouldCollect(options); });
   }
-  // Cost: some thousand accesses to memory; waits for a job that runs.
+  /// Estimates how many bytes of the log are live and how many are garbage, from a sample of the
+  /// index. Errors: FailedPrecondition (closed); ResourceExhausted. Cost: several thousand memory
+  /// accesses. Progress: waits for a running checkpoint, collection or other long job.
   absl::StatusOr<GcEstimate> EstimateGarbage() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&] { return coordinator_->EstimateGarbage(); });
   }
 
-  // Automatic checkpoints and garbage collections, at their intervals; on when the store is opened.
-  // StopBackground drops those that wait, ends a collection that runs early, and returns when none
-  // runs any more. A collection or checkpoint that a user's thread has called continues, and so do
-  // periodic commits and the automatic growth of the index. Errors: FailedPrecondition, from a
-  // callback of the store only.
+  /// Starts the automatic checkpoints and garbage collections (Options::checkpoint_interval_ms and
+  /// Options::gc_interval_ms). They are already started when a store is opened. Error:
+  /// FailedPrecondition, if called from a callback of the store.
   absl::Status StartBackground() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     coordinator_->StartBackground();
     return absl::OkStatus();
   }
+  /// Stops the automatic checkpoints and garbage collections. Drops those that are waiting, ends a
+  /// running collection early, and returns when none is running. Collections and checkpoints that a
+  /// caller has requested continue; so do periodic commits and the automatic growth of the index.
+  /// Error: FailedPrecondition, if called from a callback of the store.
   absl::Status StopBackground() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     coordinator_->StopBackground();
     return absl::OkStatus();
   }
+  /// Returns the state of the automatic checkpoints and collections: counts, the last error and the
+  /// next run.
   BackgroundStats GetBackgroundStats() const {
     return coordinator_ == nullptr ? BackgroundStats() : coordinator_->GetBackgroundStats();
   }
 
-  // Makes a checkpoint and copies it into `directory`, which then is a store: this one as the
-  // checkpoint's commit left it, with everything that returned before this call. The directory must
-  // be absent or empty (its parent must exist), or hold an unfinished backup, which is replaced.
-  // Operations and commits continue in the meantime, checkpoints wait. Every block is verified on
-  // its way. `progress` is called in this thread, after each mebibyte or file; the table of
-  // callbacks in ebb/options.h says what it may do. After an error the directory is empty, or a
-  // complete backup, or marked by the file UNFINISHED-BACKUP, and then Open fails.
-  // Errors: as Checkpoint; InvalidArgument (the directory), DataLoss (this store is damaged).
+  /// Makes a checkpoint and copies it into `directory`, which then is a store of its own. The copy
+  /// has the state of the checkpoint's commit and contains every update that returned before this
+  /// call.
+  ///
+  /// `directory` must be absent or empty, and its parent must exist; or it holds an unfinished
+  /// backup, which is replaced. Operations and commits continue in the meantime; checkpoints wait.
+  /// Every block is verified while it is copied. `progress` is called in the calling thread after
+  /// each MiB and each file; the table in ebb/options.h lists the calls that it may make.
+  ///
+  /// After an error the directory is either empty, or a complete backup, or marked by the file
+  /// UNFINISHED-BACKUP. Open of a marked directory fails. Errors: as Checkpoint; InvalidArgument
+  /// (`directory`); DataLoss (this store is damaged).
   absl::StatusOr<BackupInfo> Backup(
       const std::string& directory,
       const std::function<void(const BackupProgress&)>& progress = {}) {
@@ -295,43 +366,49 @@ class Store {
     return coordinator_->Backup(directory, progress);
   }
 
-  // Reads everything the store has on the device and follows every chain; what is found to be wrong
-  // is in the report (ebb/verify.h). Operations and commits go on meanwhile, checkpoints wait.
-  // Needs the memory of another index and page. Errors: FailedPrecondition (closed),
-  // ResourceExhausted.
+  /// Reads everything that the store has on the device and follows every chain of records. The
+  /// report lists the problems found (ebb/verify.h). Operations and commits continue in the
+  /// meantime; checkpoints wait. Uses the memory of a second index and one page. Errors:
+  /// FailedPrecondition (closed); ResourceExhausted; Unavailable.
   absl::StatusOr<VerifyReport> Verify(const VerifyOptions& options = {}) {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return coordinator_->Verify(options);
   }
 
-  // What Open found and did.
+  /// Returns the findings of Open: the checkpoint used, the serials of named sessions, and notes
+  /// about repaired problems.
   const RecoveryReport& recovery() const { return recovery_; }
 
-  // Collects garbage if that is due (one pass, see GcOptions, and not when another long job is at
-  // work), refuses further operations, waits for those that run, makes everything durable and lets
-  // go of the files. An error that may pass (ResourceExhausted) leaves everything in memory: make
-  // room and call again. Further calls answer what the last one did. What a completion callback
-  // throws leaves this call before the store is closed: call again. Progress: waits for callbacks
-  // that are running and for the device.
+  /// Closes the store. Collects garbage first if it is due: one pass, and only if no other long job
+  /// is running (see GcOptions). Then rejects further operations, waits for running ones, makes
+  /// everything durable and releases the files. Writes a checkpoint too unless
+  /// Options::checkpoint_interval_ms is 0.
+  ///
+  /// After a recoverable error (ResourceExhausted) everything is still in memory: make room and
+  /// call Close again. Once the store is closed, further calls return the result of the last one.
+  /// An exception of a completion callback leaves this call before the store is closed: call Close
+  /// again. Errors: as Commit. Progress: waits for callbacks that are running and for the device.
   absl::Status Close() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return coordinator_->Close();
   }
 
-  // Returns the number of keys. It is exact while no update runs if the index has at most 10,000
-  // entries and all records that they lead to are in memory, as in every small store that was not
-  // just opened from a checkpoint. Otherwise it is an estimate with the errors of live_key_estimate
-  // (ebb/stats.h), and at least 1 unless the index is empty. No counter is kept, since an Upsert
-  // does not know whether its key was there. Errors: FailedPrecondition, ResourceExhausted.
-  // Cost: reads the index when it has few entries, 64 bytes for each bucket, and each record in
-  // memory that it leads to; otherwise as ApproximateSize. Progress: waits while the index grows.
+  /// Returns the number of keys. It is exact while no update runs if the index has at most 10,000
+  /// entries and all their records are in memory. This holds for every small store that was not
+  /// just opened from a checkpoint. Otherwise it is an estimate with the error of
+  /// StoreStats::live_key_estimate, and at least 1 unless the index is empty. There is no counter,
+  /// because an Upsert does not know whether its key was present.
+  ///
+  /// Errors: FailedPrecondition (closed), ResourceExhausted. Cost: if the index has few entries,
+  /// reads 64 bytes for each bucket and the records in memory; otherwise as ApproximateSize.
+  /// Progress: waits while the index grows.
   absl::StatusOr<std::uint64_t> Size() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return core_->Size();
   }
-  // Returns whether the store holds no key. Never an estimate: if the records in memory do not
-  // tell, it scans up to the first key, so its cost is that of a scan at worst. Errors: as a scan
-  // (ebb/scan.h).
+  /// Returns whether the store holds no key. The result is never an estimate. If the records in
+  /// memory do not decide it, scans up to the first key, so the worst-case cost is that of a scan.
+  /// Errors: as ScanIterator::status.
   absl::StatusOr<bool> IsEmpty() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&]() -> absl::StatusOr<bool> {
@@ -343,22 +420,23 @@ class Store {
       return true;
     });
   }
-  // Returns live_key_estimate of Stats(); 0 when the store is closed or memory is out. May also be
-  // called from callbacks. Cost: as Stats().
+  /// Returns StoreStats::live_key_estimate, or 0 if the store is closed or memory is out. May be
+  /// called from callbacks. Cost: as Stats().
   std::uint64_t ApproximateSize() const { return core_ == nullptr ? 0 : core_->EstimateLiveKeys(); }
 
-  // Returns the state of the store. Without memory the estimates are 0. Cost: reads the kernel's
-  // account of memory and a sample of the index: some milliseconds, unless the index has millions
-  // of buckets and only few keys; then it reads all of it.
+  /// Returns the state of the store: boundaries of the log, memory, and sizes of the index. If
+  /// memory is out, the estimates are 0. Cost: a few milliseconds, to read the kernel's memory
+  /// accounting and a sample of the index. If the index has millions of buckets and few keys, it
+  /// reads the whole index.
   StoreStats Stats() const { return core_ == nullptr ? StoreStats() : core_->Stats(); }
 
-  // What has been done since Open or the last ResetMetrics; see ebb/metrics.h. Answers also when
-  // the store is closed; all zeros in a forked child. Cost: a look at each session there has been
-  // at a time.
+  /// Returns the counts since Open or the last ResetMetrics; see ebb/metrics.h. Works on a closed
+  /// store too; in a forked child all counts are zero. Cost: proportional to the peak number of
+  /// sessions.
   MetricsSnapshot Metrics() const {
     return core_ == nullptr ? MetricsSnapshot() : core_->Metrics();
   }
-  // From now on metrics count from zero. Stats() and GetCheckpointStats() are not concerned.
+  /// Resets the counts of Metrics() to zero. Stats() and GetCheckpointStats() are not affected.
   void ResetMetrics() {
     if (core_ != nullptr) core_->ResetMetrics();
   }
@@ -413,7 +491,7 @@ class Store {
     return it.status();
   }
 
-  // The calling thread's session.
+  // Returns the session of the calling thread.
   Session& Local() {
     const internal::LastThreadSession last = internal::t_last_session;
     if (last.core == core_.get()) [[likely]]
@@ -421,7 +499,7 @@ class Store {
     return LocalSlow();
   }
   EBB_COLD Session& LocalSlow() {
-    if (core_ == nullptr) return session_without_memory_;  // moved from, as the store
+    if (core_ == nullptr) return session_without_memory_;  // moved from, like the store
     if (void* known = internal::FindThreadSession(*core_)) return *static_cast<Session*>(known);
     EBB_TRY {
       auto made = std::make_shared<Session>(NewSession());
@@ -434,13 +512,13 @@ class Store {
   }
 
   std::shared_ptr<internal::Core> core_;
-  Session session_without_memory_;                      // for threads that cannot have one now
+  Session session_without_memory_;  // for threads that cannot have a session now
   std::unique_ptr<internal::Coordinator> coordinator_;  // uses core_
   RecoveryReport recovery_;
 };
 
 namespace internal {
-// What tests reach of a store.
+// Access to the internals of a store, for tests.
 struct StoreAccess {
   template <typename StoreType>
   static absl::StatusOr<StoreType> Open(const std::string& path, const Options& options,
