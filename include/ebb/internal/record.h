@@ -1,4 +1,4 @@
-// Record: what lies at an address. RecordShape: where its parts are, for one pair of types.
+// Record: the bytes at an address. RecordShape: the positions of its parts, for one pair of types.
 //
 //   +0   header word                                  always
 //   +8   key length (32) | value capacity (32)        only if key or value is a string
@@ -6,49 +6,50 @@
 //   +..  key bytes, padded to 8
 //   +..  value bytes (their capacity), padded to 8
 //
-// A fixed value of 1, 2, 4 or 8 bytes is unlocked: one atomic word. Every other value is locked: a
-// sequence lock lies in its record. Key bytes never change after publication. A record's extent
-// never changes: it is fixed by its shape, its key length and its capacity.
+// A fixed value of 1, 2, 4 or 8 bytes is unlocked: one atomic word. Every other value is locked:
+// its record contains a sequence lock. Key bytes never change after publication. The extent of a
+// record never changes either: it follows from the shape, the key length and the capacity.
 //
 // The header word:
 //
 //   bit 0        tombstone   final: nothing changes a record after its tombstone
 //   bit 1        sealed      frozen for a successor that copies it
-//   bit 2        copy        made by a collection: frozen from the start, wherever it lies
+//   bit 2        copy        made by a collection: frozen from the start, wherever it is
 //   bits 3..47   previous address of the chain (8-byte aligned, so its low bits are free);
 //                in fillers, control and open records: the extent in bytes
 //   bits 48..49  version, its low two bits
-//   bit 50       valid       set just before publication, cleared again when that failed
+//   bit 50       valid       set just before publication, cleared again if that failed
 //   bits 51..53  kind        0 never; 1 record, 2 filler, 3 control, 4 open, 5 sessions;
 //                            6 and 7 are reserved
 //   bits 54..63  reserved    zero
 //
 // Reserved bits and kinds get a meaning only together with a required feature of the segment header
-// (block.h), so a record with any of them is malformed here.
+// (block.h). So a record with any of them is malformed for this version.
 //
-// A copy holds what it held elsewhere in the log, and is no update of its key. An update in place
-// would be taken for a part of the copy by whoever leaves copies out. So the first update of a key
-// behind its copy appends.
+// A copy repeats a record from elsewhere in the log and is not an update of its key. A reader that
+// skips copies would take an update in place for a part of the copy and lose it. Therefore the
+// first update of a key after its copy appends.
 //
 // Legal changes of a published header: none -> tombstone, none -> sealed, sealed -> none (the
-// sealer's successor was not published). Tombstone and seal are set by CAS from a header without
-// any flag, so never both, and never on a copy.
+// sealer's successor was not published). Tombstone and seal are set by a CAS from a header without
+// any flag. So a record never has both, and a copy has neither.
 //
 // The sequence lock (after H.-J. Boehm, "Can seqlocks get along with programming language memory
-// models?", MSPC 2012): a writer makes the sequence odd by CAS, rechecks the header, writes, and
-// stores the next even sequence. A reader takes the word, copies, and takes the word again; the
-// same even word twice means that no writer has been in between. 32 bits of sequence: a reader
-// would have to sleep through 2^31 writes to be fooled.
+// models?", MSPC 2012): a writer makes the sequence odd by a CAS, rechecks the header, writes, and
+// stores the next even sequence. A reader loads the word, copies, and loads the word again. If both
+// loads return the same even word, no writer has been active in between. The sequence has 32 bits:
+// to miss a writer, a reader would have to sleep through 2^31 writes.
 //
 // Edges
 //   [locked]  Lock: CAS, acquire -> Unlock: store, release. Writers see each other's bytes.
-//   [copied]  reader's second load of the lock word, ordered after its copy by making every load
-//             of the copy part of an acquire-ordered sequence: the copy's loads are relaxed and
-//             are followed by an acquire fence, or, where ThreadSanitizer must follow, by a
-//             read-modify-write of the word. -> Lock: the writer's CAS before its stores.
-//   [header]  header CAS, acq_rel -> header load, acquire: a seal is seen before what relies on it.
+//   [copied]  StillHolds: the relaxed loads of the copy, an acquire fence, then the second load of
+//             the lock word; for ThreadSanitizer, a read-modify-write of the word. -> TryLock: the
+//             CAS of the odd sequence, a release fence, then the writer's stores. A reader that has
+//             copied a byte of a write sees its odd sequence or a later one.
+//   [header]  header CAS, acq_rel -> header load, acquire: a seal is seen before the effects of
+//             code that relies on it.
 //
-// Thread safety: as stated; records lie in log memory and are touched under a guard only.
+// Thread safety: as stated. Records are in log memory and are accessed only under a guard.
 #pragma once
 
 #include <cstddef>
@@ -89,7 +90,7 @@ class RecordHeader {
     return RecordHeader(prev.value() | std::uint64_t{version_bits & 3} << kVersionShift |
                         std::uint64_t{static_cast<unsigned>(kind)} << kKindShift);
   }
-  // A record that only fills space: the extent stands where others have the previous address.
+  // A record that only fills space. It has its extent in place of the previous address.
   static constexpr RecordHeader MakeExtent(RecordKind kind, std::uint64_t extent_bytes) {
     return Make(kind, Address(extent_bytes), 0);
   }
@@ -117,14 +118,14 @@ static_assert(sizeof(RecordHeader) == 8);
 static_assert((RecordHeader::kPrevMask & RecordHeader::kFlags) == 0,
               "flags live in the bits that an aligned address leaves free");
 
-// The header in place.
+// The header in its record.
 class AtomicRecordHeader {
  public:
   explicit AtomicRecordHeader(std::byte* at) : word_(WordAt(at)) {}
   RecordHeader LoadAcquire() const {
     return RecordHeader(word_.load(std::memory_order_acquire));  // [header]
   }
-  // Before publication, by the record's maker; publication orders it.
+  // Used by the record's creator before publication, which orders this store.
   void StoreRelaxed(RecordHeader header) { word_.store(header.word(), std::memory_order_relaxed); }
   bool CasAcqRel(RecordHeader expected, RecordHeader desired) {
     std::uint64_t word = expected.word();
@@ -136,7 +137,7 @@ class AtomicRecordHeader {
   AtomicWord& word_;
 };
 
-// sequence (high 32) | value length (low 32).
+// A lock word: sequence (high 32) | value length (low 32).
 class LockWord {
  public:
   constexpr LockWord() = default;
@@ -146,7 +147,8 @@ class LockWord {
   constexpr std::uint32_t value_bytes() const { return static_cast<std::uint32_t>(word_); }
   constexpr bool locked() const { return (word_ >> 32 & 1) != 0; }
   constexpr LockWord Locked() const { return LockWord(word_ + (std::uint64_t{1} << 32)); }
-  // The word after a write that left `value_bytes`; the receiver is the word before the lock.
+  // Returns the word after a write of a value of `value_bytes`. The receiver is the word before the
+  // lock.
   constexpr LockWord Written(std::uint32_t value_bytes) const {
     return LockWord(((word_ >> 32) + 2) << 32 | value_bytes);
   }
@@ -162,7 +164,7 @@ class AtomicLockWord {
     return LockWord(word_.load(std::memory_order_acquire));  // [locked]
   }
   void StoreRelaxed(LockWord value) { word_.store(value.word(), std::memory_order_relaxed); }
-  // False when the word is no longer `seen`, which must be unlocked.
+  // Returns false if the word is no longer `seen`, which must be unlocked.
   bool TryLock(LockWord seen) {
     EBB_DCHECK(!seen.locked());
     std::uint64_t word = seen.word();
@@ -171,14 +173,14 @@ class AtomicLockWord {
       return false;
     }
 #ifndef EBB_TSAN
-    // The bytes written next must not become visible before the odd sequence. (The value's stores
-    // are atomic, so ThreadSanitizer has nothing to say about them without this.)
+    // The bytes written next must not become visible before the odd sequence. (The stores of the
+    // value are atomic, so ThreadSanitizer reports nothing without this fence.)
     std::atomic_thread_fence(std::memory_order_release);  // [copied]
 #endif
     return true;
   }
   void Unlock(LockWord next) { word_.store(next.word(), std::memory_order_release); }  // [locked]
-  // After a copy: was `seen` the word all the time?
+  // Called after a copy: returns whether the word was `seen` all the time.
   bool StillHolds(LockWord seen) const {
 #ifdef EBB_TSAN
     return const_cast<AtomicWord&>(word_).fetch_add(0, std::memory_order_acq_rel) ==  // [copied]
@@ -193,7 +195,7 @@ class AtomicLockWord {
   AtomicWord& word_;
 };
 
-// Where the parts of a record are. Constant for a pair of types; templates use it as a constant
+// The positions of a record's parts. Constant for a pair of types: templates use it as a constant
 // expression, recovery and tools read it from the segment header.
 struct RecordShape {
   static constexpr std::uint32_t kVariable = 0xffffffff;
@@ -212,15 +214,15 @@ struct RecordShape {
   constexpr std::uint64_t ValueOffset(std::uint64_t key_length) const {
     return key_offset() + RoundUp8(key_length);
   }
-  // The bytes that a record of this key length and value capacity occupies.
+  // Returns the bytes that a record of this key length and value capacity occupies.
   constexpr std::uint64_t ExtentFor(std::uint64_t key_length, std::uint64_t capacity) const {
     return ValueOffset(key_length) + RoundUp8(capacity);
   }
-  // The least count of leading bytes from which ExtentOf can be told.
+  // The number of leading bytes that ExtentOf reads.
   constexpr std::uint64_t prefix_bytes() const { return has_lengths() ? 16 : 8; }
 };
 
-// A view of record bytes in a frame or in a buffer; the shape says where to look.
+// A view of a record's bytes in a frame or in a buffer.
 class Record {
  public:
   Record(std::byte* bytes, RecordShape shape) : bytes_(bytes), shape_(shape) {}
@@ -235,15 +237,15 @@ class Record {
   EBB_INLINE std::byte* value() const { return bytes_ + shape_.ValueOffset(key_length()); }
   std::byte* bytes() const { return bytes_; }
 
-  // The bytes from this header to the next one, for every kind.
+  // Returns the bytes from this header to the next one, for every kind.
   std::uint64_t ExtentOf() const {
     const RecordHeader header(Load64(0));
     return header.kind() == RecordKind::kRecord ? shape_.ExtentFor(key_length(), capacity())
                                                 : header.extent_bytes();
   }
-  // Bytes that came from a file and verify may still be nonsense, made by somebody who can compute
-  // checksums: false unless this is a whole record (or filler) within `room` bytes whose lengths
-  // agree and whose lock is free. Reads at most ExtentOf bytes that lie within `room`.
+  // Returns whether this is a whole record (or filler) within `room` bytes whose lengths agree and
+  // whose lock is free. Bytes from a file can be wrong even if their checksum is right, because
+  // anyone can compute checksums. Reads at most the ExtentOf bytes that are within `room`.
   bool WellFormed(std::uint64_t room) const {
     const RecordHeader header(Load64(0));
     if (header.has_reserved()) return false;
@@ -257,7 +259,8 @@ class Record {
     return !lock_word.locked() && lock_word.value_bytes() <= capacity() &&
            (shape_.value_variable() || lock_word.value_bytes() == shape_.value_bytes);
   }
-  // Makes the record: born invalid, all lengths set, key in place; the value follows.
+  // Initializes the record: invalid, with all lengths and the key. The caller writes the value
+  // next.
   EBB_INLINE void Init(RecordHeader header, const void* key, std::uint32_t key_length,
                        std::uint32_t capacity, std::uint32_t value_length) const {
     this->header().StoreRelaxed(header);
@@ -266,7 +269,7 @@ class Record {
       std::memcpy(bytes_ + 8, lengths, 8);
     }
     if (shape_.locked()) lock().StoreRelaxed(LockWord::Initial(value_length));
-    // The last word first, so that padding is zero and not what the frame held before.
+    // The last word first, so that the padding is zero instead of an earlier content of the frame.
     if (key_length % 8 != 0) {
       std::memset(bytes_ + shape_.ValueOffset(key_length) - 8, 0, 8);
     }
@@ -280,7 +283,8 @@ class Record {
     return word;
   }
   std::uint64_t Load64(std::size_t offset) const {
-    return WordAt(bytes_ + offset).load(std::memory_order_relaxed);  // alone here; bytes are frozen
+    // only this thread has the record, or its bytes are frozen
+    return WordAt(bytes_ + offset).load(std::memory_order_relaxed);
   }
 
   std::byte* bytes_;
