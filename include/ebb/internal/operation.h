@@ -1,53 +1,56 @@
-// Operations: one key, one session, one user thread. What Read, Upsert, Rmw, Delete, InsertIfAbsent
-// and CompareExchange do between the facade and the log.
+// Operations: one key, one session, one user thread. The work of Read, Upsert, Rmw, Delete,
+// InsertIfAbsent and CompareExchange between the facade and the log.
 //
-// Every operation has two forms. The hit is inline: enter the guard, load one boundary, find the
-// entry, walk to the record, look a second time, act. Anything else leaves it without effect for
-// the general form, Attempt, which starts again and decides with care:
+// Every operation has two forms. The fast path (in names: the hit) is inline: enter the guard, load
+// one boundary, find the entry, walk to the record, look a second time, act. In every other case it
+// returns without effect, and the slow path, Attempt, starts again and decides by the state of the
+// key's newest record:
 //
 //   absent    the chain holds no record of the key, or a tombstone is the newest
 //   mutable   at or above read_only, of the operation's own version, no flags: update in place
 //   frozen    below safe_read_only, or of an older version that has drained, or on the device, or
-//             a collection's copy, which nothing ever changes: may be copied or superseded by
-//             something that depends on it
+//             a collection's copy, which nothing ever changes: may be copied, or superseded by an
+//             operation that depends on it
 //   unsettled anything else: only a blind Upsert may append above it; all others leave the guard,
-//             help, and start again
+//             help with the log's maintenance, and start again
 //
 // Argument (why no effect is lost or doubled).
-//   The state word, then boundaries, then entry, then header are loaded in this order under the
-//   guard, and then the state word is looked at again. Agreement says that nothing was bumped in
-//   between; so the boundaries are still those that decide, no record of a newer version is in
-//   the chain, and a drain that begins later waits for this guard. Nothing is changed, answered or
-//   appended before the look has agreed; after a failed CAS the entry is loaded and the look taken
-//   again.
-//   A record is published by one CAS of the entry, from the value that the decision was made on.
+//   Under the guard, the operation loads the state word, then boundaries, then entry, then header,
+//   in this order, and then looks at the state word again. If it is equal, nothing was bumped in
+//   between. So the boundaries are still those that decide, no record of a newer version is in the
+//   chain, and a drain that begins later waits for this guard. Nothing is changed, returned or
+//   appended before the look has succeeded. After a failed CAS the entry is loaded and the look
+//   taken again.
+//   A record is published by one CAS of the entry, from the value on which the decision was based.
 //   So between decision and publication the chain has not grown; and a frozen record does not
-//   change. Hence what depends on the old record (Rmw, Delete, InsertIfAbsent, CompareExchange)
-//   replaces exactly what it has read. In place that is one CAS of the value, or a write under the
-//   lock with the sequence that the value was read with. A blind Upsert may append above a record
-//   that somebody still updates in place: that update began before the append was published, and
-//   takes its place before it. A value that outgrows its record is sealed for its successor, under
-//   the record's lock, after the successor's slot has been allocated; writers recheck the seal
-//   under the lock and readers need not care. If publication fails the seal is taken back. A
-//   tombstone is set by CAS from a header without flags, or appended above a frozen record. An
-//   update in place that had seen the header without it comes before it.
-//   On the way to the device the guard is left. What lies on the device does not change, so the
-//   answer of the walk below an address holds for ever, and holds for the key while the walk in
-//   memory still arrives at that address. The log's begin is loaded before the entry: see
-//   hybrid_log.h for why a chain ends below it.
+//   change. Hence an operation that depends on the old record (Rmw, Delete, InsertIfAbsent,
+//   CompareExchange) replaces exactly the record that it has read. In place that is one CAS of the
+//   value, or a write under the lock with the sequence with which the value was read.
+//   A blind Upsert may append above a record that another thread still updates in place: that
+//   update began before the append was published, and takes its place before it.
+//   A value that outgrows its record is sealed for its successor, under the record's lock, after
+//   the successor's slot has been allocated. Writers recheck the seal under the lock; readers can
+//   ignore it. If publication fails, the seal is removed again. A tombstone is set by CAS from a
+//   header without flags, or appended above a frozen record. An update in place that had seen the
+//   header without it comes before it.
+//   The guard is left before a device read. Records on the device do not change. So the result of
+//   the walk below an address holds forever, and it holds for the key while the walk in memory
+//   still arrives at that address. The log's begin is loaded before the entry: see hybrid_log.h for
+//   why a chain ends below it.
 //
-// After a failed publication the slot is used again only if the chain's new head is still below
-// it, because previous addresses must fall; else it stays behind as a record that is not valid.
+// After a failed publication the slot is used again only if the chain's new head is still below it,
+// because previous addresses must fall. Otherwise it is abandoned as a record that is not valid.
 //
 // Argument (memory). Nothing allocates between an effect and the return, so std::bad_alloc means
-//   that there was none: values are copied, functions run and messages are made before the CAS or
-//   the write under the lock. From a slot of the log on, which must be filled in its guard, up to
-//   the publication nothing allocates either. The handlers lie in the cold members, and behind hits
-//   that copy a string or call a function of the user.
+//   that there was no effect: values are copied, functions run and messages are made before the CAS
+//   or the write under the lock. From the allocation of a slot of the log, which must be filled
+//   within its guard, up to the publication, nothing allocates either. The handlers are in the cold
+//   members, and after fast paths that copy a string or call a function of the user.
 //
 // Thread safety: a session is used by one thread at a time; sessions work in parallel. Progress:
-// hits are wait-free (reads of unlocked values), lock-free (updates) or wait for a record's lock
-// (locked values); the general form may wait for the device, for a page, or for a record to freeze.
+// fast paths are wait-free (reads of unlocked values), lock-free (updates) or wait for a record's
+// lock (locked values). The slow path may wait for the device, for a page, or for a record to
+// freeze.
 #pragma once
 
 #include <algorithm>
@@ -71,14 +74,15 @@
 
 namespace ebb::internal {
 
-// How one attempt under one guard ended.
+// The result of one attempt under one guard.
 enum class Step : std::uint8_t {
   kDone,       // with an OpStatus
-  kRestart,    // the look did not agree
-  kContended,  // another thread inserts the same tag, splits or sweeps its row, or holds a seal
+  kRestart,  // the look did not succeed
+  // another thread inserts the same tag, splits or sweeps its bucket chain, or holds a seal
+  kContended,
   kUnsettled,  // the record is not frozen yet
   kPageFull,
-  kOnDevice,  // the chain goes on there
+  kOnDevice,  // the chain continues there
   kNoMemory,
   kTooLarge,
 };
@@ -94,7 +98,7 @@ inline OpStatus Refuse(SessionState& session, absl::Status why) {
   return OpStatus::kRefused;
 }
 
-// The status of an operation that has just ended.
+// Returns the status of an operation that has just ended.
 inline absl::Status ToStatus(const SessionState& session, OpStatus status) {
   switch (status) {
     case OpStatus::kOk:
@@ -129,7 +133,7 @@ class Operations {
     return K::Hash(core.index.key_hash(), key);
   }
 
-  // What a read has found. Frozen: no byte of it changes any more.
+  // The result of a read. Frozen: no byte of it changes any more.
   struct Found {
     const HybridLog& log;
     Address address;
@@ -138,7 +142,7 @@ class Operations {
     bool is_hit;  // on the fast path
   };
 
-  // A consumer of Read that calls a function of the user's with the value. Its fast path runs only
+  // A consumer of Read that calls a function of the user with the value. Its fast path runs only
   // outside callbacks.
   template <typename Fn>
   struct Visitor {
@@ -173,7 +177,7 @@ class Operations {
     }
   };
 
-  // Where the index's hint has led an update.
+  // The start of an update: the record to which the index's hint led.
   struct Lead {
     Core& core;
     const EpochGuard& guard;
@@ -185,9 +189,9 @@ class Operations {
     return {core, guard, update_from, core.index.FindHint(hash)};
   }
 
-  // ---- the hits ----
+  // ---- fast paths ----
 
-  // `consume(found)` gets the newest record of the key, under a guard, exactly once.
+  // Calls `consume(found)` with the newest record of the key, under a guard, exactly once.
   template <typename Consume>
   static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, Consume&& consume) {
     if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]] {
@@ -220,7 +224,7 @@ class Operations {
     if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
     return ReadSlow(session, key, hash, consume);
   }
-  // False when it is no hit.
+  // Returns false if the fast path does not apply.
   template <typename Consume>
   static EBB_INLINE bool TryRead(SessionState& session, KeyView key, std::uint64_t hash,
                                  Consume&& consume) {
@@ -236,7 +240,7 @@ class Operations {
     const Address head = core.log.head();
     return FinishRead(core, guard, key, core.index.FindHint(hash), head, consume);
   }
-  // From where the index's hint has led.
+  // Does the same, starting at the index's hint.
   template <typename Consume>
   static EBB_INLINE bool FinishRead(Core& core, const EpochGuard& guard, KeyView key,
                                     Address address, Address head, Consume&& consume) {
@@ -254,7 +258,7 @@ class Operations {
     consume(Found{core.log, address, record, /*frozen=*/false, /*is_hit=*/true});
     return true;
   }
-  // Of a read that was no hit: true when its key is certainly absent.
+  // After the fast path of a read did not apply: returns whether its key is certainly absent.
   static EBB_NOINLINE bool IsAbsent(SessionState& session, KeyView key, std::uint64_t hash) {
     Core& core = *session.core;
     if (!session.idle()) return false;
@@ -309,7 +313,8 @@ class Operations {
     }
     return UpsertSlow(session, key, hash, value);
   }
-  // The hit; false, without effect, when it is none. The caller takes the serial.
+  // The fast path. Returns false, without effect, if it does not apply. The caller takes the
+  // serial.
   static EBB_INLINE bool FinishUpsert(SessionState& session, const Lead& lead, KeyView key,
                                       ValueView value) {
     const std::optional<Mutable> found = FindMutable(lead, key);
@@ -335,7 +340,7 @@ class Operations {
     }
     return RmwSlow(session, key, hash, fn, initial);
   }
-  // False, without effect, when it is no hit.
+  // Returns false, without effect, if the fast path does not apply.
   template <typename Fn>
   static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
     Core& core = *session.core;
@@ -346,11 +351,11 @@ class Operations {
     session.serials.Take(guard.version_bits());
     return true;
   }
-  // As FinishUpsert. Not inside a callback.
+  // Like FinishUpsert. Not inside a callback.
   template <typename Fn>
   static EBB_INLINE bool FinishRmw(SessionState& session, const Lead& lead, KeyView key, Fn& fn) {
-    // A value that may outgrow its record would be edited here in vain. (So would one that cannot
-    // be read: those have a codec, and are strings to us.)
+    // A value that may outgrow its record would be edited here in vain. (So would a value that
+    // cannot be decoded: those have a codec, and are strings here.)
     if constexpr (!V::kFixed) return false;
     const std::optional<Mutable> found = FindMutable(lead, key);
     if (!found) [[unlikely]]
@@ -426,11 +431,11 @@ class Operations {
     return Update(session, key, Hash(*session.core, key), op);
   }
 
-  // ---- the general forms, up to where they need something from the device ----
+  // ---- slow paths, up to where they need the device ----
   //
-  // kDone, and how the operation ended; or kOnDevice: `search` has begun, and when it has ended the
-  // form goes on from here, whatever was done meanwhile. All else they wait for. Call them inside a
-  // SlowScope, outside guards.
+  // They return kDone and the operation's outcome; or kOnDevice: `search` has begun, and when it
+  // has ended, the operation continues from there, whatever happened in the meantime. They wait
+  // themselves for everything else. To be called inside a SlowScope, outside guards.
 
   template <typename Consume>
   static Step TurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consume& consume,
@@ -454,7 +459,7 @@ class Operations {
     return step;
   }
 
-  // Takes an update that has returned kOnDevice to its end; waits for the device.
+  // Completes an update that has returned kOnDevice; waits for the device.
   template <typename Op>
   static EBB_NOINLINE void Complete(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
                                     DeviceSearch& search) {
@@ -464,13 +469,13 @@ class Operations {
     } while (TurnUpdate(session, key, hash, op, search) == Step::kOnDevice);
   }
 
-  // Of values of one size it is enough to count reads.
+  // For values of one size it is enough to count reads.
   template <typename Bytes>
   static EBB_INLINE void CountRead(SessionState& session, const Bytes& bytes) {
     if constexpr (!V::kFixed) session.slot->tally.Add(Count::kReadBytes, bytes.size());
   }
 
-  // Copies the value of a record that Read gave to its consumer.
+  // Copies the value of a record that Read passed to its consumer.
   static EBB_INLINE void CopyValue(const Found& found, Value& out) {
     if constexpr (!kShape.locked()) {
       out = V::LoadUnlocked(found.record);
@@ -481,7 +486,8 @@ class Operations {
     }
   }
 
-  // The first address at or below `from` that is below `floor` or holds a record of the key.
+  // Returns the first address at or below `from` that is below `floor` or holds a record of the
+  // key.
   static EBB_NOINLINE Address Walk(const Core& core, const EpochGuard& guard, Address from,
                                    Address floor, KeyView key) noexcept {
     Address address = from;
@@ -502,22 +508,22 @@ class Operations {
                   }));
   }
 
-  // Memory ran out, before the operation had any effect.
+  // Reports that memory ran out before the operation had any effect.
   static EBB_COLD OpStatus RefuseForMemory(SessionState& session, OpKind kind) {
     CountGeneral(session, kind, OpStatus::kRefused);
     return Refuse(session, NoMemory());
   }
 
  private:
-  // A copy of a hit that is only for timing it.
+  // A copy of a fast path that is only for timing it.
   template <auto kHit, typename... Args>
   static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Args... args) {
     const OpTimer timer(session.slot->tally, kind, true);
     return kHit(session, args...);
   }
 
-  // Where a string's value lies, the record's first line tells; those behind it are asked for
-  // before that one has come.
+  // Prefetches the rest of a record with a string value. Its address follows from the record's
+  // first line; the lines after it are prefetched before that one has arrived.
   static EBB_INLINE void AskForRest(const std::byte* record) {
     if constexpr (kShape.has_lengths()) {
       __builtin_prefetch(record + 64);
@@ -530,7 +536,7 @@ class Operations {
     Address address;
     std::byte* bytes;
   };
-  // The key's record if it may be updated in place, after an agreed look.
+  // Returns the key's record if it may be updated in place, after a successful look.
   static EBB_INLINE std::optional<Mutable> FindMutable(const Lead& lead, KeyView key) {
     Address address = lead.address;
     if (address.value() < lead.update_from) return std::nullopt;
@@ -548,7 +554,7 @@ class Operations {
     return Mutable{address, bytes};
   }
 
-  // ---- the general forms ----
+  // ---- slow paths ----
 
   static void CountGeneral(SessionState& session, OpKind kind, OpStatus status) {
     Tally& tally = session.slot->tally;
@@ -556,7 +562,8 @@ class Operations {
     if (status == OpStatus::kOk) return;
     tally.AddOf(status == OpStatus::kRefused ? Count::kRefused : Count::kWithoutEffect, kind);
   }
-  // Of an update with an effect. When all keys and values are of one size, it is known anyway.
+  // Counts the bytes of an update with an effect. If all keys and values are of one size, the
+  // operation counts imply them.
   static EBB_INLINE void CountBytes(SessionState& session, std::uint64_t bytes) {
     if constexpr (kShape.has_lengths()) session.slot->tally.Add(Count::kWrittenBytes, bytes);
   }
@@ -570,7 +577,7 @@ class Operations {
                           DeviceSearch& search, OpStatus& status) {
     Core& core = *session.core;
     Backoff backoff;
-    // Each turn means that something was bumped meanwhile, or a piece of the index is moved.
+    // Each turn means that something was bumped in the meantime, or a part of the index is moved.
     for (;;) {
       if (core.epochs.closed()) {
         status = Refuse(session, core.ClosedError());
@@ -619,14 +626,14 @@ class Operations {
     }
   }
 
-  // Appends a copy of what the search has found, as an Rmw that changes nothing would: only above
-  // that very record, which is therefore the newest still, and above begin. If anything else has
-  // happened to the key, nothing is done.
+  // Appends a copy of the record that the search has found, as an Rmw without a change would. It
+  // does so only above that very record, which is therefore still the newest, and above begin. If
+  // anything else has happened to the key, it does nothing.
   static void Promote(SessionState& session, KeyView key, std::uint64_t hash,
                       DeviceSearch& search) {
     Core& core = *session.core;
     typename U::PromoteOp op(search.from());
-    // The second time there is room, or another's turn of the page took it.
+    // The second time there is room, unless another thread's page turn used it.
     for (int attempt = 0; attempt < 2 && !core.health.poisoned(); ++attempt) {
       const Step step = Attempt(session, key, hash, op, search);
       if (step == Step::kDone && op.found != nullptr) session.slot->tally.Add(Count::kPromoted, 1);
@@ -698,7 +705,7 @@ class Operations {
           break;
         case Step::kUnsettled: {
           core.counters.fuzzy_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
-          // An error of the device does not concern this wait: only a drain does.
+          // An error of the device does not matter for this wait: only a drain does.
           const absl::StatusOr<bool> moved = core.log.Help();
           if (!moved.ok() || !*moved) backoff.Wait();
           break;
@@ -718,7 +725,7 @@ class Operations {
     }
   }
 
-  // With Durability::kAlways there are no hits, so every update comes here.
+  // With Durability::kAlways there is no fast path, so every update comes here.
   static OpStatus Acknowledge(SessionState& session) {
     if (session.core->config.durability != Durability::kAlways) return OpStatus::kOk;
     absl::Status status = session.core->commits->Join();
@@ -734,8 +741,8 @@ class Operations {
     }
   }
 
-  // What decides which changes a record allows, each loaded once, after the guard was entered and
-  // before the index entry.
+  // The boundaries that decide which changes a record allows. Each is loaded once, after the guard
+  // was entered and before the index entry.
   struct Bounds {
     Bounds(const Core& core, const EpochGuard& guard)
         : begin(core.log.begin()),
@@ -770,7 +777,7 @@ class Operations {
       Op::kTombstone ? HybridLog::Space::kDeletion : HybridLog::Space::kOrdinary;
 
   // kDone: `slot` is the key's, or empty for an operation that creates none. No entry is created
-  // while there is no space for its record, or rejected calls would make the index grow.
+  // while there is no space for its record; otherwise rejected calls would make the index grow.
   template <typename Op>
   static Step FindSlot(Core& core, std::uint64_t hash, HashIndex::Slot& slot) {
     switch (Op::kCreates && core.log.HasOrdinaryPage() ? core.index.FindOrCreate(hash, slot)
@@ -785,7 +792,7 @@ class Operations {
     return Step::kDone;
   }
 
-  // One try, under one guard, without waiting.
+  // One attempt, under one guard, without waiting.
   template <typename Op>
   static Step Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
                       DeviceSearch& search) {
@@ -794,12 +801,12 @@ class Operations {
     const Bounds bounds(core, guard);
     HashIndex::Slot slot;
     if (const Step step = FindSlot<Op>(core, hash, slot); step != Step::kDone) return step;
-    // What a blind operation wants of a record is to change it in place. Below here none can be,
-    // and the line of memory that tells so would be most of what the append costs.
+    // A blind operation needs a record only to change it in place. Below this address no record can
+    // be changed. The cache line that would show this would be most of the cost of the append.
     const Address floor =
         Op::kBlind ? std::max(bounds.read_only, bounds.version_floor) : bounds.head;
 
-    Address own;  // our slot in the log, when an earlier turn has left us one
+    Address own;  // our slot in the log, if an earlier turn has left us one
     std::uint64_t own_extent = 0;
     // Each turn after the first means that another record of the chain was published.
     for (;;) {
@@ -860,8 +867,9 @@ class Operations {
     const HashIndex::Slot& slot;
     Address address;
   };
-  // Writes the successor at `place` and publishes it. False when the chain has grown meanwhile, or
-  // the old record could not be sealed; then the new one is left well-formed and not valid.
+  // Writes the successor at `place` and publishes it. Returns false if the chain has grown in the
+  // meantime, or the old record could not be sealed; then the new one is left well-formed and not
+  // valid.
   template <typename Op>
   static bool Append(const Place& place, KeyView key, Op& op, const Record* old) {
     const Record record(place.core.log.At(place.address, place.guard), kShape);
@@ -872,7 +880,8 @@ class Operations {
                 value_bytes);
     if constexpr (Op::kTombstone) {
       header = header.With(RecordHeader::kTombstone);
-      // A tombstone of a fixed-size value has room for one; it must not hold the frame's old bytes.
+      // A tombstone of a fixed-size value has room for one; it must not contain the frame's old
+      // bytes.
       std::memset(record.value(), 0, RoundUp8(value_bytes));
     } else if constexpr (kShape.locked()) {
       const ValueView value = op.NewValue();
