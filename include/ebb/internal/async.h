@@ -1,12 +1,13 @@
-// Asynchronous forms of the operations: what Session's *Async and *Await calls do.
+// Asynchronous forms of the operations: the implementation of Session's *Async and *Await calls.
 //
-// A hit ends inside the call. Anything else becomes a PendingForm: it owns its key and whatever the
-// operation needs, goes through the same general form as the synchronous call, and is kept while
-// that waits for the device (pending_operations.h).
+// An operation on the fast path ends inside the call. Every other one becomes a PendingForm. It
+// owns its key and everything else that the operation needs. It takes the same slow path as the
+// synchronous call, and is kept while that waits for the device (pending_operations.h).
 //
 // Edges
-//   [await]  Awaitable: the first of two, the call that begins and the callback, exchanges met,
-//            acq_rel -> the second, which goes on: it sees the result and the suspended coroutine.
+//   [await]  Awaitable: of the beginning call and the callback, the first one exchanges met,
+//            acq_rel -> the second one, which continues: it sees the result and the suspended
+//            coroutine.
 //
 // Thread safety and progress: as the session's.
 #pragma once
@@ -24,14 +25,14 @@
 
 namespace ebb::internal {
 
-// `Form`: Turn(session, key, hash, search), a turn of the general form; status(), how it has ended;
+// `Form` has: Turn(session, key, hash, search), one turn of the slow path; status(), its outcome;
 // Tell(status), called once.
 template <KeyType Key, typename Form>
 class PendingForm final : public PendingOperation {
   using K = KeyOf<Key>;
 
  public:
-  // `timed`: as Tally::Begin has said. When the copy of the key throws, `form` is as it was.
+  // `timed`: the result of Tally::Begin. If the copy of the key throws, `form` is unchanged.
   PendingForm(SessionState& session, OpKind kind, bool timed, typename K::View key, Form& form)
       : session_(session),
         key_(key),
@@ -62,15 +63,16 @@ class PendingForm final : public PendingOperation {
   const OpTimer timer_;
 };
 
-// Moves `form` into it. When memory is out, `form` is unchanged, and its Tell can be called.
+// Moves `form` into the operation. If memory is out, `form` is unchanged, and its Tell can be
+// called.
 template <KeyType Key, typename Form>
 PendingOperations::Owned MakePending(SessionState& session, OpKind kind, bool timed,
                                      ViewOf<Key> key, Form& form) {
   return std::make_unique<PendingForm<Key, Form>>(session, kind, timed, key, form);
 }
 
-// `Receiver`: Take(session, found), as the consumer of Operations::Read; Tell(status), called once;
-// Again(), if there is one, when it looks for the newest record once more.
+// `Receiver` has: Take(session, found), as the consumer of Operations::Read; Tell(status), called
+// once; and optionally Again(), called when the lookup is repeated.
 template <typename Ops, typename Receiver>
 class ReadForm {
  public:
@@ -91,7 +93,7 @@ class ReadForm {
   OpStatus status_ = OpStatus::kOk;
 };
 
-// Gives the value, or why there is none, to `done`.
+// Passes the value, or the error, to `done`.
 template <typename Ops, ValueType Value, typename Done>
 struct ValueReceiver {
   Done done;
@@ -110,7 +112,7 @@ struct ValueReceiver {
   }
 };
 
-// What an update calls back: `done(status)` or `done(status, serial)`.
+// The callbacks that an update accepts: `done(status)` or `done(status, serial)`.
 template <typename Done>
 concept UpdateCallback =
     std::invocable<Done&, absl::Status> || std::invocable<Done&, absl::Status, std::uint64_t>;
@@ -124,7 +126,7 @@ void CallBack(Done& done, absl::Status outcome, std::uint64_t serial) {
   }
 }
 
-// `make(session)` makes the update, again for each turn.
+// `make(session)` creates the update, again for each turn.
 template <typename Ops, typename Make, typename Done>
 class UpdateForm {
  public:
@@ -135,7 +137,7 @@ class UpdateForm {
     auto op = make_(session);
     const Step step = Ops::TurnUpdate(session, key, hash, op, search);
     status_ = op.status;
-    // With Durability::kAlways an update whose commit fails has taken one, too.
+    // With Durability::kAlways an update whose commit fails has taken a serial, too.
     const std::uint64_t taken = session.serials.taken();
     serial_ = taken == before ? 0 : taken;
     return step;
@@ -150,8 +152,8 @@ class UpdateForm {
   std::uint64_t serial_ = 0;
 };
 
-// What co_await takes: `begin(callback)` begins an operation that calls back with its result, once,
-// inside the call or later. No type of a coroutine is asked for.
+// The operand of co_await: `begin(callback)` begins an operation that calls back with its result,
+// once, inside the call or later. Any type of coroutine can use it.
 template <typename Result, typename Begin>
 class Awaitable {
  public:

@@ -1,48 +1,50 @@
-// Batches: many operations of one kind in one call. Session's *Batch calls use them.
+// Batches: many operations of one kind in one call. Used by Session's *Batch calls.
 //
-// A batch overlaps the waits for memory and for the device of many items. A group of 64 keys
-// goes through three loops: hash, and prefetch the index bucket; find the entry, and prefetch the
+// A batch overlaps the waits of many items for memory and for the device. A group of 64 keys passes
+// through three loops: hash, and prefetch the index bucket; find the entry, and prefetch the
 // record; finish as the single operation does. The three loops share one guard. An item that the
-// third loop cannot finish goes through the general form (operation.h), and the device reads of
-// many such items overlap.
+// third loop cannot finish takes the slow path (operation.h), and the device reads of many such
+// items overlap.
 //
 // Argument (reads). Each item returns the result of a single call at some moment of the batch, and
 // items on one key keep their order:
 //   A read loads its entry and its record under the guard, after the boundary, and looks at the
-//   state word before it answers: the steps of a hit in their order (operation.h), only with those
-//   of others in between. What it finds on the device was the newest when it looked, so that is its
-//   moment, however long the device takes. One that is no hit looks again after the guard, and with
-//   it every later item of the group that has its hash, so that none of them is answered from an
-//   earlier moment. The same holds for the whole rest of the batch after one that has looked once
-//   more when the device had answered, because the log's begin had passed its record: they are
-//   rare, and the items after it are simply called again.
+//   state word before it returns a result. These are the steps of a fast path in their order
+//   (operation.h), interleaved with those of other items. A record that it finds on the device was
+//   the newest when it looked. So that is its moment, however long the device takes.
+//   An item that is not on the fast path repeats its lookup after the guard. So does every later
+//   item of the group that has its hash, so that none of them returns a result of an earlier
+//   moment. If an item must repeat its lookup after its device read, because the log's begin had
+//   passed its record, all later items of the batch are executed again too. This is rare, so they
+//   are simply called again.
 //
-// Argument (updates). Updates take effect strictly in item order, one after the other, and each
-// takes its serial under the guard of its effect. So the updates of a batch keep the promise of the
-// session's serials like single calls, whenever a commit divides them.
-//   Hits: an update loads its entry under the guard, after the boundary, and looks at the state
-//   word before it has an effect: again the steps of a hit. Should its record have a successor by
-//   then, its moment is the one before that was published, which is later than its load. The
-//   serials of a run of hits are taken together, before their guard ends.
-//   An item that is no hit ends the guard and completes before the next item begins; the items
-//   after it begin a guard of their own and load their entries again.
-//   Only the searches of the device overlap. When an item needs one, SearchAhead walks the chains
-//   of the next items in memory, and searches the device for all that continue there: at most 64,
-//   among at most 1,024 items. A search has no effect. Its result is used only if the item, when
-//   its turn has come, arrives at the address where the search began (DeviceSearch::Answers): the
-//   same condition as for a single call, whose search may be as old. Otherwise, because the record
-//   has moved, or has left memory since, or the search has failed, the item searches by itself.
+// Argument (updates). Updates take effect strictly in item order, one after the other. Each takes
+// its serial under the guard of its effect. So the updates of a batch keep the guarantee of the
+// session's serials like single calls, wherever a commit divides them.
+//   Fast path: an update loads its entry under the guard, after the boundary, and looks at the
+//   state word before it has an effect: again the steps of a fast path. If its record has a
+//   successor by then, the update's moment is just before that one was published, which is later
+//   than its load. The serials of a run of such items are taken together, before their guard ends.
+//   An item that is not on the fast path ends the guard and completes before the next item begins.
+//   The items after it begin a new guard and load their entries again.
+//   Only the device searches overlap. When an item needs one, SearchAhead walks the chains of the
+//   next items in memory, and searches the device for all that continue there: at most 64, among at
+//   most 1,024 items. A search has no effect. Its result is used only if the item, in its turn,
+//   arrives at the address where the search began (DeviceSearch::Answers). This is the same
+//   condition as for a single call, whose search may be as old. Otherwise the item searches again:
+//   the record has moved or left memory since, or the search has failed.
 //
 // The first update that is rejected ends the batch: it and all later items get its status, have no
-// effect, and take no serial. (With Durability::kAlways an update whose commit fails is rejected,
-// too, but has taken effect and a serial.) When a function of the user throws, the items before
-// that one are done and numbered, and nothing else is. An update that runs out of memory is
-// rejected like any other.
+// effect, and take no serial. (With Durability::kAlways an update whose commit fails is rejected
+// too, but has taken effect and a serial.) If a function of the user throws, the items before that
+// one are done and numbered, and no others. An update that runs out of memory is rejected like any
+// other.
 //
-// With Options::measure_latency the items are called one by one, each timed; so are those whose
-// keys or values have a codec, and those inside callbacks, where each is checked as a single call.
+// With Options::measure_latency the items are called and timed one by one. Items whose keys or
+// values have a codec are also called one by one, and so are items inside callbacks, where each is
+// checked as a single call.
 //
-// Thread safety and progress: as the single operations. A guard lasts for a group at most; Close
+// Thread safety and progress: as the single operations. A guard lasts for at most one group; Close
 // waits for the batch.
 #pragma once
 
@@ -67,11 +69,11 @@
 
 namespace ebb::internal {
 
-// The device reads of one batch. None is left behind, also when a function of the user throws.
+// The device reads of one batch. It leaves none behind, even if a function of the user throws.
 class BatchReads {
  public:
-  // Of a window. With 256 at once, each of them waits longer: on a disk whose queue holds as many,
-  // cold batches of 256 items took three to five times as long.
+  // The maximum searches of a window. With 256 at once, each of them waits longer: on a disk with a
+  // queue of 256, cold batches of 256 items took three to five times as long.
   static constexpr std::size_t kMaxSearches = 64;
 
   explicit BatchReads(SessionState& session) : session_(session) {}
@@ -81,7 +83,8 @@ class BatchReads {
   BatchReads(const BatchReads&) = delete;
   BatchReads& operator=(const BatchReads&) = delete;
 
-  // Before the first item that is no hit: Close waits from here to the end of the batch.
+  // Called before the first item that is not on the fast path: Close waits from here to the end of
+  // the batch.
   void Enter() {
     if (!scope_.has_value()) scope_.emplace(*session_.slot);
   }
@@ -93,12 +96,13 @@ class BatchReads {
   // ---- searches for the items of a window, in item order ----
 
   void BeginWindow(std::size_t end);
-  // The first item after the last window.
+  // Returns the first item after the last window.
   std::size_t window_end() const { return window_end_; }
   bool full() const { return searches_.size() == kMaxSearches; }
   // The key must outlive the window.
   void Search(std::size_t item, const void* key, std::size_t key_bytes, DeviceSearch::Part part);
-  // The item's search, which has ended well; or one that has not begun. Items must not fall.
+  // Returns the item's search, which has ended successfully; or one that has not begun. Items must
+  // be requested in order.
   DeviceSearch& SearchOf(std::size_t item);
 
  private:
@@ -123,9 +127,10 @@ class Batches {
   static constexpr std::size_t kWindow = 1024;  // items, of which 64 at most need the device
 
  public:
-  // In all of them `key(i)` is the key of item i, and `answer(i, outcome)` is called for each, in
-  // any order, without a guard or under one, with an OpStatus or a Status; if a read is answered
-  // twice, the last answer counts. True when all were hits, and so OpStatus::kOk.
+  // In all of these, `key(i)` is the key of item i. `answer(i, outcome)` is called for each item,
+  // in any order, under a guard or not, with an OpStatus or a Status. If it is called twice for a
+  // read, the last call counts. They return true if all items were on the fast path, and so
+  // OpStatus::kOk.
 
   // `consume(i, found)` as in Operations::Read.
   template <typename KeyAt, typename Consume, typename Answer>
@@ -167,9 +172,10 @@ class Batches {
     return all;
   }
 
-  // `hit(i, lead)` is the item's operation if it is a hit, and says so, as
-  // Operations::FinishUpsert; `with_op(i, run)` returns `run(op)` for its update (updates.h). Both
-  // without counting that it has begun; `alone(i)` is all of it. Answers come in item order.
+  // `hit(i, lead)` performs the item's operation if it is on the fast path, and returns whether it
+  // was, as Operations::FinishUpsert. `with_op(i, run)` returns `run(op)` for its update
+  // (updates.h). Neither counts the operation as begun; `alone(i)` is the whole operation. Results
+  // come in item order.
   template <OpKind kKind, typename KeyAt, typename Hit, typename WithOp, typename Alone,
             typename Answer>
   static bool Update(SessionState& session, std::size_t count, KeyAt key, Hit hit, WithOp with_op,
@@ -185,7 +191,7 @@ class Batches {
       Group group(first, count);
       group.Hash(*session.core, key);
       for (std::size_t at = 0;; ++at) {
-        // An item that has no entry is no hit, and is not tried.
+        // An item without an entry is not on the fast path, and is not tried.
         if (at == 0 || (kCanHit<kKind> && at < group.count && group.heads[at] != 0)) {
           lacks_memory = !UpdateHits(session, group, at, hit, answer);
         }
@@ -206,7 +212,7 @@ class Batches {
     return all;
   }
 
-  // The same, without overlap.
+  // Does the same, without overlap.
   template <typename Alone, typename Answer>
   static EBB_NOINLINE bool UpdateOneByOne(SessionState& session, OpKind kind, std::size_t count,
                                           Alone alone, Answer answer) {
@@ -228,7 +234,8 @@ class Batches {
   }
 
  private:
-  // How much of a record is prefetched: all of it, but of strings and large values only some lines.
+  // How much of a record is prefetched: all of it, except that of strings and large values only
+  // some lines are.
   static constexpr std::size_t kAskedBytes = std::min<std::size_t>(
       Ops::kShape.has_lengths()
           ? 160
@@ -239,13 +246,13 @@ class Batches {
   static constexpr bool kCanHit = kKind == OpKind::kUpsert ||
                                   (kKind == OpKind::kRmw && !Ops::kShape.value_variable());
 
-  // Items from `first` to before `end`.
+  // The items from `first` to before `end`.
   struct Items {
     std::size_t first;
     std::size_t end;
   };
 
-  // Items that lie next to each other, and the first two loops.
+  // Adjacent items, and the first two loops.
   struct Group {
     Group(std::size_t from, std::size_t batch_count)
         : first(from), count(std::min(kGroup, batch_count - from)) {}
@@ -257,7 +264,7 @@ class Batches {
         core.index.Prefetch(hashes[at]);
       }
     }
-    // Records below `floor` are not asked for.
+    // Records below `floor` are not prefetched.
     template <bool kToWrite>
     EBB_INLINE void Find(const Core& core, const EpochGuard& guard, std::uint64_t floor) {
       const auto ask = [&](Address head) EBB_INLINE_LAMBDA {
@@ -267,7 +274,7 @@ class Batches {
         }
         __builtin_prefetch(record + kAskedBytes - 1, kToWrite);
       };
-      std::uint64_t further = 0;  // a bit for each; their second bucket is on its way
+      std::uint64_t further = 0;  // a bit for each item whose second bucket is being prefetched
       for (std::size_t at = 0; at < count; ++at) {
         const Address head = core.index.FindHintNear(hashes[at]);
         heads[at] = head.value();
@@ -284,7 +291,7 @@ class Batches {
         if (head.value() >= floor) ask(head);
       }
     }
-    // A bit for each.
+    // Returns a bit for each later item of the same hash.
     std::uint64_t LaterOfItsHash(std::size_t at) const {
       std::uint64_t later = 0;
       for (std::size_t other = at + 1; other < count; ++other) {
@@ -313,8 +320,9 @@ class Batches {
     void Tell(absl::Status outcome) { answer(item, std::move(outcome)); }
   };
 
-  // A bit for each item of the group that is no hit. The functions are copies: what a call that is
-  // not inlined might change is loaded again for each item.
+  // Returns a bit for each item of the group that is not on the fast path. The functions are
+  // copies. Of references, the compiler would load for each item again everything that a call that
+  // is not inlined might change.
   template <typename KeyAt, typename Consume, typename Answer>
   static EBB_INLINE std::uint64_t ReadHits(SessionState& session, Group& group, KeyAt key,
                                            Consume consume, Answer answer) {
@@ -336,7 +344,7 @@ class Batches {
     return rest;
   }
 
-  // The first turn costs no memory, and mostly there is no other.
+  // The first turn allocates nothing, and usually there is no other.
   template <typename Form>
   static EBB_NOINLINE void StartRead(SessionState& session, BatchReads& reads, typename K::View key,
                                      std::uint64_t hash, Form form) {
@@ -348,8 +356,7 @@ class Batches {
     reads.Start(MakePending<Key>(session, OpKind::kRead, /*timed=*/false, key, form));
   }
 
-  // Numbers what has been done under a guard before that ends, also when a function of the user
-  // throws.
+  // Numbers the updates done under a guard before that ends, even if a function of the user throws.
   struct TakenSerials {
     SessionSerials& serials;
     const EpochGuard& guard;
@@ -360,8 +367,8 @@ class Batches {
     }
   };
 
-  // Finishes items from `at` on, up to the first that is no hit, and moves `at` there. False: that
-  // one ran out of memory, without effect.
+  // Finishes items from `at` on, up to the first that is not on the fast path, and moves `at`
+  // there. Returns false if that one ran out of memory, without effect.
   template <typename Hit, typename Answer>
   static EBB_INLINE bool UpdateHits(SessionState& session, Group& group, std::size_t& at, Hit hit,
                                     Answer answer) {
@@ -394,7 +401,7 @@ class Batches {
     }
   }
 
-  // The first of `items`, which is no hit.
+  // Performs the first of `items`, which is not on the fast path.
   template <typename KeyAt, typename Op>
   static EBB_NOINLINE OpStatus UpdateSlow(SessionState& session, BatchReads& reads, Items items,
                                           KeyAt key, std::uint64_t hash, Op& op) {
@@ -447,7 +454,8 @@ class Batches {
     reads.Complete();
   }
 
-  // A bit for each item of the group whose chain goes on on the device, at the item's head.
+  // Returns a bit for each item of the group whose chain continues on the device, at the item's
+  // head.
   template <typename KeyAt>
   static std::uint64_t FindOnDevice(SessionState& session, Group& group, KeyAt key,
                                     Address& begin) {
@@ -468,7 +476,7 @@ class Batches {
     }
   }
 
-  // `items` get the status of the update before them, which was rejected.
+  // Gives `items` the status of the update before them, which was rejected.
   template <typename Answer>
   static void RejectFrom(SessionState& session, OpKind kind, Items items, Answer answer) {
     session.slot->tally.Add(Count::kRefused + static_cast<std::size_t>(kind),

@@ -1,30 +1,32 @@
-// PendingOperation: an operation that waits for the device, while its session does other things.
-// PendingOperations: those of one session, and the reads that they wait for.
+// PendingOperation: an operation that waits for the device while its session does other things.
+// PendingOperations: the pending operations of one session, and the reads for which they wait.
 //
-// Life of one. Start runs it (Go). Either it ends at once, or its search wants blocks; then it is
-// kept, and a BlockQueue reads them. When a read has ended, its operation goes on, from under
-// CompleteOne: it ends, or wants more blocks. Who has ended leaves the list and is told (Tell), by
-// whoever called, outside locks, guards and slow scopes; so what it tells may use the session.
-// A block that is being read for one is not read again for another that wants it.
+// Life of an operation. Start runs it (Go). Either it ends at once, or its search needs blocks;
+// then it is kept, and a BlockQueue reads them. When a read has ended, CompleteOne resumes its
+// operation: it ends, or needs more blocks. An operation that has ended leaves the list. The
+// calling thread then runs its callback (Tell) outside locks, guards and slow scopes, so the
+// callback may use the session. A block that is being read for one operation is not read again for
+// another one.
 //
-// Argument (each is told exactly once, also when the store is closed). An operation is owned by the
-// list or by the call that took it out to tell it. (One whose own function throws, when it goes on,
-// is told by that: it has no effect, and the exception leaves the call.) Close shuts slow calls out
-// first; then it takes what is left in every list, after the reads under way have ended, and tells
-// it that the store is closed. A call of the session that comes later finds the store closed, and
-// takes what is left itself: mu_ decides between the two. With the store open, mu_ is the owner's
-// alone.
+// Argument (each callback runs exactly once, also if the store is closed). An operation is owned by
+// the list, or by the call that took it out to run its callback. (If the function of an operation
+// throws when it is resumed, the exception takes the place of the callback: the operation has no
+// effect, and the exception leaves the call.) Close first drains slow calls. After the reads in
+// flight have ended, it takes the remaining operations of every list and reports to each that the
+// store is closed. A later call of the session finds the store closed and takes the remaining
+// operations itself: mu_ decides between the two. While the store is open, only the owner uses mu_.
 //
 // User code and mu_. The function of an Rmw runs under mu_, inside a callback scope, so the calls
-// that would take mu_ again are rejected; size() does not take it. Completion callbacks, and the
-// destructors of what they and the functions own, run without mu_. They may begin and complete
-// other operations of the session, so no loop keeps a position in the list while one runs.
+// that would acquire mu_ again are rejected; size() does not acquire it. Completion callbacks run
+// without mu_, and so do the destructors of everything that they and the functions own. They may
+// begin and complete other operations of the session, so no loop keeps a position in the list while
+// one runs.
 //
-// An operation that runs out of memory, also in a function of the user's, ends without effect, and
-// its callback is given ResourceExhausted.
+// An operation that runs out of memory, even in a function of the user, ends without effect, and
+// its callback receives ResourceExhausted.
 //
-// Thread safety: one thread at a time, Close beside it. Progress: Start and CompleteOne may wait as
-// a call of the general form does, and for the device if told to.
+// Thread safety: one thread at a time, and Close concurrently with it. Progress: Start and
+// CompleteOne may wait as a call on the slow path does, and for the device if told to.
 #pragma once
 
 #include <cstddef>
@@ -48,12 +50,12 @@ class PendingOperation {
   virtual ~PendingOperation() = default;
   PendingOperation(const PendingOperation&) = delete;
   PendingOperation& operator=(const PendingOperation&) = delete;
-  // Goes on as far as it can, in a SlowScope of its session: true when it has ended, false when
-  // search().read() is to be read first.
+  // Continues as far as possible, in a SlowScope of its session. Returns true if it has ended,
+  // false if search().read() must be read first.
   virtual bool Go() = 0;
   // Ends it without effect.
   virtual void Refuse(absl::Status why) = 0;
-  // Tells how it has ended; once.
+  // Reports the outcome to the callback; once.
   virtual void Tell() = 0;
   DeviceSearch& search() { return search_; }
 
@@ -61,43 +63,46 @@ class PendingOperation {
   friend class PendingOperations;
   DeviceSearch search_;
   std::size_t place_ = 0;             // in the list
-  PendingOperation* next_ = nullptr;  // that wants the same block; that is ready, too
+  PendingOperation* next_ = nullptr;  // that wants the same block; or the next one that is ready
 };
 
 class PendingOperations {
  public:
   using Owned = std::unique_ptr<PendingOperation>;
-  // More are not kept: Start completes others first.
+  // The maximum number of kept operations: at this number, Start completes others first.
   static constexpr std::size_t kMost = BlockQueue::kDepth;
 
   explicit PendingOperations(SessionState& session);
-  // What is left ends without being told.
+  // Ends the remaining operations without running their callbacks.
   ~PendingOperations();
   PendingOperations(const PendingOperations&) = delete;
   PendingOperations& operator=(const PendingOperations&) = delete;
 
   void Start(Owned operation);
-  // Tells one that has ended. False when none has; with `wait`, when none is left.
+  // Runs the callback of one operation that has ended. Returns false if none has; with `wait`, if
+  // none is left.
   bool CompleteOne(bool wait);
-  // All that have ended; with `wait`, until none is left. How many were told.
+  // Runs the callbacks of all operations that have ended; with `wait`, until none is left. Returns
+  // the number of callbacks run.
   std::size_t Complete(bool wait);
   std::size_t size() const {
-    return size_.load(std::memory_order_relaxed);  // the owner's, until the store is closed
+    return size_.load(std::memory_order_relaxed);  // only the owner, until the store is closed
   }
-  // True while Start or CompleteOne runs a completion callback, which returns to this object.
+  // Whether Start or CompleteOne is running a completion callback, which returns to this object.
   bool notifying() const { return notifying_ != 0; }
-  // For the session's destructor: completes all that are left. Inside a callback of the store,
-  // where nothing may wait, they end without effect instead. Throws nothing: prints what a
-  // callback has thrown.
+  // For the session's destructor: completes the remaining operations. Inside a callback of the
+  // store, where nothing may wait, they end without effect instead. Throws nothing: prints the
+  // exceptions of callbacks.
   void End();
-  // All that are left, without effect: `why`. For Close, and for whoever finds the store closed.
+  // Takes out all remaining operations, which end without effect with the status `why`. For Close,
+  // and for a call that finds the store closed.
   std::vector<Owned> TakeAll(const absl::Status& why);
-  // Also when one of them throws; then it is thrown on afterwards.
+  // Runs all callbacks, even if one of them throws; then rethrows the exception.
   static void TellAll(const std::vector<Owned>& operations);
 
  private:
-  // Takes the next that has ended; null when none has. Also takes one that throws, which the caller
-  // destroys without mu_.
+  // Takes out the next operation that has ended; null if none has. Also takes out one that throws,
+  // which the caller destroys without mu_.
   void Next(bool wait, Owned& ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Notify(PendingOperation& operation);
   void Read(PendingOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -108,15 +113,16 @@ class PendingOperations {
   mutable Mutex mu_;
   BlockQueue queue_ ABSL_GUARDED_BY(mu_);
   std::vector<Owned> operations_ ABSL_GUARDED_BY(mu_);
-  Atomic<std::size_t> size_{0};                             // of operations_
-  std::size_t notifying_ = 0;                               // the owner's
-  PendingOperation* ready_ ABSL_GUARDED_BY(mu_) = nullptr;  // their reads have ended
-  // Single blocks that are being read, and for whom first; the others hang on that one.
+  Atomic<std::size_t> size_{0};                             // size of operations_
+  std::size_t notifying_ = 0;                               // used by the owner
+  PendingOperation* ready_ ABSL_GUARDED_BY(mu_) = nullptr;  // operations whose reads have ended
+  // The blocks being read, each with the first operation that waits for it; the others are linked
+  // to that one.
   std::unordered_map<std::uint64_t, PendingOperation*> reading_ ABSL_GUARDED_BY(mu_);
 };
 
-// Starts an operation in `list`, which is created if it does not exist yet. Rejected when the store
-// is closed, or when the call comes from a callback of the store.
+// Starts an operation in `list`, which is created if it does not exist yet. Rejects it if the store
+// is closed, or if the call comes from a callback of the store.
 void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& list,
                   PendingOperations::Owned operation);
 

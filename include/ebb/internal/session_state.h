@@ -1,10 +1,10 @@
-// SessionState: what one session owns.
+// SessionState: the state of one session.
 //
-// Stand-ins. NewSession() cannot report that there is no memory for a session, so then it returns
-// one whose calls do. The calls of a session that was moved from report that. All sessions of one
-// of these two kinds share one state of the core, in any number of threads. They find it as if it
-// were inside a callback, so their calls end where re-entered ones do, which read it and write
-// nothing but the counts of its slot. So fast paths need no test for them.
+// Stand-ins. NewSession() cannot report that there is no memory for a session, so it then returns a
+// session whose calls report it. The calls of a moved-from session report that instead. All
+// sessions of one of these two kinds share one state of the core, in any number of threads. The
+// state looks as if it were inside a callback, so their calls take the path of re-entered ones,
+// which reads it and writes only the counts of its slot. So fast paths need no test for stand-ins.
 //
 // Thread safety: one thread at a time.
 #pragma once
@@ -27,12 +27,12 @@ struct SessionState {
   explicit SessionState(Core& owner);
   // A stand-in, whose calls return `why`.
   SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle, absl::Status why);
-  // Completes what is pending, first.
+  // Completes the pending operations first.
   ~SessionState();
   SessionState(const SessionState&) = delete;
   SessionState& operator=(const SessionState&) = delete;
 
-  // False under a guard of this session, so inside its callbacks.
+  // Returns false under a guard of this session, and so inside its callbacks.
   bool idle() const {
     return slot->word.load(std::memory_order_relaxed) == 0;  // our own slot
   }
@@ -42,22 +42,22 @@ struct SessionState {
     return (t_callbacks | slot->word.load(std::memory_order_relaxed)) == 0;  // our own slot
   }
   bool is_stand_in() const { return own_slot != nullptr; }
-  // Why a session that is not idle takes no call.
+  // The reason why a session that is not idle rejects a call.
   absl::Status BusyError() const;
-  // True while a call of this session is on its slow path.
+  // Returns true while a call of this session is on its slow path.
   bool waiting() const {
     return slot->busy.load(std::memory_order_relaxed) != 0;  // our own slot
   }
-  // False inside callbacks of this session's store: only a fast path may begin.
+  // Returns false inside callbacks of this session's store: only a fast path may begin.
   bool callable() const { return idle() && !core->in_callback(); }
 
   Core* core;
   EpochSlot* slot;
   SessionSerials serials;
   std::string name;         // empty: none
-  DeviceSearch search;      // of the call that is under way
-  // Buffers keep at most kRetainedBytes each between two calls, so that a session that has once
-  // met a large value does not hold as much memory for ever.
+  DeviceSearch search;      // of the call in progress
+  // Buffers keep at most kRetainedBytes each between two calls, so that a session that once met a
+  // large value does not hold as much memory forever.
   static constexpr std::size_t kRetainedBytes = std::size_t{64} << 10;
   static void Trim(std::string& buffer) {
     if (buffer.capacity() > kRetainedBytes) [[unlikely]]
@@ -70,16 +70,16 @@ struct SessionState {
     search.Trim(kRetainedBytes);
   }
   std::string scratch;      // copies of string values
-  std::string key_bytes;    // of a key with a codec of its own, during a call
+  std::string key_bytes;    // of a key with a codec, during a call
   std::string value_bytes;  // likewise
-  absl::Status error;       // why the last call was refused
-  // Made when they are needed first.
+  absl::Status error;       // why the last call was rejected
+  // Created when first needed.
   std::unique_ptr<PendingOperations> pending;           // asynchronous ones
-  std::unique_ptr<PendingOperations> batch;             // of the batch that is under way
+  std::unique_ptr<PendingOperations> batch;             // of the batch in progress
   const std::unique_ptr<EpochSlot> own_slot = nullptr;  // of a stand-in
 };
 
-// Makes the stand-ins of `core`, before it has sessions. May throw std::bad_alloc.
+// Creates the stand-ins of `core`, before it has sessions. May throw std::bad_alloc.
 void MakeStandIns(Core& core);
 
 // Does not delete the core's stand-ins.
@@ -89,17 +89,17 @@ struct SessionRelease {
   }
 };
 using OwnedSession = std::unique_ptr<SessionState, SessionRelease>;
-// A session, or the one without memory.
+// Creates a session, or returns the one without memory.
 OwnedSession NewSessionState(Core& core) noexcept;
 
-// Never destroys the object, which something still uses. Leak checkers find a pointer to it.
+// Never destroys the object, which is still in use. Leak checkers find a pointer to it.
 void KeepForever(std::shared_ptr<const void> object) noexcept;
-// For ~Session: ends the session. One that is destroyed inside a call of its own is still needed by
-// that call: it leaks, with the core, and a line on stderr says so.
+// For ~Session: ends the session. A session that is destroyed inside its own call is still needed
+// by that call: it leaks, together with the core, and a line on stderr says so.
 void EndSession(OwnedSession session, std::shared_ptr<Core> core);
-// Gives a session that has done nothing yet a name. Errors: as SessionTable::Enter.
+// Gives a name to a session that has done nothing yet. Errors: as SessionTable::Enter.
 absl::Status NameSession(SessionState& session, std::string_view name);
-// Makes everything that the session has done durable; waits for it.
+// Makes all updates of the session durable; waits for it.
 absl::Status WaitDurable(SessionState& session);
 
 }  // namespace ebb::internal

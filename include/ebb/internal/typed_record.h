@@ -1,11 +1,11 @@
-// Typed keys and values in records: how the templates read and write the bytes that everything
-// else treats as bytes. The only code that knows both a user's type and a record's layout.
+// Typed keys and values in records: how templates read and write the bytes that all other code
+// treats as bytes. This is the only code that knows both a user's type and the layout of a record.
 //
 // KeyOf: hash and comparison. ValueOf: conversion between a value and its word or bytes.
 // CopyLocked, WriteLocked: the two sides of a record's sequence lock (record.h).
 //
-// Thread safety: pure, or as stated; records in memory are touched under a guard. Progress:
-// CopyLocked waits for a writer that is copying, WriteLocked does not wait.
+// Thread safety: pure, or as stated; records in memory are accessed under a guard. Progress:
+// CopyLocked waits for a writer that is copying; WriteLocked does not wait.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@
 
 namespace ebb::internal {
 
-// A key as the untyped parts see it.
+// A key in the form that untyped code uses.
 template <KeyType Key>
 struct KeyOf {
   using View = ViewOf<Key>;
@@ -78,11 +78,11 @@ struct ValueOf {
       return value.size();
     }
   }
-  // As bytes.
+  // Compares bytes.
   static bool Equals(View a, View b) {
     return Bytes(a) == Bytes(b) && std::memcmp(Data(a), Data(b), Bytes(a)) == 0;
   }
-  // One word, zero-extended; only for unlocked values.
+  // Returns the value as one word, zero-extended; only for unlocked values.
   static EBB_INLINE std::uint64_t ToWord(View value) {
     std::uint64_t word = 0;
     std::memcpy(&word, &value, sizeof(Value) < 8 ? sizeof(Value) : 8);
@@ -93,7 +93,7 @@ struct ValueOf {
     std::memcpy(&value, &word, sizeof(Value) < 8 ? sizeof(Value) : 8);
     return value;
   }
-  // Copies `bytes` of record memory, which somebody may be writing; the caller rechecks.
+  // Copies `bytes` of record memory that another thread may be writing; the caller rechecks.
   static void CopyOut(const std::byte* from, std::uint32_t bytes, Value& out) {
     if constexpr (kFixed) {
       CopyFromLog(from, sizeof(Value), &out);
@@ -105,7 +105,7 @@ struct ValueOf {
   static EBB_INLINE Value LoadUnlocked(const Record& record) {
     return FromWord(WordAt(record.value()).load(std::memory_order_acquire));  // [value]
   }
-  // The value of a record that nobody changes any more; locks and seals do not count.
+  // Copies the value of a record that no thread changes any more; locks and seals are ignored.
   static void CopyFrozen(const Record& record, Value& out) {
     if constexpr (!RecordShape{8, kFixed ? sizeof(Value) : RecordShape::kVariable}.locked()) {
       out = LoadUnlocked(record);
@@ -115,10 +115,10 @@ struct ValueOf {
   }
 };
 
-// After this many torn copies a reader takes the record's lock.
+// After this many torn copies a reader acquires the record's lock.
 inline constexpr int kOptimisticReads = 64;
-// Between two looks at a lock whose holder copies bytes and nothing else. The holder may have been
-// preempted, so now and then the processor is offered to it.
+// Waits between two checks of a lock whose holder only copies bytes. The holder may have been
+// preempted, so this yields the processor from time to time.
 class Spin {
  public:
   void Wait() {
@@ -135,11 +135,11 @@ class Spin {
   unsigned count_ = 0;
 };
 
-// A consistent copy of the locked value of a record in memory; returns the lock word that it was
-// copied under. After some torn copies it takes the lock, but only of a record at or above
-// read_only: what is loaded under our guard cannot become safe_read_only before the guard ends, so
-// no flush copies a lock that is held. Below read_only the writers are those that were already
-// there, and come to an end.
+// Makes a consistent copy of the locked value of a record in memory. Returns the lock word under
+// which it was copied. After some torn copies it acquires the lock, but only of a record at or
+// above read_only: a record loaded under our guard cannot become safe_read_only before the guard
+// ends, so no flush copies a held lock. Below read_only the only writers are those that were
+// already there, and they end.
 template <ValueType Value>
 LockWord CopyLocked(const HybridLog& log, Address address, const Record& record, Value& out) {
   AtomicLockWord lock = record.lock();

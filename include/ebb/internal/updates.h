@@ -1,19 +1,21 @@
-// Updates: what an update wants of the record that it is shown, and how values change in place.
+// Updates: the decision of each update about the record that it is shown, and changes of values in
+// place.
 //
-// One struct for each update; operation.h shows it the newest record of its key, under a guard and
-// after an agreed look, and appends what it wishes. Each has: kKind; kNumbered, whether it takes
-// one of the session's serials; kCreates, whether it inserts when absent; kBlind, whether it needs
-// no record below; kTombstone; Decide; and what Append writes (NewValue, but for a tombstone).
+// There is one struct for each update. operation.h shows it the newest record of its key, under a
+// guard and after a successful look, and appends the record that it requests. Each struct has:
+// kKind; kNumbered, whether it takes one of the session's serials; kCreates, whether it inserts an
+// absent key; kBlind, whether it needs no record below; kTombstone; Decide; and the content for
+// Append (NewValue, except for a tombstone).
 //
-// Argument: in operation.h, with that of everything else that is done to a record.
+// Argument: in operation.h, together with that of all other changes of a record.
 //
 // Edges
-//   [value]  store or CAS of an unlocked value, release -> load, acquire. What a thread did before
-//            its write is visible to who reads the value.
+//   [value]  store or CAS of an unlocked value, release -> load, acquire. Everything that a thread
+//            did before its write is visible to a thread that reads the value.
 //
-// Thread safety: an object is one thread's; records are in memory, under its guard, or frozen.
-// Progress: wait-free or lock-free for unlocked values; for locked ones an upsert waits for the
-// writer that holds the lock.
+// Thread safety: an object is used by one thread; records are in memory, under its guard, or
+// frozen. Progress: wait-free or lock-free for unlocked values; for locked values an upsert waits
+// for the writer that holds the lock.
 #pragma once
 
 #include <cstdint>
@@ -29,15 +31,15 @@
 
 namespace ebb::internal {
 
-// What the function of an Rmw may answer: refused, when it could not read the value. It has set the
-// session's error then.
+// The results of an Rmw's function. kRefused: it could not decode the value, and has set the
+// session's error.
 enum class Edited : std::uint8_t { kYes, kRefused };
 
-// How an operation ended. kRefused: the session's `error` says why.
+// The outcome of an operation. kRefused: the session's `error` has the reason.
 enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists, kAborted,
                                                  kRefused};
 
-// What the updates of one pair of types do. Static members and types only.
+// The updates of one pair of types. Static members and types only.
 template <KeyType Key, ValueType Value>
 class Updates {
   using K = KeyOf<Key>;
@@ -49,14 +51,15 @@ class Updates {
       K::kFixed ? static_cast<std::uint32_t>(Codec<Key>::kFixedBytes) : RecordShape::kVariable,
       V::kFixed ? static_cast<std::uint32_t>(Codec<Value>::kFixedBytes) : RecordShape::kVariable};
 
-  // What the newest record of the key is (operation.h), and what an update wants done with it.
+  // The state of the key's newest record (operation.h), and an update's decision about it.
   enum class Where : std::uint8_t { kAbsent, kMutable, kFrozen, kUnsettled };
   enum class Wish : std::uint8_t { kDone, kAppend, kWait, kAgain };
 
   struct PlainOp {
     static constexpr bool kNumbered = true;  // takes one of the session's serials
     OpStatus status = OpStatus::kOk;
-    // Before and after a failed publication; only what may outgrow a record has something to do.
+    // Called before publication and after a failed one; only updates whose value may outgrow a
+    // record need them.
     bool Seal(const Record*) const { return true; }
     void Unseal(const Record*) const {}
   };
@@ -66,7 +69,7 @@ class Updates {
     SessionState& session;
     OpStatus status = OpStatus::kOk;
     std::conditional_t<V::kFixed, Value, char> fixed{};
-    LockWord seen{};        // what the copy of a mutable value was made under
+    LockWord seen{};        // the lock word under which a mutable value was copied
     bool outgrown = false;  // a mutable record is to be sealed for its successor
 
     Value& Copy() {
@@ -95,7 +98,7 @@ class Updates {
       EBB_CHECK(record->header().CasAcqRel(header, header.Without(RecordHeader::kSealed)));
     }
 
-    // What becomes of a mutable record with a locked value; done, too, when `edit` was against it.
+    // Changes a mutable record with a locked value. Also done if `edit` refused.
     template <typename EditCopy>
     Wish ChangeLocked(Address address, const Record& record, EditCopy&& edit) {
       switch (EditLocked(*session.core, address, record, Copy(), seen, edit)) {
@@ -291,13 +294,13 @@ class Updates {
 
   // ---- values in place ----
 
-  // The bytes of a frozen record's string value, in place.
+  // Returns the bytes of a frozen record's string value, in place.
   static std::string_view FrozenView(const Record& record) {
     return {reinterpret_cast<const char*>(record.value()),
             record.lock().LoadAcquire().value_bytes()};
   }
 
-  // The function of an Rmw; false when it could not read the value.
+  // Calls the function of an Rmw. Returns false if it could not decode the value.
   template <typename Fn>
   static EBB_INLINE bool Edit(Fn& fn, Value& value) {
     if constexpr (std::is_same_v<std::invoke_result_t<Fn&, Value&>, Edited>) {
@@ -307,8 +310,9 @@ class Updates {
       return true;
     }
   }
-  // Changes a locked value in place: a copy of it, edited, takes its place if it is still what was
-  // copied under `seen`. kChanged: `edit` was against it. kTooSmall: the edited copy does not fit.
+  // Changes a locked value in place: edits a copy, and writes the copy back if the value is still
+  // the one that was copied under `seen`. kChanged: `edit` refused. kTooSmall: the edited copy does
+  // not fit.
   template <typename EditCopy>
   static WriteResult EditLocked(const Core& core, Address address, const Record& record,
                                 Value& copy, LockWord& seen, EditCopy&& edit) {
