@@ -1,15 +1,15 @@
-// BackgroundJobs: the automatic checkpoints and collections, each at its interval; a collection
-// also when the log has grown by enough, or when a periodic commit lets space be freed.
+// BackgroundJobs: the automatic checkpoints and collections, each at its interval. A collection
+// also runs when the log has grown by enough, or when a periodic commit allows space to be freed.
 //
 // A job is a timer and a place in the lane (job_lane.h), both of which exist from the start. While
-// the jobs are on, each has its timer set, or waits for its turn, or runs: the timer posts it to
-// the lane, and the end of each run, whatever the run threw, sets the timer again or posts the job
+// the jobs are on, each has its timer set, or waits for its turn, or runs. The timer posts it to
+// the lane. The end of each run, whatever the run threw, sets the timer again or posts the job
 // again. So a lack of memory cannot end a recurring job; only Stop and a poisoned store do.
 //
-// Each job has its own flag by which Stop ends it early. What users run themselves goes on.
+// Each job has its own flag by which Stop ends it early. Jobs that users have called continue.
 //
-// Thread safety: all methods, any thread but one in a turn of the lane. Progress: Stop waits for
-// the jobs that run; Start for a Stop; the others take a mutex for a moment.
+// Thread safety: any thread may call all methods, except one in a turn of the lane. Progress: Stop
+// waits for running jobs; Start waits for a Stop; the others hold a mutex briefly.
 #pragma once
 
 #include <chrono>
@@ -29,20 +29,20 @@ class BackgroundJob {
  public:
   using IsStopping = std::function<bool()>;
   struct Work {
-    // Called by the pool in a turn of the lane; is to end soon once IsStopping says so. kLater: it
-    // has left its turn to others and is to be called again after them.
+    // Called by the pool in a turn of the lane. It must end soon once IsStopping returns true.
+    // kLater: it has left its turn to others and is to be called again after them.
     enum class Outcome : std::uint8_t { kDone, kLater };
     std::function<absl::StatusOr<Outcome>(const IsStopping&)> run;
-    // Whether there may be something to do before the timer's time; empty: never.
+    // Returns whether there may be something to do before the timer expires; empty: never.
     std::function<bool()> is_worth_a_look = {};
   };
 
   // Interval 0: never on. Nothing runs before Start.
   BackgroundJob(Core& core, JobLane& lane, std::chrono::milliseconds interval, Work work);
   void Start();
-  // Returns when it does not run any more. One call of Start or Stop at a time.
+  // Returns when it is not running any more. One call of Start or Stop at a time.
   void Stop();
-  // Has the job run soon if it is on, does not run now, and there may be something to do.
+  // Makes the job run soon if it is on, is not running, and there may be something to do.
   void Look();
 
   BackgroundJobStats Stats() const;
@@ -65,7 +65,7 @@ class BackgroundJob {
   bool is_running_ ABSL_GUARDED_BY(mu_) = false;
   bool is_due_ ABSL_GUARDED_BY(mu_) = false;     // by the timer, since the last run
   bool is_left_ ABSL_GUARDED_BY(mu_) = false;    // the last run is to be continued
-  std::chrono::steady_clock::time_point begun_;  // of the run; the running thread's
+  std::chrono::steady_clock::time_point begun_;  // of the run; used by the running thread
   LaneJob turn_;                                 // these are last: they use the others
   PoolJob timer_;
 };
@@ -79,16 +79,16 @@ class BackgroundJobs {
   BackgroundJobs& operator=(const BackgroundJobs&) = delete;
 
   void Start();
-  // Returns when no job runs any more.
+  // Returns when no job is running any more.
   void Stop();
   BackgroundStats Stats() const;
-  // Has the pool collect if there may be something to collect or to free. Called at each turn of a
-  // page, after each periodic commit, and when an update is rejected for lack of space. Never waits
-  // for a job.
+  // Requests a collection by the pool if there may be something to collect or to free. Called at
+  // each page turn, after each periodic commit, and when an update is rejected for lack of space.
+  // Never waits for a job.
   void LookForGarbage() { collection_.Look(); }
 
  private:
-  Mutex control_mu_;  // one Start or Stop at a time; the pool's threads do not take it
+  Mutex control_mu_;  // one Start or Stop at a time; the pool's threads do not acquire it
   Atomic<bool> is_on_{false};
   BackgroundJob checkpoint_;
   BackgroundJob collection_;

@@ -1,10 +1,11 @@
-// IndexFiller: puts the records of a log into an index that nobody else knows yet. For recovery.
+// IndexFiller: adds the records of a log to an index that no other thread knows yet. For recovery.
 //
-// Records come in the order of the log and are kept until there are some ten thousands of them.
-// Then they are put into the index part by part, where a part is a run of its rows: each by whoever
-// takes it first, the caller or a thread of the pool that has nothing else to do. So a row is one
-// thread's, the records of a chain come in order, and a pool that is busy or has no threads holds
-// nothing up. Between two such rounds the index grows if it must.
+// Records come in the order of the log and are collected until there are a few ten thousand. Then
+// they are added to the index part by part, where a part is a run of its bucket chains. Each part
+// is processed by the thread that takes it first: the caller, or a thread of the pool that has no
+// other work. So each bucket chain belongs to one thread, the records of a chain are added in
+// order, and a pool that is busy or has no threads delays nothing. Between two such rounds the
+// index grows if it must.
 //
 // Thread safety: one thread calls, before the store has others; the pool's threads help.
 #pragma once
@@ -21,23 +22,23 @@ namespace ebb::internal {
 
 class IndexFiller {
  public:
-  // Links to below `linked_from` are not looked at.
+  // Links to below `linked_from` are not checked.
   IndexFiller(Core& core, Address linked_from);
-  ~IndexFiller();  // waits for those who help
+  ~IndexFiller();  // waits for the helping threads
   IndexFiller(const IndexFiller&) = delete;
   IndexFiller& operator=(const IndexFiller&) = delete;
 
   struct Item {
     std::uint64_t hash = 0;
     Address address;
-    Address prev;  // what the record links to
+    Address prev;  // the address that the record links to
   };
-  // ResourceExhausted: no memory for the index.
+  // Errors: ResourceExhausted (no memory for the index).
   absl::Status Add(const Item& item);
-  // Puts what was added so far into the index.
+  // Adds the records collected so far to the index.
   absl::Status Flush();
-  // After Flush: the first record that does not link to what was its chain's newest record when it
-  // came, nor to below `linked_from`; null when there is none.
+  // After Flush: returns the first record that links neither to the newest record of its chain at
+  // that time, nor to below `linked_from`; null if there is none.
   Address bad_link() const;
 
  private:
@@ -48,7 +49,7 @@ class IndexFiller {
   const std::unique_ptr<Shared> shared_;
   std::size_t waiting_ = 0;  // records that are not in the index yet
   std::size_t most_waiting_ = 0;
-  int part_shift_ = 0;           // a row's number, shifted by it, is its part's
+  int part_shift_ = 0;           // a bucket chain's number, shifted right by it, is its part's
   std::deque<PoolJob> helpers_;  // last: they use the others
 };
 

@@ -1,11 +1,11 @@
-// SharedRounds: work that serves everybody who waits for it.
+// SharedRounds: rounds of work that all waiting callers share.
 //
-// A caller needs a round of the work that begins after its call. Whoever finds none running runs
-// one, for all who wait; the others wait for its end. So any number of callers share a round, and
-// a caller waits for two at most: the one that runs and the next.
+// A caller needs a round of the work that begins after its call. A caller that finds no round
+// running runs one, for all waiting callers; the others wait for its end. So any number of callers
+// share a round, and a caller waits for at most two: the running one and the next.
 //
-// A round that has begun ends, also when the work throws: `running_` and the counts are set by a
-// destructor. Work that runs out of memory fails with NoMemory() for all who wait (no_memory.h).
+// A round that has begun ends, even if the work throws: a destructor sets `running_` and the
+// counts. Work that runs out of memory fails with NoMemory() for all waiting callers (no_memory.h).
 //
 // Thread safety: any thread. Progress: waits for the work.
 #pragma once
@@ -23,8 +23,8 @@ class SharedRounds {
  public:
   explicit SharedRounds(std::function<absl::Status()> work) : work_(std::move(work)) {}
 
-  // Returns after the end of a round that began after this call: OK if it, or a later one that has
-  // ended meanwhile, was good; else how the last one failed.
+  // Returns after the end of a round that began after this call. Returns OK if it, or a later one
+  // that has ended in the meantime, succeeded; otherwise the error of the last one.
   absl::Status Join();
   bool running() const;
 
