@@ -1,22 +1,22 @@
-// Backup: copies what a checkpoint consists of into another directory, which then is a store.
+// Backup: copies the parts of a checkpoint into another directory, which then is a store.
 //
-// These are the blocks of the log from its begin to the end of the checkpoint's commit, the image
-// of the index and the manifest. None of them changes any more, and each is verified on its way.
-// The copy's durable end (durable_end.h) is written as the manifest states it. What is behind the
-// commit belongs to later ones and is left out; so the copy, when it is opened, is the store as
-// that commit left it.
+// The parts are the blocks of the log from its begin to the end of the checkpoint's commit, the
+// image of the index and the manifest. None of them changes any more, and each is verified while it
+// is copied. The copy's durable end (durable_end.h) is written as the manifest states it. Blocks
+// after the commit belong to later commits and are not copied. So the copy, when it is opened, is
+// the store as that commit left it.
 //
-// A prefix of a log is a log too, of an older state. So a partial copy must never look like a
-// store: a marker, a file of its own, stands in the directory from before the first file to after
-// the last sync, and Open fails on a directory that holds it. In any state that an error, a crash
-// or a kill leaves behind, the directory
+// A prefix of a log is also a log, of an older state. So a partial copy must never look like a
+// store. A marker, a separate file, is in the directory from before the first file to after the
+// last sync, and Open fails on a directory that holds it. In any state that an error, a crash or a
+// kill leaves behind, the directory
 //   - is empty, or
 //   - holds the marker, and then any part of a copy, or
 //   - holds a complete copy without the marker.
-// The marker's name is durable before the lock file exists, since a directory with nothing but a
-// lock file opens as a new store. On the way back it is removed last, after the removal of all
-// other names is durable. Once its removal has been tried at the end of a copy, nothing else is
-// removed.
+// The marker's name is durable before the lock file exists, because a directory with nothing but a
+// lock file opens as a new store. When a copy is removed, the marker is removed last, after the
+// removal of all other names is durable. Once its removal has been tried at the end of a copy,
+// nothing else is removed.
 //
 // Two backups into one directory exclude each other by a lock on the marker. A store that is
 // created there at the same time either sees the marker, or its files are seen by the listing that
@@ -25,7 +25,7 @@
 //
 // Syncs, in order: the marker's name; each file as it is complete; all names; the marker's removal.
 //
-// Thread safety: one thread; nothing may truncate the log or remove the checkpoint meanwhile.
+// Thread safety: one thread; nothing may truncate the log or remove the checkpoint in the meantime.
 #pragma once
 
 #include <cstdint>
@@ -42,12 +42,12 @@
 
 namespace ebb::internal {
 
-// The directory of a backup: marked, and locked. Its destructor makes it empty again unless
-// Complete was called; where that fails, it stays marked.
+// The directory of a backup: marked and locked. Its destructor empties it again unless Complete was
+// called; if that fails, the directory stays marked.
 class BackupTarget {
  public:
-  // Creates the directory when it is absent. InvalidArgument when there is anything in it but an
-  // unfinished backup, FailedPrecondition when it is in use.
+  // Creates the directory if it is missing. Errors: InvalidArgument (it holds anything except an
+  // unfinished backup), FailedPrecondition (it is in use).
   static absl::StatusOr<std::unique_ptr<BackupTarget>> Open(FileSystem& file_system,
                                                             const std::string& path);
   ~BackupTarget();
@@ -55,7 +55,8 @@ class BackupTarget {
   BackupTarget& operator=(const BackupTarget&) = delete;
 
   Directory& directory() { return *directory_; }
-  // All files are there and synced: makes their names durable and removes the marker.
+  // To be called when all files are there and synced: makes their names durable and removes the
+  // marker.
   absl::Status Complete();
 
  private:
@@ -76,7 +77,7 @@ class BackupTarget {
   const std::string marker_name_ = kUnfinishedBackupName;
   const std::string lock_name_ = kLockName;
   std::unique_ptr<Directory> marker_directory_;  // holds the lock on the marker
-  std::unique_ptr<Directory> directory_;         // holds the lock of the store to be
+  std::unique_ptr<Directory> directory_;         // holds the lock of the new store
   State state_ = State::kUntouched;
 };
 

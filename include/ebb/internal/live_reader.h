@@ -1,5 +1,5 @@
 // LiveReader: the records of a part of the log that are the newest of their keys, for scans and
-// compaction. It joins LogReader, which reads, and Liveness, which decides.
+// compaction. It combines LogReader, which reads, and Liveness, which decides.
 //
 //   LiveReader reader(core, slot, {.from = begin, .end = end}, {.below = end});
 //   for (;;) {
@@ -9,11 +9,12 @@
 //     for (const LiveReader::Item& item : reader.live()) ... until the next step ...
 //   }
 //
-// A record whose chain goes on with another one on the device is nearly always dead, but only the
-// bytes there say so, and they are anywhere in the log above. To look after each chunk would be to
-// read the log once for each. So the keys of such records are kept, as many as a quarter of
-// the log's memory holds, and decided all together in one go through the log; those few that turn
-// out to be live are read once more. Hence records are shown in no order. Tombstones are left out.
+// A record whose chain continues with another record on the device is nearly always dead. But only
+// the bytes there prove it, and they can be anywhere in the log above. To check after each chunk
+// would mean to read the log once for each chunk. So the keys of such records are kept, as many as
+// a quarter of the log's memory holds, and decided together in one pass over the log. The few that
+// turn out to be live are read again. Hence records are shown in no particular order. Tombstones
+// are omitted.
 //
 // Thread safety: one thread, which is inside a slow call or a job for as long as Step runs.
 // Progress: Step waits for the device. Memory: a quarter of the log's, from 1 to 256 MiB, and two
@@ -40,23 +41,23 @@ class LiveReader {
     Address below = Liveness::kEverything;  // see liveness.h
     std::string_view prefix{};              // of the keys to show; outlives the reader
     LogReader::Config reading{};
-    std::uint64_t most_open_bytes = 0;  // kept before they are decided; 0: as said above
+    std::uint64_t most_open_bytes = 0;  // kept before they are decided; 0: as described above
   };
   struct Item {
     Address address;
     Record record;
-    IndexEntry head;  // of its chain, on which it was decided
+    IndexEntry head;  // of its chain; the decision is based on it
   };
 
-  // `slot` is the caller's, and outside a guard whenever Step is called.
+  // `slot` belongs to the caller, and is outside a guard whenever Step is called.
   LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, const Config& config);
 
-  // Goes a piece further; false when all has been shown. Errors of LogReader and Liveness. Throws
-  // bad_alloc.
+  // Advances by one piece. Returns false if everything has been shown. Errors: those of LogReader
+  // and Liveness. Throws bad_alloc.
   absl::StatusOr<bool> Step();
-  // What the last step has found, perhaps nothing.
+  // Returns the live records of the last step, perhaps none.
   std::span<const Item> live() const { return live_; }
-  // Reads nothing new from now on; what has been read will still be decided.
+  // Reads no new records from now on; those that have been read will still be decided.
   void EndHere() { at_end_ = true; }
 
   // Everything below has been read, and everything below `settled` decided and shown.
@@ -80,11 +81,11 @@ class LiveReader {
   std::uint64_t read_records_ = 0;
   std::vector<Item> live_;
   std::vector<Liveness::Candidate> chunk_;
-  // What could not be decided yet; then, while it is read again, what of it is live, by address.
+  // The undecided records; later, while they are read again, those that are live, by address.
   std::vector<Liveness::Open> open_;
   bool is_decided_ = false;
   std::size_t revisited_ = 0;              // of open_
-  std::unique_ptr<LogReader> revisiting_;  // null: none is near
+  std::unique_ptr<LogReader> revisiting_;  // null: no undecided record is near
 };
 
 }  // namespace ebb::internal

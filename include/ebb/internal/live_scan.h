@@ -1,12 +1,12 @@
-// LiveScan: shows each key that is there, once, with its newest value below an address.
+// LiveScan: shows each key that is present once, with its newest value below an address.
 //
 // Beginning: end := the tail; everything below is frozen; the log's begin is pinned. A record in
 // [begin, end) is shown if and only if it is the first of its key below `end` and no tombstone
-// (liveness.h). So what came before the scan began is shown, what came after its end was taken is
-// not, and what ran beside its beginning may or may not be.
+// (liveness.h). So updates from before the scan began are shown, updates after its end was fixed
+// are not, and updates concurrent with its beginning may or may not be.
 //
-// It goes a piece further at a time (live_reader.h); between two pieces, so also while its user
-// looks at a record, a scan holds nothing but its pin and its memory.
+// It advances by one piece at a time (live_reader.h). Between two pieces, and so while the user
+// handles a record, a scan holds only its pin and its memory.
 //
 // Thread safety: one thread at a time; any number of scans. Progress: the constructor waits for
 // guards to end, so it must not be called under one; Next waits for the device.
@@ -26,18 +26,18 @@ namespace ebb::internal {
 
 class LiveScan {
  public:
-  // Of keys whose bytes begin with `prefix`.
+  // Shows only keys whose bytes begin with `prefix`.
   LiveScan(std::shared_ptr<Core> core, std::string prefix);
   ~LiveScan();
   LiveScan(const LiveScan&) = delete;
   LiveScan& operator=(const LiveScan&) = delete;
 
-  // Moves to the next record; false at the end and after an error, both of which last.
+  // Moves to the next record. Returns false at the end and after an error, both permanently.
   bool Next();
-  // After Next said true, and until it is called again.
+  // Valid after Next returned true, until it is called again.
   const Record& record() const { return live_[shown_ - 1].record; }
   const absl::Status& status() const { return status_; }
-  // Ends it: a codec does not take what the record holds. False, for Next to return.
+  // Ends the scan: a codec rejects the record's bytes. Returns false, for Next to return.
   bool Fail(const char* what, std::size_t bytes);
   bool Fail(const absl::Status& status);
 

@@ -1,6 +1,6 @@
-// LogReader: reads the frozen part of the log in order, into memory of its own, for scans and
-// compaction. What is in memory is copied from there under a guard; what is below head is read
-// from the device and verified, the next piece ahead in the pool.
+// LogReader: reads the frozen part of the log in order, into its own memory, for scans and
+// compaction. Records in memory are copied from there under a guard. Blocks below head are read
+// from the device and verified, and the pool reads the next piece ahead.
 //
 //   LogReader reader(core, slot, {.from = begin, .end = tail}, {});
 //   for (;;) {
@@ -10,7 +10,7 @@
 //     ... records, until the next call ...
 //   }
 //
-// Its memory is a chunk, or the longest record if that is longer, and what is read ahead.
+// Its memory is a chunk, or the longest record if that is longer, and the pieces read ahead.
 //
 // Thread safety: one thread, which is inside a slow call or a job for as long as Next runs; the
 // pool's threads help. A guard is held for a copy of at most 16 blocks. Progress: Next waits for
@@ -31,14 +31,14 @@ namespace ebb::internal {
 
 class LogReader {
  public:
-  // Both are starts of records, or where the next one will be. All of it is below safe_read_only,
-  // and nobody truncates it before the reader is gone.
+  // Each is the start of a record, or of the next one to be appended. The whole range is below
+  // safe_read_only, and is not truncated before the reader is gone.
   struct Range {
     Address from;
     Address end;
   };
   struct Config {
-    std::uint64_t chunk_bytes = std::uint64_t{1} << 20;  // that Next shows at a time, at least
+    std::uint64_t chunk_bytes = std::uint64_t{1} << 20;  // that Next returns at a time, at least
     std::uint64_t ahead_bytes = std::uint64_t{1} << 20;  // read ahead, in two pieces
   };
   struct Item {
@@ -46,15 +46,15 @@ class LogReader {
     Record record;
   };
 
-  // `slot` is the caller's, and outside a guard whenever Next is called.
+  // `slot` belongs to the caller, and is outside a guard whenever Next is called.
   LogReader(Core& core, EpochSlot& slot, Range range, Config config);
   LogReader(const LogReader&) = delete;
   LogReader& operator=(const LogReader&) = delete;
 
-  // The valid records of the next chunk, in order; none: that was all. They are there until the
-  // next call. DataLoss for a damaged block, Unavailable, ResourceExhausted.
+  // Returns the valid records of the next chunk, in order; none at the end. They are valid until
+  // the next call. Errors: DataLoss (a damaged block), Unavailable, ResourceExhausted.
   absl::StatusOr<std::span<const Item>> Next();
-  // Everything below has been shown.
+  // Everything below has been returned.
   Address cursor() const { return cursor_; }
 
  private:
@@ -81,7 +81,7 @@ class LogReader {
   std::uint64_t capacity_ = 0;  // blocks
   std::uint64_t first_block_ = 0;
   std::uint64_t next_block_ = 0;
-  std::uint64_t asked_end_ = 0;  // blocks below are here or asked for
+  std::uint64_t asked_end_ = 0;  // blocks below are present or requested
   std::vector<Item> items_;
 };
 

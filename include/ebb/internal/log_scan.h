@@ -1,26 +1,27 @@
-// LogScan: reads a store's log and fills the index with what is committed: from its begin, or from
-// where the image of a checkpoint ends.
+// LogScan: reads a store's log and fills the index with the committed records. It starts at the
+// log's begin, or at the end of a checkpoint's image.
 //
-// Where the log begins, its commit records say; the last one of the log that verifies is looked for
-// from the end. It may turn out not to be part of the committed log (a crash left a gap below it).
-// Then nothing has been given back for its sake, the scan ends below it, and begins again where the
-// last commit record below its end says. So a scan that ends well began at the begin that its own
-// last commit record states, or above it with an image.
+// The log's begin is stated by its commit records. To find it, the scan searches from the end for
+// the last commit record that verifies. This record may turn out not to be part of the committed
+// log (a crash left a gap below it). Then no space has been freed because of it, the scan ends
+// below it, and starts again at the begin that the last commit record below that end states. So a
+// successful scan started at the begin that its own last commit record states, or above it with an
+// image.
 //
-// Records are put into the index as they are met, some of them in the pool (index_filler.h). Nearly
+// Records are added to the index as they are met, some of them in the pool (index_filler.h). Nearly
 // always the log turns out to be committed to its end. If not (a crash left records without a
 // control record), the ranges that are void are known after the first pass, and a second pass fills
-// a fresh index without them. So the memory a scan needs does not depend on the number of records.
+// a fresh index without them. So the memory of a scan does not depend on the number of records.
 //
-// What is void, in the terms of coordinator.h: everything after the last control or open record
-// before an open record or the log's end; and before that last control record, of version v, back
-// to the one before it, the records of version v + 1 (they ran beside the commit of v, and the
+// Void, in the terms of coordinator.h, are: everything after the last control or open record before
+// an open record or the log's end; and, from that last control record, of version v, back to the
+// one before it, the records of version v + 1 (they ran concurrently with the commit of v, and the
 // commit of v + 1 never came).
 //
-// Each record must link to where its chain ended when it is met, since what is in memory is not
-// verified again; links below the start of the scan are verified when they are read.
+// Each record must link to the end of its chain at the time when it is met, because records in
+// memory are not verified again. Links below the start of the scan are verified when they are read.
 //
-// Pages come from the device ahead of the scan, in the pool (page_reader.h).
+// The pool reads pages from the device ahead of the scan (page_reader.h).
 //
 // Thread safety: one thread, before the store has others. Changes nothing on the device.
 #pragma once
@@ -53,61 +54,62 @@ class LogScan {
     // The first block of the first file of the log whose header is not this store's. It counts as
     // bad.
     std::uint64_t bad_header_block = kNoBlock;
-    std::string bad_header;  // what is wrong with it
-    // Where the log begins, and in which history; null: at its first block.
+    std::string bad_header;  // what is wrong with the header
+    // The begin of the log and its incarnation; null: at the log's first block.
     Address begin;
     std::uint64_t begin_incarnation = 0;
-    // The checkpoint whose image is in the index already, or null: an empty index. Outlives this.
+    // The checkpoint whose image is already in the index; null: the index is empty. Outlives this.
     const Manifest* manifest = nullptr;
-    // What checkpoints, used or not, and the durable end state to be durable.
+    // The address below which everything was durable, according to checkpoints, used or not, and
+    // the durable end.
     Address durable;
-    // Nothing is damage: the log ends at its last commit before the first bad block.
+    // Nothing counts as damage: the log ends at its last commit before the first bad block.
     bool salvage = false;
     std::function<void(const RecoveryProgress&)> progress;
   };
   LogScan(Core& core, Start start);
-  // The last commit record that verifies in the blocks below `end_block`.
+  // Returns the last commit record that verifies in the blocks below `end_block`.
   static absl::StatusOr<std::optional<CommitRecord>> FindLastCommit(Core& core,
                                                                     std::uint64_t end_block);
-  // DataLoss for damage, ResourceExhausted, Unavailable. Nothing is lost by an error.
+  // Errors: DataLoss (damage), ResourceExhausted, Unavailable. An error loses nothing.
   absl::Status Run();
 
-  // After Run: the first block that is not part of the committed log.
+  // After Run: returns the first block that is not part of the committed log.
   std::uint64_t cut_block() const { return cut_block_; }
-  // The block of an open record that no commit follows, at which the log may be cut as well; 0:
-  // there is none.
+  // Returns the block of an open record that no commit follows, at which the log may be cut as
+  // well; 0: there is none.
   std::uint64_t open_block() const { return open_block_; }
-  // The first block that nothing in the committed log states to be durable.
+  // Returns the first block that no part of the committed log states to be durable.
   std::uint64_t uncertain_block() const { return geometry_.BlockOf(durable_); }
-  // Larger than any version met.
+  // Returns a version larger than any version met.
   std::uint64_t next_version() const { return last_version_ + 2; }
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
-  // The newest checkpoint that a commit record knows of.
+  // Returns the newest checkpoint that a commit record names.
   std::uint64_t checkpoint_id() const { return checkpoint_id_; }
-  // As the last commit record says; null when there is none.
+  // Returns the begin that the last commit record states; null if there is none.
   Address begin() const { return begin_; }
   const Start& start() const { return start_; }
-  // Of the checkpoint that was used, or null.
+  // Returns the manifest of the checkpoint that was used, or null.
   const Manifest* manifest() const { return start_.manifest; }
-  // The first block that was not accepted.
+  // Returns the first block that was not accepted.
   std::uint64_t bad_block() const { return bad_block_; }
-  // Named sessions as the last commit left them.
+  // Returns the named sessions as the last commit left them.
   std::vector<SessionReport> sessions() const;
   std::uint64_t replayed_records() const { return replayed_records_; }
   std::uint64_t verified_bytes() const { return verified_bytes_; }
 
  private:
-  // Addresses whose records do not count.
+  // Addresses of void records.
   struct VoidRange {
-    Address stragglers_from;  // from here, records of `straggler_bits`
+    Address stragglers_from;  // from here on, records of `straggler_bits`
     unsigned straggler_bits = 0;
-    Address all_from;  // from here, all
+    Address all_from;  // from here on, all records
     Address end;
   };
 
-  // Returns whether to go on.
+  // Returns whether to continue.
   using ShowCommit = std::function<bool(std::uint64_t block, const CommitRecord& commit)>;
-  // Shows the commit records that verify in a range of blocks, in order.
+  // Calls `show` with the commit records that verify in a range of blocks, in order.
   static absl::Status ShowCommits(Core& core, BlockRange range, const ShowCommit& show);
   absl::Status Pass();
   absl::StatusOr<std::uint64_t> LoadPage(PageReader& reader, std::uint64_t page);
@@ -130,7 +132,7 @@ class LogScan {
   const Address from_;  // the first record
   bool second_pass_ = false;
 
-  // What a pass knows.
+  // The findings of a pass.
   std::vector<IncarnationSpan> incarnations_;
   Address cursor_;               // the next record
   std::uint64_t bad_block_ = 0;  // the first block that was not accepted

@@ -1,18 +1,19 @@
-// LogVerifier: looks at everything a live store has on the device, and at the chains that lead
-// there. See ebb/verify.h for what is looked at.
+// LogVerifier: checks everything that a live store has on the device, and the chains that lead
+// there. ebb/verify.h lists the checks.
 //
-// The log is read once, from its front to what had been flushed when it began. An index of its own
-// tells for each record which one its chain ended with; so links are checked without a second read,
-// but for the few that pass over records which an opening has declared void. Such a record is of an
-// earlier history than the one that passes over it. Then the chains of the store's index are
-// followed through memory to the part that was read, and each chain of the log must be among them.
-// lifetime.h says what is dead, and therefore no damage.
+// The log is read once, from its begin to the address that had been flushed at the start. The
+// verifier's own index knows for each record the end of its chain. So links are checked without a
+// second read, except for the few that pass over records which an opening has declared void. Such a
+// record is of an earlier incarnation than the one that passes over it. Then the chains of the
+// store's index are followed through memory to the part that was read, and each chain of the log
+// must be among them. lifetime.h defines which records are dead, so that damage there is no
+// problem.
 //
-// After a bad block a page's remaining records are left out: nothing tells where they begin. Every
-// page begins with a record.
+// After a bad block, a page's remaining records are skipped: their starts are unknown. Every page
+// begins with a record.
 //
-// Thread safety: one thread, beside operations and commits; nothing may truncate the log, grow the
-// index or remove checkpoints meanwhile.
+// Thread safety: one thread, concurrently with operations and commits. In the meantime nothing may
+// truncate the log, grow the index or remove checkpoints.
 #pragma once
 
 #include <cstdint>
@@ -31,21 +32,21 @@ namespace ebb::internal {
 
 void AddProblem(const VerifyOptions& options, std::string what, VerifyReport& report);
 
-// What a checkpoint is compared with.
+// The facts with which a checkpoint is compared.
 struct CheckpointTruth {
-  const HashIndex& log;    // the newest record of each chain, as the log says
-  const HashIndex& index;  // the same, as the store's index says
+  const HashIndex& log;    // the newest record of each chain, according to the log
+  const HashIndex& index;  // the same, according to the store's index
   Address begin;           // of the log
 };
 // Reads a checkpoint's files. The entries of its image that are not dead must lead to records of
-// their chains, and no chain whose newest record lies below the scan may be missing.
+// their chains. No chain whose newest record is below the scan address may be missing.
 absl::Status VerifyCheckpoint(Core& core, Directory& directory, std::uint64_t id,
                               const CheckpointTruth& truth);
 
 class LogVerifier {
  public:
   LogVerifier(Core& core, const VerifyOptions& options, std::function<bool()> stop);
-  // Errors: no memory, or told to stop. What is damaged is in the report.
+  // Errors: out of memory, or stopped. Damage is in the report.
   absl::StatusOr<VerifyReport> Run(const std::vector<CheckpointInfo>& checkpoints);
 
  private:
@@ -55,7 +56,7 @@ class LogVerifier {
   const char* CheckRecord(const Record& record, Address address);
   const char* CheckLink(const Record& record, Address address);
   absl::Status FollowChains();
-  // False: stopped.
+  // Returns false if it was stopped.
   bool FollowChain(std::uint64_t hash, Address address, EpochSlot& slot);
   bool InUnread(Address address) const;
   void CheckLanding(Address address, std::uint64_t hash);
@@ -73,7 +74,7 @@ class LogVerifier {
   const std::function<bool()> stop_;
   const std::uint64_t chain_mask_;
   const Address begin_;
-  const Address end_;  // what lies below has been flushed
+  const Address end_;  // everything below has been flushed
   HashIndex newest_;   // of each chain, as far as the log has been read
   AlignedBuffer page_;
   AlignedBuffer blocks_;
@@ -83,7 +84,7 @@ class LogVerifier {
     Address from;
     Address end;
   };
-  std::vector<Range> unread_;  // behind bad blocks; in order
+  std::vector<Range> unread_;  // after bad blocks; in order
   VerifyReport report_;
 };
 

@@ -1,11 +1,11 @@
-// VerifyDirectory (ebb/verify.h) in any file system: reads a store that nobody has open, and
-// changes nothing.
+// VerifyDirectory (ebb/verify.h) in any file system: reads a store that is not open, and changes
+// nothing.
 //
-// The log is read as an opening without checkpoints would (recovery.h). When that fails, or when it
-// has been done, the rest is told by looking at every block, and by comparing the images of the
-// checkpoints with the index.
+// The log is read as an opening without checkpoints would (recovery.h). Whether that succeeds or
+// fails, every block is checked then, and the images of the checkpoints are compared with the
+// index.
 //
-// Thread safety: the store's lock is held meanwhile. Progress: waits for the device.
+// Thread safety: holds the store's lock in the meantime. Progress: waits for the device.
 #pragma once
 
 #include <string>

@@ -1,16 +1,16 @@
 // Pins: addresses at and above which nothing may be truncated, because a scan still reads there.
 //
-// A pin does not keep `begin` from moving, only the bytes where they are: compaction may copy what
-// lies above a pin, and commit a begin above it. Who truncates keeps to this order:
+// A pin does not prevent `begin` from moving; it only keeps the bytes in place. Compaction may copy
+// records above a pin, and commit a begin above it. A thread that truncates follows this order:
 //
 //   1. the log's begin moves to `wanted`
-//   2. limit = pins.Limit(wanted); what is below `limit` is truncated, and index entries that lead
+//   2. limit = pins.Limit(wanted); the log below `limit` is truncated, and index entries that lead
 //      there are swept: a scan needs those that lead to a tombstone above its own end
 //
-// Argument: Add loads begin while it holds the mutex. Either its pin is there when Limit looks, or
-//   it comes after Limit, so after begin has moved, and then it is not below `limit`.
+// Argument: Add loads begin while it holds the mutex. Either its pin exists when Limit reads the
+//   pins; or it comes after Limit, and so after begin has moved, and then it is not below `limit`.
 //
-// Thread safety: all methods, any thread. Progress: a mutex for a moment.
+// Thread safety: any thread may call all methods. Progress: holds a mutex briefly.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,7 @@ class Pins {
     Clock::time_point since;
     auto operator<=>(const Pin&) const = default;
   };
-  // Pins the log's begin, until Remove of what this returns. Nothing: there are too many.
+  // Pins the log's begin, until Remove of the result. Returns nothing if there are too many pins.
   std::optional<Pin> Add(const HybridLog& log) {
     MutexLock lock(mu_);
     if (pinned_.size() == kMost) return std::nullopt;
@@ -47,7 +47,7 @@ class Pins {
     MutexLock lock(mu_);
     pinned_.erase(pinned_.find(pin));
   }
-  // The lower of `wanted` and the lowest pin.
+  // Returns the lower of `wanted` and the lowest pin.
   Address Limit(Address wanted) const {
     MutexLock lock(mu_);
     return pinned_.empty() ? wanted : std::min(wanted, pinned_.begin()->address);
@@ -56,7 +56,7 @@ class Pins {
   struct Report {
     std::size_t count = 0;
     Address lowest;               // null: there is none
-    std::uint64_t oldest_ms = 0;  // age of the oldest; which is one of the lowest: begin only grows
+    std::uint64_t oldest_ms = 0;  // age of the oldest, which is one of the lowest: begin only grows
   };
   Report GetReport() const {
     MutexLock lock(mu_);

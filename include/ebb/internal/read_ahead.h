@@ -1,13 +1,13 @@
-// ReadAhead: pieces of the log that are read before they are needed, beside each other.
+// ReadAhead: pieces of the log that are read before they are needed, with overlapping reads.
 //
 //   ReadAhead ahead(core, 512);                        // at most 512 blocks ahead
-//   while (ahead.Ask(next)) ...                        // meanwhile
+//   while (ahead.Ask(next)) ...                        // in the meantime
 //   ... work ...
-//   auto piece = ahead.Take({first, end}, buffer);     // what was asked first, or else this
+//   auto piece = ahead.Take({first, end}, buffer);     // the first requested piece, or this one
 //
-// Thread safety: one thread; the pool's help. Progress: Take waits for the device; Ask does not,
-// but for a piece that lies in two files; Drop and the destructor wait for what has begun. Memory:
-// the blocks ahead and a piece.
+// Thread safety: one thread; the pool's threads help. Progress: Take waits for the device. Ask does
+// not, except for a piece that spans two files. Drop and the destructor wait for reads that have
+// begun. Memory: the blocks ahead and a piece.
 #pragma once
 
 #include <cstddef>
@@ -34,12 +34,14 @@ class ReadAhead {
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
 
-  // Begins to read `piece`. False: not now; too much is ahead already, or memory is short.
+  // Begins to read `piece`. Returns false if that is impossible now: too much is ahead already, or
+  // memory is short.
   bool Ask(Piece piece);
-  // Forgets what was asked for.
+  // Forgets the requested pieces.
   void Drop();
-  // The payloads of what was asked for first, or else of `piece`, one after the other in `to`; says
-  // which it was. Errors: ResourceExhausted, and those of HybridLog::TakeBlocks.
+  // Copies the payloads of the first requested piece, or of `piece` if there is none, one after the
+  // other to `to`. Returns which piece it was. Errors: ResourceExhausted, and those of
+  // HybridLog::TakeBlocks.
   absl::StatusOr<Piece> Take(Piece piece, std::byte* to);
 
  private:
@@ -58,8 +60,8 @@ class ReadAhead {
   std::uint64_t blocks_ = 0;                  // that are ahead
   std::uint64_t capacity_ = 0;                // of all slots
   std::deque<std::unique_ptr<Slot>> asked_;   // in order
-  std::vector<std::unique_ptr<Slot>> spare_;  // for their memory
-  // Reads into the slots. Made by the first of them: what is in memory needs none.
+  std::vector<std::unique_ptr<Slot>> spare_;  // kept for their memory
+  // Reads into the slots. Created for the first of them: blocks in memory need none.
   std::unique_ptr<BlockQueue> queue_;
 };
 
