@@ -1,7 +1,7 @@
-// Atomic: the alias through which every atomic word of the library goes.
+// Atomic: the alias of every atomic word of the library.
 //
-// A build that defines EBB_ATOMIC_HEADER to a header name gets Atomic from there; that is where a
-// schedule explorer plugs in. Everybody else gets std::atomic.
+// A build that defines EBB_ATOMIC_HEADER to a header name gets Atomic from there; a schedule
+// explorer is plugged in that way. Every other build gets std::atomic.
 #pragma once
 
 #include <cstddef>
@@ -32,15 +32,15 @@ using AtomicWord = Atomic<std::uint64_t>;
 static_assert(sizeof(AtomicWord) == 8 && AtomicWord::is_always_lock_free,
               "log words are used as atomics in place");
 
-// The eight bytes at `bytes`, as an atomic. Log memory is 8-byte aligned raw bytes.
+// Returns the eight bytes at `bytes` as an atomic. Log memory is 8-byte aligned raw bytes.
 inline AtomicWord& WordAt(std::byte* bytes) { return *reinterpret_cast<AtomicWord*>(bytes); }
 inline const AtomicWord& WordAt(const std::byte* bytes) {
   return *reinterpret_cast<const AtomicWord*>(bytes);
 }
 
 // Copies between log memory (8-byte aligned, padded to 8) and private memory, one relaxed atomic
-// word at a time: a concurrent copy in the other direction may tear the result but is no data
-// race. The caller rechecks a sequence (record.h) to find out.
+// word at a time. A concurrent copy in the other direction may tear the result but is no data race.
+// The caller rechecks a sequence (record.h) to detect that.
 inline void CopyFromLog(const std::byte* log, std::size_t count, void* out) {
   auto* to = static_cast<std::byte*>(out);
   std::size_t done = 0;

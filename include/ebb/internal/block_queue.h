@@ -1,27 +1,28 @@
-// BlockQueue: reads of blocks that overlap, for one user at a time.
+// BlockQueue: overlapping reads of blocks, for one user at a time.
 //
 //   BlockRead read{.block = 7, .bytes = {buffer, 4096}};
 //   queue.Start(read);
 //   ... start others ...
 //   while (BlockRead* ended = queue.Take(/*wait=*/true)) Use(*ended);   // in any order
 //
-// Through a ReadRing where the file system has one; else by the pool's threads, and by whoever
-// waits: what they have not begun it reads itself, so that it never waits for a thread.
+// It uses a ReadRing if the file system has one. Otherwise the pool's threads read, and so does the
+// waiting thread: it reads the blocks that they have not begun, so that it never waits for a
+// thread.
 //
-// A ring is believed only when it has read everything. Whatever else it says of a read (an error,
-// fewer bytes, no room, no such file) Device::Read is asked instead, which goes on after short
-// transfers and interruptions and knows how to name an error. So each read that was started ends
-// once, and as Device::Read would have ended it.
+// The result of a ring counts only if the ring has read all bytes. In every other case (an error,
+// fewer bytes, no room, no such file) Device::Read is called instead. It continues after short
+// transfers and interruptions, and names errors. So each started read ends once, with the result
+// that Device::Read would have had.
 //
-// Nothing here throws but the constructor: a read that lacks memory ends with NoMemory(), because
-// somebody waits for its end.
+// Only the constructor throws: a read that runs out of memory ends with NoMemory(), because a
+// caller waits for its end.
 //
-// Memory that blocks are read into is set once, when it is allocated. Valgrind does not see the
-// kernel write what it reads through io_uring, and would report that the bytes are not initialized.
+// Buffers for blocks are initialized once, when they are allocated. Valgrind does not see the
+// kernel write to them through io_uring, and would report uninitialized bytes.
 //
-// Thread safety: one thread at a time; the pool's help. Progress: Start waits when the ring is
-// full; Take waits for the device if told to; Drop and the destructor for what has begun. Only
-// these may be called once the device is gone.
+// Thread safety: one thread at a time; the pool's threads help. Progress: Start waits if the ring
+// is full. Take waits for the device if told to. Drop and the destructor wait for reads that have
+// begun. Only these may be called once the device is gone.
 #pragma once
 
 #include <cstddef>
@@ -40,9 +41,9 @@ namespace ebb::internal {
 struct BlockRead {
   std::uint64_t block = 0;
   std::span<std::byte> bytes;  // whole blocks, at least one
-  absl::Status status = {};    // once it has ended; of Device::Read
-  void* owner = nullptr;       // whatever its user likes
-  // The queue's:
+  absl::Status status = {};    // set when the read has ended; of Device::Read
+  void* owner = nullptr;       // for the user
+  // For the queue:
   std::shared_ptr<File> file = {};
   BlockRead* next = nullptr;
 };
@@ -51,24 +52,24 @@ class BlockQueue {
  public:
   static constexpr unsigned kDepth = 256;
 
-  // `ring` may be null. With a pool of no threads all is read by Take.
+  // `ring` may be null. With a pool of no threads, Take reads everything.
   BlockQueue(Device& device, ThreadPool& pool, unsigned pool_threads,
              std::unique_ptr<ReadRing> ring);
   ~BlockQueue();
   BlockQueue(const BlockQueue&) = delete;
   BlockQueue& operator=(const BlockQueue&) = delete;
 
-  // `read` stays where it is until Take has returned it.
+  // `read` must stay in place until Take has returned it.
   void Start(BlockRead& read);
-  // What was started need not wait for a Take to begin.
+  // Begins the started reads now rather than at the next Take.
   void Submit();
-  // One that has ended; null when none has, or, with `wait`, when none is under way.
+  // Returns a read that has ended; null if none has, or, with `wait`, if none is in flight.
   BlockRead* Take(bool wait);
-  // Forgets all that was started, once nobody writes to its memory any more.
+  // Forgets all started reads, once nothing writes to their memory any more.
   void Drop();
 
  private:
-  // First in, first out; takes no memory.
+  // First in, first out; allocates nothing.
   class List {
    public:
     bool empty() const { return first_ == nullptr; }
@@ -87,9 +88,9 @@ class BlockQueue {
   const unsigned pool_threads_;
   const std::unique_ptr<ReadRing> ring_;
   std::size_t in_ring_ = 0;
-  List ended_;  // in the ring's way
+  List ended_;  // read by the ring
   const std::unique_ptr<Shared> shared_;
-  // Each reads one block at a time, and the next one behind the pool's other jobs.
+  // Each reads one block at a time, and the next one after the pool's other jobs.
   std::deque<PoolJob> helpers_;  // last: they use the others
   std::size_t next_helper_ = 0;
 };

@@ -1,10 +1,10 @@
-// EBB_CHECK: our own bugs stop the program before they reach anybody's data.
+// EBB_CHECK: stops the program on bugs of ebb itself, before they damage data.
 //
-// EBB_CHECK is always on and stands on cold paths; EBB_DCHECK is for hot ones and is on in
+// EBB_CHECK is always enabled and is for cold paths; EBB_DCHECK is for hot ones and is enabled in
 // sanitizer and debug builds. Neither is ever used to handle an error of the environment.
 #pragma once
 
-// Ends the compilation here: the rest would be hundreds of errors that name no cause.
+// Ends the compilation here: otherwise hundreds of errors would follow that name no cause.
 #if __cplusplus < 202002L
 #error "ebb needs C++20: compile with -std=c++20 (CMake: target_compile_features(... cxx_std_20))"
 #include <ebb needs C++20>
@@ -31,10 +31,10 @@ namespace ebb::internal {
 #define EBB_DCHECK(condition) static_cast<void>(0)
 #endif
 
-// Out of line: what most calls do not need, and (cold) what hardly any does.
+// Out of line: code that most calls do not need, and (cold) code that hardly any call needs.
 #define EBB_NOINLINE __attribute__((noinline))
 #define EBB_COLD __attribute__((noinline, cold))
-#ifdef EBB_INLINE_FREELY  // the compiler decides; tests compile in half the time so
+#ifdef EBB_INLINE_FREELY  // the compiler decides; this halves the compilation of tests
 #define EBB_INLINE inline
 #define EBB_INLINE_LAMBDA
 #else
@@ -42,7 +42,7 @@ namespace ebb::internal {
 #define EBB_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
-// Templates in headers handle a lack of memory by these. A user may compile them without
+// Templates in headers use these to handle a lack of memory. A user may compile them without
 // exceptions, and then nothing throws in them.
 #ifdef __cpp_exceptions
 #define EBB_TRY try

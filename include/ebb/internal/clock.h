@@ -1,4 +1,4 @@
-// Times as statistics and files hold them.
+// Times in the form that statistics and files use.
 //
 // Thread safety: pure. Progress: wait-free.
 #pragma once

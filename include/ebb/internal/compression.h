@@ -1,8 +1,8 @@
 // Compression of single values, for ebb/compressed.h.
 //
-//   +0  how (8): 0 as it is, 1 LZ4
-//   +1  the bytes themselves                             how is 0
-//   +1  count of bytes (32) | a block of LZ4             how is 1
+//   +0  method (8): 0 none, 1 LZ4
+//   +1  the bytes themselves                             method 0
+//   +1  count of bytes (32) | a block of LZ4             method 1
 //
 // Thread safety: pure functions.
 #pragma once
@@ -14,12 +14,12 @@
 
 namespace ebb::internal {
 
-// InvalidArgument when the library was built without.
+// Returns InvalidArgument if the library was built without LZ4.
 absl::Status CompressionIsBuilt();
-// Appends `bytes` as they are to be stored: compressed if that is shorter.
+// Appends the stored form of `bytes`: compressed if that is shorter.
 void Compress(std::string_view bytes, std::string& out);
-// False when `stored` is not what Compress makes; then `bytes` is unspecified. Its memory is never
-// more than 255 times what is stored, whatever that claims.
+// Returns false if `stored` is not a result of Compress; then `bytes` is unspecified. Its memory is
+// never more than 255 times the stored bytes, whatever they claim.
 bool Decompress(std::string_view stored, std::string& bytes);
 
 }  // namespace ebb::internal

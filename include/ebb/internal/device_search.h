@@ -1,15 +1,15 @@
-// DeviceSearch: the search for a key in the part of a chain that lies on the device, one read of
-// blocks after the other. Who drives it reads, so that searches can overlap.
+// DeviceSearch: the search for a key in the part of a chain that is on the device, one read of
+// blocks after the other. The caller performs the reads, so that searches can overlap.
 //
 //   search.Begin(part);
 //   while (search.Step(log, key, key_bytes)) Read(search.read());
 //   ... search.status(), search.record() ...
 //
-// What lies on the device does not change, so an answer holds for ever, until the log's begin has
-// passed over where it was looked for: then it is Aborted, and the operation must start again.
+// Records on the device do not change. So a result holds forever, until the log's begin has passed
+// the searched part: then it is Aborted, and the operation must start again.
 //
-// Thread safety: one thread at a time, outside guards. Progress: Step never waits; each read takes
-// it down the chain by a record, or lets it see the rest of a long one.
+// Thread safety: one thread at a time, outside guards. Progress: Step never waits; each read
+// advances it down the chain by a record, or to the rest of a long one.
 #pragma once
 
 #include <cstddef>
@@ -33,40 +33,41 @@ class DeviceSearch {
   };
 
   void Begin(Part part);
-  // Forgets part and answer.
+  // Forgets part and result.
   void Clear() { state_ = State::kNothing; }
-  // The same, and frees memory of more than `max_bytes`.
+  // Does the same, and frees memory of more than `max_bytes`.
   void Trim(std::size_t max_bytes) {
     Clear();
     buffer_.Trim(max_bytes);
   }
-  // True when read() is to be read before the next Step; false when the search has ended.
+  // Returns true if read() must be read before the next Step; false if the search has ended.
   bool Step(HybridLog& log, const void* key, std::size_t key_bytes);
-  // All of it, one read after the other.
+  // Performs the whole search, one read after the other.
   void Run(HybridLog& log, const void* key, std::size_t key_bytes);
   BlockRead& read() { return read_; }
 
   std::size_t memory_bytes() const { return buffer_.bytes(); }
   bool under_way() const { return state_ == State::kUnderWay; }
   bool ended() const { return state_ == State::kEnded; }
-  // Of a search that has ended: DataLoss, Unavailable, ResourceExhausted; Aborted, see above.
+  // Returns the status of a search that has ended: OK, DataLoss, Unavailable, ResourceExhausted;
+  // Aborted, see above.
   const absl::Status& status() const { return status_; }
-  // True when it has ended, well, and looked from `address` on.
+  // Returns whether it has ended successfully and began at `address`.
   bool Answers(Address address) const { return ended() && status_.ok() && part_.from == address; }
   Address from() const { return part_.from; }
-  // The newest record of the key, in this object's memory; it may be a tombstone. Nothing: there is
-  // none.
+  // Returns the newest record of the key, in this object's memory; it may be a tombstone. Nothing:
+  // there is none.
   const std::optional<Record>& record() const { return record_; }
 
  private:
   enum class State : std::uint8_t { kNothing, kUnderWay, kEnded };
-  // Goes on with the blocks that are here: true when it wants more of them.
+  // Continues with the blocks that have been read. Returns true if it needs more of them.
   absl::StatusOr<bool> Look(HybridLog& log, const void* key, std::size_t key_bytes);
 
   State state_ = State::kNothing;
   Part part_;
-  Address at_;              // the record that is looked for
-  std::uint64_t have_ = 0;  // blocks of it that are here, verified
+  Address at_;              // the record being read
+  std::uint64_t have_ = 0;  // blocks of it that have been read and verified
   DeviceBuffer buffer_;
   BlockRead read_;
   absl::Status status_;

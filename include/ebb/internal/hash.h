@@ -1,6 +1,6 @@
 // Hashes of keys. They are part of the file format, because the index is rebuilt from the log: the
-// functions never change under one kHashVersion, which every segment header holds. hash_test.cc
-// has golden values.
+// functions never change under one kHashVersion, which every segment header holds. hash_test.cc has
+// golden values.
 //
 // Each store has a random seed of 128 bits, s0 and s1, in its segment headers.
 //   fixed keys of at most 8 bytes, zero-extended: fold(fold(k ^ s0)), where fold(x) is the high
@@ -8,15 +8,15 @@
 //   all other keys: XXH3-64 with a secret of 192 bytes; its 24 words are the unseeded XXH3-64 of
 //     s0, s1 and the word's number
 //
-// What the seed is for: whoever chooses keys without knowing it cannot make many of them share a
-// chain of records, whatever the size of the index. So someone who can only write keys cannot make
-// the store slow. This is no cryptographic promise: the seed can be read in the store's files and
-// backups, and might be inferred from many exact measurements of time.
+// Purpose of the seed: an attacker who chooses keys without knowing the seed cannot make many of
+// them share a chain of records, whatever the size of the index. So an attacker who can only write
+// keys cannot make the store slow. This is no cryptographic guarantee: the seed can be read in the
+// store's files and backups, and might be inferred from many exact measurements of time.
 //
-// Why two folds: both halves of one product are linear in the key, and one seed in twenty clusters
-// evenly spaced keys: of 4,096 keys k * 2^22 in 512 rows, 1,494 were in one row, instead of 23.
-// With two folds no seed of 1,000 differs from a random function, whatever the stride. The second
-// fold costs two instructions, of which the seed in memory saves one.
+// Reason for two folds: both halves of one product are linear in the key, and one seed in twenty
+// clustered evenly spaced keys: of 4,096 keys k * 2^22 in 512 bucket chains, 1,494 were in one of
+// them, instead of 23. With two folds none of 1,000 seeds differs from a random function, whatever
+// the stride. The second fold costs two instructions; the seed in memory saves one of them.
 //
 // Thread safety: pure functions, and objects that never change. Progress: wait-free.
 #pragma once
@@ -35,10 +35,10 @@ inline constexpr std::uint32_t kHashVersion = 2;
 // XXH3-64 of any bytes, unseeded.
 std::uint64_t HashBytes(const void* bytes, std::size_t count);
 
-// The high half of the product, xored with the low half.
+// Returns the high half of the product, xored with the low half.
 EBB_INLINE std::uint64_t FoldedProduct(std::uint64_t a, std::uint64_t b) {
 #if defined(__x86_64__)
-  // Of two products in a row, gcc 12 would store the halves of the first one on the stack.
+  // For two products in a row, gcc 12 would store the halves of the first one on the stack.
   std::uint64_t high;
   asm("mulq %2" : "+a"(a), "=d"(high) : "rm"(b) : "cc");
   return a ^ high;
@@ -49,18 +49,18 @@ EBB_INLINE std::uint64_t FoldedProduct(std::uint64_t a, std::uint64_t b) {
 #endif
 }
 
-// Unseeded, of numbers that nobody chooses: of ids and block numbers, in checksums. All versions of
-// the format use it, so that headers of another version verify.
+// An unseeded hash of numbers that no attacker chooses: of ids and block numbers, in checksums. All
+// versions of the format use it, so that headers of another version verify.
 inline std::uint64_t HashInteger(std::uint64_t key) {
   return FoldedProduct(key ^ 0x9e3779b97f4a7c15u, 0xd6e8feb86659fd93u);
 }
 
-// The default is a fixed one, for tests and for indexes that hash nothing.
+// The default is a fixed seed, for tests and for indexes that hash nothing.
 struct HashSeed {
   std::uint64_t s0 = 0x9e3779b97f4a7c15;
   std::uint64_t s1 = 0xd6e8feb86659fd93;
   bool operator==(const HashSeed&) const = default;
-  // A multiplier with few or nearly all bits set mixes badly. Of random seeds 99.8 % are good.
+  // A multiplier with few or nearly all bits set mixes badly. 99.8% of random seeds are good.
   bool IsGood() const;
 };
 
@@ -73,7 +73,7 @@ class KeyHash {
     return FoldedProduct(FoldedProduct(key ^ mask_, multiplier_), multiplier_);
   }
   std::uint64_t OfBytes(const void* bytes, std::size_t count) const;
-  // The hash of a key's bytes; `fixed` when its type has a fixed size.
+  // Returns the hash of a key's bytes; `fixed` if its type has a fixed size.
   EBB_INLINE std::uint64_t Of(const void* bytes, std::size_t count, bool fixed) const {
     if (fixed && count <= 8) {
       std::uint64_t key = 0;
@@ -84,7 +84,7 @@ class KeyHash {
   }
 
  private:
-  // First, so that they share a cache line with what stands before the object (hash_index.h).
+  // First, so that they share a cache line with the members before the object (hash_index.h).
   std::uint64_t mask_;
   std::uint64_t multiplier_;
   std::array<std::uint64_t, 24> secret_;

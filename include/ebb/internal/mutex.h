@@ -1,7 +1,7 @@
 // Mutex and CondVar: the standard ones with thread-safety annotations, for cold paths only.
 //
-// Not absl::Mutex: a distribution's Abseil is not instrumented, and ThreadSanitizer would report
-// races that are none.
+// They replace absl::Mutex: a distribution's Abseil is not instrumented, and ThreadSanitizer would
+// report false races.
 #pragma once
 
 #include <chrono>
@@ -34,8 +34,8 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
   Mutex& mu_;
 };
 
-// Waits for a change of what a mutex guards. Wakes up without reason now and then: wait in a loop
-// that looks at the condition.
+// Waits for a change of the state that a mutex guards. Wakeups may be spurious: wait in a loop that
+// checks the condition.
 class CondVar {
  public:
   void Wait(Mutex& mu) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {

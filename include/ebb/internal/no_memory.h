@@ -2,17 +2,17 @@
 //
 //   absl::Status status = CatchNoMemory([&] { return WriteManifest(...); });
 //
-// Any allocation can throw std::bad_alloc. The rules that keep such a moment harmless:
+// Any allocation can throw std::bad_alloc. These rules make that harmless:
 //
 //   - No exception leaves a public call, a job of the library, or a destructor. Each of them, or a
-//     function below it, turns std::bad_alloc into NoMemory(). What a callback of the user throws
-//     passes through, except std::bad_alloc: often nobody can tell whose allocation it was.
-//   - A handler of std::bad_alloc does not allocate, because most likely that would throw again.
-//     The statuses that it may need are made once and copied: a copy counts a reference.
+//     function below it, turns std::bad_alloc into NoMemory(). Exceptions of the user's callbacks
+//     pass through, except std::bad_alloc: often it is unknown whose allocation failed.
+//   - A handler of std::bad_alloc does not allocate, because that would probably throw again. The
+//     statuses that it may need are created once and copied: a copy counts a reference.
 //   - State between "taken" and "returned" (a flag, a chunk, a slot, a place in a list) is restored
 //     by a destructor, not by statements after a call that may throw.
-//   - A function that reports an error may throw while it puts the message together. So what has to
-//     happen because of the error (poisoning the store) must not depend on the message.
+//   - A function that reports an error may throw while it builds the message. So the consequences
+//     of the error (poisoning the store) must not depend on the message.
 //
 // Thread safety: any thread.
 #pragma once
@@ -26,8 +26,8 @@
 
 namespace ebb::internal {
 
-// Statuses with a fixed message, made when the program or shared library starts. One that could not
-// get its message then has its code alone.
+// Statuses with a fixed message, created when the program or shared library starts. A status whose
+// message could not be allocated has only its code.
 struct FixedStatuses {
   absl::Status no_memory;
   absl::Status closed;
@@ -44,8 +44,8 @@ const FixedStatuses& Fixed() noexcept;
 // ResourceExhausted.
 inline const absl::Status& NoMemory() noexcept { return Fixed().no_memory; }
 
-// What `call` returns, or NoMemory() when it throws std::bad_alloc. `call` returns a Status or a
-// StatusOr.
+// Returns the result of `call`, or NoMemory() if it throws std::bad_alloc. `call` returns a Status
+// or a StatusOr.
 template <typename Call>
 auto CatchNoMemory(Call&& call) -> decltype(call()) {
   EBB_TRY {
@@ -55,7 +55,7 @@ auto CatchNoMemory(Call&& call) -> decltype(call()) {
   }
 }
 
-// The status as text, for statistics; its code alone, or nothing, when memory is out.
+// Returns the status as text, for statistics; only its code, or an empty string, if memory is out.
 std::string TextOf(const absl::Status& status) noexcept;
 
 }  // namespace ebb::internal

@@ -1,11 +1,11 @@
-// Sealed files: a stream of bytes in blocks of 4 KiB, each with its own proof (block.h).
+// Sealed files: a stream of bytes in blocks of 4 KiB, each with its own checksum (block.h).
 //
 // Manifests and images of the index are such files. A file is written under a temporary name and
-// gets its own only when it is whole and synced, so a file of that name that does not verify has
-// been damaged. A crash can leave the temporary one behind; it means nothing.
+// gets its own only when it is complete and synced. So a file of that name that does not verify has
+// been damaged. A crash can leave the temporary file behind; it is ignored.
 //
-// Thread safety: one thread uses an object. Errors: as devices, DataLoss with file and offset for
-// a block that does not verify or is missing.
+// Thread safety: one thread uses an object. Errors: as devices; DataLoss with file and offset for a
+// block that does not verify or is missing.
 #pragma once
 
 #include <cstddef>
@@ -20,10 +20,10 @@
 
 namespace ebb::internal {
 
-// What the proof of a file's blocks is bound to.
+// The identity to which the checksums of a file's blocks are bound.
 struct SealedFileId {
   std::uint64_t store_id = 0;
-  std::uint64_t stamp = 0;  // random, or what tells one file of a name from another
+  std::uint64_t stamp = 0;  // random, or a number that distinguishes files of the same name
 };
 
 class SealedWriter {
@@ -31,7 +31,7 @@ class SealedWriter {
   static constexpr const char* kUnfinishedSuffix = ".new";
 
   SealedWriter(Directory& directory, std::string name, SealedFileId id);
-  // Takes an unfinished file away again.
+  // Removes an unfinished file.
   ~SealedWriter();
   SealedWriter(const SealedWriter&) = delete;
   SealedWriter& operator=(const SealedWriter&) = delete;
@@ -40,8 +40,8 @@ class SealedWriter {
   absl::Status Open();
   absl::Status Append(std::span<const std::byte> bytes);
   absl::Status AppendWord(std::uint64_t word);
-  // Fills the last block with zeros, syncs, and gives the file its name. The directory is not
-  // synced.
+  // Fills the last block with zeros, syncs, and gives the file its name. Does not sync the
+  // directory.
   absl::Status Finish();
   std::uint64_t file_bytes() const { return written_blocks_ * kBlockBytes; }
 
@@ -65,11 +65,11 @@ class SealedReader {
   SealedReader(Directory& directory, std::string name, SealedFileId id);
 
   absl::Status Open();
-  // The next bytes of the stream.
+  // Reads the next bytes of the stream.
   absl::Status Read(std::span<std::byte> bytes);
   absl::Status ReadWord(std::uint64_t& word);
   std::uint64_t file_bytes() const { return file_bytes_; }
-  // DataLoss for what was read last.
+  // Returns DataLoss for the bytes read last.
   absl::Status Damaged(const char* what) const;
 
  private:
@@ -81,7 +81,7 @@ class SealedReader {
   std::unique_ptr<File> file_;
   AlignedBuffer buffer_;
   std::uint64_t file_bytes_ = 0;
-  std::uint64_t next_block_ = 0;  // of the file, behind the buffer
+  std::uint64_t next_block_ = 0;  // of the file, after the buffer
   std::size_t block_count_ = 0;   // in the buffer
   std::size_t block_ = 0;         // being read
   std::size_t in_block_ = 0;

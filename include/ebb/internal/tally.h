@@ -1,19 +1,21 @@
-// Tally: what one session has done. It lies in the session's epoch slot, in the line of memory that
-// every operation writes anyway, and stays there when the session ends: the next one that gets the
-// slot counts on. So the sum over all slots is what all sessions, live and ended, have done.
+// Tally: the counts of one session. It is in the session's epoch slot, in the cache line that every
+// operation writes anyway. It stays there when the session ends, and the next session that gets the
+// slot continues the counts. So the sum over all slots is the total of all sessions, live and
+// ended.
 //
-// A count of operations begun can be made negative for good; its increment then tells, at the price
-// of one jump, that this operation is to be timed. So what is not asked for costs two instructions.
+// A count of operations begun can be made negative permanently. Its increment then shows, for one
+// more branch, that this operation must be timed. When timing is disabled, it costs two
+// instructions: the increment and a branch that is not taken.
 //
-// LatencyRecorder: histograms of one session, by kind of operation, allocated only when asked for.
-// Buckets are exact below 32 ns; above, each doubling has sixteen. The last one ends at 18 minutes
-// and takes what is longer.
+// LatencyRecorder: histograms of one session, by kind of operation, allocated only when timing is
+// enabled. Buckets are exact below 32 ns; above, each doubling has sixteen. The last one ends at 18
+// minutes and includes everything longer.
 //
 // Edges
 //   [recorder]  StartTiming: pointer store, release -> recorder: load, acquire. Zeroed counters.
 //
-// Thread safety: counts are written by the session's one user; anybody may read them, and gets
-// each as it was a moment ago. Progress: wait-free.
+// Thread safety: the session's one user writes the counts; any thread may read them and gets each
+// count as it was a moment ago. Progress: wait-free.
 #pragma once
 
 #include <algorithm>
@@ -30,18 +32,20 @@
 
 namespace ebb::internal {
 
-// One thread writes, any may read, and nobody acts on what it says. So an increment is no atomic
-// read-modify-write, and it goes past the alias: a schedule explorer has nothing to find here.
+// One thread writes, any thread may read, and nothing depends on a read value. So an increment is
+// no atomic read-modify-write. It does not use the alias Atomic, because a schedule explorer would
+// find nothing here.
 class Counter {
  public:
   static constexpr std::uint64_t kNegative = std::uint64_t{1} << 63;
 
   EBB_INLINE void Add(std::uint64_t count) { Store(Load() + count); }
-  // Adds one; true when the sum is negative.
+  // Adds one. Returns whether the sum is negative.
   EBB_INLINE bool AddOne() {
 #if defined(__x86_64__) && !defined(EBB_TSAN)
     bool negative;
-    asm("incq %0" : "+m"(word_), "=@ccs"(negative));  // compilers make three of an atomic's
+    // for an atomic, compilers need three instructions
+    asm("incq %0" : "+m"(word_), "=@ccs"(negative));
     return negative;
 #else
     Add(1);
@@ -70,7 +74,7 @@ struct LatencyBuckets {
     const int shift = std::max(0, static_cast<int>(std::bit_width(ns)) - kSubBits - 1);
     return (static_cast<std::size_t>(shift) << kSubBits) + static_cast<std::size_t>(ns >> shift);
   }
-  // The largest latency that belongs to the bucket.
+  // Returns the largest latency in the bucket.
   static constexpr std::uint64_t UpperEnd(std::size_t index) {
     const std::size_t rows = index >> kSubBits;
     const std::size_t shift = rows < 2 ? 0 : rows - 1;
@@ -110,9 +114,10 @@ class LatencyRecorder {
 
 // ---- counts ----
 
-// The places of a tally's counters. The first four are one for each kind of operation.
+// The positions of a tally's counters. The first four are arrays with one counter for each kind of
+// operation.
 struct Count {
-  static constexpr std::size_t kBegun = 0;  // first: with an epoch slot's words in one line
+  static constexpr std::size_t kBegun = 0;  // first: in one cache line with an epoch slot's words
   static constexpr std::size_t kWithoutEffect = kBegun + kOpKindCount;
   static constexpr std::size_t kRefused = kWithoutEffect + kOpKindCount;
   static constexpr std::size_t kGeneral = kRefused + kOpKindCount;
@@ -122,7 +127,7 @@ struct Count {
   static constexpr std::size_t kDeviceWaits = kPromoted + 1;
   static constexpr std::size_t kContendedWaits = kDeviceWaits + 1;
   static constexpr std::size_t kRestarts = kContendedWaits + 1;
-  static constexpr std::size_t kReadBytes = kRestarts + 1;      // of strings alone
+  static constexpr std::size_t kReadBytes = kRestarts + 1;      // of strings only
   static constexpr std::size_t kWrittenBytes = kReadBytes + 1;  // where key or value is a string
   static constexpr std::size_t kUserErrors = kWrittenBytes + 1;
   static constexpr std::size_t kRecoverableErrors = kUserErrors + 1;
@@ -139,20 +144,20 @@ class Tally {
   Tally(const Tally&) = delete;
   Tally& operator=(const Tally&) = delete;
 
-  // Counts an operation; true when it is to be timed.
+  // Counts an operation. Returns whether it must be timed.
   EBB_INLINE bool Begin(OpKind kind) {
     return counts_[Count::kBegun + static_cast<std::size_t>(kind)].AddOne();
   }
   EBB_INLINE void Add(std::size_t place, std::uint64_t count) { counts_[place].Add(count); }
   void AddOf(std::size_t first, OpKind kind) { Add(first + static_cast<std::size_t>(kind), 1); }
 
-  // From now on operations are timed; not when there is no memory for it.
+  // Operations are timed from now on, unless there is no memory for it.
   void StartTiming();
-  // Only of a tally that says that an operation is to be timed.
+  // To be called only if Begin returned that the operation must be timed.
   void Record(OpKind kind, std::uint64_t ns) { recorder()->Record(kind, ns); }
 
   void AddTo(TallySums& sums) const;
-  // Null: not timed.
+  // Returns null if operations are not timed.
   LatencyRecorder* recorder() const {
     return recorder_.load(std::memory_order_acquire);  // [recorder]
   }

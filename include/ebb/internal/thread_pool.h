@@ -5,29 +5,29 @@
 //   flush_.PostAfter(std::chrono::milliseconds(50));    // a timer
 //
 // No thread depends on the pool: a caller that needs the effect of a job does the same step itself.
-// (JobLane is the exception; it says why that cannot deadlock.) A pool of 0 threads runs nothing
-// until RunOne is called. Tests script it that way.
+// (JobLane is the exception; its header argues why that cannot deadlock.) A pool of 0 threads runs
+// nothing until RunOne is called. Tests script it that way.
 //
-// Jobs are nodes that their owners hold, so posting never allocates and cannot fail, and a
+// Jobs are nodes that their owners hold. So posting never allocates and cannot fail, and a
 // recurring job cannot be lost for lack of memory:
 //   * At most one run of a job is pending. Posting it again keeps the earlier of the two times.
-//   * A job never runs twice at the same time. One that is posted while it runs, be it by itself,
-//     runs once more afterwards, behind the jobs that wait by then.
-//   * A job that throws has ended, like one that returns: the thread goes on, and what was posted
-//     before the throw runs. So a recurring job posts itself from a destructor (absl::Cleanup) or
-//     before any call that may throw; its owner reports the failure.
+//   * A job never runs twice at the same time. A job that is posted while it runs, even by itself,
+//     runs again afterwards, after the jobs that wait by then.
+//   * A job that throws has ended, like one that returns: the thread continues, and a run that was
+//     posted before the throw takes place. So a recurring job posts itself from a destructor
+//     (absl::Cleanup) or before any call that may throw; its owner reports the failure.
 //   * Cancel drops the pending run and waits for the current one. The destructor cancels, so a job
 //     is never destroyed while the pool knows it. Neither may be called by the job itself, nor
-//     under a lock that the job takes. The pool outlives its jobs.
+//     under a lock that the job acquires. The pool outlives its jobs.
 //
 // A pool whose threads cannot all be started starts none: the constructor joins those that were
 // started, start_error() is set, and the pool behaves as if it had been stopped.
 //
-// A forked child has none of the threads. It must not destroy the pool, nor a job.
+// A forked child has none of the threads. It must not destroy the pool or a job.
 //
-// Thread safety: all methods, any thread; Stop is idempotent. Progress: Post and PostAfter take a
-// mutex for a moment, and go through the timers, of which there are few; Stop waits for the jobs
-// that run and drops the ones that wait.
+// Thread safety: any thread may call all methods; Stop is idempotent. Progress: Post and PostAfter
+// hold a mutex briefly and search the timers, of which there are few. Stop waits for running jobs
+// and drops the waiting ones.
 #pragma once
 
 #include <chrono>
@@ -52,7 +52,7 @@ class PoolJob {
   PoolJob& operator=(const PoolJob&) = delete;
 
   void Post();
-  // The same, not before `delay` has passed.
+  // Does the same, but not before `delay` has passed.
   void PostAfter(std::chrono::milliseconds delay);
   void Cancel();
 
@@ -62,7 +62,7 @@ class PoolJob {
 
   ThreadPool& pool_;
   const std::function<void()> run_;
-  // Guarded by the pool's mutex. `list_` is the list that the job is in; null: none.
+  // Guarded by the pool's mutex. `list_` is the list of the job; null: none.
   struct List {
     PoolJob* first = nullptr;
     PoolJob* last = nullptr;
@@ -74,12 +74,12 @@ class PoolJob {
   PoolJob* next_ = nullptr;
   Clock::time_point due_;  // of the pending run; the clock's minimum: at once
   bool is_running_ = false;
-  bool runs_again_ = false;  // when it has ended, at due_
+  bool runs_again_ = false;  // after the current run, at due_
 };
 
 class ThreadPool {
  public:
-  // At most `startable` threads can be started: for tests of what happens otherwise.
+  // Starts at most `startable` threads: for tests of the failure to start one.
   explicit ThreadPool(unsigned thread_count,
                       unsigned startable = std::numeric_limits<unsigned>::max());
   ~ThreadPool();
@@ -87,11 +87,11 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   unsigned thread_count() const { return thread_count_; }
-  // Why the thread after `started_count()` others could not be started; no error: all were.
+  // Returns why the thread after `started_count()` others could not be started; no error: all were.
   std::error_code start_error() const { return start_error_; }
   unsigned started_count() const { return started_count_; }
 
-  // Runs the oldest waiting job that is due, in the calling thread; false when there is none.
+  // Runs the oldest waiting job that is due, in the calling thread. Returns false if there is none.
   bool RunOne();
   void Stop();
 
@@ -104,7 +104,7 @@ class ThreadPool {
   void Link(PoolJob& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Null when no job is due.
   PoolJob* TakeJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Without the mutex while it runs.
+  // Releases the mutex while the job runs.
   void Run(PoolJob& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Mutex mu_;

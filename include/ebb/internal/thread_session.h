@@ -1,8 +1,8 @@
 // Thread sessions: the sessions behind calls on the store itself, one for each thread and store.
 //
-// The last one used is found by comparing a thread-local pointer; others by a short list. When a
-// thread ends its sessions end with it, and idle ones of closed stores are dropped whenever one is
-// added, so nothing is leaked and a closed store's memory is not held for long. (One that is not
+// The last one used is found by comparing a thread-local pointer; others are in a short list. When
+// a thread ends, its sessions end with it. Idle sessions of closed stores are dropped whenever one
+// is added. So nothing leaks, and a closed store's memory is released soon. (A session that is not
 // idle is in a callback, further up this thread's stack.)
 //
 // Thread safety: everything here belongs to the calling thread.
@@ -14,15 +14,15 @@
 
 namespace ebb::internal {
 
-// Trivial, so that access needs no initialisation check.
+// Trivial, so that access needs no initialization check.
 struct LastThreadSession {
   static constexpr char kNone = 0;
-  const void* core = &kNone;  // a Core; never null, as that of a store that was moved from is
+  const void* core = &kNone;  // a Core; never null, unlike that of a moved-from store
   void* session = nullptr;
 };
 inline constinit thread_local LastThreadSession t_last_session;
 
-// The calling thread's session of `core`, or null; remembers it as the last one.
+// Returns the calling thread's session of `core`, or null; remembers it as the last one.
 void* FindThreadSession(const Core& core);
 // Keeps `session` (whose type only the store knows, and which owns `state`) for the calling thread.
 void KeepThreadSession(std::shared_ptr<Core> core, std::shared_ptr<void> session,

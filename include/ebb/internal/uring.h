@@ -1,10 +1,10 @@
 // The ReadRing of Linux: io_uring, through liburing.
 //
-// Reads are handed to the kernel in one go when somebody asks for what has ended. When the kernel
-// takes none (out of memory, forbidden by a limit) and none is under way, what it was to be given
-// has ended with that error, and the ring takes nothing more: its user reads in another way.
+// Reads are submitted to the kernel together when the user requests a completed read. If the kernel
+// accepts none (out of memory, forbidden by a limit) and none is in flight, the reads that it was
+// to get end with that error, and the ring accepts no more: its user reads in another way.
 //
-// Thread safety: one thread at a time. Progress: Start never waits, Take as it says.
+// Thread safety: one thread at a time. Progress: Start never waits, Take as it is told.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,8 @@
 
 namespace ebb::internal {
 
-// Null when the kernel refuses it, as it does in many containers, or ebb was built without.
+// Returns null if the kernel refuses it, as it does in many containers, or if ebb was built without
+// it.
 std::unique_ptr<ReadRing> OpenUring(unsigned depth);
 
 }  // namespace ebb::internal
