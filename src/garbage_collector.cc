@@ -211,8 +211,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   const Start start{.from = collected_,
                     .tail = core_.log.tail(),
                     .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
-  bool goes_on =
-      !is_automatic || start.tail >= resting_until_ || core_.log.is_short_of_space();
+  bool goes_on = !is_automatic || start.tail >= resting_until_ || core_.log.is_short_of_space();
   std::uint64_t unfreed_bytes = 0;  // copied since space was last given back
   while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
     throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });

@@ -247,7 +247,7 @@ HashIndex::GrowthStart HashIndex::BeginGrowth() {
   if (scratch_ == nullptr || !region_.GrowTo(RegionBytes(exponent + 1))) {
     return GrowthStart::kNoMemory;
   }
-  tolerated_overflow_.store(0, std::memory_order_relaxed);  // a hint
+  tolerated_overflow_.store(0, std::memory_order_relaxed);                             // a hint
   growth_.store(GrowthWord::Draining(exponent, 0).word(), std::memory_order_release);  // [grow]
   return GrowthStart::kStarted;
 }

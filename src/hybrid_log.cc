@@ -265,9 +265,9 @@ absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space 
   absl::Status status = ReserveTo(page_end + BlocksBehind(Space::kOrdinary));
   if (status.ok()) {
     is_short_of_space_.store(false, std::memory_order_relaxed);  // a hint
-    const std::uint64_t end_page =
-        std::min(geometry.PageOf(at) + 1, EndPage(Space::kOrdinary));
-    ordinary_end_.store(geometry.PageStart(end_page).value(), std::memory_order_release);  // [space]
+    const std::uint64_t end_page = std::min(geometry.PageOf(at) + 1, EndPage(Space::kOrdinary));
+    ordinary_end_.store(geometry.PageStart(end_page).value(),
+                        std::memory_order_release);  // [space]
     return status;
   }
   // The slices that matter most first, as far as space goes.

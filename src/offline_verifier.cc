@@ -126,9 +126,8 @@ absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std
   StoreFiles files;
   files.directory = *std::move(directory);
   files.headers = std::make_unique<SegmentHeaders>(header);
-  auto device =
-      FileDevice::Open(*files.directory, *files.headers,
-                       {.segment_blocks = header.segment_blocks, .read_only = true});
+  auto device = FileDevice::Open(*files.directory, *files.headers,
+                                 {.segment_blocks = header.segment_blocks, .read_only = true});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);
   Options least;

@@ -373,9 +373,8 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   if (found != nullptr && !read_only) {
     // Without the open record, which the next opening may replace; the first one stays.
     const std::uint64_t end_block = core->log.geometry().BlockOf(start.durable) - 1;
-    absl::StatusOr<std::unique_ptr<DurableEnd>> end =
-        DurableEnd::Open(*core->files.directory, core->config.log.store_id,
-                         std::max<std::uint64_t>(end_block, 1));
+    absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
+        *core->files.directory, core->config.log.store_id, std::max<std::uint64_t>(end_block, 1));
     // A store can do without, as long as the end of its log is not lost.
     if (end.ok()) start.durable_end = *std::move(end);
     if (!end.ok()) opened.report.notes.emplace_back(end.status().message());

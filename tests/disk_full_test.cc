@@ -314,7 +314,7 @@ class FullDiskTest : public testing::Test {
     const auto root = static_cast<std::uint64_t>(std::sqrt(static_cast<double>(waste * live)));
     const std::uint64_t whole_files = disk_.way == Way::kNoHoles ? 16 + live / 4 : 0;
     const std::uint64_t slices = 4 * waste + 8 + 2 * (2 * page + 2 * waste) + 3 * root;
-    const std::uint64_t wasted = 3 * waste;  // by going through all of it
+    const std::uint64_t wasted = 3 * waste;                  // by going through all of it
     return live + page + slices + wasted + whole_files + 8;  // headers and small files
   }
   bool MakesRoom(std::uint64_t keys);

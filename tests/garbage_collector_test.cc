@@ -214,9 +214,10 @@ TEST(GarbageCollectorTest, AnIdleStoreComesToRest) {
     double target;
   };
   for (const Shape& shape :
-       {Shape{"values of half a page", 60, 2100, 0, 0.8}, Shape{"values of a page", 60, 3900, 0, 0.9},
-        Shape{"a third of a page", 60, 1370, 0, 0.9}, Shape{"small values", 2000, 20, 0, 0.9},
-        Shape{"many sessions", 20, 100, 600, 0.5}, Shape{"everything", 100, 500, 0, 1.0}}) {
+       {Shape{"values of half a page", 60, 2100, 0, 0.8},
+        Shape{"values of a page", 60, 3900, 0, 0.9}, Shape{"a third of a page", 60, 1370, 0, 0.9},
+        Shape{"small values", 2000, 20, 0, 0.9}, Shape{"many sessions", 20, 100, 600, 0.5},
+        Shape{"everything", 100, 500, 0, 1.0}}) {
     SCOPED_TRACE(shape.name);
     SimFileSystem files;
     Model model;
@@ -226,7 +227,8 @@ TEST(GarbageCollectorTest, AnIdleStoreComesToRest) {
     options.gc.target_utilization = shape.target;
     auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files), options));
     for (std::uint64_t i = 0; i < shape.sessions; ++i) {
-      static_cast<void>(Must(store.NewSession("a session's name " + std::to_string(i))).Upsert(0, "x"));
+      static_cast<void>(
+          Must(store.NewSession("a session's name " + std::to_string(i))).Upsert(0, "x"));
     }
     for (int turn = 0; turn < 2; ++turn) {
       for (std::uint64_t key = 0; key < shape.keys; ++key) {

@@ -129,7 +129,7 @@ TEST(StatsTest, LargeStoresEstimateTheirSizeFromASample) {
       Must(StoreAccess::Open<IntegerStore>("", {.log_memory_bytes = 8 << 20}, environment));
   constexpr std::uint64_t kMany = 65536;
   for (std::uint64_t key = 0; key < kMany; ++key) Must(store.Upsert(key, key));
-  // 4,096 entries seen: one standard deviation is 1.6 %. Six are allowed, as the hash seed is random.
+  // 4,096 entries seen: one standard deviation is 1.6 %. Six are allowed: the hash seed is random.
   EXPECT_NEAR(static_cast<double>(store.ApproximateSize()), kMany, kMany * 0.096);
   for (std::uint64_t key = 0; key < kMany; key += 2) Must(store.Delete(key));
   EXPECT_NEAR(static_cast<double>(store.ApproximateSize()), kMany / 2, kMany * 0.068);

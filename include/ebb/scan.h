@@ -65,11 +65,8 @@ class ScanIterator {
   /// sometimes waits for the device.
   bool Next() {
     if (scan_ == nullptr || !scan_->Next()) return false;
-    EBB_TRY {
-      return Copy();
-    } EBB_CATCH_NO_MEMORY {
-      return scan_->Fail(internal::NoMemory());
-    }
+    EBB_TRY { return Copy(); }
+    EBB_CATCH_NO_MEMORY { return scan_->Fail(internal::NoMemory()); }
   }
   /// Returns the current key. Valid until the next call of Next.
   KeyView key() const { return key_; }

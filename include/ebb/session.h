@@ -461,7 +461,8 @@ class Session {
                 },
             SettlerOf(results));
         if (all) return keys.size();
-      } EBB_CATCH_NO_MEMORY {  // of a copy or a search: nothing has been done
+      }
+      EBB_CATCH_NO_MEMORY {  // of a copy or a search: nothing has been done
         std::fill(results.begin(), results.end(), internal::NoMemory());
       }
     } else {

@@ -265,9 +265,8 @@ class Store {
     EBB_TRY {
       if (coordinator_ == nullptr) return {};
       return coordinator_->Checkpoints();
-    } EBB_CATCH_NO_MEMORY {
-      return {};
     }
+    EBB_CATCH_NO_MEMORY { return {}; }
   }
   /// Removes all checkpoints except the newest `kept`, and the files that interrupted checkpoints
   /// left. Returns the number of checkpoints removed. Errors: InvalidArgument (`kept` is 0);
@@ -506,9 +505,8 @@ class Store {
       if (made->state_->is_stand_in()) return session_without_memory_;
       internal::KeepThreadSession(core_, made, *made->state_);
       return *made;
-    } EBB_CATCH_NO_MEMORY {
-      return session_without_memory_;
     }
+    EBB_CATCH_NO_MEMORY { return session_without_memory_; }
   }
 
   std::shared_ptr<internal::Core> core_;

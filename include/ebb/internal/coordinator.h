@@ -94,9 +94,9 @@ class Coordinator {
  public:
   // The results of opening.
   struct Start {
-    std::uint64_t version = 1;  // the version in which operations begin
+    std::uint64_t version = 1;                // the version in which operations begin
     Address durable;                          // everything below has been synced
-    std::uint64_t checkpoint_id = 0;  // the newest ever begun
+    std::uint64_t checkpoint_id = 0;          // the newest ever begun
     std::vector<CheckpointInfo> checkpoints;  // those that verify
     std::unique_ptr<DurableEnd> durable_end;  // null: there is no such file
   };
@@ -228,7 +228,7 @@ class Coordinator {
   absl::Status close_status_ ABSL_GUARDED_BY(close_mu_);
 
   SharedRounds checkpoint_rounds_;
-  Atomic<bool> closing_{false};       // jobs end soon
+  Atomic<bool> closing_{false};  // jobs end soon
   // the pool has to grow the index, or has failed to a moment ago
   Atomic<bool> growth_asked_{false};
 
@@ -240,13 +240,13 @@ class Coordinator {
   bool checkpoint_runs_ ABSL_GUARDED_BY(list_mu_) = false;
   std::vector<CheckpointInfo> checkpoints_ ABSL_GUARDED_BY(list_mu_);
   CheckpointStats checkpoint_stats_ ABSL_GUARDED_BY(list_mu_);  // except the text of the error
-  absl::Status checkpoint_error_ ABSL_GUARDED_BY(list_mu_);  // of the last failure
+  absl::Status checkpoint_error_ ABSL_GUARDED_BY(list_mu_);     // of the last failure
 
   Mutex mu_;                                    // one commit at a time
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;   // nothing is written any more
   std::uint64_t version_ ABSL_GUARDED_BY(mu_);  // in which operations act
   Address shift_tail_ ABSL_GUARDED_BY(mu_);     // the tail before the last bump
-  Address shift_began_ ABSL_GUARDED_BY(mu_);  // the same, unchanged until the next bump
+  Address shift_began_ ABSL_GUARDED_BY(mu_);    // the same, unchanged until the next bump
   // The version before version_ has drained, but its control record could not be appended.
   bool owes_control_ ABSL_GUARDED_BY(mu_) = false;
   // No operation of version_ has acted below durable_, as far as is known.
@@ -257,7 +257,7 @@ class Coordinator {
   bool record_all_sessions_ ABSL_GUARDED_BY(mu_) = false;
   std::uint64_t recorded_checkpoint_id_ ABSL_GUARDED_BY(mu_) = 0;  // in the control records
   std::unique_ptr<DurableEnd> durable_end_ ABSL_GUARDED_BY(mu_);   // null: there is no such file
-  AtomicWord collected_;      // everything below is dead
+  AtomicWord collected_;                                           // everything below is dead
   AtomicWord durable_begin_;  // in the last control record that is durable
 
   // These are last: they use the others, and their destructors wait for a run that has begun.

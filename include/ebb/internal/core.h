@@ -81,7 +81,7 @@ struct CoreConfig {
   std::uint32_t gc_interval_ms = 0;
   GcOptions gc = {};
   bool measure_latency = false;
-  std::uint64_t max_key_bytes = 0;  // never 0
+  std::uint64_t max_key_bytes = 0;    // never 0
   std::uint64_t max_value_bytes = 0;  // never 0
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
   bool promote_reads = false;
@@ -191,7 +191,7 @@ class Core {
   const std::int64_t opening_process;
   bool direct_io = false;  // the mode of the first file of the log
   StoreFiles files;        // until closed
-  const bool io_uring;  // device reads of one session overlap through it; otherwise in the pool
+  const bool io_uring;     // device reads of one session overlap through it; otherwise in the pool
 
   // Lowest layer.
   Health health;
@@ -219,7 +219,6 @@ class Core {
   // A commit makes everything durable that took effect before the call that joins it. Set by the
   // coordinator before other threads know the store. Operations join from inside a SlowScope.
   std::unique_ptr<SharedRounds> commits;
-
 
   AtomicWord drained_version{0};
   AtomicWord version_floor{0};

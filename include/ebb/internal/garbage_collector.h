@@ -115,7 +115,7 @@ class GarbageCollector {
   // space.
   bool worth_a_look() const {
     const std::uint64_t tail = core_.log.tail().value();
-    return tail >= look_at_.load(std::memory_order_relaxed) ||  // a hint
+    return tail >= look_at_.load(std::memory_order_relaxed) ||           // a hint
            tail >= count_entries_at_.load(std::memory_order_relaxed) ||  // likewise
            (core_.log.is_short_of_space() &&
             tail != fruitless_at_.load(std::memory_order_relaxed));  // likewise
@@ -163,12 +163,12 @@ class GarbageCollector {
   Address swept_;      // no entry of the index leads below
   // Until then the automatic collections, of one rate, have done what they may.
   std::chrono::steady_clock::time_point paid_until_{};
-  Address resting_until_;       // see Convergence
-  Address last_tail_;           // at the end of the last automatic collection
-  std::exception_ptr thrown_;   // by GcOptions::progress of the collection that runs
-  AtomicWord look_at_{0};       // when the tail has come here it is worth a look
+  Address resting_until_;           // see Convergence
+  Address last_tail_;               // at the end of the last automatic collection
+  std::exception_ptr thrown_;       // by GcOptions::progress of the collection that runs
+  AtomicWord look_at_{0};           // when the tail has come here it is worth a look
   AtomicWord count_entries_at_{0};  // likewise, for FreeEntries
-  AtomicWord fruitless_at_{0};  // the tail when a collection had freed no space for updates
+  AtomicWord fruitless_at_{0};      // the tail when a collection had freed no space for updates
 };
 
 }  // namespace ebb::internal

@@ -359,11 +359,11 @@ class HashIndex {
   // Whether the index is above its maximum load factor: more than one overflow bucket per eight
   // buckets, as with about 5 keys in each. Then it should grow, unless entries can be freed.
   bool crowded() const {
-    return overflow_count() >
-           std::max(bucket_count() / 8, tolerated_overflow_.load(std::memory_order_relaxed));  // hint
+    return overflow_count() > std::max(bucket_count() / 8, tolerated_overflow_.load(
+                                                               std::memory_order_relaxed));  // hint
   }
-  // To be called when entries have been freed. Overflow buckets stay until the next growth, so those
-  // that exist and a few more no longer count as above the maximum.
+  // To be called when entries have been freed. Overflow buckets stay until the next growth, so the
+  // existing ones and a few more no longer count as above the maximum.
   void TolerateOverflow() {
     tolerated_overflow_.store(overflow_count() + bucket_count() / 64 + 1,
                               std::memory_order_relaxed);  // a hint

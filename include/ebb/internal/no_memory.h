@@ -48,11 +48,8 @@ inline const absl::Status& NoMemory() noexcept { return Fixed().no_memory; }
 // or a StatusOr.
 template <typename Call>
 auto CatchNoMemory(Call&& call) -> decltype(call()) {
-  EBB_TRY {
-    return std::forward<Call>(call)();
-  } EBB_CATCH_NO_MEMORY {
-    return NoMemory();
-  }
+  EBB_TRY { return std::forward<Call>(call)(); }
+  EBB_CATCH_NO_MEMORY { return NoMemory(); }
 }
 
 // Returns the status as text, for statistics; only its code, or an empty string, if memory is out.

@@ -76,7 +76,7 @@ namespace ebb::internal {
 
 // The result of one attempt under one guard.
 enum class Step : std::uint8_t {
-  kDone,       // with an OpStatus
+  kDone,     // with an OpStatus
   kRestart,  // the look did not succeed
   // another thread inserts the same tag, splits or sweeps its bucket chain, or holds a seal
   kContended,
@@ -218,9 +218,8 @@ class Operations {
     EBB_TRY {
       if (TryRead(session, key, hash, consume)) [[likely]]
         return OpStatus::kOk;
-    } EBB_CATCH_NO_MEMORY {
-      return RefuseForMemory(session, OpKind::kRead);
     }
+    EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRead); }
     if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
     return ReadSlow(session, key, hash, consume);
   }
@@ -284,7 +283,8 @@ class Operations {
       }
       session.search.Trim(SessionState::kRetainedBytes);
       return status;
-    } EBB_CATCH_NO_MEMORY {
+    }
+    EBB_CATCH_NO_MEMORY {
       session.search.Trim(SessionState::kRetainedBytes);
       return RefuseForMemory(session, OpKind::kRead);
     }
@@ -335,9 +335,8 @@ class Operations {
     EBB_TRY {
       if (TryRmw(session, key, hash, fn)) [[likely]]
         return OpStatus::kOk;
-    } EBB_CATCH_NO_MEMORY {
-      return RefuseForMemory(session, OpKind::kRmw);
     }
+    EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRmw); }
     return RmwSlow(session, key, hash, fn, initial);
   }
   // Returns false, without effect, if the fast path does not apply.
@@ -668,7 +667,8 @@ class Operations {
         session.search.Trim(SessionState::kRetainedBytes);
       }
       return op.status;
-    } EBB_CATCH_NO_MEMORY {
+    }
+    EBB_CATCH_NO_MEMORY {
       session.search.Trim(SessionState::kRetainedBytes);
       return RefuseForMemory(session, Op::kKind);
     }

@@ -54,8 +54,8 @@ struct SessionState {
   Core* core;
   EpochSlot* slot;
   SessionSerials serials;
-  std::string name;         // empty: none
-  DeviceSearch search;      // of the call in progress
+  std::string name;     // empty: none
+  DeviceSearch search;  // of the call in progress
   // Buffers keep at most kRetainedBytes each between two calls, so that a session that once met a
   // large value does not hold as much memory forever.
   static constexpr std::size_t kRetainedBytes = std::size_t{64} << 10;

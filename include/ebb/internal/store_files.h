@@ -45,8 +45,7 @@ absl::Status NoStoreError(const std::string& path);
 // Does the same for a directory that must hold a store: returns NotFound if there is none, and then
 // creates nothing.
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
-                                                           const std::string& path,
-                                                           LockKind kind);
+                                                           const std::string& path, LockKind kind);
 
 // The files of the log.
 struct FoundSegments {
@@ -78,7 +77,7 @@ class SegmentHeaders final : public FileDevice::HeaderSource {
 struct FoundCheckpoints {
   std::vector<Manifest> manifests;  // those that verify, in order of id
   std::uint64_t last_id = 0;        // of any file
-  Address durable;  // according to the manifests and the durable end
+  Address durable;                  // according to the manifests and the durable end
   std::vector<std::string> notes;
 };
 // Finds those of the store with this id and geometry. Errors: Unimplemented (a newer format),
