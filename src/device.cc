@@ -9,7 +9,7 @@
 // device removes itself is marked before its name goes. The directory needs no check of its own: it
 // can be removed only when it is empty, so after the lock file.
 //
-// What is synced: a segment is marked when it was written since the last Sync, the directory when
+// What is synced: a segment is marked when it was written since its last sync, the directory when
 // a segment was created. A mark is taken away before the sync is asked for and put back when that
 // fails, so that a write which ends meanwhile is never lost from the account. Everything that Open
 // finds is marked: a process that was killed may have left it in the page cache only, and what is
@@ -40,10 +40,20 @@ std::string DescribePlace(const std::string& file, std::uint64_t offset) {
 
 constexpr const char* kLockFile = "the store's lock file";
 
+// The files behind the tail that stay open are this fraction of all open ones.
+constexpr std::size_t kShareAhead = 8;
+
 absl::Status RemovedError(const std::string& file) {
   return absl::DataLossError(fmt::format(
       "{} was removed while the store was open: nothing more can be made durable; the store can "
       "still be read, so copy what you need before it is closed",
+      file));
+}
+
+absl::Status ReplacedError(const std::string& file) {
+  return absl::DataLossError(fmt::format(
+      "{} was replaced by another file while the store was open: put the original back, or close "
+      "the store and open it again",
       file));
 }
 
@@ -246,8 +256,8 @@ absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& director
 
 absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   const std::string name = SegmentName(number);
-  OpenedFile opened =
-      directory_.Open(name, {.write = !config_.read_only, .direct = config_.direct_io});
+  MakeRoom(Keep::kAlways);
+  OpenedFile opened = OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io});
   if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
   std::uint64_t size = 0;
   if (const int error = opened.file->Size(size); error != 0) {
@@ -257,10 +267,14 @@ absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   const std::uint64_t block_count =
       whole_blocks == 0 ? 0 : std::min(whole_blocks - 1, config_.segment_blocks);
   MutexLock lock(mu_);
+  open_.push_back(number);
+  const FileId id = opened.file->id();
+  const bool direct = opened.file->direct();
   segments_.push_back({.number = number,
                        .file = std::move(opened.file),
+                       .id = id,
                        .block_count = block_count,
-                       .reserved_count = 0,
+                       .direct = direct,
                        .unsynced = true});
   directory_unsynced_ = true;
   return absl::OkStatus();
@@ -279,34 +293,143 @@ std::size_t FileDevice::PlaceOf(std::uint64_t number) const {
   return static_cast<std::size_t>(place - segments_.begin());
 }
 
-std::shared_ptr<File> FileDevice::FindSegment(std::uint64_t number) const {
-  MutexLock lock(mu_);
+FileDevice::Segment* FileDevice::Find(std::uint64_t number) {
   const std::size_t place = PlaceOf(number);
   if (place == segments_.size() || segments_[place].number != number) return nullptr;
-  return segments_[place].file;
+  return &segments_[place];
+}
+
+absl::StatusOr<std::shared_ptr<File>> FileDevice::FindSegment(std::uint64_t number, Keep keep) {
+  {
+    MutexLock lock(mu_);
+    Segment* const segment = Find(number);
+    if (segment == nullptr) return std::shared_ptr<File>();
+    segment->used = true;
+    if (segment->file != nullptr) return segment->file;
+  }
+  return CatchNoMemory([&] { return OpenAgain(number, keep); });
+}
+
+absl::StatusOr<std::shared_ptr<File>> FileDevice::OpenAgain(std::uint64_t number, Keep keep) {
+  const bool room = MakeRoom(keep);
+  if (!room && keep == Keep::kOnlyIfRoom) return std::shared_ptr<File>();
+  const std::string name = SegmentName(number);
+  OpenedFile opened = OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io});
+  std::shared_ptr<File> file = std::move(opened.file);
+  MutexLock lock(mu_);
+  Segment* const segment = Find(number);
+  // The front of the log may have been truncated since.
+  if (segment == nullptr || segment->unlinked) return std::shared_ptr<File>();
+  if (opened.error == ENOENT) return RemovedError(name);
+  if (file == nullptr) return FileError("open", name, 0, opened.error);
+  if (file->id() != segment->id) return ReplacedError(name);
+  if (segment->file != nullptr) return segment->file;  // another thread was first
+  if (room || keep == Keep::kAlways) {
+    open_.push_back(number);
+    segment->file = file;
+  }
+  return file;
 }
 
 absl::StatusOr<std::shared_ptr<File>> FileDevice::FindOrCreateSegment(std::uint64_t number) {
-  if (std::shared_ptr<File> file = FindSegment(number); file != nullptr) return file;
+  auto found = FindSegment(number, Keep::kAlways);
+  if (!found.ok() || *found != nullptr) return found;
   MutexLock create_lock(create_mu_);
-  if (std::shared_ptr<File> file = FindSegment(number); file != nullptr) return file;
+  found = FindSegment(number, Keep::kAlways);
+  if (!found.ok() || *found != nullptr) return found;
+  MakeRoom(Keep::kAlways);
   absl::StatusOr<std::unique_ptr<File>> created = CreateSegment(number);
   if (!created.ok()) return created.status();
+  const std::shared_ptr<File> file = *std::move(created);
   MutexLock lock(mu_);
   directory_unsynced_ = true;
-  const auto place = segments_.begin() + static_cast<std::ptrdiff_t>(PlaceOf(number));
-  const auto segment = segments_.insert(place, {.number = number,
-                                                .file = *std::move(created),
-                                                .block_count = 0,
-                                                .reserved_count = 0,
-                                                .unsynced = true});
-  return segment->file;
+  open_.reserve(open_.size() + 1);  // may throw
+  segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(PlaceOf(number)),
+                   {.number = number,
+                    .file = file,
+                    .id = file->id(),
+                    .direct = file->direct(),
+                    .unsynced = true,
+                    .written = true});
+  open_.push_back(number);
+  first_unsynced_ = std::min(first_unsynced_, number);
+  return file;
+}
+
+// ---- FileDevice: descriptors ----
+
+bool FileDevice::IsAtTail(std::uint64_t number) const {
+  return number >= tail_ && number <= tail_ + config_.open_files / kShareAhead;
+}
+
+// Files that were used since the last search are passed over once.
+std::shared_ptr<File> FileDevice::TakeIdle() {
+  for (std::size_t left = 2 * open_.size(); left != 0; --left, ++hand_) {
+    hand_ %= open_.size();
+    Segment& segment = *Find(open_[hand_]);
+    if (segment.written || segment.file.use_count() > 1 || IsAtTail(segment.number)) continue;
+    if (std::exchange(segment.used, false)) continue;
+    open_[hand_] = open_.back();
+    open_.pop_back();
+    return std::move(segment.file);
+  }
+  return nullptr;
+}
+
+bool FileDevice::MakeRoom(Keep keep) {
+  for (bool synced = false;; synced = true) {
+    {
+      std::shared_ptr<File> idle;  // is closed without the lock
+      MutexLock lock(mu_);
+      if (open_.size() < config_.open_files) return true;
+      idle = TakeIdle();
+      if (idle != nullptr) return true;
+    }
+    if (synced || keep != Keep::kAlways) return false;
+    SyncOldest();
+  }
+}
+
+OpenedFile FileDevice::OpenFile(const std::string& name, OpenFlags flags) {
+  for (;;) {  // ends: each round closes a descriptor
+    OpenedFile opened = directory_.Open(name, flags);
+    if (opened.error != EMFILE && opened.error != ENFILE) return opened;
+    std::shared_ptr<File> idle;
+    MutexLock lock(mu_);
+    idle = TakeIdle();
+    if (idle == nullptr) return opened;
+  }
+}
+
+void FileDevice::SyncOldest() {
+  MutexLock sync_lock(sync_mu_);
+  std::uint64_t number = std::numeric_limits<std::uint64_t>::max();
+  std::shared_ptr<File> file;
+  {
+    MutexLock lock(mu_);
+    for (const std::uint64_t open : open_) {
+      if (open < number && !IsAtTail(open) && Find(open)->written) number = open;
+    }
+    Segment* const oldest = Find(number);
+    if (oldest == nullptr) return;
+    oldest->unsynced = oldest->written = false;
+    file = oldest->file;
+  }
+  sync_failure_.Update(SyncSegment(number, *file));
+}
+
+// A mark is off already, and is put back after a failure.
+absl::Status FileDevice::SyncSegment(std::uint64_t number, File& file) {
+  const int error = file.Sync();
+  if (error == 0) return CheckName(number, file);
+  NoteUnsynced(number);
+  return SyncErrorOf("sync", number, error);
 }
 
 // The header is in its place before the segment is known to anybody, so before any of its blocks.
 // A segment whose header could not be written is taken away again: it holds nothing, and the next
 // write to it starts over.
-absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t number) const {
+absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t number) {
   const std::string name = SegmentName(number);
   const AlignedBuffer buffer = AllocateAligned(kBlockBytes);
   if (buffer == nullptr) return FileError("create", name, 0, ENOMEM);
@@ -314,7 +437,7 @@ absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t nu
   std::memset(header.data(), 0, header.size());
   headers_.WriteHeader(number * config_.segment_blocks, header);
 
-  OpenedFile opened = directory_.Open(name, {.create = true, .direct = config_.direct_io});
+  OpenedFile opened = OpenFile(name, {.create = true, .direct = config_.direct_io});
   if (opened.file == nullptr && directory_.LockIsRemoved()) return RemovedError(kLockFile);
   if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
   // Empty unless an earlier attempt failed and its file could not be removed either.
@@ -336,9 +459,10 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
     const std::uint64_t index = block % config_.segment_blocks;
     const std::uint64_t count = std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
     const std::span<std::byte> piece = bytes.first(count * kBlockBytes);
-    const std::shared_ptr<File> file = FindSegment(number);
-    if (file == nullptr) return NotWritten(Describe(block));
-    const FullTransfer transfer = ReadFully(*file, (1 + index) * kBlockBytes, piece);
+    const absl::StatusOr<std::shared_ptr<File>> file = FindSegment(number, Keep::kIfRoom);
+    if (!file.ok()) return file.status();
+    if (*file == nullptr) return NotWritten(Describe(block));
+    const FullTransfer transfer = ReadFully(**file, (1 + index) * kBlockBytes, piece);
     if (transfer.error != 0) {
       return FileError("read", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
                        transfer.error);
@@ -351,10 +475,12 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
   return absl::OkStatus();
 }
 
-Device::Place FileDevice::Locate(std::uint64_t block, std::uint64_t count) const {
+Device::Place FileDevice::Locate(std::uint64_t block, std::uint64_t count) {
   const std::uint64_t index = block % config_.segment_blocks;
   if (index + count > config_.segment_blocks) return {};
-  return {FindSegment(block / config_.segment_blocks), (1 + index) * kBlockBytes};
+  auto file = FindSegment(block / config_.segment_blocks, Keep::kOnlyIfRoom);
+  if (!file.ok()) return {};  // Read returns the error
+  return {*std::move(file), (1 + index) * kBlockBytes};
 }
 
 absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> bytes) {
@@ -367,7 +493,12 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
     absl::StatusOr<std::shared_ptr<File>> file = FindOrCreateSegment(number);
     if (!file.ok()) return file.status();
     const FullTransfer transfer = WriteFully(**file, (1 + index) * kBlockBytes, piece);
-    NoteWritten(number, index + BlocksIn(transfer.moved));
+    if (NoteWritten(number, index + BlocksIn(transfer.moved))) {
+      for (std::uint64_t ahead = 1; ahead <= config_.open_files / kShareAhead; ++ahead) {
+        // A failure is that of a later write, if it lasts.
+        static_cast<void>(FindSegment(number + ahead, Keep::kAlways));
+      }
+    }
     if (transfer.error != 0) {
       return FileError("write", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
                        transfer.error);
@@ -383,23 +514,24 @@ absl::Status FileDevice::Reserve(std::uint64_t begin, std::uint64_t end) {
   while (begin < end) {
     const std::uint64_t number = begin / config_.segment_blocks;
     const std::uint64_t piece_end = std::min(end, (number + 1) * config_.segment_blocks);
-    absl::StatusOr<std::shared_ptr<File>> file = FindOrCreateSegment(number);
-    if (!file.ok()) return file.status();
-    absl::Status status = ReserveIn(number, **file, piece_end - number * config_.segment_blocks);
+    absl::Status status = ReserveIn(number, piece_end - number * config_.segment_blocks);
     if (!status.ok()) return status;
     begin = piece_end;
   }
   return absl::OkStatus();
 }
 
-absl::Status FileDevice::ReserveIn(std::uint64_t number, File& file, std::uint64_t block_count) {
+absl::Status FileDevice::ReserveIn(std::uint64_t number, std::uint64_t block_count) {
   std::uint64_t reserved = 0;
   {
     MutexLock lock(mu_);
-    const Segment& segment = segments_[PlaceOf(number)];
-    reserved = std::max(segment.reserved_count, segment.block_count);
+    const Segment* const segment = Find(number);
+    if (segment != nullptr) reserved = std::max(segment->reserved_count, segment->block_count);
   }
   if (block_count <= reserved) return absl::OkStatus();
+  const absl::StatusOr<std::shared_ptr<File>> found = FindOrCreateSegment(number);
+  if (!found.ok()) return found.status();
+  File& file = **found;
   const std::uint64_t ahead = std::min(
       (block_count + config_.reserve_blocks - 1) / config_.reserve_blocks * config_.reserve_blocks,
       config_.segment_blocks);
@@ -414,6 +546,7 @@ absl::Status FileDevice::ReserveIn(std::uint64_t number, File& file, std::uint64
     if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
       if (target != block_count) continue;  // zeros are written only where they are needed
       error = WriteZeros(file, {reserved, target});
+      NoteUnsynced(number);
     }
     if (error == 0) {
       MutexLock lock(mu_);
@@ -443,42 +576,63 @@ int FileDevice::WriteZeros(File& file, BlockRange blocks) {
   return 0;
 }
 
-void FileDevice::NoteWritten(std::uint64_t number, std::uint64_t block_count) {
+bool FileDevice::NoteWritten(std::uint64_t number, std::uint64_t block_count) {
   MutexLock lock(mu_);
   Segment& segment = segments_[PlaceOf(number)];
   segment.block_count = std::max(segment.block_count, block_count);
-  segment.unsynced = true;
+  segment.unsynced = segment.written = true;
+  first_unsynced_ = std::min(first_unsynced_, number);
+  return number > std::exchange(tail_, std::max(tail_, number));
 }
 
 // ---- FileDevice: durability ----
 
 void FileDevice::NoteUnsynced(std::uint64_t number) {
   MutexLock lock(mu_);
-  segments_[PlaceOf(number)].unsynced = true;
+  Segment* const segment = Find(number);
+  if (segment == nullptr) return;
+  segment->unsynced = segment->written = true;
+  first_unsynced_ = std::min(first_unsynced_, number);
 }
 
 absl::Status FileDevice::Sync() {
+  MutexLock sync_lock(sync_mu_);
+  // No file here that is open is closed. Closed ones, which only an opening finds, are synced by
+  // one call: thousands of syncs would take minutes.
   std::vector<std::pair<std::uint64_t, std::shared_ptr<File>>> files;
   bool sync_directory;
   {
     MutexLock lock(mu_);
-    files.reserve(segments_.size());  // may throw: before any mark is off
-    for (Segment& segment : segments_) {
+    const std::size_t first = PlaceOf(first_unsynced_);
+    files.reserve(segments_.size() - first);  // may throw: before any mark is off
+    for (std::size_t place = first; place < segments_.size(); ++place) {
+      Segment& segment = segments_[place];
       if (segment.unsynced) files.emplace_back(segment.number, segment.file);
-      segment.unsynced = false;
+      segment.unsynced = segment.written = false;
     }
+    first_unsynced_ = std::numeric_limits<std::uint64_t>::max();
     sync_directory = std::exchange(directory_unsynced_, false);
   }
   // After a failure the rest is tried all the same: its marks are off already.
-  absl::Status first_failure;
-  for (const auto& [number, file] : files) {
-    const int error = file->Sync();
-    if (error == 0) {
-      first_failure.Update(CheckName(number, *file));
-      continue;
+  absl::Status first_failure = std::exchange(sync_failure_, absl::OkStatus());
+  bool sync_closed = true;
+  int closed_error = 0;
+  for (const auto& [number, held] : files) {
+    absl::StatusOr<std::shared_ptr<File>> file(held);
+    if (held == nullptr) {
+      if (sync_closed) closed_error = directory_.SyncFiles();
+      sync_closed = false;
+      if (closed_error == 0) continue;
+      file = closed_error == ENOSYS || closed_error == EPERM
+                 ? FindSegment(number, Keep::kIfRoom)
+                 : SyncError("sync", "the store's files", closed_error);
     }
-    first_failure.Update(SyncErrorOf("sync", number, error));
-    NoteUnsynced(number);
+    if (!file.ok()) {
+      NoteUnsynced(number);
+      first_failure.Update(file.status());
+    } else if (*file != nullptr) {
+      first_failure.Update(SyncSegment(number, **file));
+    }
   }
   first_failure.Update(CheckNames(false));
   if (sync_directory) {
@@ -492,16 +646,13 @@ absl::Status FileDevice::Sync() {
   return first_failure;
 }
 
-absl::Status FileDevice::CheckName(std::uint64_t number, const File& file) const {
+absl::Status FileDevice::CheckName(std::uint64_t number, const File& file) {
   if (!file.IsRemoved()) return absl::OkStatus();
   {
     MutexLock lock(mu_);
-    const std::size_t place = PlaceOf(number);
+    const Segment* const segment = Find(number);
     // The front of the log may have been truncated since.
-    if (place == segments_.size() || segments_[place].number != number ||
-        segments_[place].unlinked) {
-      return absl::OkStatus();
-    }
+    if (segment == nullptr || segment->unlinked) return absl::OkStatus();
   }
   return RemovedError(SegmentName(number));
 }
@@ -509,14 +660,17 @@ absl::Status FileDevice::CheckName(std::uint64_t number, const File& file) const
 absl::Status FileDevice::CheckNames(bool of_all) {
   if (directory_.LockIsRemoved()) return RemovedError(kLockFile);
   if (!of_all) return absl::OkStatus();
-  std::vector<std::pair<std::uint64_t, std::shared_ptr<File>>> files;
+  std::vector<std::uint64_t> numbers;
   {
     MutexLock lock(mu_);
-    files.reserve(segments_.size());
-    for (const Segment& segment : segments_) files.emplace_back(segment.number, segment.file);
+    numbers.reserve(segments_.size());
+    for (const Segment& segment : segments_) numbers.push_back(segment.number);
   }
-  for (const auto& [number, file] : files) {
-    if (absl::Status status = CheckName(number, *file); !status.ok()) return status;
+  for (const std::uint64_t number : numbers) {
+    const auto file = FindSegment(number, Keep::kIfRoom);
+    if (absl::IsDataLoss(file.status())) return file.status();
+    if (!file.ok() || *file == nullptr) continue;  // a lack of descriptors says nothing
+    if (absl::Status status = CheckName(number, **file); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
@@ -539,8 +693,10 @@ absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
     const std::span<std::byte> header(buffer.get(), kBlockBytes);
     std::memset(header.data(), 0, header.size());
     headers_.WriteHeader(number * segment_blocks, header);
+    const auto file = FindSegment(number, Keep::kAlways);  // it holds a block of the range
+    if (!file.ok()) return file.status();
     NoteUnsynced(number);
-    const int error = WriteFully(*FindSegment(number), 0, header).error;
+    const int error = WriteFully(**file, 0, header).error;
     if (error != 0) return FileError("write", SegmentName(number), 0, error);
   }
   return absl::OkStatus();
@@ -549,7 +705,9 @@ absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
 // Cuts the segment that holds the new end. A file that is shorter already keeps its size: it is
 // never extended by zeros that nobody wrote.
 absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_count) {
-  const std::shared_ptr<File> file = FindSegment(number);
+  const absl::StatusOr<std::shared_ptr<File>> found = FindSegment(number, Keep::kAlways);
+  if (!found.ok()) return found.status();
+  const std::shared_ptr<File>& file = *found;
   if (file == nullptr) return absl::OkStatus();
   const std::uint64_t cut_size = (1 + block_count) * kBlockBytes;
   std::uint64_t size = 0;
@@ -585,6 +743,7 @@ absl::Status FileDevice::Truncate(std::uint64_t block) {
       return FileError("unlink", name, 0, error);
     }
     MutexLock lock(mu_);
+    std::erase(open_, segments_.back().number);
     segments_.pop_back();
     directory_unsynced_ = true;
   }
@@ -622,24 +781,26 @@ absl::StatusOr<std::uint64_t> FileDevice::TruncateFront(std::uint64_t block) {
     MutexLock lock(mu_);
     const Segment& segment = segments_.front();
     freed_bytes += (1 + segment.block_count - segment.freed_count) * kBlockBytes;
-    segments_.erase(segments_.begin());
+    std::erase(open_, number);
+    segments_.pop_front();
     directory_unsynced_ = true;
   }
 }
 
 absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
                                                     std::uint64_t block_count) {
-  std::shared_ptr<File> file;
   std::uint64_t freed = 0;
   {
     MutexLock lock(mu_);
     const Segment& segment = segments_[PlaceOf(number)];
-    file = segment.file;
     freed = segment.freed_count;
     block_count = std::min(block_count, segment.block_count);
   }
   if (block_count <= freed) return 0;
-  const int error = file->PunchHole((1 + freed) * kBlockBytes, (block_count - freed) * kBlockBytes);
+  const auto file = FindSegment(number, Keep::kAlways);
+  if (!file.ok()) return file.status();
+  const int error =
+      (*file)->PunchHole((1 + freed) * kBlockBytes, (block_count - freed) * kBlockBytes);
   if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
     punches_holes_.store(false, std::memory_order_relaxed);  // a hint
     return 0;
@@ -650,7 +811,8 @@ absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
   MutexLock lock(mu_);
   Segment& segment = segments_[PlaceOf(number)];
   segment.freed_count = block_count;
-  segment.unsynced = true;
+  segment.unsynced = segment.written = true;
+  first_unsynced_ = std::min(first_unsynced_, number);
   return (block_count - freed) * kBlockBytes;
 }
 
@@ -676,22 +838,22 @@ std::vector<BlockRange> FileDevice::HeldBlocks() const {
 
 bool FileDevice::direct() const {
   MutexLock lock(mu_);
-  return !segments_.empty() &&
-         std::all_of(segments_.begin(), segments_.end(),
-                     [](const Segment& segment) { return segment.file->direct(); });
+  return !segments_.empty() && std::all_of(segments_.begin(), segments_.end(),
+                                           [](const Segment& segment) { return segment.direct; });
 }
 
 absl::Status FileDevice::Close() {
   MutexLock lock(mu_);
   absl::Status first_failure;
   for (Segment& segment : segments_) {
-    const int error = segment.file->Close();
+    const int error = segment.file != nullptr ? segment.file->Close() : 0;
     // Interrupted: the descriptor is gone all the same, and what must last was synced before.
     if (error != 0 && error != EINTR) {
       first_failure.Update(SyncErrorOf("close", segment.number, error));
     }
   }
   segments_.clear();
+  open_.clear();
   return first_failure;
 }
 

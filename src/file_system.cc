@@ -94,7 +94,20 @@ struct OpenedRegularFile {
   Descriptor fd;
   int error = 0;
   bool counts_links = false;  // the file system said that the file has a name
+  FileId id = {};
 };
+
+std::int64_t BirthTimeOf([[maybe_unused]] int fd) {
+#if defined(STATX_BTIME)
+  constexpr std::int64_t kNsPerSecond = 1'000'000'000;
+  struct statx status;
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &status) == 0 &&
+      (status.stx_mask & STATX_BTIME) != 0) {
+    return status.stx_btime.tv_sec * kNsPerSecond + status.stx_btime.tv_nsec;
+  }
+#endif
+  return 0;
+}
 
 OpenedRegularFile OpenRegularFile(int directory, const std::string& name, OpenFlags how) {
   if (!IsPlainName(name)) return {Descriptor(), EINVAL};
@@ -106,7 +119,8 @@ OpenedRegularFile OpenRegularFile(int directory, const std::string& name, OpenFl
   struct stat status;
   if (::fstat(opened.fd.get(), &status) != 0) return {Descriptor(), errno};
   if (!S_ISREG(status.st_mode)) return {Descriptor(), S_ISDIR(status.st_mode) ? EISDIR : EINVAL};
-  return {std::move(opened.fd), 0, status.st_nlink != 0};
+  const FileId id{status.st_dev, status.st_ino, BirthTimeOf(opened.fd.get())};
+  return {std::move(opened.fd), 0, status.st_nlink != 0, id};
 }
 
 // The file had a name when it was opened and has none now. A failed call proves nothing.
@@ -164,8 +178,11 @@ bool IsAboveLimit(std::uint64_t size) {
 
 class PosixFile final : public File {
  public:
-  PosixFile(Descriptor fd, bool direct, bool counts_links)
-      : fd_(std::move(fd)), direct_(direct), counts_links_(counts_links) {}
+  PosixFile(OpenedRegularFile opened, bool direct)
+      : fd_(std::move(opened.fd)),
+        direct_(direct),
+        counts_links_(opened.counts_links),
+        id_(opened.id) {}
 
   Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) override {
     const ssize_t moved = ::pread(fd_.get(), bytes, count, static_cast<off_t>(offset));
@@ -206,6 +223,7 @@ class PosixFile final : public File {
     return 0;
   }
   bool IsRemoved() const override { return counts_links_ && HasLostItsName(fd_.get()); }
+  FileId id() const override { return id_; }
   int Close() override { return fd_.Close(); }
   bool direct() const override { return direct_; }
   int descriptor() const override { return fd_.get(); }
@@ -214,6 +232,7 @@ class PosixFile final : public File {
   Descriptor fd_;
   const bool direct_;
   const bool counts_links_;
+  const FileId id_;
 };
 
 class PosixDirectory final : public Directory {
@@ -225,7 +244,7 @@ class PosixDirectory final : public Directory {
     OpenedRegularFile opened = OpenRegularFile(fd_.get(), name, flags);
     if (opened.error != 0) return {nullptr, opened.error};
     const bool direct = SetTransferMode(opened.fd.get(), flags.direct);
-    return {std::make_unique<PosixFile>(std::move(opened.fd), direct, opened.counts_links), 0};
+    return {std::make_unique<PosixFile>(std::move(opened), direct), 0};
   }
 
   int List(std::vector<std::string>& names) override;
@@ -241,6 +260,10 @@ class PosixDirectory final : public Directory {
   }
 
   int Sync() override { return ErrorOf(::fsync(fd_.get())); }
+#if defined(__linux__)
+  // Of the whole file system. Since Linux 5.8 it reports writes that failed.
+  int SyncFiles() override { return ErrorOf(::syncfs(fd_.get())); }
+#endif
 
   int Lock(const std::string& name, LockKind kind) override;
   void Unlock() override;

@@ -320,6 +320,7 @@ absl::Status LogScan::LookForLaterCommits() {
   absl::Status damage;
   // Files may be missing in between, and one may have been put there with any number.
   for (const BlockRange& range : device.HeldBlocks()) {
+    if (range.end <= bad_block_) continue;
     const auto look = [&](std::uint64_t block, const CommitRecord& commit) {
       if (commit.durable <= bad) return true;
       damage = absl::DataLossError(

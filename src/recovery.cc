@@ -56,15 +56,14 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
 // are there is seen at once.
 absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, BlockRange range) {
   const std::vector<BlockRange> held = device.HeldBlocks();
+  auto piece = held.begin();
   std::uint64_t block = range.begin;
   while (block < range.end) {
     const std::uint64_t segment_end =
         (block / geometry.segment_blocks + 1) * geometry.segment_blocks;
     const std::uint64_t last = std::min(segment_end, range.end) - 1;
-    const bool there = std::any_of(held.begin(), held.end(), [last](const BlockRange& piece) {
-      return piece.begin <= last && last < piece.end;
-    });
-    if (!there) {
+    while (piece != held.end() && piece->end <= last) ++piece;
+    if (piece == held.end() || last < piece->begin) {
       return absl::DataLossError(fmt::format("{}: missing: a checkpoint states that it was durable",
                                              device.Describe(last)));
     }
@@ -454,7 +453,8 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
                        {.segment_blocks = header.segment_blocks,
                         .direct_io = options.direct_io,
                         .read_only = options.read_only,
-                        .reserve_blocks = options.preallocate_bytes / kBlockBytes});
+                        .reserve_blocks = options.preallocate_bytes / kBlockBytes,
+                        .open_files = environment.open_files});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);
   absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));

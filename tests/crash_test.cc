@@ -96,6 +96,7 @@ const char* NameOf(Step step) {
 absl::StatusOr<LedgerStore> Open(SimFileSystem& files) {
   Environment environment = TinyEnvironment(&files);
   environment.segment_blocks = 4;
+  environment.open_files = 2;  // so that most segments are closed
   Options options = TinyOptions();
   options.preallocate_bytes = 0;  // or most calls would create files that stay empty
   return OpenIn<LedgerStore>("db", environment, options);

@@ -3,12 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <random>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -86,7 +89,9 @@ class Headers final : public FileDevice::HeaderSource {
 // A file device in directory "store" of some file system, with faults in between.
 class Rig {
  public:
-  explicit Rig(internal::FileSystem& base, const std::string& path = "store") : faults_(base) {
+  explicit Rig(internal::FileSystem& base, const std::string& path = "store",
+               std::size_t open_files = FileDevice::kOpenFiles)
+      : faults_(base), open_files_(open_files) {
     internal::OpenedDirectory opened = faults_.OpenDirectory(path, /*create=*/true);
     EXPECT_EQ(opened.error, 0);
     directory_ = std::move(opened.directory);
@@ -100,9 +105,11 @@ class Rig {
     device_ = *std::move(device);
   }
   absl::StatusOr<std::unique_ptr<FileDevice>> TryOpen(std::uint64_t reserve_blocks = 0) {
-    return FileDevice::Open(
-        *directory_, headers_,
-        {.segment_blocks = kSegmentBlocks, .direct_io = true, .reserve_blocks = reserve_blocks});
+    return FileDevice::Open(*directory_, headers_,
+                            {.segment_blocks = kSegmentBlocks,
+                             .direct_io = true,
+                             .reserve_blocks = reserve_blocks,
+                             .open_files = open_files_});
   }
 
   absl::Status Write(std::uint64_t block, std::size_t count, unsigned generation = 1) {
@@ -134,6 +141,7 @@ class Rig {
 
  private:
   FaultFileSystem faults_;
+  const std::size_t open_files_;
   std::unique_ptr<Directory> directory_;
   Headers headers_;
   std::unique_ptr<FileDevice> device_;
@@ -803,6 +811,208 @@ TEST_F(DeviceTest, ReadersAndWritersOfDifferentBlocksDoNotDisturbEachOther) {
     if (status.ok()) ++found;
   }
   writer.join();
+}
+
+// ---- Descriptors ----
+
+constexpr std::size_t kFewFiles = 4;
+constexpr std::uint64_t kManySegments = 300;
+
+class DescriptorTest : public ::testing::Test {
+ protected:
+  // The first block of every segment.
+  void WriteAll(std::uint64_t segments) {
+    for (std::uint64_t number = 0; number < segments; ++number) {
+      ASSERT_TRUE(rig_.Write(number * kSegmentBlocks, 1).ok());
+    }
+  }
+  SimFileSystem files_;
+  Rig rig_{files_, "store", kFewFiles};
+};
+
+TEST_F(DescriptorTest, FewFilesAreOpenHoweverManySegmentsThereAre) {
+  WriteAll(kManySegments);
+  EXPECT_LE(rig_.faults().OpenFileCount(), kFewFiles);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  rig_.Reopen();
+  EXPECT_LE(rig_.faults().OpenFileCount(), kFewFiles);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  for (std::uint64_t number = 0; number < kManySegments; ++number) {
+    EXPECT_TRUE(rig_.Check(number * kSegmentBlocks, 1).ok());
+  }
+  EXPECT_TRUE(rig_.device().CheckNames(/*of_all=*/true).ok());
+  EXPECT_LE(rig_.faults().OpenFileCount(), kFewFiles);
+  EXPECT_EQ(rig_.faults().UnsyncedCloseCount(), 0U);
+}
+
+// Four threads write, read and sync; each has blocks of its own, whose content it knows exactly.
+// The front is truncated below them. All that was synced is there after a crash.
+TEST_F(DescriptorTest, ThreadsThatUseManySegmentsReadTheirOwnBlocks) {
+  constexpr unsigned kThreads = 4;
+  constexpr int kSteps = 1500;
+  WriteAll(kManySegments);
+  std::vector<unsigned> generations(kManySegments, 1);
+  std::atomic<std::uint64_t> front{0};
+  const auto run = [&](unsigned thread) {
+    std::mt19937_64 random(thread);
+    for (int step = 0; step < kSteps; ++step) {
+      const std::uint64_t number = random() % (kManySegments / kThreads) * kThreads + thread;
+      const std::uint64_t block = number * kSegmentBlocks;
+      if (thread == 0 && step % 50 == 0) {
+        EXPECT_TRUE(rig_.device().Sync().ok());
+      } else if (thread == 1 && step % 20 == 0) {
+        EXPECT_TRUE(rig_.device().TruncateFront(++front * kSegmentBlocks).ok());
+      } else if (number < kManySegments / 2) {  // read alone, since they may be truncated
+        const absl::Status status = rig_.Check(block, 1);
+        if (number >= front) {
+          EXPECT_TRUE(status.ok()) << status;
+        } else {
+          EXPECT_TRUE(status.ok() || absl::IsOutOfRange(status)) << status;
+        }
+      } else if (random() % 2 == 0) {
+        EXPECT_TRUE(rig_.Write(block, 1, ++generations[number]).ok());
+      } else {
+        EXPECT_TRUE(rig_.Check(block, 1, generations[number]).ok()) << number;
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned thread = 0; thread < kThreads; ++thread) threads.emplace_back(run, thread);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(rig_.faults().UnsyncedCloseCount(), 0U);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  const auto crashed = files_.Crash(kNothingSurvives);
+  Rig after(*crashed, "store", kFewFiles);
+  for (std::uint64_t number = front; number < kManySegments; ++number) {
+    EXPECT_TRUE(after.Check(number * kSegmentBlocks, 1, generations[number]).ok()) << number;
+  }
+}
+
+TEST_F(DescriptorTest, FailureOfTheDevicesOwnSyncIsReturnedByTheNextSync) {
+  rig_.faults().Arm({.kind = CallKind::kSync});
+  WriteAll(2 * kFewFiles);
+  ASSERT_EQ(rig_.faults().FiredCount(), 1U) << "a sync of its own, for lack of files to close";
+  EXPECT_EQ(rig_.device().Sync().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(rig_.faults().UnsyncedCloseCount(), 0U);
+}
+
+TEST_F(DescriptorTest, SyncWaitsForTheDevicesOwnSyncAndReturnsItsFailure) {
+  WriteAll(kFewFiles);
+  rig_.faults().Hold(CallKind::kSync);
+  rig_.faults().Arm({.kind = CallKind::kSync});
+  std::thread writer([&] { EXPECT_TRUE(rig_.Write(kFewFiles * kSegmentBlocks, 1).ok()); });
+  ASSERT_TRUE(rig_.faults().WaitUntilHeld(CallKind::kSync, 1));
+  std::atomic<bool> returned{false};
+  std::thread syncer([&] {
+    EXPECT_EQ(rig_.device().Sync().code(), absl::StatusCode::kUnavailable);
+    returned = true;
+  });
+  for (int i = 0; i < 1000; ++i) EXPECT_TRUE(rig_.Check(0, 1).ok());  // reads do not wait
+  EXPECT_FALSE(returned);
+  rig_.faults().Release(CallKind::kSync);
+  writer.join();
+  syncer.join();
+}
+
+TEST_F(DescriptorTest, ReplacedAndRemovedFilesAreNeverRead) {
+  const std::uint64_t other = kManySegments / 2;
+  WriteAll(kManySegments);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  ASSERT_EQ(rig_.directory().Unlink(FileDevice::SegmentName(1)), 0);
+  ASSERT_EQ(rig_.directory().Rename(FileDevice::SegmentName(other), FileDevice::SegmentName(2)), 0);
+  for (const auto& [number, part] : {std::pair<std::uint64_t, const char*>{1, "removed"},
+                                     {2, "replaced by another file"},
+                                     {other, "removed"}}) {
+    for (const absl::Status& status :
+         {rig_.Check(number * kSegmentBlocks, 1), rig_.Write(number * kSegmentBlocks, 1)}) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+      EXPECT_THAT(MessageOf(status), AllOf(HasSubstr(part), HasSubstr("log-")));
+    }
+    EXPECT_EQ(rig_.device().Locate(number * kSegmentBlocks, 1).file, nullptr);
+  }
+  EXPECT_EQ(rig_.device().CheckNames(/*of_all=*/true).code(), absl::StatusCode::kDataLoss);
+}
+
+// A real file system gives the inode number of a removed file to the next one.
+TEST_F(DescriptorTest, AFileWithTheSameInodeIsAnotherOne) {
+  const TempDir temp;
+  Rig rig(internal::PosixFileSystem(), temp / "store", 1);
+  for (std::uint64_t number = 0; number < 4; ++number) {
+    ASSERT_TRUE(rig.Write(number * kSegmentBlocks, 1).ok());
+  }
+  ASSERT_TRUE(rig.device().Sync().ok());
+  const auto before = rig.directory().Open(FileDevice::SegmentName(0), {}).file->id();
+  ASSERT_TRUE(rig.Check(kSegmentBlocks, 1).ok());  // closes the others
+  ASSERT_EQ(rig.directory().Unlink(FileDevice::SegmentName(0)), 0);
+  const auto made = rig.directory().Open(FileDevice::SegmentName(0), {.create = true});
+  if (made.file->id() == before) GTEST_SKIP() << "no birth times in " << temp.path();
+  EXPECT_EQ(rig.Check(0, 1).code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(DescriptorTest, OpeningWithoutADescriptorClosesAnIdleFileOrSaysWhatToDo) {
+  WriteAll(kManySegments);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  for (const int error : {EMFILE, ENFILE}) {
+    const std::size_t open = rig_.faults().OpenFileCount();
+    rig_.faults().Arm({.kind = CallKind::kOpen, .error = error});
+    EXPECT_TRUE(rig_.Check(kSegmentBlocks * (error == EMFILE ? 10 : 20), 1).ok());
+    EXPECT_LE(rig_.faults().OpenFileCount(), open);
+    rig_.faults().Arm({.kind = CallKind::kOpen, .error = error});
+    EXPECT_TRUE(rig_.Write(kSegmentBlocks * (kManySegments + (error == EMFILE ? 0 : 1)), 1).ok());
+  }
+  rig_.faults().Arm({.kind = CallKind::kOpen, .sticky = true, .error = EMFILE});
+  const absl::Status status = rig_.Check(kSegmentBlocks * 30, 1);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(MessageOf(status), HasSubstr("ulimit -n"));
+  rig_.faults().Disarm();
+  EXPECT_TRUE(rig_.Check(kSegmentBlocks * 30, 1).ok());
+}
+
+// What Locate returns is read by the kernel at any time until its user has dropped it.
+TEST_F(DescriptorTest, AFileInUseIsNotClosed) {
+  WriteAll(kManySegments);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  std::vector<Device::Place> places;
+  for (std::uint64_t number = 0; number < 3 * kFewFiles; ++number) {
+    Device::Place place = rig_.device().Locate(number * kSegmentBlocks, 1);
+    if (place.file != nullptr) places.push_back(std::move(place));
+  }
+  EXPECT_GE(places.size(), kFewFiles - 1);
+  EXPECT_LE(places.size(), kFewFiles);
+  for (std::uint64_t number = 0; number < kManySegments; ++number) {
+    EXPECT_TRUE(rig_.Check(number * kSegmentBlocks, 1).ok()) << "opened for this read alone";
+  }
+  EXPECT_LE(rig_.faults().OpenFileCount(), kFewFiles + 1);
+  for (const Device::Place& place : places) EXPECT_GT(place.file.use_count(), 1);
+  places.clear();
+  EXPECT_NE(rig_.device().Locate(100 * kSegmentBlocks, 1).file, nullptr);
+}
+
+TEST_F(DescriptorTest, AFileThatIsTruncatedWhileItIsOpenedIsNoLoss) {
+  WriteAll(kManySegments);
+  ASSERT_TRUE(rig_.device().Sync().ok());
+  rig_.faults().Hold(CallKind::kOpen);
+  std::thread reader([&] { EXPECT_EQ(rig_.Check(0, 1).code(), absl::StatusCode::kOutOfRange); });
+  ASSERT_TRUE(rig_.faults().WaitUntilHeld(CallKind::kOpen, 1));
+  EXPECT_TRUE(rig_.device().TruncateFront(2 * kSegmentBlocks).ok());
+  rig_.faults().Release(CallKind::kOpen);
+  reader.join();
+}
+
+TEST_F(DescriptorTest, TheTailAndTheFilesBehindItStayOpen) {
+  constexpr std::size_t kOpenFiles = 32;
+  Rig rig(files_, "other", kOpenFiles);
+  std::unique_ptr<FileDevice> device = *rig.TryOpen(kSegmentBlocks);
+  ASSERT_TRUE(device->Reserve(0, 2 * kOpenFiles * kSegmentBlocks).ok());
+  for (std::uint64_t number = 0; number < kOpenFiles; ++number) {
+    ASSERT_TRUE(device->Write(number * kSegmentBlocks, Blocks(1).span()).ok());
+    ASSERT_TRUE(device->Sync().ok());
+    const std::uint64_t opens = rig.faults().Count(CallKind::kOpen);
+    for (std::uint64_t ahead = 0; ahead <= kOpenFiles / 8; ++ahead) {
+      EXPECT_NE(device->Locate((number + ahead) * kSegmentBlocks, 1).file, nullptr);
+    }
+    EXPECT_EQ(rig.faults().Count(CallKind::kOpen), opens);
+  }
 }
 
 // ---- Helpers ----

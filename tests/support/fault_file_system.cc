@@ -94,7 +94,13 @@ std::optional<Fault> FaultFileSystem::Begin(CallKind kind, const std::string& na
 class FaultFileSystem::FaultFile final : public internal::File {
  public:
   FaultFile(FaultFileSystem& owner, std::unique_ptr<internal::File> base, std::string name)
-      : owner_(owner), base_(std::move(base)), name_(std::move(name)) {}
+      : owner_(owner), base_(std::move(base)), name_(std::move(name)) {
+    ++owner_.open_files_;
+  }
+  ~FaultFile() override {
+    --owner_.open_files_;
+    if (writes_ != synced_writes_) ++owner_.unsynced_closes_;
+  }
 
   Transfer ReadAt(std::uint64_t offset, std::byte* bytes, std::size_t count) override {
     const std::optional<Fault> fault = owner_.Begin(CallKind::kRead, name_);
@@ -117,6 +123,7 @@ class FaultFileSystem::FaultFile final : public internal::File {
 
   Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) override {
     const std::optional<Fault> fault = owner_.Begin(CallKind::kWrite, name_);
+    ++writes_;
     if (!fault.has_value() || fault->effect == Effect::kFlipBit) {
       return base_->WriteAt(offset, bytes, count);
     }
@@ -138,7 +145,10 @@ class FaultFileSystem::FaultFile final : public internal::File {
   }
 
   int Sync() override {
-    return owner_.Run(CallKind::kSync, name_, [&] { return base_->Sync(); });
+    const std::uint64_t writes = writes_;
+    const int error = owner_.Run(CallKind::kSync, name_, [&] { return base_->Sync(); });
+    if (error == 0) synced_writes_ = writes;
+    return error;
   }
   int Truncate(std::uint64_t size) override {
     return owner_.Run(CallKind::kTruncate, name_, [&] { return base_->Truncate(size); });
@@ -158,12 +168,15 @@ class FaultFileSystem::FaultFile final : public internal::File {
     const int error = base_->Close();
     return fault.has_value() && IsError(*fault) ? fault->error : error;
   }
+  internal::FileId id() const override { return base_->id(); }
   bool direct() const override { return base_->direct(); }
 
  private:
   FaultFileSystem& owner_;
   const std::unique_ptr<internal::File> base_;
   const std::string name_;
+  std::atomic<std::uint64_t> writes_ = 0;
+  std::atomic<std::uint64_t> synced_writes_ = 0;  // that the last good sync covered
 };
 
 class FaultFileSystem::FaultDirectory final : public internal::Directory {
@@ -191,6 +204,9 @@ class FaultFileSystem::FaultDirectory final : public internal::Directory {
   }
   int Sync() override {
     return owner_.Run(CallKind::kSyncDirectory, "", [&] { return base_->Sync(); });
+  }
+  int SyncFiles() override {
+    return owner_.Run(CallKind::kSync, "", [&] { return base_->SyncFiles(); });
   }
   int Lock(const std::string& name, internal::LockKind kind) override {
     return owner_.Run(CallKind::kLock, name, [&] { return base_->Lock(name, kind); });

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -89,6 +90,10 @@ class FaultFileSystem final : public internal::FileSystem {
   std::uint64_t Count() const;
   void ResetCounts();
 
+  std::size_t OpenFileCount() const { return open_files_; }
+  // Files that were closed with a write since their last successful sync.
+  std::uint64_t UnsyncedCloseCount() const { return unsynced_closes_; }
+
   // Calls of `kind` wait before they do anything.
   void Hold(CallKind kind);
   void Release(CallKind kind);
@@ -115,6 +120,8 @@ class FaultFileSystem final : public internal::FileSystem {
   int Run(CallKind kind, const std::string& name, Call call);
 
   internal::FileSystem& base_;
+  std::atomic<std::size_t> open_files_ = 0;
+  std::atomic<std::uint64_t> unsynced_closes_ = 0;
   mutable std::mutex mu_;  // everything below
   mutable std::condition_variable gates_changed_;
   std::vector<Armed> faults_;

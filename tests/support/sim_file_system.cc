@@ -388,6 +388,7 @@ class SimFileSystem::SimFile final : public internal::File {
     return 0;
   }
   int Close() override { return 0; }
+  internal::FileId id() const override { return {.inode = file_}; }
   bool direct() const override { return direct_; }
 
  private:
@@ -449,6 +450,21 @@ class SimFileSystem::SimDirectory final : public internal::Directory {
     const OutsideLibrary outside;
     MutexLock lock(owner_.mu_);
     owner_.Record({.kind = SimCall::Kind::kSyncDirectory, .directory = path_});
+    return 0;
+  }
+
+  int SyncFiles() override {
+    const OutsideLibrary outside;
+    std::vector<std::uint64_t> files;
+    {
+      MutexLock lock(owner_.mu_);
+      for (const std::string& name : owner_.now_.List(path_)) {
+        files.push_back(*owner_.now_.Find(path_, name));
+      }
+    }
+    for (const std::uint64_t file : files) {
+      if (const int error = owner_.Sync(file); error != 0) return error;
+    }
     return 0;
   }
 

@@ -13,8 +13,8 @@ namespace ebb::test {
 
 class TempDir {
  public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "ebb-test-XXXXXX").string();
+  explicit TempDir(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string pattern = (parent / "ebb-test-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) {
       std::perror("TempDir: mkdtemp");
       std::abort();

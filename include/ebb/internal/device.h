@@ -15,13 +15,14 @@
 //
 // Errors: ResourceExhausted when there is no space (the same write may succeed later),
 // Unavailable for any other failed call, and for every failed sync or close whatever its cause,
-// DataLoss for files that were removed while the device was open,
+// DataLoss for files that were removed or replaced while the device was open,
 // with file, offset and cause. Short transfers are continued, EINTR and EAGAIN retried.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -60,7 +61,7 @@ class Device {
     std::shared_ptr<File> file;
     std::uint64_t offset = 0;
   };
-  virtual Place Locate(std::uint64_t /*block*/, std::uint64_t /*count*/) const { return {}; }
+  virtual Place Locate(std::uint64_t /*block*/, std::uint64_t /*count*/) { return {}; }
   virtual absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) = 0;
   // Everything written before survives a power loss. A failure is never retried by the caller.
   // DataLoss when a file that was synced, or the directory's lock, has been removed by someone
@@ -122,8 +123,26 @@ class MemoryDevice final : public Device {
 //
 // The header is written by the caller's image, so that this file knows no format: `header` is
 // asked for the bytes of segment k's header block when the segment is created.
+//
+// Descriptors: a log may have more segments than a process may have descriptors, so about
+// `open_files` segments are open at a time, and the others are opened again when they are needed.
+//   - A file is closed only when it is idle: no write since its last successful sync, no user, and
+//     not one of the files at the tail (the one that is written to and the next few), so that a
+//     commit opens no file. A user holds a shared_ptr, and new users come only under mu_, so under
+//     mu_ a use count of one stays one until the file is closed.
+//   - Why not with unsynced writes: the kernel reports a failed write to the descriptors that are
+//     open at that time. A later one would sync without an error.
+//   - When too many files have unsynced writes, the device syncs one itself. Such a sync holds
+//     sync_mu_, so that Sync waits for it, and Sync returns its failure: a mark that is off is of a
+//     sync that has succeeded or whose failure is still to be returned.
+//   - Without a file to close, a read opens a descriptor for itself, and Locate returns no file. So
+//     at most one descriptor for each reading thread is added.
+//   - A file that is opened again must be the one that was closed (FileId): otherwise DataLoss.
+//   - An open that fails for lack of descriptors is repeated for as long as an idle file can be
+//     closed.
 class FileDevice final : public Device {
  public:
+  static constexpr std::size_t kOpenFiles = 64;
   class HeaderSource {
    public:
     virtual ~HeaderSource() = default;
@@ -136,6 +155,7 @@ class FileDevice final : public Device {
     bool read_only = false;  // then only calls that read are made
     // Space that is taken on the disk at a time, ahead of what is written; 0: none.
     std::uint64_t reserve_blocks = 0;
+    std::size_t open_files = kOpenFiles;  // above zero; exceeded as described above
   };
 
   // `directory` and `headers` outlive the device. Opens the segments that exist, creates none.
@@ -147,7 +167,7 @@ class FileDevice final : public Device {
   static bool ParseSegmentName(const std::string& name, std::uint64_t& segment);
 
   absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
-  Place Locate(std::uint64_t block, std::uint64_t count) const override;
+  Place Locate(std::uint64_t block, std::uint64_t count) override;
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Reserve(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Sync() override;
@@ -170,12 +190,22 @@ class FileDevice final : public Device {
  private:
   struct Segment {
     std::uint64_t number = 0;
-    std::shared_ptr<File> file;        // also with those who read while the front is truncated
+    std::shared_ptr<File> file;        // also with its users; null: closed
+    FileId id;                         // of the file, open or not
     std::uint64_t block_count = 0;     // whole blocks that the file's size covers
     std::uint64_t reserved_count = 0;  // blocks that have their space on the disk
     std::uint64_t freed_count = 0;     // blocks at its front whose space has been given back
+    bool direct = false;
     bool unsynced = false;
+    bool written = false;   // by this device, and unsynced since
     bool unlinked = false;  // by the device itself, or about to be
+    bool used = false;      // since the search for an idle file came by
+  };
+  // Whether a file that was closed becomes one of the device's open ones.
+  enum class Keep : std::uint8_t {
+    kIfRoom,      // otherwise it is open for the caller alone
+    kOnlyIfRoom,  // otherwise it is not opened
+    kAlways,      // for a write
   };
 
   FileDevice(Directory& directory, const HeaderSource& headers, Config config)
@@ -184,17 +214,30 @@ class FileDevice final : public Device {
   // The segment's place in segments_, or the place where it belongs.
   std::size_t PlaceOf(std::uint64_t number) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Null when there is no such segment.
-  std::shared_ptr<File> FindSegment(std::uint64_t number) const;
+  Segment* Find(std::uint64_t number) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Its file, opened again if need be. Null when there is no such segment, or no room.
+  absl::StatusOr<std::shared_ptr<File>> FindSegment(std::uint64_t number, Keep keep);
+  absl::StatusOr<std::shared_ptr<File>> OpenAgain(std::uint64_t number, Keep keep);
   absl::StatusOr<std::shared_ptr<File>> FindOrCreateSegment(std::uint64_t number);
+  OpenedFile OpenFile(const std::string& name, OpenFlags flags);
+  // True when another file may be opened, since an idle one was closed or since few are open.
+  bool MakeRoom(Keep keep);
+  // Takes an idle file from its segment, for the caller to close it without the lock.
+  std::shared_ptr<File> TakeIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsAtTail(std::uint64_t number) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void SyncOldest();
+  absl::Status SyncSegment(std::uint64_t number, File& file)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(sync_mu_);
   // Takes space for the first `block_count` blocks of a segment, and some more while there is some.
-  absl::Status ReserveIn(std::uint64_t number, File& file, std::uint64_t block_count);
+  absl::Status ReserveIn(std::uint64_t number, std::uint64_t block_count);
   // Writes zeros to blocks [begin, end) of a segment, where nothing else can take their space.
   static int WriteZeros(File& file, BlockRange blocks);
-  absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number) const;
-  void NoteWritten(std::uint64_t number, std::uint64_t block_count);
+  absl::StatusOr<std::unique_ptr<File>> CreateSegment(std::uint64_t number);
+  // True when the segment is the tail's for the first time.
+  bool NoteWritten(std::uint64_t number, std::uint64_t block_count);
   void NoteUnsynced(std::uint64_t number);
   // DataLoss when someone else has removed the file. The device's own removals are marked first.
-  absl::Status CheckName(std::uint64_t number, const File& file) const;
+  absl::Status CheckName(std::uint64_t number, const File& file);
   static absl::Status SyncErrorOf(const char* call, std::uint64_t number, int error) noexcept;
   absl::Status CutSegment(std::uint64_t number, std::uint64_t block_count);
   absl::StatusOr<std::uint64_t> FreeFront(std::uint64_t number, std::uint64_t block_count);
@@ -206,11 +249,17 @@ class FileDevice final : public Device {
 
   // One creation at a time; taken before mu_, so that nobody who only looks for a file waits for
   // the creation of another.
-  Mutex create_mu_ ABSL_ACQUIRED_BEFORE(mu_);
+  Mutex create_mu_ ABSL_ACQUIRED_BEFORE(sync_mu_);
+  Mutex sync_mu_ ABSL_ACQUIRED_BEFORE(mu_);              // held by a sync of files
+  absl::Status sync_failure_ ABSL_GUARDED_BY(sync_mu_);  // for Sync to return
   mutable Mutex mu_;
   // Sorted by number, usually without gaps. Not indexed by number: a stray file name must not
   // decide how much memory is used.
-  std::vector<Segment> segments_ ABSL_GUARDED_BY(mu_);
+  std::deque<Segment> segments_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::uint64_t> open_ ABSL_GUARDED_BY(mu_);  // numbers of the segments with a file
+  std::size_t hand_ ABSL_GUARDED_BY(mu_) = 0;    // where the next search for an idle file begins
+  std::uint64_t tail_ ABSL_GUARDED_BY(mu_) = 0;  // the last segment that was written to
+  std::uint64_t first_unsynced_ ABSL_GUARDED_BY(mu_) = 0;  // none below has the mark
   bool directory_unsynced_ ABSL_GUARDED_BY(mu_) = false;
 };
 

@@ -11,6 +11,7 @@
 // else is called by one thread at a time. Progress: every call may block in the kernel.
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -24,6 +25,15 @@ namespace ebb::internal {
 struct Transfer {
   std::size_t count = 0;
   int error = 0;
+};
+
+// Which file a descriptor is of. Birth times tell a file from a later one with the same inode
+// number.
+struct FileId {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::int64_t born_ns = 0;  // 0 where the file system does not know
+  bool operator==(const FileId&) const = default;
 };
 
 class File {
@@ -43,6 +53,7 @@ class File {
   // True when the file has lost its last name since it was opened: nobody will find its bytes
   // again. False when that is not known.
   virtual bool IsRemoved() const { return false; }
+  virtual FileId id() const { return {}; }
   [[nodiscard]] virtual int Close() = 0;  // at most once; no other call afterwards
   virtual bool direct() const = 0;        // transfers bypass the page cache and must be aligned
   virtual int descriptor() const { return -1; }  // of an open file of the system; -1: it is none
@@ -94,6 +105,8 @@ class Directory {
   [[nodiscard]] virtual int Rename(const std::string& from, const std::string& to) = 0;
   [[nodiscard]] virtual int Unlink(const std::string& name) = 0;
   [[nodiscard]] virtual int Sync() = 0;  // makes creations, renames and unlinks durable
+  // Syncs all files, those that are not open too. ENOSYS where that must be done one by one.
+  [[nodiscard]] virtual int SyncFiles() { return ENOSYS; }
   // Locks the directory, by the lock file `name`, for the life of this object or until Unlock. One
   // lock at a time. EWOULDBLOCK when it conflicts with a lock that this process or another holds.
   // A forked child never holds the lock. A reader that finds no lock file creates none; then, on a
