@@ -7,8 +7,8 @@
 namespace ebb::internal {
 namespace {
 
-// A pass holds some seven times as much in memory, four of them read ahead, so less of it where the
-// log has little.
+// A pass uses about seven times as much memory, four of them read ahead, so the chunk is smaller if
+// the log has little memory.
 std::uint64_t ChunkBytes(const Geometry& geometry) {
   return std::clamp(geometry.frame_count * geometry.page_bytes() / 32, std::uint64_t{1} << 18,
                     std::uint64_t{1} << 20);
@@ -27,7 +27,8 @@ absl::StatusOr<Address> Compaction::Run(LogReader::Range range, std::uint64_t pa
     pass_bytes = std::min(pass_bytes, std::max<std::uint64_t>(slice_bytes / 2, kBlockBytes));
   }
   absl::StatusOr<Address> until = RunPass(range, pass_bytes, stop);
-  // So little space is left that what is live could not be copied: of a smaller pass it may be.
+  // So little space is left that the live records could not be copied; those of a smaller pass may
+  // fit.
   while (absl::IsResourceExhausted(until.status()) && pass_bytes > kBlockBytes) {
     const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
     pass_bytes = std::max<std::uint64_t>(std::min(pass_bytes / 4, slice_bytes), kBlockBytes);
@@ -121,7 +122,7 @@ Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t
   HashIndex::Slot slot;
   if (core_.index.FindForUpdate(core_.HashOf(live.record), slot) !=
       HashIndex::CreateResult::kFound) {
-    return Next::kWait;  // its piece of the index is being moved
+    return Next::kWait;  // its part of the index is being moved
   }
   const Above above = LookAbove(live, slot.entry, guard);
   if (!guard.Look()) return Next::kWait;

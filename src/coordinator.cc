@@ -75,7 +75,7 @@ Coordinator::~Coordinator() {
     MutexLock lock(close_mu_);
     if (!closed_) {
       ShutOut();
-      static_cast<void>(LetGo());  // nobody is left to hear of it
+      static_cast<void>(LetGo());  // there is no caller to report to
     }
   }
   core_.epochs.ReleaseSlot(job_slot_);
@@ -105,7 +105,7 @@ void Coordinator::ScheduleCommit() {
   commit_job_.PostAfter(std::chrono::milliseconds(core_.config.commit_interval_ms));
 }
 
-// A failed commit is tried again at the next interval; a caller that waits for one hears of it.
+// A failed commit is tried again at the next interval; a caller that waits for one gets its error.
 void Coordinator::CommitInTime() {
   const absl::Cleanup again = [this] {
     if (!core_.health.poisoned()) ScheduleCommit();
@@ -114,7 +114,7 @@ void Coordinator::CommitInTime() {
   background_.LookForGarbage();
 }
 
-// Everything below durable_ is read-only, so whatever has changed since has moved the tail.
+// Everything below durable_ is read-only, so every change since has moved the tail.
 bool Coordinator::NothingToCommit() const {
   return settled_ && !owes_control_ && begin_ == BeginToState(false) &&
          core_.log.tail() == durable_ && !core_.sessions.HasChanges();
@@ -123,8 +123,8 @@ bool Coordinator::NothingToCommit() const {
 absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   if (stopped_) return core_.ClosedError();
   if (core_.health.poisoned()) return core_.health.status();
-  // A control record that could not be written goes first: while that fails, one more for each
-  // commit would only use up the log's memory.
+  // A control record that could not be written is written first. While that fails, another one for
+  // each commit would only use up the log's memory.
   if (control_end_ > durable_) {
     if (absl::Status status = MakeDurable(); !status.ok()) return status;
   }
@@ -148,8 +148,9 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   return absl::OkStatus();
 }
 
-// A commit that follows no record must not use up what the commit of the next record needs, but
-// that of Close may. One that only states serials, or belongs to a checkpoint, can wait for space.
+// A commit that follows no record must not use up the space that the commit of the next record
+// needs, but the commit of Close may. A commit that only states serials, or belongs to a
+// checkpoint, can wait for space.
 absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
   if (owes_control_ || core_.log.tail() != durable_ || core_.epochs.closed()) {
     return absl::OkStatus();
@@ -182,7 +183,7 @@ absl::Status Coordinator::WriteControl(std::uint64_t version) {
     status = NoMemory();
   }
   owes_control_ = !status.ok();
-  // What is above the tail now was made after the drain, with or without a control record.
+  // Records above the tail now were created after the drain, with or without a control record.
   const Address end =
       status.ok() ? log.geometry().Normalize(extent.start + extent.bytes) : log.tail();
   log.EndVersionShift(end);
@@ -261,7 +262,7 @@ absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const Epo
       extent = reserve(guard);
       if (extent.bytes != 0) {
         encode({log.At(extent.start, guard), extent.bytes});
-        // Somebody else's record in between may be of the next version.
+        // Another thread's record in between may be of the next version.
         settled_ = settled_ && extent.start == shift_tail_;
         shift_tail_ = log.geometry().Normalize(extent.start + extent.bytes);
         return absl::OkStatus();
@@ -327,7 +328,7 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
 }
 
 absl::Status Coordinator::WriteCheckpoint() {
-  if (checkpoint_id_ >= kMostCheckpointId) {  // by a file or record that is not ours
+  if (checkpoint_id_ >= kMostCheckpointId) {  // from a file or record that ebb did not write
     return Lasting(absl::ResourceExhaustedError("the ids of checkpoints are used up"));
   }
   {
@@ -379,7 +380,7 @@ absl::Status Coordinator::WriteCheckpoint() {
 absl::Status Coordinator::SyncDirectory() {
   const int error = core_.files.directory->Sync();
   if (error == 0) return absl::OkStatus();
-  // The device shares the directory, and its next sync would not hear of this any more.
+  // The device shares the directory, and its next sync would not report this error any more.
   return core_.Poison(SyncError("sync", "the store's directory", error));
 }
 
@@ -404,7 +405,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept
   if (kept == 0) {
     return absl::InvalidArgumentError("kept is 0: the newest checkpoint is never removed");
   }
-  // Before any mutex: in a forked child nobody may be left to unlock it.
+  // Before any mutex: in a forked child no thread may be left to unlock it.
   if (core_.epochs.closed()) return core_.ClosedError();
   if (absl::Status status = core_.CheckWritable(); !status.ok()) return status;
   LaneTurn turn(lane_);
@@ -440,7 +441,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
       if (!id.has_value() || kept_names.contains(name)) continue;
       if ((name == ManifestName(*id)) != manifests) continue;
       const int error = directory.Unlink(name);
-      if (error == EISDIR) continue;  // no file, so none of ours
+      if (error == EISDIR) continue;  // not a file, so not one of the store's
       if (error != 0 && error != ENOENT) {
         return FileError("unlink", name, 0, error);
       }
@@ -466,8 +467,8 @@ absl::StatusOr<BackupInfo> Coordinator::Backup(
   }
 }
 
-// Commits go on meanwhile. The lock keeps the checkpoint's files, and the log's front, where they
-// are.
+// Commits continue in the meantime. The turn keeps the checkpoint's files, and the beginning of the
+// log, in place.
 absl::StatusOr<BackupInfo> Coordinator::BackupLocked(
     const std::string& path, const std::function<void(const BackupProgress&)>& progress) {
   {
@@ -500,7 +501,7 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
     LogVerifier verifier(core_, options, [this] { return core_.epochs.closed(); });
     absl::StatusOr<VerifyReport> report = verifier.Run(Checkpoints());
     if (!report.ok() || !core_.has_files()) return report;
-    MutexLock commit_lock(mu_);  // the file is not written meanwhile
+    MutexLock commit_lock(mu_);  // so that the file is not written in the meantime
     const absl::StatusOr<FoundDurableEnd> end =
         ReadDurableEnd(*core_.files.directory, core_.config.log.store_id);
     if (!end.ok()) return end.status();
@@ -564,7 +565,7 @@ absl::StatusOr<BackgroundJob::Work::Outcome> Coordinator::CollectInTurn(
   return call.has_left ? BackgroundJob::Work::Outcome::kLater : BackgroundJob::Work::Outcome::kDone;
 }
 
-// Without it nothing is lost, only space, so no caller needs to hear of a failure.
+// If it fails nothing is lost, only space is kept, so no caller needs the error.
 void Coordinator::CollectBeforeClosing() {
   if (!core_.has_files() || core_.config.gc_interval_ms == 0 || !lane_.TryLock()) return;
   LaneTurn turn(lane_, std::adopt_lock);
@@ -572,7 +573,7 @@ void Coordinator::CollectBeforeClosing() {
                               .is_stopping = [this] { return core_.epochs.closed(); }};
   try {
     GcOptions options = core_.config.gc;
-    options.max_bytes_per_second = 0;  // Close would take as long as that lets a pass take
+    options.max_bytes_per_second = 0;  // otherwise Close would be as slow as that rate
     static_cast<void>(collector_.Collect(options, call));
   } catch (const std::bad_alloc&) {
   }
@@ -623,7 +624,7 @@ absl::Status Coordinator::FollowCommits() {
 
 absl::Status Coordinator::MoveBegin(Address begin) {
   {
-    MutexLock lock(mu_);  // the commit under way may be the one
+    MutexLock lock(mu_);  // a commit in progress may be the one
   }
   if (DurableBegin() >= begin) return FollowCommits();
   bool checkpoint = false;
@@ -650,7 +651,7 @@ absl::Status Coordinator::GrowIndex() {
 }
 
 absl::Status Coordinator::GrowInTurn() {
-  // Set before the index is left half-way, which is when nobody reads it any more. A checkpoint may
+  // Set before the index is left half-way, and then no job reads it any more. A checkpoint may
   // still wait for its turn, but it stops before it reads a bucket.
   const auto stop = [this] {
     return closing_.load(std::memory_order_relaxed);  // a chunk later is soon enough
@@ -664,7 +665,7 @@ void Coordinator::AskForGrowth() {
   growth_job_.Post();
 }
 
-// One that fails, as it does for lack of memory, can be asked for again a second later.
+// A growth that fails, for example for lack of memory, can be requested again a second later.
 void Coordinator::GrowWhileCrowded() {
   lane_.AssertHeld();
   bool has_failed = true;
@@ -672,9 +673,10 @@ void Coordinator::GrowWhileCrowded() {
     if (has_failed) {
       growth_timer_.PostAfter(std::chrono::seconds(1));
     } else if (core_.index.crowded()) {
-      growth_job_.Post();  // behind the jobs that wait
+      growth_job_.Post();  // after the waiting jobs
     } else {
-      growth_asked_.store(false, std::memory_order_relaxed);  // the next bucket taken asks again
+      // the next overflow bucket requests it again
+      growth_asked_.store(false, std::memory_order_relaxed);
     }
   };
   if (core_.index.crowded() && core_.has_files() && core_.config.gc_interval_ms != 0) {
@@ -704,13 +706,13 @@ absl::Status Coordinator::CloseAtEnd() {
 }
 
 absl::Status Coordinator::CloseLocked() {
-  CollectBeforeClosing();  // while operations can go on
+  CollectBeforeClosing();  // while operations can continue
   ShutOut();
   AbandonPending(core_);
   absl::Status status;
   if (core_.has_files() && !core_.config.read_only) {
     try {
-      // Without it nothing is lost, only the next opening is longer.
+      // Without it nothing is lost; only the next opening takes longer.
       if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
       MutexLock lock(mu_);
       status = CommitLocked(nullptr);

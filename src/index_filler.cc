@@ -14,12 +14,12 @@ namespace {
 
 constexpr int kPartBits = 4;
 constexpr std::size_t kParts = std::size_t{1} << kPartBits;
-constexpr std::size_t kLookAhead = 24;  // records whose rows are asked for ahead
+constexpr std::size_t kLookAhead = 24;  // records whose bucket chains are prefetched ahead
 
 }  // namespace
 
 struct IndexFiller::Shared {
-  // What became of a part, or of all so far.
+  // The result of a part, or of all so far.
   struct Outcome {
     bool has_memory = true;
     Address bad_link;  // the first, or null
@@ -35,7 +35,7 @@ struct IndexFiller::Shared {
   explicit Shared(Address from) : linked_from(from) {}
 
   const Address linked_from;
-  // The caller's; during a round each is its taker's.
+  // Owned by the caller; during a round each by the thread that took it.
   std::array<std::vector<Item>, kParts> parts;
 
   Mutex mu;

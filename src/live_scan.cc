@@ -10,21 +10,21 @@
 namespace ebb::internal {
 namespace {
 
-// Memory of a scan is not the log's, and there may be many.
+// The memory of a scan is separate from the log's, and there may be many scans.
 constexpr std::uint64_t kMostOpenBytes = std::uint64_t{4} << 20;
 
 }  // namespace
 
 LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
     : core_(std::move(core)), prefix_(std::move(prefix)), slot_(core_->epochs.AcquireSlot()) {
-  slot_->tally.Begin(OpKind::kScan);  // they last as long as their user likes: none is timed
+  slot_->tally.Begin(OpKind::kScan);  // they last as long as their user likes, so none is timed
   status_ = Begin();
   if (!status_.ok()) End();
 }
 
 LiveScan::~LiveScan() {
-  if (!core_->in_opening_process()) {      // nobody else is left there to be told
-    static_cast<void>(reader_.release());  // what it reads ahead is the parent's
+  if (!core_->in_opening_process()) {      // no other thread exists there
+    static_cast<void>(reader_.release());  // its reads ahead belong to the parent
     return;
   }
   End();
@@ -55,7 +55,7 @@ absl::Status LiveScan::Begin() {
   return absl::OkStatus();
 }
 
-// Lets go of everything.
+// Releases everything.
 void LiveScan::End() {
   reader_.reset();
   if (pin_.has_value()) core_->pins.Remove(*pin_);
@@ -93,7 +93,7 @@ absl::Status LiveScan::LoadMore() {
   if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
   shown_ = 0;
   live_ = {};
-  while (live_.empty()) {  // ends: each turn goes a piece further
+  while (live_.empty()) {  // ends: each turn advances by a piece
     SlowScope scope(*slot_);
     if (core_->epochs.closed()) return core_->ClosedError();
     const absl::StatusOr<bool> more = reader_->Step();

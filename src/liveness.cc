@@ -45,7 +45,7 @@ void Liveness::DecideFromMemory(std::span<Candidate> candidates, Address below,
   }
 }
 
-// False when the index is moving an entry that is needed, without guard or effect.
+// Returns false if the index is moving an entry that is needed, without guard or effect.
 bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::vector<Open>& open) {
   const RecordShape shape = log_.shape();
   std::array<std::uint64_t, kGroup> hashes;
@@ -85,10 +85,10 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::ve
 
 absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) {
   std::vector<Open> live;
-  // Each turn takes every walk down by a record at least; nearly always the first is the last.
+  // Each turn advances every walk by at least one record; nearly always the first is the last.
   while (!open.empty()) {
     std::sort(open.begin(), open.end(), [](const Open& a, const Open& b) { return a.at < b.at; });
-    ahead_.Drop();  // what an error has left
+    ahead_.Drop();  // left over after an error
     std::size_t asked = 0;
     for (std::size_t i = 0; i < open.size();) {
       if (core_.epochs.closed()) return core_.ClosedError();
@@ -118,7 +118,7 @@ absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) 
 
 // ---- keys of open records ----
 
-// Those longer than a word lie in keys_, behind their length.
+// Keys longer than a word are in keys_, after their length.
 std::uint64_t Liveness::KeepKey(const Candidate& candidate) {
   std::uint64_t word = 0;
   if (candidate.key_length <= sizeof(word) && !log_.shape().key_variable()) {
@@ -176,7 +176,7 @@ std::uint64_t Liveness::LastBlock(Address at, std::size_t key_length) const {
   const std::uint64_t end = std::min(offset + bytes, geometry.payload_bytes());
   const std::uint64_t last =
       geometry.BlockOf(geometry.PageStart(geometry.PageOf(at))) + (end - 1) / kBlockPayloadBytes;
-  return std::max(last, geometry.BlockOf(at));  // equal but for a place that Follow refuses
+  return std::max(last, geometry.BlockOf(at));  // equal except for a place that Follow rejects
 }
 
 ReadAhead::Piece Liveness::NextWindow(std::span<const Open> open, std::size_t first) const {
@@ -219,7 +219,7 @@ bool Liveness::Holds(ReadAhead::Piece window, Address at, std::size_t key_length
   return log_.geometry().BlockOf(at) >= window.first && LastBlock(at, key_length) < window.end;
 }
 
-// Takes the walk down through the window; a dead one comes to null, a live one to its address.
+// Advances the walk through the window; a dead one ends at null, a live one at its address.
 absl::Status Liveness::Follow(Open& open, Address below) {
   const Geometry& geometry = log_.geometry();
   Walk walk{open.at, open.address, KeyOf(open)};

@@ -11,7 +11,7 @@ namespace ebb::internal {
 namespace {
 
 constexpr std::uint64_t kCopyBlocks = 16;  // under one guard
-constexpr std::uint64_t kPieces = 2;       // of what is read ahead
+constexpr std::uint64_t kPieces = 2;       // of the blocks read ahead
 
 }  // namespace
 
@@ -39,7 +39,7 @@ absl::StatusOr<std::span<const LogReader::Item>> LogReader::Next() {
 
 absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {
   items_.clear();
-  // Each turn but the first means that a chunk held no record, or not all of one.
+  // Each turn after the first means that a chunk held no record, or only part of one.
   for (std::uint64_t bytes = config_.chunk_bytes; items_.empty() && cursor_ < end_;
        bytes += config_.chunk_bytes) {
     const Address before = cursor_;
@@ -51,7 +51,7 @@ absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {
   return items_;
 }
 
-// What has been shown makes room for at least `bytes` from the next record on.
+// Drops the records already returned, to make room for at least `bytes` from the next record on.
 absl::Status LogReader::Load(std::uint64_t bytes) {
   const std::uint64_t shown = std::min(geometry_.BlockOf(cursor_), next_block_) - first_block_;
   if (shown != 0) {
@@ -81,13 +81,14 @@ bool LogReader::Reserve(std::uint64_t blocks) {
   return true;
 }
 
-// Some blocks of the next page that has any; false when they are not in memory any more.
+// Copies some blocks of the next page that has any. Returns false if they are not in memory any
+// more.
 bool LogReader::CopyFromMemory() {
   const std::uint64_t page_end =
       (next_block_ / geometry_.blocks_per_page() + 1) * geometry_.blocks_per_page();
   const std::uint64_t end = std::min({next_block_ + kCopyBlocks, page_end, end_block_});
   const Address start = geometry_.BlockStart(next_block_);
-  // Behind end_ others are writing.
+  // Beyond end_ other threads are writing.
   const std::uint64_t bytes = std::min((end - next_block_) * kBlockPayloadBytes, end_ - start);
   EpochGuard guard(core_.epochs, slot_);
   if (start < core_.log.head_acquire()) return false;
@@ -97,8 +98,8 @@ bool LogReader::CopyFromMemory() {
   return true;
 }
 
-// Everything before it is on the device, and stays there. Whole blocks are: head lies within one
-// only after an opening, and then that block is there too.
+// Returns the block before which everything is on the device, and stays there. Whole blocks are:
+// head is within a block only after an opening, and then that block is there too.
 std::uint64_t LogReader::DeviceEnd() const {
   const Address head = core_.log.head_acquire();
   const std::uint64_t block = geometry_.BlockOf(head);
@@ -113,21 +114,21 @@ absl::Status LogReader::ReadFromDevice() {
       piece_from(next_block_), bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
   EBB_CHECK(!piece.ok() || piece->first == next_block_);
   if (!piece.ok()) {
-    ahead_.Drop();  // the next time it begins again from here
+    ahead_.Drop();  // the next call begins again from here
     asked_end_ = next_block_;
     return piece.status();
   }
   next_block_ = piece->end;
   asked_end_ = std::max(asked_end_, next_block_);
   if (config_.ahead_bytes == 0) return absl::OkStatus();
-  for (;;) {                                               // ends: only so much is read ahead
+  for (;;) {                                               // ends: the amount read ahead is limited
     const ReadAhead::Piece next = piece_from(asked_end_);  // the device's end moves
     if (next.first >= next.end || !ahead_.Ask(next)) return absl::OkStatus();
     asked_end_ = next.end;
   }
 }
 
-// Takes records from what is loaded, up to the first that is not whole.
+// Parses records from the loaded blocks, up to the first that is not whole.
 absl::Status LogReader::Parse() {
   const RecordShape shape = core_.log.shape();
   while (cursor_ < end_ && geometry_.BlockOf(cursor_) < next_block_) {

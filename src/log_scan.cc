@@ -35,9 +35,9 @@ absl::Status LogScan::Run() {
   return CheckLinks();
 }
 
-// What memory holds of a chain is not looked at again, so every link must lead to where the chain
-// ended when the record was put there. In a first pass that was not the last, chains also hold what
-// is void.
+// Records in memory are not checked again, so every link must lead to the end of its chain at the
+// time when the record was put there. In a first pass that was not the last, chains also hold void
+// records.
 absl::Status LogScan::CheckLinks() const {
   if (bad_link_.is_null()) return absl::OkStatus();
   return Malformed(bad_link_, "a record that links to another place than its chain's end");
@@ -93,7 +93,7 @@ absl::Status LogScan::Pass() {
   return absl::OkStatus();
 }
 
-// Fills the page's frame; returns the first block that is not part of the log, at most the next
+// Fills the page's frame. Returns the first block that is not part of the log, at most the next
 // page's first.
 absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_t page) {
   auto incarnations = reader.Load(page);
@@ -111,8 +111,8 @@ absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_
   return block;
 }
 
-// A block that verifies belongs to the log if it is of the history that is being read, or begins
-// the next one.
+// A block that verifies belongs to the log if it is of the incarnation that is being read, or
+// begins the next one.
 bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
                      std::span<const std::byte> payload) {
   const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
@@ -237,7 +237,7 @@ std::vector<SessionReport> LogScan::sessions() const {
   return sessions;
 }
 
-// A history ends at `end`: what no control record has committed is void.
+// An incarnation ends at `end`: records that no control record has committed are void.
 void LogScan::CloseUncommitted(Address end) {
   if (second_pass_) return;
   const bool any = std::any_of(uncommitted_.begin(), uncommitted_.end(),
@@ -308,7 +308,8 @@ absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
   return last;
 }
 
-// Damage or the end? A block behind the bad one that states that more was durable tells.
+// Distinguishes damage from the end of the log: a block after the bad one that states that more was
+// durable proves damage.
 absl::Status LogScan::LookForLaterCommits() {
   if (start_.salvage) return absl::OkStatus();
   const Address bad = geometry_.BlockStart(bad_block_);
@@ -318,7 +319,7 @@ absl::Status LogScan::LookForLaterCommits() {
   }
   const Device& device = *core_.files.device;
   absl::Status damage;
-  // Files may be missing in between, and one may have been put there with any number.
+  // Files in between may be missing, and a file may have been added with any number.
   for (const BlockRange& range : device.HeldBlocks()) {
     if (range.end <= bad_block_) continue;
     const auto look = [&](std::uint64_t block, const CommitRecord& commit) {

@@ -86,7 +86,7 @@ absl::StatusOr<VerifyReport> LogVerifier::Run(const std::vector<CheckpointInfo>&
     ++report_.checkpoint_count;
     status = VerifyCheckpoint(core_, *core_.files.directory, checkpoint.id,
                               {.log = newest_, .index = core_.index, .begin = begin_});
-    if (absl::IsResourceExhausted(status)) return status;  // that is no damage
+    if (absl::IsResourceExhausted(status)) return status;  // this is no damage
     if (!status.ok()) AddProblem(options_, std::string(status.message()), report_);
   }
   return std::move(report_);
@@ -103,8 +103,7 @@ void LogVerifier::Problem(Address address, const char* what) {
 // ---- the log ----
 
 absl::Status LogVerifier::ReadLog() {
-  // The first block holds an open record and nothing else, or nothing: then its history begins
-  // later.
+  // The first block holds only an open record, or nothing: then its incarnation begins later.
   const bool has_first_block = log_.incarnations().front().first_block == 0;
   const Address from = begin_ == geometry_.BlockStart(1) && has_first_block ? Address() : begin_;
   const std::uint64_t first_block = geometry_.BlockOf(from);
@@ -133,7 +132,7 @@ absl::Status LogVerifier::ReadLog() {
   return absl::OkStatus();
 }
 
-// Payloads into page_; the first block that is bad, or `end_block`.
+// Copies payloads into page_. Returns the first block that is bad, or `end_block`.
 std::uint64_t LogVerifier::LoadPage(std::uint64_t page, std::uint64_t first_block,
                                     std::uint64_t end_block) {
   Device& device = *core_.files.device;
@@ -163,7 +162,7 @@ std::uint64_t LogVerifier::LoadPage(std::uint64_t page, std::uint64_t first_bloc
                   kBlockPayloadBytes);
     }
     report_.block_count += there;
-    // Past what is missing, the rest of this piece may be there.
+    // After a missing part, the rest of this piece may exist.
     block += std::max<std::uint64_t>(there, read.ok() && there < count ? there + 1 : count);
   }
   return good_end;
@@ -201,7 +200,7 @@ absl::Status LogVerifier::CheckRecords(Address from, std::uint64_t end_offset) {
   return absl::OkStatus();
 }
 
-// What is wrong with it, or null.
+// Returns the problem of the record, or null.
 const char* LogVerifier::CheckRecord(const Record& record, Address address) {
   const std::span<const std::byte> bytes(record.bytes(), record.ExtentOf());
   const RecordHeader header = record.header().LoadAcquire();
@@ -273,7 +272,7 @@ absl::Status LogVerifier::FollowChains() {
   return going ? absl::OkStatus() : core_.ClosedError();
 }
 
-// From the entry to the first record that lies in the part which was read.
+// Walks from the entry to the first record in the part that was read.
 bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& slot) {
   while (address >= read_end_) {  // ends: previous addresses fall
     const char* problem = nullptr;
@@ -333,7 +332,7 @@ void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
   if (address == expected || (IsDead(address, begin_) && IsDead(expected, begin_))) return;
   if (InUnread(address)) return;
   if (address < expected) {
-    // Right only if what is passed over was void when the newest history began.
+    // Correct only if the records passed over were void when the newest incarnation began.
     const std::uint64_t first_block = log_.incarnations().back().first_block;
     if (geometry_.BlockOf(expected) >= first_block) {
       Problem(expected, "is in no chain");
@@ -344,8 +343,8 @@ void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
   if (!LeadsToChain(address, hash)) Problem(address, "is no record of the chain that leads to it");
 }
 
-// Chains of the log that no entry of the index leads to. Of records of earlier histories only an
-// opening knows whether they are void.
+// Finds chains of the log to which no entry of the index leads. Whether records of earlier
+// incarnations are void, only an opening knows.
 void LogVerifier::FindMissingChains() {
   EpochSlot* const slot = core_.epochs.AcquireSlot();
   const std::uint64_t first_block = log_.incarnations().back().first_block;

@@ -67,7 +67,7 @@ struct PageReader::Shared {
   CondVar done;
   std::map<std::uint64_t, Page> pages ABSL_GUARDED_BY(mu);
 
-  // Loads the page unless somebody else does or has done so, or nobody wants it any more.
+  // Loads the page unless another thread does or has done so, or it is no longer needed.
   void Work(Core& core, std::uint64_t number) {
     std::uint64_t first = 0;
     std::uint64_t end = 0;
@@ -80,7 +80,8 @@ struct PageReader::Shared {
       end = page->second.end_block;
     }
     LoadedPage loaded;
-    // Thrown on, it would leave a page that runs for ever, which the destructor waits for.
+    // An exception that left this function would leave a page that never ends, for which the
+    // destructor waits.
     try {
       loaded = LoadBlocks(core, first, end);
     } catch (const std::bad_alloc&) {
@@ -95,7 +96,7 @@ struct PageReader::Shared {
 
   // Loads pages, in ascending order, until none waits.
   void WorkAhead(Core& core) {
-    for (;;) {  // ends: few pages are asked for at a time
+    for (;;) {  // ends: few pages are requested at a time
       std::uint64_t number = 0;
       {
         MutexLock lock(mu);

@@ -66,7 +66,7 @@ void PendingOperations::Notify(PendingOperation& operation) {
 }
 
 bool PendingOperations::CompleteOne(bool wait) {
-  Owned ended;  // destroyed after mu_ is released: it owns functions of the user's
+  Owned ended;  // destroyed after mu_ is released: it owns functions of the user
   {
     SlowScope scope(*session_.slot);
     if (!session_.core->epochs.closed()) {
@@ -125,7 +125,7 @@ void PendingOperations::End() {
 }
 
 std::vector<PendingOperations::Owned> PendingOperations::TakeAll(const absl::Status& why) {
-  // In a forked child, what is under way belongs to the parent.
+  // In a forked child, the reads in flight belong to the parent.
   if (!session_.core->in_opening_process()) return {};
   MutexLock lock(mu_);
   queue_.Drop();
@@ -201,7 +201,7 @@ void PendingOperations::Read(PendingOperation& operation) {
   queue_.Start(read);
 }
 
-// The read's operation is ready to go on, and with it those that wanted the same block.
+// Marks the read's operation as ready to continue, and with it those that wanted the same block.
 void PendingOperations::MakeReady(BlockRead& read) {
   auto* const operation = static_cast<PendingOperation*>(read.owner);
   if (read.bytes.size() == kBlockBytes) reading_.erase(read.block);

@@ -26,12 +26,12 @@ namespace ebb::internal {
 namespace {
 
 // Loads the newest image that verifies and leads to the log from `begin` on, and forgets newer
-// ones. Null when there is none.
+// ones. Returns null if there is none.
 absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
                                                 FoundCheckpoints& found) {
   for (std::size_t i = found.manifests.size(); i-- != 0;) {
     const Manifest& manifest = found.manifests[i];
-    if (IsDead(manifest.scan_from, begin)) break;  // older ones too
+    if (IsDead(manifest.scan_from, begin)) break;  // older ones are dead too
     // As large as its entries need, at most four per bucket, and no larger than it was. If there is
     // no memory for that, loading grows it as far as possible.
     const auto exponent = static_cast<int>(std::min<std::uint64_t>(
@@ -52,8 +52,8 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
   return nullptr;
 }
 
-// Between `begin` and where the scan begins nothing is read at the opening, but whether the files
-// are there is seen at once.
+// Between `begin` and the start of the scan an opening reads nothing, but it checks that the files
+// exist.
 absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, BlockRange range) {
   const std::vector<BlockRange> held = device.HeldBlocks();
   auto piece = held.begin();
@@ -73,17 +73,17 @@ absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, Blo
 }
 
 struct NewHistory {
-  std::uint64_t uncertain_block = 0;  // from here on nothing states that it is durable
+  std::uint64_t uncertain_block = 0;  // from here on no record states that it is durable
   std::uint64_t cut_block = 0;
   std::uint64_t version = 1;
   std::uint64_t checkpoint_id = 0;         // the newest ever begun
   Address begin;                           // of the log
-  std::vector<IncarnationSpan> histories;  // this one included
-  bool salvaged = false;                   // what is cut off was durable
+  std::vector<IncarnationSpan> histories;  // including this one
+  bool salvaged = false;                   // the part that is cut off was durable
 };
 
-// Takes back what states that more was durable than what is below `end_block`, before it is cut
-// off.
+// Withdraws the statements that more was durable than the log below `end_block`, before the rest is
+// cut off.
 absl::Status ForgetBehind(Core& core, std::uint64_t end_block) {
   Directory& directory = *core.files.directory;
   absl::Status status = WriteDurableEnd(directory, core.config.log.store_id, end_block);
@@ -100,7 +100,8 @@ absl::Status ForgetBehind(Core& core, std::uint64_t end_block) {
   return status;
 }
 
-// Begins a new history at `cut_block`; it is durable when this returns, and so is the log below.
+// Begins a new incarnation at `cut_block`. When this returns, it is durable, and so is the log
+// below.
 absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories, salvaged] =
       start;
@@ -124,15 +125,15 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
   EncodeCommitRecord(record, config.store_id, cut_block, block.first(kBlockPayloadBytes));
   SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
-  // In memory too, so that what is there can be stepped through.
+  // Written to memory too, so that the records there can be stepped through.
   const Address start_address = config.geometry.BlockStart(cut_block);
   std::memcpy(core.log.FrameForRecovery(config.geometry.PageOf(start_address)).data() +
                   config.geometry.OffsetOf(start_address),
               block.data(), kBlockPayloadBytes);
 
   Device& device = *core.files.device;
-  // What was read may so far have been in the page cache only; from here on it counts as durable.
-  // It is not enough to sync it: a sync that failed before has left it clean.
+  // The blocks that were read may so far have been in the page cache only; from here on they count
+  // as durable. A sync is not enough: an earlier sync that failed has left the pages clean.
   absl::Status status = device.WriteAgain(uncertain_block, cut_block);
   status.Update(status.ok() ? device.Sync() : absl::OkStatus());
   if (status.ok() && salvaged) status = ForgetBehind(core, cut_block);
@@ -143,7 +144,7 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   return status;
 }
 
-// Lets the log end behind the open record at `cut_block`, or before that block if there is none,
+// Sets the log's end after the open record at `cut_block`, or before that block if there is none,
 // with the newest pages in memory.
 void StartLog(Core& core, NewHistory start, Address scanned_from) {
   const Geometry& geometry = core.log.geometry();
@@ -153,7 +154,7 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
   position.incarnations = std::move(start.histories);
   position.sessions_bytes = core.sessions.ListBytesWith("");
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
-  // One frame is free for the next page, and pages behind the tail may have been read into others.
+  // One frame is free for the next page, and pages after the tail may have been read into others.
   const std::uint64_t end_page = tail_page + 2 + PageReader::kMostAhead;
   const std::uint64_t head_page =
       end_page > geometry.frame_count ? end_page - geometry.frame_count : 0;
@@ -167,7 +168,7 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
   if (!core.config.read_only) core.log.TakeSpaceAhead(0);
 }
 
-// Whether the first block of a log that begins there is not there any more.
+// Returns whether the first block of a log that begins at `begin` no longer exists.
 absl::StatusOr<bool> IsGone(Core& core, Address begin) {
   const Geometry& geometry = core.log.geometry();
   const std::uint64_t block = geometry.FrontBlock(BeginOfFiles(geometry, begin));
@@ -227,7 +228,7 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
     end_block = scan->bad_block();
     core.index.Clear();
   }
-  // A store's first block is durable before anything is written behind it.
+  // A store's first block is durable before anything is written after it.
   const bool first_is_missing = !found.numbers.empty() && found.numbers.front() != 0;
   if (mode == ScanMode::kSalvage && scan->begin().is_null()) {
     return absl::DataLossError(
@@ -255,7 +256,7 @@ absl::Status ScanWithImages(Core& core, const FoundSegments& found, const Option
                          {geometry.FrontBlock(begin), geometry.BlockOf(manifest->scan_from)});
 }
 
-// After `damage`: what can be read without images, up to the first bad block.
+// After `damage`: reads as much as possible without images, up to the first bad block.
 absl::Status Salvage(Core& core, const FoundSegments& found, const Options& options,
                      const absl::Status& damage, FoundCheckpoints& checkpoints,
                      std::optional<LogScan>& scan) {
@@ -283,7 +284,7 @@ absl::Status Salvage(Core& core, const FoundSegments& found, const Options& opti
   return absl::OkStatus();
 }
 
-// Reads what the files hold into the index and the frames; changes no file.
+// Reads the contents of the files into the index and the frames; changes no file.
 absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
                      FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
   const Geometry& geometry = core.log.geometry();
@@ -297,9 +298,9 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   next.begin = BeginOfFiles(geometry, begin);
   const Manifest* const manifest = scan->manifest();
   next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
-  // Openings without a commit take one block, however many there are. Only if nothing follows the
-  // open record: a commit record there, which a crash has left behind lost blocks, states that the
-  // open record was durable, and must be gone first.
+  // Openings without a commit use one block, however many there are. This holds only if nothing
+  // follows the open record. A commit record there, which a crash has left after lost blocks,
+  // states that the open record was durable, and must be removed first.
   const bool is_last = scan->cut_block() == core.files.device->EndBlock();
   next.cut_block = scan->open_block() != 0 && is_last ? scan->open_block() : scan->cut_block();
   next.version = scan->next_version();
@@ -323,7 +324,7 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
                     "copy all keys into a new store",
                     100 * share));
   }
-  // A crash came before they were removed.
+  // A crash happened before they were removed.
   std::erase_if(checkpoints.manifests,
                 [&](const Manifest& old) { return IsDead(old.scan_from, next.begin); });
   core.sessions.Restore(report.sessions);
@@ -345,7 +346,7 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
     absl::Status status = Recover(*core, *found, options, checkpoints, next, opened.report);
     if (!status.ok()) return status;
   }
-  // A history of which nothing was committed leaves no trace.
+  // An incarnation without a commit leaves no trace.
   while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
     next.histories.pop_back();
   }
@@ -374,11 +375,11 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
     const std::uint64_t end_block = core->log.geometry().BlockOf(start.durable) - 1;
     absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
         *core->files.directory, core->config.log.store_id, std::max<std::uint64_t>(end_block, 1));
-    // A store can do without, as long as the end of its log is not lost.
+    // A store can work without it, as long as the end of its log is not lost.
     if (end.ok()) start.durable_end = *std::move(end);
     if (!end.ok()) opened.report.notes.emplace_back(end.status().message());
   }
-  // What an interrupted truncation has left. It does no harm, so a failure does none either.
+  // Removes the remains of an interrupted truncation. They do no harm, so neither does a failure.
   if (!read_only) static_cast<void>(core->files.device->TruncateFront(front_block));
 
   core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
@@ -414,7 +415,7 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
                                            StoredTypes types, const Environment& environment) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (environment.in_memory) return OpenInMemory(options, types, environment);
-  // What does not fit these types or limits is refused before anything is created.
+  // Types or limits that do not fit are rejected before anything is created.
   const absl::StatusOr<SegmentHeader> fresh = NewHeader(options, environment, types);
   if (!fresh.ok()) return fresh.status();
   if (absl::StatusOr<CoreConfig> config = MakeConfig(*fresh, options, environment); !config.ok()) {
