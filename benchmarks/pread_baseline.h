@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "ebb/internal/file_system.h"
+#include "ebb/internal/device/file_system.h"
 #include "keys.h"
 
 namespace ebb::bench {

@@ -1,4 +1,4 @@
-#include "ebb/internal/epoch.h"
+#include "ebb/internal/epoch/epoch.h"
 #include "ebb/store.h"
 #include "subjects.h"
 #include "team.h"

@@ -19,7 +19,7 @@
 #include <string_view>
 #include <type_traits>
 
-#include "ebb/internal/check.h"
+#include "ebb/internal/values/check.h"
 
 namespace ebb {
 

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "ebb/codec.h"
-#include "ebb/internal/compression.h"
+#include "ebb/internal/values/compression.h"
 
 namespace ebb {
 

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <string>
 
-#include "ebb/internal/check.h"
+#include "ebb/internal/values/check.h"
 
 namespace ebb {
 

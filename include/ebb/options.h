@@ -37,7 +37,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "ebb/internal/check.h"
+#include "ebb/internal/values/check.h"
 #include "ebb/stats.h"
 
 namespace ebb {

@@ -12,9 +12,9 @@
 
 #include "absl/status/status.h"
 #include "ebb/codec.h"
-#include "ebb/internal/live_scan.h"
-#include "ebb/internal/no_memory.h"
-#include "ebb/internal/typed_record.h"
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/ops/typed_record.h"
+#include "ebb/internal/scan/live_scan.h"
 
 namespace ebb {
 

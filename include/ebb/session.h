@@ -17,13 +17,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/codec.h"
-#include "ebb/internal/async.h"
-#include "ebb/internal/batch.h"
-#include "ebb/internal/callback_scope.h"
-#include "ebb/internal/core.h"
-#include "ebb/internal/no_memory.h"
-#include "ebb/internal/operation.h"
-#include "ebb/internal/session_state.h"
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/core/callback_scope.h"
+#include "ebb/internal/core/core.h"
+#include "ebb/internal/ops/async.h"
+#include "ebb/internal/ops/batch.h"
+#include "ebb/internal/ops/operation.h"
+#include "ebb/internal/ops/session_state.h"
 
 namespace ebb {
 

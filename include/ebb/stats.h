@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "ebb/internal/check.h"
+#include "ebb/internal/values/check.h"
 
 namespace ebb {
 

@@ -52,7 +52,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "ebb/internal/check.h"
+#include "ebb/internal/values/check.h"
 
 namespace ebb {
 

@@ -27,7 +27,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "ebb/internal/check.h"
+#include "ebb/internal/values/check.h"
 
 namespace ebb {
 

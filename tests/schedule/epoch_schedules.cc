@@ -5,7 +5,7 @@
 #include <array>
 #include <atomic>
 
-#include "ebb/internal/epoch.h"
+#include "ebb/internal/epoch/epoch.h"
 #include "tests/schedule/explore.h"
 
 namespace ebb::test {

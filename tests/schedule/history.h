@@ -31,7 +31,7 @@
 #include <tuple>
 #include <vector>
 
-#include "ebb/internal/check.h"
+#include "ebb/internal/values/check.h"
 
 namespace ebb::test {
 

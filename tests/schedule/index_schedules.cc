@@ -9,8 +9,8 @@
 #include <set>
 #include <vector>
 
-#include "ebb/internal/epoch.h"
-#include "ebb/internal/hash_index.h"
+#include "ebb/internal/epoch/epoch.h"
+#include "ebb/internal/index/hash_index.h"
 #include "tests/schedule/explore.h"
 
 namespace ebb::test {

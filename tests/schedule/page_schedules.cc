@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "ebb/internal/block.h"
-#include "ebb/internal/hybrid_log.h"
+#include "ebb/internal/format/block.h"
+#include "ebb/internal/log/hybrid_log.h"
 #include "tests/schedule/explore.h"
 
 namespace ebb::test {

@@ -20,7 +20,7 @@
 #include <new>
 #include <utility>
 
-#include "ebb/internal/callback_scope.h"
+#include "ebb/internal/core/callback_scope.h"
 
 namespace ebb::test {
 

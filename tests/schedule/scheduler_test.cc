@@ -9,8 +9,8 @@
 #include <set>
 #include <vector>
 
-#include "ebb/internal/atomic.h"
-#include "ebb/internal/mutex.h"
+#include "ebb/internal/base/atomic.h"
+#include "ebb/internal/base/mutex.h"
 #include "tests/schedule/explore.h"
 
 namespace ebb::test {

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "ebb/internal/offline_verifier.h"
+#include "ebb/internal/open/offline_verifier.h"
 #include "ebb/store.h"
 #include "tests/schedule/explore.h"
 #include "tests/schedule/history.h"

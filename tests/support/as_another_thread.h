@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "ebb/internal/callback_scope.h"
+#include "ebb/internal/core/callback_scope.h"
 
 namespace ebb::test {
 

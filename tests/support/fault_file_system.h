@@ -29,7 +29,7 @@
 #include <string>
 #include <vector>
 
-#include "ebb/internal/file_system.h"
+#include "ebb/internal/device/file_system.h"
 
 namespace ebb::test {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "ebb/internal/block.h"
+#include "ebb/internal/format/block.h"
 
 namespace ebb::test {
 

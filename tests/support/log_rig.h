@@ -25,13 +25,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "ebb/internal/address.h"
-#include "ebb/internal/device.h"
-#include "ebb/internal/epoch.h"
-#include "ebb/internal/health.h"
-#include "ebb/internal/hybrid_log.h"
-#include "ebb/internal/record.h"
-#include "ebb/internal/thread_pool.h"
+#include "ebb/internal/base/health.h"
+#include "ebb/internal/base/thread_pool.h"
+#include "ebb/internal/device/device.h"
+#include "ebb/internal/epoch/epoch.h"
+#include "ebb/internal/format/address.h"
+#include "ebb/internal/format/record.h"
+#include "ebb/internal/log/hybrid_log.h"
 
 namespace ebb::test {
 

@@ -6,7 +6,7 @@
 
 #include <cstdio>
 
-#include "ebb/internal/epoch.h"
+#include "ebb/internal/epoch/epoch.h"
 #include "tests/support/fallback.h"
 
 int main(int argc, char** argv) {

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <utility>
 
-#include "ebb/internal/check.h"
-#include "ebb/internal/hash.h"
+#include "ebb/internal/base/hash.h"
+#include "ebb/internal/values/check.h"
 #include "tests/support/allocation_scope.h"
 
 namespace ebb::test {

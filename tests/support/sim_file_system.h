@@ -37,8 +37,8 @@
 #include <string>
 #include <vector>
 
-#include "ebb/internal/file_system.h"
-#include "ebb/internal/mutex.h"
+#include "ebb/internal/base/mutex.h"
+#include "ebb/internal/device/file_system.h"
 
 namespace ebb::test {
 

@@ -6,8 +6,8 @@
 #include <ostream>
 #include <vector>
 
-#include "ebb/internal/device.h"
-#include "ebb/internal/hash.h"
+#include "ebb/internal/base/hash.h"
+#include "ebb/internal/device/device.h"
 
 template class ebb::Session<std::uint64_t, std::uint64_t>;
 template class ebb::Session<std::uint64_t, ebb::test::Triple>;

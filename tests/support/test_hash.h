@@ -9,7 +9,7 @@
 #include <cstring>
 #include <string>
 
-#include "ebb/internal/hash.h"
+#include "ebb/internal/base/hash.h"
 
 namespace ebb::test {
 

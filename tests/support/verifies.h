@@ -13,7 +13,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "ebb/internal/offline_verifier.h"
+#include "ebb/internal/open/offline_verifier.h"
 #include "ebb/verify.h"
 #include "gtest/gtest.h"
 

@@ -1,0 +1,904 @@
+// Operations: one key, one session, one user thread. The work of Read, Upsert, Rmw, Delete,
+// InsertIfAbsent and CompareExchange between the facade and the log.
+//
+// Every operation has two forms. The fast path (in names: the hit) is inline: enter the guard, load
+// one boundary, find the entry, walk to the record, look a second time, act. In every other case it
+// returns without effect, and the slow path, Attempt, starts again and decides by the state of the
+// key's newest record:
+//
+//   absent    the chain holds no record of the key, or a tombstone is the newest
+//   mutable   at or above read_only, of the operation's own version, no flags: update in place
+//   frozen    below safe_read_only, or of an older version that has drained, or on the device, or
+//             a collection's copy, which nothing ever changes: may be copied, or superseded by an
+//             operation that depends on it
+//   unsettled anything else: only a blind Upsert may append above it; all others leave the guard,
+//             help with the log's maintenance, and start again
+//
+// Argument (why no effect is lost or doubled).
+//   Under the guard, the operation loads the state word, then boundaries, then entry, then header,
+//   in this order, and then looks at the state word again. If it is equal, nothing was bumped in
+//   between. So the boundaries are still those that decide, no record of a newer version is in the
+//   chain, and a drain that begins later waits for this guard. Nothing is changed, returned or
+//   appended before the look has succeeded. After a failed CAS the entry is loaded and the look
+//   taken again.
+//   A record is published by one CAS of the entry, from the value on which the decision was based.
+//   So between decision and publication the chain has not grown; and a frozen record does not
+//   change. Hence an operation that depends on the old record (Rmw, Delete, InsertIfAbsent,
+//   CompareExchange) replaces exactly the record that it has read. In place that is one CAS of the
+//   value, or a write under the lock with the sequence with which the value was read.
+//   A blind Upsert may append above a record that another thread still updates in place: that
+//   update began before the append was published, and takes its place before it.
+//   A value that outgrows its record is sealed for its successor, under the record's lock, after
+//   the successor's slot has been allocated. Writers recheck the seal under the lock; readers can
+//   ignore it. If publication fails, the seal is removed again. A tombstone is set by CAS from a
+//   header without flags, or appended above a frozen record. An update in place that had seen the
+//   header without it comes before it.
+//   The guard is left before a device read. Records on the device do not change. So the result of
+//   the walk below an address holds forever, and it holds for the key while the walk in memory
+//   still arrives at that address. The log's begin is loaded before the entry: see hybrid_log.h for
+//   why a chain ends below it.
+//
+// After a failed publication the slot is used again only if the chain's new head is still below it,
+// because previous addresses must fall. Otherwise it is abandoned as a record that is not valid.
+//
+// Argument (memory). Nothing allocates between an effect and the return, so std::bad_alloc means
+//   that there was no effect: values are copied, functions run and messages are made before the CAS
+//   or the write under the lock. From the allocation of a slot of the log, which must be filled
+//   within its guard, up to the publication, nothing allocates either. The handlers are in the cold
+//   members, and after fast paths that copy a string or call a function of the user.
+//
+// Thread safety: a session is used by one thread at a time; sessions work in parallel. Progress:
+// fast paths are wait-free (reads of unlocked values), lock-free (updates) or wait for a record's
+// lock (locked values). The slow path may wait for the device, for a page, or for a record to
+// freeze.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "ebb/codec.h"
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/core/callback_scope.h"
+#include "ebb/internal/core/core.h"
+#include "ebb/internal/ops/session_state.h"
+#include "ebb/internal/ops/typed_record.h"
+#include "ebb/internal/ops/updates.h"
+#include "ebb/status.h"
+
+namespace ebb::internal {
+
+// The result of one attempt under one guard.
+enum class Step : std::uint8_t {
+  kDone,     // with an OpStatus
+  kRestart,  // the look did not succeed
+  // another thread inserts the same tag, splits or sweeps its bucket chain, or holds a seal
+  kContended,
+  kUnsettled,  // the record is not frozen yet
+  kPageFull,
+  kOnDevice,  // the chain continues there
+  kNoMemory,
+  kTooLarge,
+};
+
+inline OpStatus Refuse(SessionState& session, absl::Status why) {
+  if (session.is_stand_in()) return OpStatus::kRefused;  // its error, which others read, says so
+  session.slot->tally.Add(IsUserError(why)     ? Count::kUserErrors
+                          : IsCorruption(why)  ? Count::kCorruptionErrors
+                          : IsRecoverable(why) ? Count::kRecoverableErrors
+                                               : Count::kLastingErrors,
+                          1);
+  session.error = std::move(why);
+  return OpStatus::kRefused;
+}
+
+// Returns the status of an operation that has just ended.
+inline absl::Status ToStatus(const SessionState& session, OpStatus status) {
+  switch (status) {
+    case OpStatus::kOk:
+      break;
+    case OpStatus::kNotFound:
+      return absl::Status(absl::StatusCode::kNotFound, {});
+    case OpStatus::kAlreadyExists:
+      return absl::Status(absl::StatusCode::kAlreadyExists, {});
+    case OpStatus::kAborted:
+      return absl::Status(absl::StatusCode::kAborted, {});
+    case OpStatus::kRefused:
+      return session.error;
+  }
+  return absl::OkStatus();
+}
+
+// The operations of one pair of types. Static members only: a session is the first argument.
+template <KeyType Key, ValueType Value>
+class Operations {
+  using K = KeyOf<Key>;
+  using V = ValueOf<Value>;
+  using U = Updates<Key, Value>;
+  using Where = typename U::Where;
+  using Wish = typename U::Wish;
+
+ public:
+  using KeyView = typename K::View;
+  using ValueView = typename V::View;
+  static constexpr RecordShape kShape = U::kShape;
+
+  static EBB_INLINE std::uint64_t Hash(const Core& core, KeyView key) {
+    return K::Hash(core.index.key_hash(), key);
+  }
+
+  // The result of a read. Frozen: no byte of it changes any more.
+  struct Found {
+    const HybridLog& log;
+    Address address;
+    Record record;
+    bool frozen;
+    bool is_hit;  // on the fast path
+  };
+
+  // A consumer of Read that calls a function of the user with the value. Its fast path runs only
+  // outside callbacks.
+  template <typename Fn>
+  struct Visitor {
+    static constexpr bool kIsCallback = true;
+    SessionState& session;
+    Fn& fn;
+
+    EBB_INLINE void operator()(const Found& found) const {
+      if constexpr (V::kFixed) {
+        Value value;
+        CopyValue(found, value);
+        Call(found, value);
+      } else if (found.frozen) {
+        const std::string_view view = U::FrozenView(found.record);
+        CountRead(session, view);
+        Call(found, view);
+      } else {
+        CopyValue(found, session.scratch);
+        CountRead(session, session.scratch);
+        Call(found, ValueView(session.scratch));
+        SessionState::Trim(session.scratch);
+      }
+    }
+    EBB_INLINE void Call(const Found& found, const ValueView& value) const {
+      if (found.is_hit) {
+        const HitCallback scope(session.core, CallbackKind::kRead);
+        fn(value);
+      } else {
+        const CallbackScope scope(session.core, CallbackKind::kRead);
+        fn(value);
+      }
+    }
+  };
+
+  // The start of an update: the record to which the index's hint led.
+  struct Lead {
+    Core& core;
+    const EpochGuard& guard;
+    std::uint64_t update_from;  // loaded first
+    Address address;
+  };
+  static EBB_INLINE Lead LeadTo(Core& core, const EpochGuard& guard, std::uint64_t hash) {
+    const std::uint64_t update_from = core.log.update_from();
+    return {core, guard, update_from, core.index.FindHint(hash)};
+  }
+
+  // ---- fast paths ----
+
+  // Calls `consume(found)` with the newest record of the key, under a guard, exactly once.
+  template <typename Consume>
+  static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, Consume&& consume) {
+    if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]] {
+      return Timed<ReadHit<std::remove_reference_t<Consume>>, KeyView,
+                   std::remove_cvref_t<Consume>>(session, OpKind::kRead, key, consume);
+    }
+    return ReadHit(session, key, consume);
+  }
+  static EBB_INLINE OpStatus Upsert(SessionState& session, KeyView key, ValueView value) {
+    if (session.slot->tally.Begin(OpKind::kUpsert)) [[unlikely]]
+      return Timed<UpsertHit, KeyView, ValueView>(session, OpKind::kUpsert, key, value);
+    return UpsertHit(session, key, value);
+  }
+  template <typename Fn>
+  static EBB_INLINE OpStatus Rmw(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
+    if (session.slot->tally.Begin(OpKind::kRmw)) [[unlikely]]
+      return Timed<RmwHit<Fn>, KeyView, Fn&, ValueView>(session, OpKind::kRmw, key, fn, initial);
+    return RmwHit(session, key, fn, initial);
+  }
+
+  template <typename Consume>
+  static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume& consume) {
+    const std::uint64_t hash = Hash(*session.core, key);
+    EBB_TRY {
+      if (TryRead(session, key, hash, consume)) [[likely]]
+        return OpStatus::kOk;
+    }
+    EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRead); }
+    if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
+    return ReadSlow(session, key, hash, consume);
+  }
+  // Returns false if the fast path does not apply.
+  template <typename Consume>
+  static EBB_INLINE bool TryRead(SessionState& session, KeyView key, std::uint64_t hash,
+                                 Consume&& consume) {
+    Core& core = *session.core;
+    if constexpr (requires { std::remove_cvref_t<Consume>::kIsCallback; }) {
+      if (!session.MayCallBack()) [[unlikely]]
+        return false;
+    } else {
+      if (!session.idle()) [[unlikely]]
+        return false;
+    }
+    EpochGuard guard(core.epochs, *session.slot);
+    const Address head = core.log.head();
+    return FinishRead(core, guard, key, core.index.FindHint(hash), head, consume);
+  }
+  // Does the same, starting at the index's hint.
+  template <typename Consume>
+  static EBB_INLINE bool FinishRead(Core& core, const EpochGuard& guard, KeyView key,
+                                    Address address, Address head, Consume&& consume) {
+    if (address < head) return false;
+    std::byte* bytes = core.log.At(address, guard);
+    AskForRest(bytes);
+    if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
+      address = Walk(core, guard, Record(bytes, kShape).header().LoadAcquire().prev(), head, key);
+      if (address < head) return false;
+      bytes = core.log.At(address, guard);
+    }
+    const Record record(bytes, kShape);
+    if (record.header().LoadAcquire().tombstone() || !guard.Look()) [[unlikely]]
+      return false;
+    consume(Found{core.log, address, record, /*frozen=*/false, /*is_hit=*/true});
+    return true;
+  }
+  // After the fast path of a read did not apply: returns whether its key is certainly absent.
+  static EBB_NOINLINE bool IsAbsent(SessionState& session, KeyView key, std::uint64_t hash) {
+    Core& core = *session.core;
+    if (!session.idle()) return false;
+    EpochGuard guard(core.epochs, *session.slot);
+    const Address head = core.log.head();
+    const Address end = Walk(core, guard, core.index.Find(hash).entry.address(), head, key);
+    if (end > kNoRecord || !guard.Look()) return false;
+    session.slot->tally.AddOf(Count::kWithoutEffect, OpKind::kRead);
+    return true;
+  }
+
+  template <typename Consume>
+  static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
+                                        Consume consume) {
+    if (!session.callable()) return RefuseReentered(session, OpKind::kRead);
+    SlowScope scope(*session.slot);
+    EBB_TRY {
+      session.search.Clear();
+      OpStatus status = OpStatus::kOk;
+      while (TurnRead(session, key, hash, consume, session.search, status) == Step::kOnDevice) {
+        session.slot->tally.Add(Count::kDeviceWaits, 1);
+        session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+      }
+      session.search.Trim(SessionState::kRetainedBytes);
+      return status;
+    }
+    EBB_CATCH_NO_MEMORY {
+      session.search.Trim(SessionState::kRetainedBytes);
+      return RefuseForMemory(session, OpKind::kRead);
+    }
+  }
+
+  static EBB_INLINE bool Fits(const Core& core, KeyView key, ValueView value) {
+    if constexpr (K::kFixed && V::kFixed) {
+      return true;  // checked once, when the store was opened
+    } else {
+      return K::Bytes(key) <= core.config.max_key_bytes &&
+             V::Bytes(value) <= core.config.max_value_bytes;
+    }
+  }
+
+  static EBB_INLINE OpStatus UpsertHit(SessionState& session, KeyView key, ValueView value) {
+    Core& core = *session.core;
+    const std::uint64_t hash = Hash(*session.core, key);
+    if (!Fits(core, key, value)) [[unlikely]]
+      return RefuseSizes(session, OpKind::kUpsert, key, value);
+    if (session.idle()) [[likely]] {
+      EpochGuard guard(core.epochs, *session.slot);
+      if (FinishUpsert(session, LeadTo(core, guard, hash), key, value)) [[likely]] {
+        session.serials.Take(guard.version_bits());
+        return OpStatus::kOk;
+      }
+    }
+    return UpsertSlow(session, key, hash, value);
+  }
+  // The fast path. Returns false, without effect, if it does not apply. The caller takes the
+  // serial.
+  static EBB_INLINE bool FinishUpsert(SessionState& session, const Lead& lead, KeyView key,
+                                      ValueView value) {
+    const std::optional<Mutable> found = FindMutable(lead, key);
+    if (!found || U::UpsertInPlace(found->record(), value) != WriteResult::kWritten) [[unlikely]]
+      return false;
+    CountBytes(session, K::Bytes(key) + V::Bytes(value));
+    return true;
+  }
+  static EBB_INLINE OpStatus UpsertSlow(SessionState& session, KeyView key, std::uint64_t hash,
+                                        ValueView value) {
+    typename U::UpsertOp op(value);
+    return Update(session, key, hash, op);
+  }
+
+  template <typename Fn>
+  static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
+    const std::uint64_t hash = Hash(*session.core, key);
+    EBB_TRY {
+      if (TryRmw(session, key, hash, fn)) [[likely]]
+        return OpStatus::kOk;
+    }
+    EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRmw); }
+    return RmwSlow(session, key, hash, fn, initial);
+  }
+  // Returns false, without effect, if the fast path does not apply.
+  template <typename Fn>
+  static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
+    Core& core = *session.core;
+    if (!session.MayCallBack()) [[unlikely]]
+      return false;
+    EpochGuard guard(core.epochs, *session.slot);
+    if (!FinishRmw(session, LeadTo(core, guard, hash), key, fn)) return false;
+    session.serials.Take(guard.version_bits());
+    return true;
+  }
+  // Like FinishUpsert. Not inside a callback.
+  template <typename Fn>
+  static EBB_INLINE bool FinishRmw(SessionState& session, const Lead& lead, KeyView key, Fn& fn) {
+    // A value that may outgrow its record would be edited here in vain. (So would a value that
+    // cannot be decoded: those have a codec, and are strings here.)
+    if constexpr (!V::kFixed) return false;
+    const std::optional<Mutable> found = FindMutable(lead, key);
+    if (!found) [[unlikely]]
+      return false;
+    const HitCallback scope(&lead.core, CallbackKind::kUpdate);
+    if constexpr (kShape.locked()) {
+      typename U::CopyingOp copy{session};
+      const auto edit = [&] { return U::Edit(fn, copy.Copy()); };
+      if (U::EditLocked(lead.core, found->address, found->record(), copy.Copy(), copy.seen, edit) !=
+          WriteResult::kWritten) {
+        return false;
+      }
+      CountBytes(session, K::Bytes(key) + V::Bytes(copy.Copy()));
+    } else {
+      U::RmwUnlocked(found->record(), fn);
+      CountBytes(session, K::Bytes(key) + sizeof(Value));
+    }
+    return true;
+  }
+  template <typename Fn>
+  static EBB_INLINE OpStatus RmwSlow(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn,
+                                     ValueView initial) {
+    typename U::template RmwOp<Fn> op{{session}, fn, initial};
+    return Update(session, key, hash, op);
+  }
+
+  static OpStatus CompareExchange(SessionState& session, KeyView key, ValueView expected,
+                                  ValueView desired) {
+    Core& core = *session.core;
+    Tally& tally = session.slot->tally;
+    const OpTimer timer(tally, OpKind::kCompareExchange, tally.Begin(OpKind::kCompareExchange));
+    if (!Fits(core, key, desired)) {
+      return RefuseSizes(session, OpKind::kCompareExchange, key, desired);
+    }
+    const std::uint64_t hash = Hash(*session.core, key);
+    if constexpr (!kShape.locked()) {
+      if (session.idle()) [[likely]] {
+        EpochGuard guard(core.epochs, *session.slot);
+        const std::optional<Mutable> found = FindMutable(LeadTo(core, guard, hash), key);
+        if (found) [[likely]] {
+          const OpStatus status = U::CompareExchangeUnlocked(found->record(), expected, desired);
+          session.serials.Take(guard.version_bits());
+          if (status == OpStatus::kOk) {
+            CountBytes(session, K::Bytes(key) + sizeof(Value));
+          } else {
+            tally.AddOf(Count::kWithoutEffect, OpKind::kCompareExchange);
+          }
+          return status;
+        }
+      }
+    }
+    typename U::CompareExchangeOp op{{session}, expected, desired};
+    return Update(session, key, hash, op);
+  }
+
+  static OpStatus Delete(SessionState& session, KeyView key) {
+    Tally& tally = session.slot->tally;
+    const OpTimer timer(tally, OpKind::kDelete, tally.Begin(OpKind::kDelete));
+    return DeleteSlow(session, key, Hash(*session.core, key));
+  }
+  static OpStatus DeleteSlow(SessionState& session, KeyView key, std::uint64_t hash) {
+    typename U::DeleteOp op;
+    return Update(session, key, hash, op);
+  }
+
+  static OpStatus InsertIfAbsent(SessionState& session, KeyView key, ValueView value) {
+    Tally& tally = session.slot->tally;
+    const OpTimer timer(tally, OpKind::kInsert, tally.Begin(OpKind::kInsert));
+    if (!Fits(*session.core, key, value)) {
+      return RefuseSizes(session, OpKind::kInsert, key, value);
+    }
+    typename U::InsertOp op(value);
+    return Update(session, key, Hash(*session.core, key), op);
+  }
+
+  // ---- slow paths, up to where they need the device ----
+  //
+  // They return kDone and the operation's outcome; or kOnDevice: `search` has begun, and when it
+  // has ended, the operation continues from there, whatever happened in the meantime. They wait
+  // themselves for everything else. To be called inside a SlowScope, outside guards.
+
+  template <typename Consume>
+  static Step TurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consume& consume,
+                       DeviceSearch& search, OpStatus& status) {
+    const Step step = TryTurnRead(session, key, hash, consume, search, status);
+    if (step == Step::kDone) CountGeneral(session, OpKind::kRead, status);
+    return step;
+  }
+
+  template <typename Op>
+  static Step TurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                         DeviceSearch& search) {
+    const Step step = TryTurnUpdate(session, key, hash, op, search);
+    if (step == Step::kDone) {
+      CountGeneral(session, Op::kKind, op.status);
+      if (op.status == OpStatus::kOk) {
+        CountBytes(session, K::Bytes(key) + (Op::kTombstone ? 0 : NewValueBytes(op)));
+      }
+      if constexpr (!V::kFixed) SessionState::Trim(session.scratch);
+    }
+    return step;
+  }
+
+  // Completes an update that has returned kOnDevice; waits for the device.
+  template <typename Op>
+  static EBB_NOINLINE void Complete(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                                    DeviceSearch& search) {
+    do {
+      session.slot->tally.Add(Count::kDeviceWaits, 1);
+      search.Run(session.core->log, K::Data(key), K::Bytes(key));
+    } while (TurnUpdate(session, key, hash, op, search) == Step::kOnDevice);
+  }
+
+  // For values of one size it is enough to count reads.
+  template <typename Bytes>
+  static EBB_INLINE void CountRead(SessionState& session, const Bytes& bytes) {
+    if constexpr (!V::kFixed) session.slot->tally.Add(Count::kReadBytes, bytes.size());
+  }
+
+  // Copies the value of a record that Read passed to its consumer.
+  static EBB_INLINE void CopyValue(const Found& found, Value& out) {
+    if constexpr (!kShape.locked()) {
+      out = V::LoadUnlocked(found.record);
+    } else if (found.frozen) {
+      V::CopyFrozen(found.record, out);
+    } else {
+      CopyLocked(found.log, found.address, found.record, out);
+    }
+  }
+
+  // Returns the first address at or below `from` that is below `floor` or holds a record of the
+  // key.
+  static EBB_NOINLINE Address Walk(const Core& core, const EpochGuard& guard, Address from,
+                                   Address floor, KeyView key) noexcept {
+    Address address = from;
+    while (address >= floor) {  // ends: previous addresses fall
+      const Record record(core.log.At(address, guard), kShape);
+      const RecordHeader header = record.header().LoadAcquire();
+      if (K::Equals(record, key)) break;
+      address = header.prev();
+    }
+    return address;
+  }
+
+  static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
+                                       ValueView value) {
+    CountGeneral(session, kind, OpStatus::kRefused);
+    return Refuse(session, CatchNoMemory([&] {
+                    return session.core->CheckSizes(K::Bytes(key), V::Bytes(value));
+                  }));
+  }
+
+  // Reports that memory ran out before the operation had any effect.
+  static EBB_COLD OpStatus RefuseForMemory(SessionState& session, OpKind kind) {
+    CountGeneral(session, kind, OpStatus::kRefused);
+    return Refuse(session, NoMemory());
+  }
+
+ private:
+  // A copy of a fast path that is only for timing it.
+  template <auto kHit, typename... Args>
+  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Args... args) {
+    const OpTimer timer(session.slot->tally, kind, true);
+    return kHit(session, args...);
+  }
+
+  // Prefetches the rest of a record with a string value. Its address follows from the record's
+  // first line; the lines after it are prefetched before that one has arrived.
+  static EBB_INLINE void AskForRest(const std::byte* record) {
+    if constexpr (kShape.has_lengths()) {
+      __builtin_prefetch(record + 64);
+      __builtin_prefetch(record + 128);
+    }
+  }
+
+  struct Mutable {
+    Record record() const { return Record(bytes, kShape); }
+    Address address;
+    std::byte* bytes;
+  };
+  // Returns the key's record if it may be updated in place, after a successful look.
+  static EBB_INLINE std::optional<Mutable> FindMutable(const Lead& lead, KeyView key) {
+    Address address = lead.address;
+    if (address.value() < lead.update_from) return std::nullopt;
+    std::byte* bytes = lead.core.log.At(address, lead.guard);
+    AskForRest(bytes);
+    if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
+      address = Walk(lead.core, lead.guard, Record(bytes, kShape).header().LoadAcquire().prev(),
+                     Address(lead.update_from), key);
+      if (address.value() < lead.update_from) return std::nullopt;
+      bytes = lead.core.log.At(address, lead.guard);
+    }
+    const Record record(bytes, kShape);
+    if (record.header().LoadAcquire().has_flags() || !lead.guard.Look()) [[unlikely]]
+      return std::nullopt;
+    return Mutable{address, bytes};
+  }
+
+  // ---- slow paths ----
+
+  static void CountGeneral(SessionState& session, OpKind kind, OpStatus status) {
+    Tally& tally = session.slot->tally;
+    tally.AddOf(Count::kGeneral, kind);
+    if (status == OpStatus::kOk) return;
+    tally.AddOf(status == OpStatus::kRefused ? Count::kRefused : Count::kWithoutEffect, kind);
+  }
+  // Counts the bytes of an update with an effect. If all keys and values are of one size, the
+  // operation counts imply them.
+  static EBB_INLINE void CountBytes(SessionState& session, std::uint64_t bytes) {
+    if constexpr (kShape.has_lengths()) session.slot->tally.Add(Count::kWrittenBytes, bytes);
+  }
+  static EBB_COLD OpStatus RefuseReentered(SessionState& session, OpKind kind) {
+    CountGeneral(session, kind, OpStatus::kRefused);
+    return Refuse(session, session.BusyError());
+  }
+
+  template <typename Consume>
+  static Step TryTurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consume& consume,
+                          DeviceSearch& search, OpStatus& status) {
+    Core& core = *session.core;
+    Backoff backoff;
+    // Each turn means that something was bumped in the meantime, or a part of the index is moved.
+    for (;;) {
+      if (core.epochs.closed()) {
+        status = Refuse(session, core.ClosedError());
+        return Step::kDone;
+      }
+      if (search.ended() && !absl::IsAborted(search.status())) {
+        status = AnswerFromDevice(session, search, consume);
+        if (core.config.promote_reads && status == OpStatus::kOk) {
+          Promote(session, key, hash, search);
+        }
+        return Step::kDone;
+      }
+      DeviceSearch::Part on_device;
+      {
+        EpochGuard guard(core.epochs, *session.slot);
+        on_device.begin = core.log.begin();
+        const Address head = core.log.head_acquire();
+        const Address safe_read_only = core.log.safe_read_only();
+        const Address first = core.index.Find(hash).entry.address();
+        const Address address = Walk(core, guard, first, head, key);
+        if (!guard.Look()) {
+          session.slot->tally.Add(Count::kRestarts, 1);
+          continue;
+        }
+        if (address >= head) {
+          const Record record(core.log.At(address, guard), kShape);
+          status = OpStatus::kNotFound;
+          if (record.header().LoadAcquire().tombstone()) return Step::kDone;
+          consume(Found{core.log, address, record, address < safe_read_only, /*is_hit=*/false});
+          status = OpStatus::kOk;
+          return Step::kDone;
+        }
+        if (address < on_device.begin && address != kBeingMoved) {
+          status = OpStatus::kNotFound;
+          return Step::kDone;
+        }
+        on_device.from = address;
+      }
+      if (on_device.from == kBeingMoved) {
+        session.slot->tally.Add(Count::kContendedWaits, 1);
+        backoff.Wait();
+        continue;
+      }
+      search.Begin(on_device);
+      return Step::kOnDevice;
+    }
+  }
+
+  // Appends a copy of the record that the search has found, as an Rmw without a change would. It
+  // does so only above that very record, which is therefore still the newest, and above begin. If
+  // anything else has happened to the key, it does nothing.
+  static void Promote(SessionState& session, KeyView key, std::uint64_t hash,
+                      DeviceSearch& search) {
+    Core& core = *session.core;
+    typename U::PromoteOp op(search.from());
+    // The second time there is room, unless another thread's page turn used it.
+    for (int attempt = 0; attempt < 2 && !core.health.poisoned(); ++attempt) {
+      const Step step = Attempt(session, key, hash, op, search);
+      if (step == Step::kDone && op.found != nullptr) session.slot->tally.Add(Count::kPromoted, 1);
+      if (step != Step::kPageFull || !core.log.WaitForPage().ok()) return;
+    }
+  }
+
+  template <typename Consume>
+  static OpStatus AnswerFromDevice(SessionState& session, const DeviceSearch& search,
+                                   Consume& consume) {
+    if (!search.status().ok()) return Refuse(session, search.status());
+    const std::optional<Record>& record = search.record();
+    if (!record.has_value() || record->header().LoadAcquire().tombstone()) {
+      return OpStatus::kNotFound;
+    }
+    Core& core = *session.core;
+    EpochGuard guard(core.epochs, *session.slot);  // callbacks always run under one
+    consume(Found{core.log, search.from(), *record, /*frozen=*/true, /*is_hit=*/false});
+    session.slot->tally.Add(Count::kReadsFromDevice, 1);
+    return OpStatus::kOk;
+  }
+
+  template <typename Op>
+  static EBB_NOINLINE OpStatus Update(SessionState& session, KeyView key, std::uint64_t hash,
+                                      Op& op) {
+    if (!session.callable()) return RefuseReentered(session, Op::kKind);
+    SlowScope scope(*session.slot);
+    EBB_TRY {
+      session.search.Clear();
+      if (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
+        Complete(session, key, hash, op, session.search);
+        session.search.Trim(SessionState::kRetainedBytes);
+      }
+      return op.status;
+    }
+    EBB_CATCH_NO_MEMORY {
+      session.search.Trim(SessionState::kRetainedBytes);
+      return RefuseForMemory(session, Op::kKind);
+    }
+  }
+
+  // op.status is the outcome when it is done.
+  template <typename Op>
+  static Step TryTurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                            DeviceSearch& search) {
+    Core& core = *session.core;
+    const auto refuse = [&](absl::Status why) {
+      op.status = Refuse(session, std::move(why));
+      return Step::kDone;
+    };
+    Backoff backoff;
+    // Each turn means that another thread made progress, or waits for one that will.
+    for (;;) {
+      if (core.epochs.closed()) return refuse(core.ClosedError());
+      if (core.health.poisoned()) return refuse(core.health.status());
+      if (search.ended() && absl::IsAborted(search.status())) search.Clear();
+      if (search.ended() && !search.status().ok()) return refuse(search.status());
+      switch (Attempt(session, key, hash, op, search)) {
+        case Step::kDone:
+          if (op.status == OpStatus::kOk) op.status = Acknowledge(session);
+          return Step::kDone;
+        case Step::kOnDevice:
+          return Step::kOnDevice;
+        case Step::kRestart:
+          session.slot->tally.Add(Count::kRestarts, 1);
+          break;
+        case Step::kContended:
+          session.slot->tally.Add(Count::kContendedWaits, 1);
+          backoff.Wait();
+          break;
+        case Step::kUnsettled: {
+          core.counters.fuzzy_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
+          // An error of the device does not matter for this wait: only a drain does.
+          const absl::StatusOr<bool> moved = core.log.Help();
+          if (!moved.ok() || !*moved) backoff.Wait();
+          break;
+        }
+        case Step::kPageFull:
+          if (absl::Status room = core.log.WaitForPage(
+                  kShape.ExtentFor(K::Bytes(key), NewValueBytes(op)), kSpaceFor<Op>);
+              !room.ok()) {
+            return refuse(std::move(room));
+          }
+          break;
+        case Step::kNoMemory:
+          return refuse(absl::ResourceExhaustedError("no memory for the hash index"));
+        case Step::kTooLarge:
+          return refuse(core.CheckSizes(K::Bytes(key), NewValueBytes(op)));
+      }
+    }
+  }
+
+  // With Durability::kAlways there is no fast path, so every update comes here.
+  static OpStatus Acknowledge(SessionState& session) {
+    if (session.core->config.durability != Durability::kAlways) return OpStatus::kOk;
+    absl::Status status = session.core->commits->Join();
+    return status.ok() ? OpStatus::kOk : Refuse(session, std::move(status));
+  }
+
+  template <typename Op>
+  static std::uint64_t NewValueBytes(Op& op) {
+    if constexpr (Op::kTombstone) {
+      return V::kFixed ? sizeof(Value) : 0;
+    } else {
+      return V::Bytes(op.NewValue());
+    }
+  }
+
+  // The boundaries that decide which changes a record allows. Each is loaded once, after the guard
+  // was entered and before the index entry.
+  struct Bounds {
+    Bounds(const Core& core, const EpochGuard& guard)
+        : begin(core.log.begin()),
+          head(core.log.head_acquire()),
+          read_only(core.log.read_only()),
+          safe_read_only(core.log.safe_read_only()),
+          version_floor(core.VersionFloor()),
+          version_bits(guard.version_bits()),
+          drained(core.DrainedFor(version_bits)) {}
+
+    Where Classify(Address address, RecordHeader header) const {
+      const bool own_version = address >= version_floor && header.version_bits() == version_bits;
+      if (header.tombstone()) return Where::kAbsent;
+      if (header.copy() || address < safe_read_only || (!own_version && drained)) {
+        return Where::kFrozen;
+      }
+      if (address >= read_only && own_version && !header.sealed()) return Where::kMutable;
+      return Where::kUnsettled;
+    }
+
+    const Address begin;
+    const Address head;
+    const Address read_only;
+    const Address safe_read_only;
+    const Address version_floor;
+    const unsigned version_bits;
+    const bool drained;
+  };
+
+  template <typename Op>
+  static constexpr HybridLog::Space kSpaceFor =
+      Op::kTombstone ? HybridLog::Space::kDeletion : HybridLog::Space::kOrdinary;
+
+  // kDone: `slot` is the key's, or empty for an operation that creates none. No entry is created
+  // while there is no space for its record; otherwise rejected calls would make the index grow.
+  template <typename Op>
+  static Step FindSlot(Core& core, std::uint64_t hash, HashIndex::Slot& slot) {
+    switch (Op::kCreates && core.log.HasOrdinaryPage() ? core.index.FindOrCreate(hash, slot)
+                                                       : core.index.FindForUpdate(hash, slot)) {
+      case HashIndex::CreateResult::kFound:
+        return Step::kDone;
+      case HashIndex::CreateResult::kContended:
+        return Step::kContended;
+      case HashIndex::CreateResult::kNoMemory:
+        return Step::kNoMemory;
+    }
+    return Step::kDone;
+  }
+
+  // One attempt, under one guard, without waiting.
+  template <typename Op>
+  static Step Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                      DeviceSearch& search) {
+    Core& core = *session.core;
+    EpochGuard guard(core.epochs, *session.slot);
+    const Bounds bounds(core, guard);
+    HashIndex::Slot slot;
+    if (const Step step = FindSlot<Op>(core, hash, slot); step != Step::kDone) return step;
+    // A blind operation needs a record only to change it in place. Below this address no record can
+    // be changed. The cache line that would show this would be most of the cost of the append.
+    const Address floor =
+        Op::kBlind ? std::max(bounds.read_only, bounds.version_floor) : bounds.head;
+
+    Address own;  // our slot in the log, if an earlier turn has left us one
+    std::uint64_t own_extent = 0;
+    // Each turn after the first means that another record of the chain was published.
+    for (;;) {
+      const Address address = Walk(core, guard, slot.entry.address(), floor, key);
+      std::optional<Record> record;
+      Where where = Where::kAbsent;
+      if (address >= floor) {
+        record.emplace(core.log.At(address, guard), kShape);
+        where = bounds.Classify(address, record->header().LoadAcquire());
+      } else if (!Op::kBlind && address >= bounds.begin) {
+        if (!search.Answers(address)) {
+          search.Begin({address, bounds.begin});
+          return Step::kOnDevice;
+        }
+        if (search.record().has_value() && !search.record()->header().LoadAcquire().tombstone()) {
+          record.emplace(search.record()->bytes(), kShape);
+          where = Where::kFrozen;
+        }
+      }
+      if (!guard.Look()) return Step::kRestart;
+
+      switch (op.Decide(where, address, record.has_value() ? &*record : nullptr)) {
+        case Wish::kDone:
+          if (Op::kNumbered && op.status != OpStatus::kRefused)
+            session.serials.Take(guard.version_bits());
+          return Step::kDone;
+        case Wish::kWait:
+          return Step::kUnsettled;
+        case Wish::kAgain:
+          return Step::kContended;
+        case Wish::kAppend:
+          break;
+      }
+      const std::uint64_t value_bytes = NewValueBytes(op);
+      const std::uint64_t extent = kShape.ExtentFor(K::Bytes(key), value_bytes);
+      if (K::Bytes(key) > core.config.max_key_bytes || value_bytes > core.config.max_value_bytes ||
+          extent > core.log.geometry().payload_bytes()) {
+        return Step::kTooLarge;
+      }
+      if (own <= slot.entry.address() || own_extent != extent) {
+        if (Op::kCreates && slot.word == nullptr) return Step::kPageFull;
+        own = core.log.Allocate(extent, guard, kSpaceFor<Op>);
+        own_extent = extent;
+        if (own.is_null()) return Step::kPageFull;
+      }
+      if (Append({core, guard, slot, own}, key, op, record.has_value() ? &*record : nullptr)) {
+        session.slot->tally.Add(Count::kAppended, 1);
+        if (Op::kNumbered) session.serials.Take(guard.version_bits());
+        return Step::kDone;
+      }
+      if (!HashIndex::Reload(slot)) return Step::kContended;
+    }
+  }
+
+  struct Place {
+    Core& core;
+    const EpochGuard& guard;
+    const HashIndex::Slot& slot;
+    Address address;
+  };
+  // Writes the successor at `place` and publishes it. Returns false if the chain has grown in the
+  // meantime, or the old record could not be sealed; then the new one is left well-formed and not
+  // valid.
+  template <typename Op>
+  static bool Append(const Place& place, KeyView key, Op& op, const Record* old) {
+    const Record record(place.core.log.At(place.address, place.guard), kShape);
+    RecordHeader header = RecordHeader::Make(RecordKind::kRecord, place.slot.entry.address(),
+                                             place.guard.version_bits());
+    const auto value_bytes = static_cast<std::uint32_t>(NewValueBytes(op));
+    record.Init(header, K::Data(key), static_cast<std::uint32_t>(K::Bytes(key)), value_bytes,
+                value_bytes);
+    if constexpr (Op::kTombstone) {
+      header = header.With(RecordHeader::kTombstone);
+      // A tombstone of a fixed-size value has room for one; it must not contain the frame's old
+      // bytes.
+      std::memset(record.value(), 0, RoundUp8(value_bytes));
+    } else if constexpr (kShape.locked()) {
+      const ValueView value = op.NewValue();
+      CopyToLog(V::Data(value), V::Bytes(value), record.value());
+    } else {
+      WordAt(record.value())
+          .store(V::ToWord(op.NewValue()), std::memory_order_relaxed);  // published below
+    }
+    if (!op.Seal(old)) return false;
+    record.header().StoreRelaxed(header.With(RecordHeader::kValid));
+    if (HashIndex::Publish(place.slot, place.address)) [[likely]]
+      return true;
+    record.header().StoreRelaxed(header);
+    op.Unseal(old);
+    place.core.counters.failed_cas.fetch_add(1, std::memory_order_relaxed);  // statistics
+    return false;
+  }
+};
+
+}  // namespace ebb::internal

@@ -1,0 +1,39 @@
+#include "ebb/internal/base/health.h"
+
+#include <fmt/format.h>
+
+#include <new>
+
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/status.h"
+
+namespace ebb::internal {
+
+Health::Health(bool read_only) : poisoned_(read_only) {
+  if (read_only) cause_ = Fixed().read_only;
+}
+
+void Health::Poison(const absl::Status& cause) {
+  MutexLock lock(mu_);
+  if (has_failed_) return;
+  has_failed_ = true;
+  // A store that must not continue is poisoned whether or not there is memory for the message.
+  const bool is_lost = absl::IsDataLoss(cause);
+  cause_ = is_lost ? absl::Status(absl::StatusCode::kDataLoss, {}) : Fixed().poisoned;
+  try {
+    cause_ = Lasting(absl::Status(
+        cause_.code(),
+        fmt::format("the store is poisoned until it is reopened; first cause: {}: {}",
+                    absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
+  } catch (const std::bad_alloc&) {  // the shorter one remains
+  }
+  poisoned_.store(true, std::memory_order_release);  // [poison]
+}
+
+absl::Status Health::status() const {
+  if (!poisoned()) return absl::OkStatus();
+  MutexLock lock(mu_);
+  return cause_;
+}
+
+}  // namespace ebb::internal

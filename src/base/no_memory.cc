@@ -1,0 +1,79 @@
+#include "ebb/internal/base/no_memory.h"
+
+#include <utility>
+
+#include "ebb/status.h"
+
+namespace ebb::internal {
+namespace {
+
+absl::Status Make(absl::StatusCode code, const char* message) noexcept {
+  try {
+    absl::Status status(code, message);
+    return code == absl::StatusCode::kUnavailable ? Lasting(std::move(status)) : status;
+  } catch (const std::bad_alloc&) {
+    return absl::Status(code, {});  // without a message it takes no memory
+  }
+}
+
+FixedStatuses MakeAll() noexcept {
+  using enum absl::StatusCode;
+  return {
+      .no_memory = Make(kResourceExhausted,
+                        "no memory: what could not be done without it has no effect, and may be "
+                        "tried again"),
+      .closed = Make(kFailedPrecondition, "the store is closed; open it again to use it"),
+      .moved_from =
+          Make(kFailedPrecondition,
+               "the store, session or iterator was moved from; use the object that it was "
+               "moved to"),
+      .forked = Make(kFailedPrecondition,
+                     "the store was opened by the parent process; a forked child cannot use it"),
+      .reentered =
+          Make(kFailedPrecondition,
+               "a session was called from inside one of its own callbacks; use the values that the "
+               "callback was given, or call after it has returned"),
+      .in_memory = Make(kFailedPrecondition, "a store in memory cannot make anything durable"),
+      .read_only = Make(kFailedPrecondition,
+                        "the store is open read-only (Options::read_only); to change it, close it "
+                        "and open it for writing"),
+      .poisoned = Make(kUnavailable,
+                       "the store is poisoned until it is reopened; there was no memory to keep "
+                       "the first cause"),
+      .failed_sync =
+          Make(kUnavailable, "a sync or a close failed; there was no memory to say of which file"),
+  };
+}
+
+// Never destroyed: a store may outlive static objects.
+union Kept {
+  Kept() noexcept : statuses(MakeAll()) {}
+  ~Kept() {}
+  FixedStatuses statuses;
+};
+
+}  // namespace
+
+const FixedStatuses& Fixed() noexcept {
+  static const Kept kept;
+  return kept.statuses;
+}
+
+namespace {
+// While the program starts there is memory.
+[[maybe_unused]] const FixedStatuses& g_made_early = Fixed();
+}  // namespace
+
+std::string TextOf(const absl::Status& status) noexcept {
+  try {
+    return status.ToString();
+  } catch (const std::bad_alloc&) {
+  }
+  try {
+    return absl::StatusCodeToString(status.code());
+  } catch (const std::bad_alloc&) {
+    return {};
+  }
+}
+
+}  // namespace ebb::internal

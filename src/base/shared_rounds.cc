@@ -1,0 +1,51 @@
+#include "ebb/internal/base/shared_rounds.h"
+
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "ebb/internal/base/no_memory.h"
+
+namespace ebb::internal {
+
+absl::Status SharedRounds::Join() {
+  mu_.Lock();
+  const std::uint64_t needed = begun_count_ + 1;
+  while (ended_count_ < needed) {  // ends: two rounds at most
+    if (running_) {
+      ended_.Wait(mu_);
+      continue;
+    }
+    running_ = true;
+    ++begun_count_;
+    mu_.Unlock();
+    RunRound();
+    mu_.Lock();
+  }
+  absl::Status result = last_good_ >= needed ? absl::OkStatus() : failure_;
+  mu_.Unlock();
+  return result;
+}
+
+// The round ends whatever the work throws, because all others wait for its end.
+void SharedRounds::RunRound() {
+  absl::Status status = NoMemory();  // unless the work returns another
+  const absl::Cleanup end = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    MutexLock lock(mu_);
+    running_ = false;
+    ended_count_ = begun_count_;
+    if (status.ok()) {
+      last_good_ = ended_count_;
+    } else {
+      failure_ = std::move(status);
+    }
+    ended_.NotifyAll();
+  };
+  status = CatchNoMemory(work_);
+}
+
+bool SharedRounds::running() const {
+  MutexLock lock(mu_);
+  return running_;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,82 @@
+#include "ebb/internal/checkpoint/index_image.h"
+
+#include <vector>
+
+#include "ebb/internal/checkpoint/sealed_file.h"
+#include "ebb/internal/core/store_config.h"
+#include "ebb/internal/format/lifetime.h"
+
+namespace ebb::internal {
+namespace {
+constexpr std::uint64_t kBucketMark = std::uint64_t{1} << 63;
+}
+
+absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Manifest& manifest) {
+  if (absl::Status status = FillRandom({&manifest.image_stamp, 1}); !status.ok()) return status;
+  manifest.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
+  manifest.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
+  SealedWriter writer(*core.files.directory, ImageName(manifest.id),
+                      {core.config.log.store_id, manifest.image_stamp});
+  if (absl::Status status = writer.Open(); !status.ok()) return status;
+  std::vector<std::uint64_t> words;
+  const Address begin = core.log.begin();
+  for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
+    if (bucket % 1024 == 0 && stop()) return absl::AbortedError("the store is being closed");
+    words.assign(1, kBucketMark | bucket);
+    core.index.ForEachEntry(bucket, [&](IndexEntry entry) {
+      if (!IsDead(entry.address(), begin) && entry.address() < manifest.scan_from) {
+        words.push_back(entry.word());
+      }
+    });
+    if (words.size() == 1) continue;
+    manifest.image_entries += words.size() - 1;
+    if (absl::Status status = writer.Append(std::as_bytes(std::span(words))); !status.ok()) {
+      return status;
+    }
+  }
+  absl::Status status = writer.Finish();
+  manifest.image_bytes = writer.file_bytes();
+  return status;
+}
+
+absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& manifest) {
+  return ReadIndexImage(core, directory, manifest, [&](std::uint64_t hash, Address address) {
+    return core.index.PutAlone(hash, address).has_value();
+  });
+}
+
+absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& manifest,
+                            const std::function<bool(std::uint64_t, Address)>& take) {
+  SealedReader reader(directory, ImageName(manifest.id),
+                      {core.config.log.store_id, manifest.image_stamp});
+  if (absl::Status status = reader.Open(); !status.ok()) return status;
+  if (manifest.creation_exponent != static_cast<std::uint32_t>(core.index.creation_exponent()) ||
+      manifest.index_exponent < manifest.creation_exponent || manifest.index_exponent > 48) {
+    return reader.Damaged("an index of another shape");
+  }
+  const int shift = core.index.creation_exponent();
+  std::uint64_t bucket = 0;
+  for (std::uint64_t left = manifest.image_entries; left != 0;) {
+    std::uint64_t word = 0;
+    if (absl::Status status = reader.ReadWord(word); !status.ok()) return status;
+    if ((word & kBucketMark) != 0) {
+      bucket = word & ~kBucketMark;
+      continue;
+    }
+    const IndexEntry entry(word);
+    if (entry.address() <= kNoRecord || entry.address() >= manifest.scan_from) {
+      return reader.Damaged("an entry beyond the image");
+    }
+    --left;
+    if (IsDead(entry.address(), core.log.geometry().BlockStart(1))) continue;
+    // The bits of the hash that the chain is named by.
+    const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
+    if (!take(hash, entry.address())) {
+      return absl::ResourceExhaustedError("no memory for the hash index");
+    }
+    if (core.config.index_auto_grow) core.index.GrowAloneIfCrowded();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,250 @@
+#include "ebb/internal/checkpoint/store_files.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "ebb/internal/checkpoint/durable_end.h"
+#include "ebb/status.h"
+
+namespace ebb::internal {
+namespace {
+
+absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint64_t number) {
+  const std::string name = FileDevice::SegmentName(number);
+  OpenedFile opened = directory.Open(name, {});
+  if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("read", name, 0, ENOMEM);
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  const FullTransfer read = ReadFully(*opened.file, 0, block);
+  if (read.error != 0) return FileError("read", name, 0, read.error);
+  if (read.moved < block.size()) {
+    return absl::DataLossError(fmt::format(
+        "{} at offset 0: the file ends after {} bytes of its header", name, read.moved));
+  }
+  return DecodeSegmentHeader(block, name);
+}
+
+absl::Status ForeignFile(std::uint64_t number) {
+  return absl::DataLossError(
+      fmt::format("{} at offset 0: the file belongs to another store or place: its header does "
+                  "not agree with its name and with the other files",
+                  FileDevice::SegmentName(number)));
+}
+
+bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
+  const auto by_block = [](const IncarnationSpan& a, const IncarnationSpan& b) {
+    return a.first_block < b.first_block;
+  };
+  const std::vector<IncarnationSpan>& histories = manifest.incarnations;
+  return manifest.scan_from >= geometry.BlockStart(1) && manifest.scan_from < manifest.durable &&
+         manifest.scan_from == geometry.Normalize(manifest.scan_from) &&
+         manifest.scan_from.value() % 8 == 0 && manifest.durable.value() <= Address::kMask &&
+         manifest.durable == geometry.BlockStart(geometry.BlockOf(manifest.durable)) &&
+         !histories.empty() && std::is_sorted(histories.begin(), histories.end(), by_block) &&
+         histories.back().first_block <= geometry.BlockOf(manifest.scan_from);
+}
+
+}  // namespace
+
+absl::Status NoStoreError(const std::string& path) {
+  return absl::NotFoundError(fmt::format(
+      "path {}: there is no store, and create_if_missing is false or read_only is set", path));
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
+                                                    const std::string& path, bool create) {
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError("path is empty or holds a zero byte");
+  }
+  OpenedDirectory opened = file_system.OpenDirectory(path, create);
+  if (opened.error == ENOENT && create) {
+    return absl::InvalidArgumentError(fmt::format(
+        "path {}: its parent directory does not exist; create that first, since only the last "
+        "directory of the path is created",
+        path));
+  }
+  if (opened.error == ENOTDIR || opened.error == ENOENT || opened.error == ELOOP ||
+      opened.error == ENAMETOOLONG) {
+    return absl::InvalidArgumentError(
+        fmt::format("path {}: {}", path, std::generic_category().message(opened.error)));
+  }
+  if (opened.directory == nullptr) return FileError("open", path, 0, opened.error);
+  return std::move(opened.directory);
+}
+
+absl::Status LockDirectory(Directory& directory, const std::string& path, LockKind kind) {
+  const int error = directory.Lock(kLockName, kind);
+  if (error == EWOULDBLOCK) {
+    return absl::FailedPreconditionError(
+        fmt::format("{} is open already, here or in another process{}", path,
+                    kind == LockKind::kReader ? ", for writing" : ""));
+  }
+  if (error == 0) return absl::OkStatus();
+  absl::Status status = FileError("lock", path + "/" + kLockName, 0, error);
+  if (kind != LockKind::kWriter || (error != EROFS && error != EACCES)) return status;
+  return absl::Status(status.code(), std::string(status.message()) +
+                                         "; Options::read_only opens a store that must not be "
+                                         "written");
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
+                                                      const std::string& path, LockKind kind) {
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      OpenPath(file_system, path, /*create=*/kind == LockKind::kWriter);
+  if (!directory.ok()) return directory;
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
+  return directory;
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
+                                                           const std::string& path, LockKind kind) {
+  if (!path.empty() && file_system.OpenDirectory(path, /*create=*/false).error == ENOENT) {
+    return NoStoreError(path);
+  }
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      OpenPath(file_system, path, /*create=*/false);
+  if (!directory.ok()) return directory;
+  std::vector<std::string> names;
+  if (const int error = (*directory)->List(names); error != 0) {
+    return FileError("listing", path, 0, error);
+  }
+  // A look without the lock: a store, its traces, or one that is being created would have any of
+  // these. FindSegments decides what they are, under the lock.
+  const bool may_be_store = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    std::uint64_t number;
+    return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
+           name == kUnfinishedBackupName || name == kDurableEndName;
+  });
+  if (!may_be_store) return NoStoreError(path);
+  if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
+  return directory;
+}
+
+// ---- the log ----
+
+absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  FoundSegments found;
+  for (const std::string& name : names) {
+    if (name == kUnfinishedBackupName) {
+      return absl::FailedPreconditionError(
+          fmt::format("the directory holds {}: a backup into it was interrupted; make the "
+                      "backup again, into this directory or another one",
+                      name));
+    }
+    std::uint64_t number;
+    if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
+    const bool is_ours = name == kLockName || name.ends_with(".ebb") || name.ends_with(".ebb.new");
+    if (!is_ours && name != "lost+found") found.foreign = name;
+  }
+  std::sort(found.numbers.begin(), found.numbers.end());
+  if (found.numbers.empty()) {
+    // The first file's name is durable before there is a checkpoint or a commit: no trace of a
+    // crash either.
+    const auto checkpoint = std::find_if(names.begin(), names.end(), [](const std::string& name) {
+      return CheckpointOfFile(name).has_value();
+    });
+    const absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, std::nullopt);
+    if (!end.ok()) return end.status();
+    const bool has_checkpoint = checkpoint != names.end();
+    if (!has_checkpoint && end->end_block == 0) return found;
+    return absl::DataLossError(
+        fmt::format("the log's files, log-*.ebb, are missing, but {} is there",
+                    has_checkpoint ? *checkpoint : kDurableEndName));
+  }
+  // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
+  // needed any more: the scan tells, as for any bad block.
+  absl::Status first_bad;
+  for (const std::uint64_t number : found.numbers) {
+    absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
+    if (header.ok()) {
+      if (header->first_block != number * header->segment_blocks) return ForeignFile(number);
+      if (!found.header.has_value()) found.header = *header;
+      found.header->first_block = header->first_block;  // in all else they agree
+      if (*header != *found.header) return ForeignFile(number);
+    } else if (absl::IsDataLoss(header.status())) {
+      found.bad_headers[number] = std::string(header.status().message());
+      first_bad.Update(header.status());
+    } else {
+      return header.status();
+    }
+  }
+  if (!found.header.has_value()) return first_bad;
+  return found;
+}
+
+absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) {
+  absl::Status status = WriteDurableEnd(directory, header.store_id, 0);
+  if (!status.ok()) return status;
+  if (const int error = directory.Sync(); error != 0) {
+    return FileError("create", kDurableEndName, 0, error);
+  }
+  const std::string name = FileDevice::SegmentName(0);
+  const std::string unfinished = name + ".new";
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("create", unfinished, 0, ENOMEM);
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  EncodeSegmentHeader(header, block);
+  OpenedFile opened = directory.Open(unfinished, {.create = true});
+  if (opened.file == nullptr) return FileError("create", unfinished, 0, opened.error);
+  int error = opened.file->Truncate(0);
+  if (error == 0) error = WriteFully(*opened.file, 0, block).error;
+  if (error == 0) error = opened.file->Sync();
+  if (error == 0) error = opened.file->Close();
+  if (error == 0) error = directory.Rename(unfinished, name);
+  if (error == 0) error = directory.Sync();
+  return error == 0 ? absl::OkStatus() : FileError("create", name, 0, error);
+}
+
+void SegmentHeaders::WriteHeader(std::uint64_t first_block, std::span<std::byte> block) const {
+  SegmentHeader header = header_;
+  header.first_block = first_block;
+  EncodeSegmentHeader(header, block);
+}
+
+// ---- checkpoints ----
+
+absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint64_t store_id,
+                                                 const Geometry& geometry) {
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  FoundCheckpoints found;
+  absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, store_id);
+  if (!end.ok()) return end.status();
+  found.durable = geometry.BlockStart(end->end_block);
+  if (!end->problem.empty()) found.notes.push_back(std::move(end->problem));
+  for (const std::string& name : names) {
+    const auto id = CheckpointOfFile(name);
+    if (!id.has_value()) continue;
+    found.last_id = std::max(found.last_id, *id);
+    if (name != ManifestName(*id)) continue;
+    absl::StatusOr<Manifest> manifest = ReadManifest(directory, store_id, *id);
+    // Neither says anything about the file.
+    if (absl::IsUnimplemented(manifest.status()) || absl::IsResourceExhausted(manifest.status())) {
+      return manifest.status();
+    }
+    if (!manifest.ok()) {
+      found.notes.emplace_back(manifest.status().message());
+    } else if (!IsPlausible(*manifest, geometry)) {
+      found.notes.push_back(name + " at offset 0: fields are out of range");
+    } else {
+      found.durable = std::max(found.durable, manifest->durable);
+      found.manifests.push_back(*std::move(manifest));
+    }
+  }
+  std::sort(found.manifests.begin(), found.manifests.end(),
+            [](const Manifest& a, const Manifest& b) { return a.id < b.id; });
+  return found;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,120 @@
+#include "ebb/internal/core/session_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace ebb::internal {
+
+std::uint64_t SessionTable::Entry::Last(unsigned parity) const {
+  if (live == nullptr) return last[parity];
+  return live->last_[parity].load(std::memory_order_relaxed);  // [serial]
+}
+
+bool SessionTable::Entry::Differs(std::uint64_t serial) const {
+  if (forgotten) return true;
+  // A session that has done nothing yet need not be known.
+  return serial != recorded && !(serial == 0 && recorded == kForgotten);
+}
+
+absl::Status SessionTable::Enter(std::string_view name, SessionSerials& serials) {
+  if (name.empty() || name.size() > kMostNameBytes) {
+    return absl::InvalidArgumentError(fmt::format(
+        "the name of a session has {} bytes: must have from 1 to {}", name.size(), kMostNameBytes));
+  }
+  MutexLock lock(mu_);
+  Entry& entry = entries_.try_emplace(std::string(name)).first->second;
+  if (entry.live != nullptr) {
+    return absl::FailedPreconditionError(fmt::format("a session named '{}' is open already", name));
+  }
+  for (unsigned parity = 0; parity < 2; ++parity) {
+    serials.last_[parity].store(entry.last[parity], std::memory_order_relaxed);  // [serial]
+  }
+  serials.taken_.RaiseTo(std::max({entry.through, entry.last[0], entry.last[1]}));
+  entry.live = &serials;
+  entry.forgotten = false;
+  return absl::OkStatus();
+}
+
+void SessionTable::Leave(std::string_view name) {
+  MutexLock lock(mu_);
+  Entry& entry = entries_.find(name)->second;
+  for (unsigned parity = 0; parity < 2; ++parity) entry.last[parity] = entry.Last(parity);
+  entry.live = nullptr;
+}
+
+absl::Status SessionTable::Forget(std::string_view name) {
+  MutexLock lock(mu_);
+  const auto found = entries_.find(name);
+  if (found == entries_.end() || found->second.forgotten) {
+    return absl::NotFoundError(fmt::format("there is no session named '{}'", name));
+  }
+  if (found->second.live != nullptr) {
+    return absl::FailedPreconditionError(fmt::format("a session named '{}' is open", name));
+  }
+  // Also when the log does not know it: a commit that runs may be about to write it there.
+  found->second = {.recorded = found->second.recorded, .forgotten = true};
+  return absl::OkStatus();
+}
+
+std::vector<SessionReport> SessionTable::Changes(unsigned version_bits, bool all) const {
+  MutexLock lock(mu_);
+  std::vector<SessionReport> changes;
+  for (const auto& [name, entry] : entries_) {
+    const std::uint64_t serial = std::max(entry.through, entry.Last(version_bits & 1));
+    const bool known = all && entry.recorded != kForgotten;
+    if (known || entry.Differs(serial)) {
+      changes.push_back({name, entry.forgotten ? kForgotten : serial});
+    }
+  }
+  return changes;
+}
+
+bool SessionTable::HasChanges() const {
+  MutexLock lock(mu_);
+  return std::any_of(entries_.begin(), entries_.end(), [](const auto& named) {
+    const Entry& entry = named.second;
+    return entry.Differs(std::max({entry.through, entry.Last(0), entry.Last(1)}));
+  });
+}
+
+std::uint64_t SessionTable::ListBytesWith(std::string_view name) const {
+  MutexLock lock(mu_);
+  std::uint64_t bytes = name.empty() || entries_.contains(name) ? 0 : SessionBytes(name);
+  for (const auto& [known, entry] : entries_) bytes += SessionBytes(known);
+  return bytes;
+}
+
+// Between the two calls a session can have been forgotten and begun anew.
+void SessionTable::SetRecorded(const std::vector<SessionReport>& changes) {
+  MutexLock lock(mu_);
+  for (const auto& [name, serial] : changes) {
+    const auto found = entries_.find(name);
+    if (found == entries_.end()) continue;
+    Entry& entry = found->second;
+    entry.recorded = serial;
+    if (serial == kForgotten) {
+      if (entry.forgotten) entries_.erase(found);
+    } else if (serial <= std::max({entry.through, entry.Last(0), entry.Last(1)})) {
+      entry.through = serial;
+    }
+  }
+}
+
+void SessionTable::Restore(const std::vector<SessionReport>& sessions) {
+  MutexLock lock(mu_);
+  for (const auto& [name, serial] : sessions) {
+    entries_[name] = {.through = serial, .recorded = serial};
+  }
+}
+
+std::vector<SessionReport> SessionTable::Recorded() const {
+  MutexLock lock(mu_);
+  std::vector<SessionReport> sessions;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.recorded != kForgotten) sessions.push_back({name, entry.recorded});
+  }
+  return sessions;
+}
+
+}  // namespace ebb::internal

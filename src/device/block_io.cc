@@ -1,0 +1,21 @@
+#include "ebb/internal/device/block_io.h"
+
+#include "absl/status/status.h"
+
+namespace ebb::internal {
+
+absl::StatusOr<std::uint64_t> ReadBlocks(Device& device, std::uint64_t block,
+                                         std::span<std::byte> bytes) {
+  const std::uint64_t count = bytes.size() / kBlockBytes;
+  absl::Status status = device.Read(block, bytes);
+  if (status.ok()) return count;
+  if (!absl::IsOutOfRange(status)) return status;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    status = device.Read(block + i, bytes.subspan(i * kBlockBytes, kBlockBytes));
+    if (absl::IsOutOfRange(status)) return i;
+    if (!status.ok()) return status;
+  }
+  return count;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,860 @@
+// Devices: blocks in segment files, or in memory. See device.h for the contract.
+//
+// Where a block is: block n is in segment n / segment_blocks, at file offset
+// (1 + n % segment_blocks) * 4 KiB, behind the segment's header block.
+//
+// What is removed: a file whose name someone else has removed (`rm -rf` of an open store) takes
+// writes and syncs as before, and all of that is gone with the last descriptor. So each sync then
+// checks the link count of the files that it has synced and of the lock file. A segment that the
+// device removes itself is marked before its name goes. The directory needs no check of its own: it
+// can be removed only when it is empty, so after the lock file.
+//
+// What is synced: a segment is marked when it was written since its last sync, the directory when
+// a segment was created. A mark is taken away before the sync is asked for and put back when that
+// fails, so that a write which ends meanwhile is never lost from the account. Everything that Open
+// finds is marked: a process that was killed may have left it in the page cache only, and what is
+// read from there must not be built upon before it is durable.
+#include "ebb/internal/device/device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+#include <limits>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/values/check.h"
+#include "ebb/status.h"
+#include "fmt/format.h"
+
+namespace ebb::internal {
+namespace {
+
+std::string DescribePlace(const std::string& file, std::uint64_t offset) {
+  return fmt::format("{} at offset {}", file, offset);
+}
+
+constexpr const char* kLockFile = "the store's lock file";
+
+// The files behind the tail that stay open are this fraction of all open ones.
+constexpr std::size_t kShareAhead = 8;
+
+absl::Status RemovedError(const std::string& file) {
+  return absl::DataLossError(fmt::format(
+      "{} was removed while the store was open: nothing more can be made durable; the store can "
+      "still be read, so copy what you need before it is closed",
+      file));
+}
+
+absl::Status ReplacedError(const std::string& file) {
+  return absl::DataLossError(fmt::format(
+      "{} was replaced by another file while the store was open: put the original back, or close "
+      "the store and open it again",
+      file));
+}
+
+absl::Status NotWritten(const std::string& place) {
+  return absl::OutOfRangeError(place + " was never written");
+}
+
+std::uint64_t BlocksIn(std::size_t bytes) { return bytes / kBlockBytes; }
+
+// Drives one transfer to its end. `move(done)` tries to move what lies behind `done` bytes.
+//
+// A direct file takes only whole blocks, so after a ragged count the transfer goes on from the last
+// whole block and moves part of it again. What counts as progress is how far it ever got; attempts
+// without progress are limited, so that no answer of a device can keep us here for ever.
+template <typename Move>
+FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end, Move move) {
+  constexpr int kIdleAttemptLimit = 1000;
+  std::size_t done = 0;
+  std::size_t farthest = 0;
+  int idle_attempts = 0;
+  while (done < byte_count) {
+    const Transfer step = move(done);
+    const bool interrupted = step.error == EINTR || step.error == EAGAIN;
+    if (step.error != 0 && !interrupted) return {farthest, step.error};
+    if (step.error == 0) done += std::min(step.count, byte_count - done);
+    if (done > farthest) {
+      farthest = done;
+      idle_attempts = 0;
+    } else {
+      const int idle_error = interrupted ? step.error : (zero_is_end ? 0 : EIO);
+      if (idle_error == 0 && step.count == 0) return {farthest, 0};
+      if (++idle_attempts == kIdleAttemptLimit) return {farthest, idle_error};
+      if (step.error == EAGAIN) std::this_thread::yield();
+    }
+    if (direct && done < byte_count) done -= done % kBlockBytes;
+  }
+  return {farthest, 0};
+}
+
+}  // namespace
+
+void AlignedFree::operator()(std::byte* bytes) const {
+  ::operator delete(bytes, std::align_val_t(kBlockBytes));
+}
+
+AlignedBuffer AllocateAligned(std::size_t bytes) {
+  if (bytes > std::numeric_limits<std::size_t>::max() - kBlockBytes) return nullptr;
+  const std::size_t block_count = std::max<std::size_t>(1, (bytes + kBlockBytes - 1) / kBlockBytes);
+  return AlignedBuffer(static_cast<std::byte*>(
+      ::operator new(block_count* kBlockBytes, std::align_val_t(kBlockBytes), std::nothrow)));
+}
+
+FullTransfer ReadFully(File& file, std::uint64_t offset, std::span<std::byte> bytes) {
+  return TransferFully(bytes.size(), file.direct(), /*zero_is_end=*/true, [&](std::size_t done) {
+    return file.ReadAt(offset + done, bytes.data() + done, bytes.size() - done);
+  });
+}
+
+FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::byte> bytes) {
+  return TransferFully(bytes.size(), file.direct(), /*zero_is_end=*/false, [&](std::size_t done) {
+    return file.WriteAt(offset + done, bytes.data() + done, bytes.size() - done);
+  });
+}
+
+absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error) {
+  const ErrorRule rule = RuleOf(error);
+  absl::Status status(
+      rule.code,
+      fmt::format("{} of {} failed: {} (errno {}); {}", call, DescribePlace(file, offset),
+                  std::generic_category().message(error), error, rule.advice));
+  const bool lasts = absl::IsUnavailable(status) && !rule.passes;
+  return lasts ? Lasting(std::move(status)) : status;
+}
+
+absl::Status SyncError(const char* call, const char* file, int error) noexcept {
+  try {
+    return Lasting(absl::UnavailableError(
+        fmt::format("{} of {} failed: {} (errno {}); close the store and open it again", call, file,
+                    std::generic_category().message(error), error)));
+  } catch (const std::bad_alloc&) {
+    return Fixed().failed_sync;
+  }
+}
+
+// Of a segment. Its name takes memory, too.
+absl::Status FileDevice::SyncErrorOf(const char* call, std::uint64_t number, int error) noexcept {
+  try {
+    return SyncError(call, SegmentName(number).c_str(), error);
+  } catch (const std::bad_alloc&) {
+    return Fixed().failed_sync;
+  }
+}
+
+// ---- MemoryDevice ----
+
+absl::Status MemoryDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  MutexLock lock(mu_);
+  for (; !bytes.empty(); ++block, bytes = bytes.subspan(kBlockBytes)) {
+    if (block >= blocks_.size() || blocks_[block] == nullptr) return NotWritten(Describe(block));
+    std::memcpy(bytes.data(), blocks_[block].get(), kBlockBytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryDevice::Write(std::uint64_t block, std::span<const std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  MutexLock lock(mu_);
+  const std::uint64_t end = block + BlocksIn(bytes.size());
+  try {
+    if (end > blocks_.size()) blocks_.resize(end);
+  } catch (const std::bad_alloc&) {
+    return NoMemory();
+  }
+  for (; !bytes.empty(); ++block, bytes = bytes.subspan(kBlockBytes)) {
+    if (blocks_[block] == nullptr) blocks_[block] = AllocateAligned(kBlockBytes);
+    if (blocks_[block] == nullptr) return NoMemory();
+    std::memcpy(blocks_[block].get(), bytes.data(), kBlockBytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryDevice::Truncate(std::uint64_t block) {
+  MutexLock lock(mu_);
+  if (block < blocks_.size()) blocks_.resize(block);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::uint64_t> MemoryDevice::TruncateFront(std::uint64_t block) {
+  MutexLock lock(mu_);
+  std::uint64_t freed_bytes = 0;
+  const std::uint64_t end = std::min<std::uint64_t>(block, blocks_.size());
+  for (; freed_end_ < end; ++freed_end_) {
+    freed_bytes += blocks_[freed_end_] != nullptr ? kBlockBytes : 0;
+    blocks_[freed_end_] = nullptr;
+  }
+  return freed_bytes;
+}
+
+std::uint64_t MemoryDevice::EndBlock() const {
+  MutexLock lock(mu_);
+  return blocks_.size();
+}
+
+std::string MemoryDevice::Describe(std::uint64_t block) const {
+  return DescribePlace("memory", block * kBlockBytes);
+}
+
+// ---- FileDevice: names ----
+
+std::string FileDevice::SegmentName(std::uint64_t segment) {
+  return fmt::format("log-{:08}.ebb", segment);
+}
+
+bool FileDevice::ParseSegmentName(const std::string& name, std::uint64_t& segment) {
+  constexpr std::size_t kPrefixBytes = 4;
+  constexpr std::size_t kDigitsMost = 10;
+  std::uint64_t number = 0;
+  std::size_t at = kPrefixBytes;
+  for (; at < name.size() && at < kPrefixBytes + kDigitsMost; ++at) {
+    if (name[at] < '0' || name[at] > '9') break;
+    number = number * 10 + static_cast<std::uint64_t>(name[at] - '0');
+  }
+  // One spelling per number, so that two files can never claim the same blocks.
+  if (number > std::numeric_limits<std::uint32_t>::max() || name != SegmentName(number)) {
+    return false;
+  }
+  segment = number;
+  return true;
+}
+
+std::string FileDevice::Describe(std::uint64_t block) const {
+  return DescribePlace(SegmentName(block / config_.segment_blocks),
+                       (1 + block % config_.segment_blocks) * kBlockBytes);
+}
+
+// ---- FileDevice: opening ----
+
+absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& directory,
+                                                             const HeaderSource& headers,
+                                                             Config config) {
+  EBB_CHECK(config.segment_blocks > 0);
+  std::vector<std::string> names;
+  if (const int error = directory.List(names); error != 0) {
+    return FileError("listing", "the store's directory", 0, error);
+  }
+  std::vector<std::uint64_t> numbers;
+  for (const std::string& name : names) {
+    std::uint64_t number;
+    if (ParseSegmentName(name, number)) numbers.push_back(number);
+  }
+  std::sort(numbers.begin(), numbers.end());
+
+  std::unique_ptr<FileDevice> device(new FileDevice(directory, headers, config));
+  for (const std::uint64_t number : numbers) {
+    if (absl::Status status = device->OpenSegment(number); !status.ok()) return status;
+  }
+  return device;
+}
+
+absl::Status FileDevice::OpenSegment(std::uint64_t number) {
+  const std::string name = SegmentName(number);
+  MakeRoom(Keep::kAlways);
+  OpenedFile opened = OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io});
+  if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
+  std::uint64_t size = 0;
+  if (const int error = opened.file->Size(size); error != 0) {
+    return FileError("size", name, 0, error);
+  }
+  const std::uint64_t whole_blocks = size / kBlockBytes;
+  const std::uint64_t block_count =
+      whole_blocks == 0 ? 0 : std::min(whole_blocks - 1, config_.segment_blocks);
+  MutexLock lock(mu_);
+  open_.push_back(number);
+  const FileId id = opened.file->id();
+  const bool direct = opened.file->direct();
+  segments_.push_back({.number = number,
+                       .file = std::move(opened.file),
+                       .id = id,
+                       .block_count = block_count,
+                       .direct = direct,
+                       .unsynced = true});
+  directory_unsynced_ = true;
+  return absl::OkStatus();
+}
+
+// ---- FileDevice: finding and creating segments ----
+
+std::size_t FileDevice::PlaceOf(std::uint64_t number) const {
+  if (segments_.empty() || number < segments_.front().number) return 0;
+  // Without gaps below it, the place is the distance to the first; with gaps, it is before that.
+  const std::uint64_t distance = number - segments_.front().number;
+  if (distance < segments_.size() && segments_[distance].number == number) return distance;
+  const auto place =
+      std::lower_bound(segments_.begin(), segments_.end(), number,
+                       [](const Segment& segment, std::uint64_t n) { return segment.number < n; });
+  return static_cast<std::size_t>(place - segments_.begin());
+}
+
+FileDevice::Segment* FileDevice::Find(std::uint64_t number) {
+  const std::size_t place = PlaceOf(number);
+  if (place == segments_.size() || segments_[place].number != number) return nullptr;
+  return &segments_[place];
+}
+
+absl::StatusOr<std::shared_ptr<File>> FileDevice::FindSegment(std::uint64_t number, Keep keep) {
+  {
+    MutexLock lock(mu_);
+    Segment* const segment = Find(number);
+    if (segment == nullptr) return std::shared_ptr<File>();
+    segment->used = true;
+    if (segment->file != nullptr) return segment->file;
+  }
+  return CatchNoMemory([&] { return OpenAgain(number, keep); });
+}
+
+absl::StatusOr<std::shared_ptr<File>> FileDevice::OpenAgain(std::uint64_t number, Keep keep) {
+  const bool room = MakeRoom(keep);
+  if (!room && keep == Keep::kOnlyIfRoom) return std::shared_ptr<File>();
+  const std::string name = SegmentName(number);
+  OpenedFile opened = OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io});
+  std::shared_ptr<File> file = std::move(opened.file);
+  MutexLock lock(mu_);
+  Segment* const segment = Find(number);
+  // The front of the log may have been truncated since.
+  if (segment == nullptr || segment->unlinked) return std::shared_ptr<File>();
+  if (opened.error == ENOENT) return RemovedError(name);
+  if (file == nullptr) return FileError("open", name, 0, opened.error);
+  if (file->id() != segment->id) return ReplacedError(name);
+  if (segment->file != nullptr) return segment->file;  // another thread was first
+  if (room || keep == Keep::kAlways) {
+    open_.push_back(number);
+    segment->file = file;
+  }
+  return file;
+}
+
+absl::StatusOr<std::shared_ptr<File>> FileDevice::FindOrCreateSegment(std::uint64_t number) {
+  auto found = FindSegment(number, Keep::kAlways);
+  if (!found.ok() || *found != nullptr) return found;
+  MutexLock create_lock(create_mu_);
+  found = FindSegment(number, Keep::kAlways);
+  if (!found.ok() || *found != nullptr) return found;
+  MakeRoom(Keep::kAlways);
+  absl::StatusOr<std::unique_ptr<File>> created = CreateSegment(number);
+  if (!created.ok()) return created.status();
+  const std::shared_ptr<File> file = *std::move(created);
+  MutexLock lock(mu_);
+  directory_unsynced_ = true;
+  open_.reserve(open_.size() + 1);  // may throw
+  segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(PlaceOf(number)),
+                   {.number = number,
+                    .file = file,
+                    .id = file->id(),
+                    .direct = file->direct(),
+                    .unsynced = true,
+                    .written = true});
+  open_.push_back(number);
+  first_unsynced_ = std::min(first_unsynced_, number);
+  return file;
+}
+
+// ---- FileDevice: descriptors ----
+
+bool FileDevice::IsAtTail(std::uint64_t number) const {
+  return number >= tail_ && number <= tail_ + config_.open_files / kShareAhead;
+}
+
+// Files that were used since the last search are passed over once.
+std::shared_ptr<File> FileDevice::TakeIdle() {
+  for (std::size_t left = 2 * open_.size(); left != 0; --left, ++hand_) {
+    hand_ %= open_.size();
+    Segment& segment = *Find(open_[hand_]);
+    if (segment.written || segment.file.use_count() > 1 || IsAtTail(segment.number)) continue;
+    if (std::exchange(segment.used, false)) continue;
+    open_[hand_] = open_.back();
+    open_.pop_back();
+    return std::move(segment.file);
+  }
+  return nullptr;
+}
+
+bool FileDevice::MakeRoom(Keep keep) {
+  for (bool synced = false;; synced = true) {
+    {
+      std::shared_ptr<File> idle;  // is closed without the lock
+      MutexLock lock(mu_);
+      if (open_.size() < config_.open_files) return true;
+      idle = TakeIdle();
+      if (idle != nullptr) return true;
+    }
+    if (synced || keep != Keep::kAlways) return false;
+    SyncOldest();
+  }
+}
+
+OpenedFile FileDevice::OpenFile(const std::string& name, OpenFlags flags) {
+  for (;;) {  // ends: each round closes a descriptor
+    OpenedFile opened = directory_.Open(name, flags);
+    if (opened.error != EMFILE && opened.error != ENFILE) return opened;
+    std::shared_ptr<File> idle;
+    MutexLock lock(mu_);
+    idle = TakeIdle();
+    if (idle == nullptr) return opened;
+  }
+}
+
+void FileDevice::SyncOldest() {
+  MutexLock sync_lock(sync_mu_);
+  std::uint64_t number = std::numeric_limits<std::uint64_t>::max();
+  std::shared_ptr<File> file;
+  {
+    MutexLock lock(mu_);
+    for (const std::uint64_t open : open_) {
+      if (open < number && !IsAtTail(open) && Find(open)->written) number = open;
+    }
+    Segment* const oldest = Find(number);
+    if (oldest == nullptr) return;
+    oldest->unsynced = oldest->written = false;
+    file = oldest->file;
+  }
+  sync_failure_.Update(SyncSegment(number, *file));
+}
+
+// A mark is off already, and is put back after a failure.
+absl::Status FileDevice::SyncSegment(std::uint64_t number, File& file) {
+  const int error = file.Sync();
+  if (error == 0) return CheckName(number, file);
+  NoteUnsynced(number);
+  return SyncErrorOf("sync", number, error);
+}
+
+// The header is in its place before the segment is known to anybody, so before any of its blocks.
+// A segment whose header could not be written is taken away again: it holds nothing, and the next
+// write to it starts over.
+absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t number) {
+  const std::string name = SegmentName(number);
+  const AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return FileError("create", name, 0, ENOMEM);
+  const std::span<std::byte> header(buffer.get(), kBlockBytes);
+  std::memset(header.data(), 0, header.size());
+  headers_.WriteHeader(number * config_.segment_blocks, header);
+
+  OpenedFile opened = OpenFile(name, {.create = true, .direct = config_.direct_io});
+  if (opened.file == nullptr && directory_.LockIsRemoved()) return RemovedError(kLockFile);
+  if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
+  // Empty unless an earlier attempt failed and its file could not be removed either.
+  int error = opened.file->Truncate(0);
+  if (error == 0) error = WriteFully(*opened.file, 0, header).error;
+  if (error != 0) {
+    static_cast<void>(directory_.Unlink(name));  // best effort: the next attempt empties it
+    return FileError("create", name, 0, error);
+  }
+  return std::move(opened.file);
+}
+
+// ---- FileDevice: transfers ----
+
+absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  while (!bytes.empty()) {
+    const std::uint64_t number = block / config_.segment_blocks;
+    const std::uint64_t index = block % config_.segment_blocks;
+    const std::uint64_t count = std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
+    const std::span<std::byte> piece = bytes.first(count * kBlockBytes);
+    const absl::StatusOr<std::shared_ptr<File>> file = FindSegment(number, Keep::kIfRoom);
+    if (!file.ok()) return file.status();
+    if (*file == nullptr) return NotWritten(Describe(block));
+    const FullTransfer transfer = ReadFully(**file, (1 + index) * kBlockBytes, piece);
+    if (transfer.error != 0) {
+      return FileError("read", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
+                       transfer.error);
+    }
+    if (transfer.moved < piece.size())
+      return NotWritten(Describe(block + BlocksIn(transfer.moved)));
+    block += count;
+    bytes = bytes.subspan(piece.size());
+  }
+  return absl::OkStatus();
+}
+
+Device::Place FileDevice::Locate(std::uint64_t block, std::uint64_t count) {
+  const std::uint64_t index = block % config_.segment_blocks;
+  if (index + count > config_.segment_blocks) return {};
+  auto file = FindSegment(block / config_.segment_blocks, Keep::kOnlyIfRoom);
+  if (!file.ok()) return {};  // Read returns the error
+  return {*std::move(file), (1 + index) * kBlockBytes};
+}
+
+absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> bytes) {
+  EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  while (!bytes.empty()) {
+    const std::uint64_t number = block / config_.segment_blocks;
+    const std::uint64_t index = block % config_.segment_blocks;
+    const std::uint64_t count = std::min(BlocksIn(bytes.size()), config_.segment_blocks - index);
+    const std::span<const std::byte> piece = bytes.first(count * kBlockBytes);
+    absl::StatusOr<std::shared_ptr<File>> file = FindOrCreateSegment(number);
+    if (!file.ok()) return file.status();
+    const FullTransfer transfer = WriteFully(**file, (1 + index) * kBlockBytes, piece);
+    if (NoteWritten(number, index + BlocksIn(transfer.moved))) {
+      for (std::uint64_t ahead = 1; ahead <= config_.open_files / kShareAhead; ++ahead) {
+        // A failure is that of a later write, if it lasts.
+        static_cast<void>(FindSegment(number + ahead, Keep::kAlways));
+      }
+    }
+    if (transfer.error != 0) {
+      return FileError("write", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
+                       transfer.error);
+    }
+    block += count;
+    bytes = bytes.subspan(piece.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileDevice::Reserve(std::uint64_t begin, std::uint64_t end) {
+  if (config_.reserve_blocks == 0) return absl::OkStatus();
+  while (begin < end) {
+    const std::uint64_t number = begin / config_.segment_blocks;
+    const std::uint64_t piece_end = std::min(end, (number + 1) * config_.segment_blocks);
+    absl::Status status = ReserveIn(number, piece_end - number * config_.segment_blocks);
+    if (!status.ok()) return status;
+    begin = piece_end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileDevice::ReserveIn(std::uint64_t number, std::uint64_t block_count) {
+  std::uint64_t reserved = 0;
+  {
+    MutexLock lock(mu_);
+    const Segment* const segment = Find(number);
+    if (segment != nullptr) reserved = std::max(segment->reserved_count, segment->block_count);
+  }
+  if (block_count <= reserved) return absl::OkStatus();
+  const absl::StatusOr<std::shared_ptr<File>> found = FindOrCreateSegment(number);
+  if (!found.ok()) return found.status();
+  File& file = **found;
+  const std::uint64_t ahead = std::min(
+      (block_count + config_.reserve_blocks - 1) / config_.reserve_blocks * config_.reserve_blocks,
+      config_.segment_blocks);
+  constexpr int kReserveAttempts = 100;
+  int error = 0;
+  for (const std::uint64_t target : {ahead, block_count}) {
+    int attempts = 0;
+    do {
+      error = file.Reserve((1 + reserved) * kBlockBytes, (target - reserved) * kBlockBytes);
+    } while ((error == EINTR || error == EAGAIN) && ++attempts < kReserveAttempts);
+    // ENOSYS: the kernel's filter; EPERM: some network file systems.
+    if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
+      if (target != block_count) continue;  // zeros are written only where they are needed
+      error = WriteZeros(file, {reserved, target});
+      NoteUnsynced(number);
+    }
+    if (error == 0) {
+      MutexLock lock(mu_);
+      segments_[PlaceOf(number)].reserved_count = target;
+      return absl::OkStatus();
+    }
+    const bool less_may_do =
+        error == ENOSPC || error == EDQUOT || error == EFBIG || error == EINTR || error == EAGAIN;
+    if (!less_may_do) break;
+  }
+  return FileError("reserve", SegmentName(number), (1 + reserved) * kBlockBytes, error);
+}
+
+// Blocks that may be written meanwhile are below: they had their space before.
+int FileDevice::WriteZeros(File& file, BlockRange blocks) {
+  constexpr std::uint64_t kBatchBlocks = 64;
+  const AlignedBuffer zeros = AllocateAligned(kBatchBlocks * kBlockBytes);
+  if (zeros == nullptr) return ENOMEM;
+  std::memset(zeros.get(), 0, kBatchBlocks * kBlockBytes);
+  for (std::uint64_t block = blocks.begin; block < blocks.end;) {
+    const std::uint64_t count = std::min(kBatchBlocks, blocks.end - block);
+    const FullTransfer transfer =
+        WriteFully(file, (1 + block) * kBlockBytes, {zeros.get(), count * kBlockBytes});
+    if (transfer.error != 0) return transfer.error;
+    block += count;
+  }
+  return 0;
+}
+
+bool FileDevice::NoteWritten(std::uint64_t number, std::uint64_t block_count) {
+  MutexLock lock(mu_);
+  Segment& segment = segments_[PlaceOf(number)];
+  segment.block_count = std::max(segment.block_count, block_count);
+  segment.unsynced = segment.written = true;
+  first_unsynced_ = std::min(first_unsynced_, number);
+  return number > std::exchange(tail_, std::max(tail_, number));
+}
+
+// ---- FileDevice: durability ----
+
+void FileDevice::NoteUnsynced(std::uint64_t number) {
+  MutexLock lock(mu_);
+  Segment* const segment = Find(number);
+  if (segment == nullptr) return;
+  segment->unsynced = segment->written = true;
+  first_unsynced_ = std::min(first_unsynced_, number);
+}
+
+absl::Status FileDevice::Sync() {
+  MutexLock sync_lock(sync_mu_);
+  // No file here that is open is closed. Closed ones, which only an opening finds, are synced by
+  // one call: thousands of syncs would take minutes.
+  std::vector<std::pair<std::uint64_t, std::shared_ptr<File>>> files;
+  bool sync_directory;
+  {
+    MutexLock lock(mu_);
+    const std::size_t first = PlaceOf(first_unsynced_);
+    files.reserve(segments_.size() - first);  // may throw: before any mark is off
+    for (std::size_t place = first; place < segments_.size(); ++place) {
+      Segment& segment = segments_[place];
+      if (segment.unsynced) files.emplace_back(segment.number, segment.file);
+      segment.unsynced = segment.written = false;
+    }
+    first_unsynced_ = std::numeric_limits<std::uint64_t>::max();
+    sync_directory = std::exchange(directory_unsynced_, false);
+  }
+  // After a failure the rest is tried all the same: its marks are off already.
+  absl::Status first_failure = std::exchange(sync_failure_, absl::OkStatus());
+  bool sync_closed = true;
+  int closed_error = 0;
+  for (const auto& [number, held] : files) {
+    absl::StatusOr<std::shared_ptr<File>> file(held);
+    if (held == nullptr) {
+      if (sync_closed) closed_error = directory_.SyncFiles();
+      sync_closed = false;
+      if (closed_error == 0) continue;
+      file = closed_error == ENOSYS || closed_error == EPERM
+                 ? FindSegment(number, Keep::kIfRoom)
+                 : SyncError("sync", "the store's files", closed_error);
+    }
+    if (!file.ok()) {
+      NoteUnsynced(number);
+      first_failure.Update(file.status());
+    } else if (*file != nullptr) {
+      first_failure.Update(SyncSegment(number, **file));
+    }
+  }
+  first_failure.Update(CheckNames(false));
+  if (sync_directory) {
+    const int error = first_failure.ok() ? directory_.Sync() : 0;
+    if (error != 0) first_failure.Update(SyncError("sync", "the store's directory", error));
+    if (!first_failure.ok()) {
+      MutexLock lock(mu_);
+      directory_unsynced_ = true;
+    }
+  }
+  return first_failure;
+}
+
+absl::Status FileDevice::CheckName(std::uint64_t number, const File& file) {
+  if (!file.IsRemoved()) return absl::OkStatus();
+  {
+    MutexLock lock(mu_);
+    const Segment* const segment = Find(number);
+    // The front of the log may have been truncated since.
+    if (segment == nullptr || segment->unlinked) return absl::OkStatus();
+  }
+  return RemovedError(SegmentName(number));
+}
+
+absl::Status FileDevice::CheckNames(bool of_all) {
+  if (directory_.LockIsRemoved()) return RemovedError(kLockFile);
+  if (!of_all) return absl::OkStatus();
+  std::vector<std::uint64_t> numbers;
+  {
+    MutexLock lock(mu_);
+    numbers.reserve(segments_.size());
+    for (const Segment& segment : segments_) numbers.push_back(segment.number);
+  }
+  for (const std::uint64_t number : numbers) {
+    const auto file = FindSegment(number, Keep::kIfRoom);
+    if (absl::IsDataLoss(file.status())) return file.status();
+    if (!file.ok() || *file == nullptr) continue;  // a lack of descriptors says nothing
+    if (absl::Status status = CheckName(number, **file); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
+  constexpr std::uint64_t kBatchBlocks = 256;
+  const AlignedBuffer buffer =
+      AllocateAligned(std::clamp<std::uint64_t>(end - begin, 1, kBatchBlocks) * kBlockBytes);
+  if (buffer == nullptr) return FileError("write", "the log", 0, ENOMEM);
+  for (std::uint64_t block = begin; block < end;) {
+    const std::uint64_t count = std::min(kBatchBlocks, end - block);
+    const std::span<std::byte> bytes(buffer.get(), count * kBlockBytes);
+    if (absl::Status status = Read(block, bytes); !status.ok()) return status;
+    if (absl::Status status = Write(block, bytes); !status.ok()) return status;
+    block += count;
+  }
+  const std::uint64_t segment_blocks = config_.segment_blocks;
+  for (std::uint64_t number = (begin + segment_blocks - 1) / segment_blocks;
+       number * segment_blocks < end; ++number) {
+    const std::span<std::byte> header(buffer.get(), kBlockBytes);
+    std::memset(header.data(), 0, header.size());
+    headers_.WriteHeader(number * segment_blocks, header);
+    const auto file = FindSegment(number, Keep::kAlways);  // it holds a block of the range
+    if (!file.ok()) return file.status();
+    NoteUnsynced(number);
+    const int error = WriteFully(**file, 0, header).error;
+    if (error != 0) return FileError("write", SegmentName(number), 0, error);
+  }
+  return absl::OkStatus();
+}
+
+// Cuts the segment that holds the new end. A file that is shorter already keeps its size: it is
+// never extended by zeros that nobody wrote.
+absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_count) {
+  const absl::StatusOr<std::shared_ptr<File>> found = FindSegment(number, Keep::kAlways);
+  if (!found.ok()) return found.status();
+  const std::shared_ptr<File>& file = *found;
+  if (file == nullptr) return absl::OkStatus();
+  const std::uint64_t cut_size = (1 + block_count) * kBlockBytes;
+  std::uint64_t size = 0;
+  if (const int error = file->Size(size); error != 0) {
+    return FileError("size", SegmentName(number), 0, error);
+  }
+  if (size <= cut_size) return absl::OkStatus();
+  NoteUnsynced(number);
+  if (const int error = file->Truncate(cut_size); error != 0) {
+    return FileError("truncate", SegmentName(number), cut_size, error);
+  }
+  MutexLock lock(mu_);
+  Segment& segment = segments_[PlaceOf(number)];
+  segment.block_count = std::min(segment.block_count, block_count);
+  segment.reserved_count = 0;
+  return absl::OkStatus();
+}
+
+// A segment that keeps no block is deleted, header and all. From the last one down, so that an
+// interrupted truncation leaves a shorter log and not one with a gap.
+absl::Status FileDevice::Truncate(std::uint64_t block) {
+  const std::uint64_t kept_blocks = block % config_.segment_blocks;
+  const std::uint64_t cut_number = block / config_.segment_blocks;
+  const std::uint64_t first_deleted = kept_blocks == 0 ? cut_number : cut_number + 1;
+  for (;;) {  // ends: each round takes one segment away
+    std::string name;
+    {
+      MutexLock lock(mu_);
+      if (segments_.empty() || segments_.back().number < first_deleted) break;
+      name = SegmentName(segments_.back().number);
+    }
+    if (const int error = directory_.Unlink(name); error != 0 && error != ENOENT) {
+      return FileError("unlink", name, 0, error);
+    }
+    MutexLock lock(mu_);
+    std::erase(open_, segments_.back().number);
+    segments_.pop_back();
+    directory_unsynced_ = true;
+  }
+  if (kept_blocks != 0) {
+    if (absl::Status status = CutSegment(cut_number, kept_blocks); !status.ok()) return status;
+  }
+  return Sync();
+}
+
+// From the first segment up. Names go for good with a later sync of the directory; until then a
+// power loss may bring some of them back, and the next opening takes them away again.
+absl::StatusOr<std::uint64_t> FileDevice::TruncateFront(std::uint64_t block) {
+  std::uint64_t freed_bytes = 0;
+  for (;;) {  // ends: each round takes one segment away
+    std::uint64_t number = 0;
+    {
+      MutexLock lock(mu_);
+      if (segments_.empty()) return freed_bytes;
+      number = segments_.front().number;
+      const bool goes = (number + 1) * config_.segment_blocks <= block;
+      // Before the name goes, so that a sync at the same time does not take it for a stranger's
+      // doing.
+      if (goes) segments_.front().unlinked = true;
+    }
+    const std::uint64_t first = number * config_.segment_blocks;
+    if (first >= block) return freed_bytes;
+    if (first + config_.segment_blocks > block) {
+      absl::StatusOr<std::uint64_t> freed = FreeFront(number, block - first);
+      if (!freed.ok()) return freed.status();
+      return freed_bytes + *freed;
+    }
+    if (const int error = directory_.Unlink(SegmentName(number)); error != 0 && error != ENOENT) {
+      return FileError("unlink", SegmentName(number), 0, error);
+    }
+    MutexLock lock(mu_);
+    const Segment& segment = segments_.front();
+    freed_bytes += (1 + segment.block_count - segment.freed_count) * kBlockBytes;
+    std::erase(open_, number);
+    segments_.pop_front();
+    directory_unsynced_ = true;
+  }
+}
+
+absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
+                                                    std::uint64_t block_count) {
+  std::uint64_t freed = 0;
+  {
+    MutexLock lock(mu_);
+    const Segment& segment = segments_[PlaceOf(number)];
+    freed = segment.freed_count;
+    block_count = std::min(block_count, segment.block_count);
+  }
+  if (block_count <= freed) return 0;
+  const auto file = FindSegment(number, Keep::kAlways);
+  if (!file.ok()) return file.status();
+  const int error =
+      (*file)->PunchHole((1 + freed) * kBlockBytes, (block_count - freed) * kBlockBytes);
+  if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
+    punches_holes_.store(false, std::memory_order_relaxed);  // a hint
+    return 0;
+  }
+  if (error != 0) {
+    return FileError("punch", SegmentName(number), (1 + freed) * kBlockBytes, error);
+  }
+  MutexLock lock(mu_);
+  Segment& segment = segments_[PlaceOf(number)];
+  segment.freed_count = block_count;
+  segment.unsynced = segment.written = true;
+  first_unsynced_ = std::min(first_unsynced_, number);
+  return (block_count - freed) * kBlockBytes;
+}
+
+// Files that only have their space yet do not count.
+std::uint64_t FileDevice::EndBlock() const {
+  MutexLock lock(mu_);
+  for (auto segment = segments_.rbegin(); segment != segments_.rend(); ++segment) {
+    if (segment->block_count == 0) continue;
+    return segment->number * config_.segment_blocks + segment->block_count;
+  }
+  return 0;
+}
+
+std::vector<BlockRange> FileDevice::HeldBlocks() const {
+  MutexLock lock(mu_);
+  std::vector<BlockRange> held;
+  for (const Segment& segment : segments_) {
+    const std::uint64_t first = segment.number * config_.segment_blocks;
+    if (segment.block_count != 0) held.push_back({first, first + segment.block_count});
+  }
+  return held;
+}
+
+bool FileDevice::direct() const {
+  MutexLock lock(mu_);
+  return !segments_.empty() && std::all_of(segments_.begin(), segments_.end(),
+                                           [](const Segment& segment) { return segment.direct; });
+}
+
+absl::Status FileDevice::Close() {
+  MutexLock lock(mu_);
+  absl::Status first_failure;
+  for (Segment& segment : segments_) {
+    const int error = segment.file != nullptr ? segment.file->Close() : 0;
+    // Interrupted: the descriptor is gone all the same, and what must last was synced before.
+    if (error != 0 && error != EINTR) {
+      first_failure.Update(SyncErrorOf("close", segment.number, error));
+    }
+  }
+  segments_.clear();
+  open_.clear();
+  return first_failure;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,188 @@
+#include "ebb/internal/epoch/epoch.h"
+
+#include <fmt/format.h>
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <mutex>
+#include <new>
+#include <system_error>
+
+#include "absl/status/status.h"
+
+namespace ebb::internal {
+namespace {
+
+[[maybe_unused]] int Membarrier(int command) {
+  return static_cast<int>(syscall(SYS_membarrier, command, 0, 0));
+}
+
+// Registers the process, once, and tries the call: a filter may have forbidden it since an earlier
+// store was opened.
+[[maybe_unused]] bool MembarrierWorks() {
+  static const bool is_registered = Membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+  return is_registered && Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
+}
+
+// Returns 0, or the errno value of a call that was forbidden after the store was opened. A lack of
+// memory in the kernel passes; without it, one that lasts for about ten seconds counts as an error.
+[[maybe_unused]] int HeavyBarrier() {
+  for (int tries = 0; Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0; ++tries) {
+    if (errno != ENOMEM || tries == 100000) return errno;
+    usleep(100);
+  }
+  return 0;
+}
+
+[[maybe_unused]] absl::Status BarrierError(int error) {
+  try {
+    return absl::UnavailableError(fmt::format(
+        "membarrier failed: {} (errno {}); it worked when the store was opened, so a filter of "
+        "system calls may have been installed since",
+        std::generic_category().message(error), error));
+  } catch (const std::bad_alloc&) {
+    return absl::Status(absl::StatusCode::kUnavailable, "");  // allocates nothing
+  }
+}
+
+bool g_force_fallback = false;
+
+// Every live manager, for the fork handler. Its lock and theirs are held across fork, so that the
+// child finds the lists whole, and no lock that belongs to a thread which it does not have.
+struct ForkRegistry {
+  std::mutex mu;
+  std::vector<EpochManager*> managers;
+};
+ForkRegistry& Registry() {
+  static ForkRegistry* const registry = [] {
+    auto* made = new ForkRegistry;
+    pthread_atfork(
+        [] {
+          Registry().mu.lock();
+          EpochManager::LockAllForFork();
+        },
+        [] {
+          EpochManager::UnlockAllAfterFork();
+          Registry().mu.unlock();
+        },
+        [] {
+          EpochManager::PoisonAllAfterFork();
+          EpochManager::UnlockAllAfterFork();
+          Registry().mu.unlock();
+        });
+    return made;
+  }();
+  return *registry;
+}
+
+}  // namespace
+
+EpochManager::EpochManager(unsigned version_bits, bool force_fallback, Health* health)
+    : state_(EpochState::kOneEpoch | (version_bits & EpochState::kVersionMask)),
+#ifndef EBB_TSAN
+      use_membarrier_(!force_fallback && !g_force_fallback && MembarrierWorks()),
+#endif
+      health_(health) {
+  static_cast<void>(force_fallback);
+  ForkRegistry& registry = Registry();
+  std::lock_guard lock(registry.mu);
+  registry.managers.push_back(this);
+}
+
+EpochManager::~EpochManager() {
+  ForkRegistry& registry = Registry();
+  std::lock_guard lock(registry.mu);
+  std::erase(registry.managers, this);
+}
+
+EpochSlot* EpochManager::AcquireSlot() {
+  MutexLock lock(mu_);  // [slots]
+  if (free_slots_.empty()) {
+    free_slots_.reserve(slots_.size() + 1);  // ReleaseSlot runs in destructors: no allocation there
+    slots_.push_back(std::make_unique<EpochSlot>());
+    return slots_.back().get();
+  }
+  EpochSlot* const slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+void EpochManager::ReleaseSlot(EpochSlot* slot) {
+  MutexLock lock(mu_);
+  EBB_CHECK(slot->word.load(std::memory_order_relaxed) == 0);  // our own slot
+  free_slots_.push_back(slot);
+}
+
+void EpochManager::AddTallies(TallySums& sums, LatencyHistograms* latencies) {
+  MutexLock lock(mu_);  // [slots]
+  for (const auto& slot : slots_) {
+    slot->tally.AddTo(sums);
+    const LatencyRecorder* const recorder = slot->tally.recorder();
+    if (recorder != nullptr && latencies != nullptr) recorder->AddTo(*latencies);
+  }
+}
+
+std::uint64_t EpochManager::Publish(std::uint64_t clear_bits, std::uint64_t set_bits) {
+  std::uint64_t seen = state_.load(std::memory_order_relaxed);  // the CAS below rechecks
+  std::uint64_t next;
+  do {
+    next = ((seen & ~clear_bits) | set_bits) + EpochState::kOneEpoch;
+  } while (!state_.compare_exchange_weak(seen, next, std::memory_order_seq_cst,  // [bump] [busy]
+                                         std::memory_order_relaxed));
+#ifndef EBB_TSAN
+  if (const int error = use_membarrier_ ? HeavyBarrier() : 0; error != 0) {  // [announce] heavy
+    if (health_ != nullptr) health_->Poison(BarrierError(error));
+    broken_.store(true, std::memory_order_release);  // [broken]
+  }
+#endif
+  return EpochState::Epoch(next);
+}
+
+std::uint64_t EpochManager::Bump() { return Publish(0, 0); }
+
+std::uint64_t EpochManager::BumpVersion(unsigned next_version_bits) {
+  return Publish(EpochState::kVersionMask, next_version_bits & EpochState::kVersionMask);
+}
+
+std::uint64_t EpochManager::BumpClosed() { return Publish(0, EpochState::kClosed); }
+
+bool EpochManager::Drained(std::uint64_t epoch) {
+  if (broken()) return false;
+  MutexLock lock(mu_);  // [slots]
+  return std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
+    const std::uint64_t word =
+        use_membarrier_ ? slot->word.load(std::memory_order_acquire)           // [leave]
+                        : slot->word.fetch_add(0, std::memory_order_acq_rel);  // [announce] [leave]
+    return word == 0 || EpochState::Epoch(word) >= epoch;
+  });
+}
+
+bool EpochManager::NoSlowCalls() {
+  MutexLock lock(mu_);
+  return std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) {
+    return slot->busy.load(std::memory_order_seq_cst) == 0;  // [busy]
+  });
+}
+
+void EpochManager::LockAllForFork() {
+  for (EpochManager* manager : Registry().managers) manager->mu_.Lock();
+}
+
+void EpochManager::UnlockAllAfterFork() {
+  for (EpochManager* manager : Registry().managers) manager->mu_.Unlock();
+}
+
+void EpochManager::PoisonAllAfterFork() {
+  for (EpochManager* manager : Registry().managers) {
+    manager->state_.fetch_or(EpochState::kClosed, std::memory_order_seq_cst);  // [busy]
+  }
+}
+
+void EpochManager::ForceFallbackForTesting(bool force) { g_force_fallback = force; }
+
+}  // namespace ebb::internal

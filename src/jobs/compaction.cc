@@ -1,0 +1,150 @@
+#include "ebb/internal/jobs/compaction.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+namespace ebb::internal {
+namespace {
+
+// A pass uses about seven times as much memory, four of them read ahead, so the chunk is smaller if
+// the log has little memory.
+std::uint64_t ChunkBytes(const Geometry& geometry) {
+  return std::clamp(geometry.frame_count * geometry.page_bytes() / 32, std::uint64_t{1} << 18,
+                    std::uint64_t{1} << 20);
+}
+
+std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
+  return shape.locked() ? record.lock().LoadAcquire().value_bytes() : shape.value_bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<Address> Compaction::Run(LogReader::Range range, std::uint64_t pass_bytes,
+                                        const Stop& stop) {
+  if (core_.log.is_short_of_space()) {
+    const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
+    pass_bytes = std::min(pass_bytes, std::max<std::uint64_t>(slice_bytes / 2, kBlockBytes));
+  }
+  absl::StatusOr<Address> until = RunPass(range, pass_bytes, stop);
+  // So little space is left that the live records could not be copied; those of a smaller pass may
+  // fit.
+  while (absl::IsResourceExhausted(until.status()) && pass_bytes > kBlockBytes) {
+    const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
+    pass_bytes = std::max<std::uint64_t>(std::min(pass_bytes / 4, slice_bytes), kBlockBytes);
+    until = RunPass(range, pass_bytes, stop);
+  }
+  return until;
+}
+
+absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_t pass_bytes,
+                                            const Stop& stop) {
+  const Address begin = range.from;
+  if (begin >= range.end) return begin;
+  const std::uint64_t chunk = std::min(ChunkBytes(core_.log.geometry()), pass_bytes);
+  LiveReader reader(core_, slot_, range,
+                    {.reading = {.chunk_bytes = chunk, .ahead_bytes = 4 * chunk}});
+  const GcStats before = stats_;
+  bool is_ending = false;
+  for (;;) {
+    const absl::StatusOr<bool> more = reader.Step();
+    absl::Status status = more.status();
+    stats_.scanned_records = before.scanned_records + reader.read_records();
+    stats_.scanned_bytes = before.scanned_bytes + (reader.cursor() - begin);
+    if (status.ok() && !*more) break;
+    for (const LiveReader::Item& item : reader.live()) {
+      if (status.ok()) status = Copy(item);
+    }
+    if (absl::IsResourceExhausted(status) && reader.settled() != begin) break;
+    if (!status.ok()) return status;
+    if (!is_ending && (stop(stats_) || reader.cursor() >= begin + pass_bytes)) {
+      reader.EndHere();
+      is_ending = true;
+    }
+  }
+  stats_.dropped_records = stats_.scanned_records - stats_.copied_records;
+  return reader.settled();
+}
+
+Compaction::Above Compaction::LookAbove(const LiveReader::Item& live, IndexEntry entry,
+                                        const EpochGuard& guard) const {
+  const Address head = core_.log.head_acquire();
+  Address address = entry.address();
+  while (address > live.head.address()) {  // ends: previous addresses fall
+    if (address < head) return Above::kUnknown;
+    const Record record(core_.log.At(address, guard), core_.log.shape());
+    if (record.key_length() == live.record.key_length() &&
+        std::memcmp(record.key(), live.record.key(), record.key_length()) == 0) {
+      return Above::kSuccessor;
+    }
+    address = record.header().LoadAcquire().prev();
+  }
+  return Above::kNothing;
+}
+
+absl::Status Compaction::Copy(const LiveReader::Item& found) {
+  const RecordShape shape = core_.log.shape();
+  LiveReader::Item live = found;
+  const std::uint64_t extent =
+      shape.ExtentFor(live.record.key_length(), ValueBytes(live.record, shape));
+  Backoff backoff;
+  // Each turn means that something was bumped, the chain has grown, or there was no room.
+  for (;;) {
+    if (core_.epochs.closed()) return core_.ClosedError();
+    if (core_.health.poisoned()) return core_.health.status();
+    switch (TryCopy(live, extent)) {
+      case Next::kDone:
+        return absl::OkStatus();
+      case Next::kWait:
+        backoff.Wait();
+        break;
+      case Next::kMakeRoom:
+        if (absl::Status room = core_.log.WaitForPage(extent, HybridLog::Space::kCollection);
+            !room.ok()) {
+          return room;
+        }
+        break;
+      case Next::kDecide: {
+        Liveness::Candidate candidate(live.record, live.address);
+        absl::Status status = liveness_.Decide({&candidate, 1}, Liveness::kEverything);
+        if (!status.ok() || !candidate.live()) return status;
+        live.head = candidate.head;
+        break;
+      }
+    }
+  }
+}
+
+Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t extent) {
+  HybridLog& log = core_.log;
+  const RecordShape shape = log.shape();
+  EpochGuard guard(core_.epochs, slot_);
+  HashIndex::Slot slot;
+  if (core_.index.FindForUpdate(core_.HashOf(live.record), slot) !=
+      HashIndex::CreateResult::kFound) {
+    return Next::kWait;  // its part of the index is being moved
+  }
+  const Above above = LookAbove(live, slot.entry, guard);
+  if (!guard.Look()) return Next::kWait;
+  if (above == Above::kSuccessor) return Next::kDone;
+  if (above == Above::kUnknown) return Next::kDecide;
+  const Address address = log.Allocate(extent, guard, HybridLog::Space::kCollection);
+  if (address.is_null()) return Next::kMakeRoom;
+  const std::uint32_t value_bytes = ValueBytes(live.record, shape);
+  const Record copy(log.At(address, guard), shape);
+  const RecordHeader header =
+      RecordHeader::Make(RecordKind::kRecord, slot.entry.address(), guard.version_bits())
+          .With(RecordHeader::kCopy);
+  copy.Init(header, live.record.key(), live.record.key_length(), value_bytes, value_bytes);
+  CopyToLog(live.record.value(), value_bytes, copy.value());
+  copy.header().StoreRelaxed(header.With(RecordHeader::kValid));
+  if (HashIndex::Publish(slot, address)) {
+    ++stats_.copied_records;
+    stats_.copied_bytes += extent;
+    return Next::kDone;
+  }
+  copy.header().StoreRelaxed(header);
+  return Next::kWait;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,444 @@
+#include "ebb/internal/jobs/garbage_collector.h"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "ebb/internal/base/clock.h"
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/core/callback_scope.h"
+#include "ebb/internal/jobs/compaction.h"
+
+namespace ebb::internal {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+constexpr std::uint64_t kMinRecordBytes = 24;  // with an 8-byte key and value
+// A pass that others wait for ends when it has taken so long.
+constexpr std::chrono::milliseconds kShortPass{100};
+
+// The length of the log from which on there is enough to collect, and that where a collection that
+// shares the commits of others waits for them no longer, and slows updates down.
+std::uint64_t DueBytes(const GcOptions& options, const GcEstimate& estimate) {
+  const double due =
+      static_cast<double>(estimate.live_bytes) / std::max(options.target_utilization, 0.01);
+  return std::max(static_cast<std::uint64_t>(due), estimate.live_bytes + options.min_reclaim_bytes);
+}
+
+std::uint64_t LongestBytes(const Geometry& geometry, const GcOptions& options,
+                           const GcEstimate& estimate) {
+  const std::uint64_t due = DueBytes(options, estimate);
+  return due + std::max(due / 4, 2 * geometry.page_bytes());
+}
+
+// How long it may be when a pass ends: young records are mostly live, and left for later.
+std::uint64_t EnoughBytes(const GcOptions& options, const GcEstimate& estimate) {
+  return options.target_utilization >= 1
+             ? 0
+             : static_cast<std::uint64_t>(static_cast<double>(estimate.live_bytes) * 2 /
+                                          (1 + options.target_utilization));
+}
+
+std::uint64_t Above(std::uint64_t limit, std::uint64_t bytes) {
+  return limit - std::min(limit, bytes);
+}
+
+// The bytes of a page for each record, if all are as long as `extent`.
+std::uint64_t WithFiller(const Geometry& geometry, std::uint64_t extent) {
+  const std::uint64_t records = geometry.payload_bytes() / std::max<std::uint64_t>(extent, 1);
+  return records == 0 ? extent : geometry.page_bytes() / records;
+}
+
+// Some of the records on the device that a sample has met.
+struct DeviceSample {
+  std::uint64_t count = 0;
+  std::uint64_t tombstones = 0;
+  std::uint64_t bytes = 0;
+};
+
+DeviceSample SampleDevice(HybridLog& log, const Core::IndexSample& sample) {
+  DeviceBuffer buffer;
+  DeviceSample read;
+  const std::size_t known = std::min(sample.on_device, Core::IndexSample::kMostAddresses);
+  for (std::size_t i = 0; i < known; ++i) {
+    absl::StatusOr<Record> record = log.ReadFromDevice(sample.addresses[i], buffer);
+    if (!record.ok()) continue;  // this is an estimate; who needs the record hears of it
+    ++read.count;
+    read.tombstones += record->header().LoadAcquire().tombstone() ? 1 : 0;
+    read.bytes += record->ExtentOf();
+  }
+  return read;
+}
+
+}  // namespace
+
+class GarbageCollector::Throttle {
+ public:
+  Throttle(const GcOptions& options, SteadyClock::time_point& paid_until)
+      : bytes_per_second_(static_cast<double>(options.max_bytes_per_second)),
+        paid_until_(paid_until) {}
+
+  void Add(SteadyClock::time_point now, std::uint64_t bytes) {
+    if (bytes_per_second_ == 0) return;
+    const std::chrono::duration<double> took(static_cast<double>(bytes) / bytes_per_second_);
+    paid_until_ = std::max(paid_until_, now) +
+                  std::chrono::duration_cast<SteadyClock::duration>(std::min(took, kLongest));
+  }
+  // Waits until it is no longer ahead, or `ends` says that it shall not wait.
+  template <typename Ends>
+  void Wait(const Ends& ends) const {
+    while (SteadyClock::now() < paid_until_ && !ends()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  bool IsAhead() const { return SteadyClock::now() < paid_until_; }
+
+ private:
+  static constexpr std::chrono::duration<double> kLongest{1e9};  // the clock's sums fit
+  const double bytes_per_second_;
+  SteadyClock::time_point& paid_until_;
+};
+
+// ---- what is due ----
+
+GcEstimate GarbageCollector::Estimate(Address begin) {
+  // Where a few per cent decide whether collecting frees anything, the sample is larger.
+  const std::uint64_t min_buckets = core_.log.is_short_of_space() ? 65536 : 4096;
+  const Geometry& geometry = core_.log.geometry();
+  const RecordShape shape = core_.log.shape();
+  const Core::IndexSample sample = core_.SampleIndex(slot_, min_buckets);
+  std::uint64_t measured = sample.in_memory;
+  std::uint64_t measured_bytes = sample.bytes;
+  std::uint64_t tombstones = sample.tombstones;
+  if (const DeviceSample read = SampleDevice(core_.log, sample); read.count != 0) {
+    measured += sample.on_device;
+    measured_bytes += sample.on_device * (read.bytes / read.count);
+    tombstones += sample.on_device * read.tombstones / read.count;
+  }
+  // Where no record can be seen, those of the least extent.
+  const auto least = [](std::uint32_t bytes) {
+    return bytes == RecordShape::kVariable ? 0 : bytes;
+  };
+  const std::uint64_t extent = WithFiller(
+      geometry, measured != 0 ? measured_bytes / measured
+                              : shape.ExtentFor(least(shape.key_bytes), least(shape.value_bytes)));
+  GcEstimate estimate;
+  estimate.log_bytes = (geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(begin)) * kBlockBytes;
+  estimate.live_records = (sample.entries - tombstones) * sample.step;
+  estimate.live_bytes = std::min(estimate.log_bytes, estimate.live_records * extent);
+  estimate.garbage_bytes = estimate.log_bytes - estimate.live_bytes;
+  return estimate;
+}
+
+// What going through all live records wastes, and twice more: see hybrid_log.h. Without a gain a
+// collection would only use up its slice.
+bool GarbageCollector::WouldFree(const GcEstimate& estimate) const {
+  const HybridLog::CollectionSpace space = core_.log.GetCollectionSpace();
+  const std::uint64_t pass_bytes = std::max<std::uint64_t>(space.slice_blocks / 2, 1) * kBlockBytes;
+  return estimate.garbage_bytes >
+         space.waste_blocks * kBlockBytes * (estimate.live_bytes / pass_bytes + 2);
+}
+
+bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimate) const {
+  if (core_.log.is_short_of_space()) return WouldFree(estimate);
+  if (estimate.log_bytes == 0 || estimate.garbage_bytes < options.min_reclaim_bytes) return false;
+  // 1 is not left to an estimate.
+  return options.target_utilization >= 1 ||
+         static_cast<double>(estimate.live_bytes) <
+             options.target_utilization * static_cast<double>(estimate.log_bytes);
+}
+
+// ---- collecting ----
+
+absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call& call) {
+  const SteadyClock::time_point begun = SteadyClock::now();
+  GcStats stats;
+  stats.initial_begin_address = core_.log.begin().value();
+  absl::Status status = core_.health.poisoned() ? core_.health.status() : core_.CheckFiles(false);
+  // Whatever is thrown: nothing is slowed down for a collection that has ended.
+  absl::Cleanup release_brake = [this] { core_.log.ReleaseBrake(); };
+  if (status.ok()) status = CatchNoMemory([&] { return RunPasses(options, call, stats); });
+  const std::exception_ptr thrown = std::exchange(thrown_, nullptr);
+  if (thrown != nullptr) status = ThrownError(CallbackKind::kCollection, thrown);
+  Count(status, stats);
+  if (!status.ok()) {
+    // Not again at the next page turn: what failed may go on failing.
+    look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
+                   std::memory_order_relaxed);  // a hint
+    NoteFruitless();
+    if (thrown != nullptr && call.pace == Pace::kFree) std::rethrow_exception(thrown);
+    return status;
+  }
+  if (core_.log.is_short_of_space()) NoteFruitless();
+  std::move(release_brake).Cancel();
+  stats.new_begin_address = core_.log.begin().value();
+  stats.duration_ms = MillisecondsSince(begun);
+  return stats;
+}
+
+bool GarbageCollector::AskProgress(const GcOptions& options, const GcStats& now) {
+  if (!options.progress) return true;
+  const CallbackScope scope(&core_, CallbackKind::kCollection);
+  try {
+    return options.progress(now);
+  } catch (...) {
+    thrown_ = std::current_exception();
+    return false;
+  }
+}
+
+void GarbageCollector::Count(const absl::Status& status, const GcStats& stats) {
+  const auto add = [](AtomicWord& counter, std::uint64_t count) {
+    counter.fetch_add(count, std::memory_order_relaxed);  // statistics
+  };
+  Core::Counters& counters = core_.counters;
+  add(counters.collections, stats.scanned_bytes + stats.freed_bytes != 0 ? 1 : 0);
+  add(counters.failed_collections, status.ok() ? 0 : 1);
+  add(counters.collection_scanned_bytes, stats.scanned_bytes);
+  add(counters.collection_copied_bytes, stats.copied_bytes);
+  add(counters.collection_freed_bytes, stats.freed_bytes);
+}
+
+absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, GcStats& stats) {
+  SteadyClock::time_point own_paid_until{};
+  Throttle throttle(options, call.pace == Pace::kByItself ? paid_until_ : own_paid_until);
+  absl::Status status = MoveBegin(options, call.pace, stats);
+  Address end = collected_;
+  const bool is_automatic = call.pace == Pace::kByItself;
+  const Start start{.from = collected_,
+                    .tail = core_.log.tail(),
+                    .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
+  bool goes_on = !is_automatic || start.tail >= resting_until_ || core_.log.is_short_of_space();
+  std::uint64_t unfreed_bytes = 0;  // copied since space was last given back
+  while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
+    throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
+    if (call.is_stopping()) break;
+    if (!throttle.IsAhead()) {
+      if (end <= collected_) {
+        absl::StatusOr<Address> new_end = EndFor(call.pace);
+        if (!new_end.ok()) return new_end.status();
+        end = *new_end;
+      }
+      const GcStats before = stats;
+      absl::StatusOr<bool> more = RunPass(options, call, end, throttle, stats);
+      if (!more.ok()) return more.status();
+      goes_on = *more && collected_ < end && call.pace != Pace::kOnePass;
+      status = MoveBegin(options, call.pace, stats);
+      unfreed_bytes += stats.copied_bytes - before.copied_bytes;
+      const std::uint64_t freed_bytes = stats.freed_bytes - before.freed_bytes;
+      goes_on = goes_on && !IsWastingSpace(unfreed_bytes, freed_bytes);
+      if (freed_bytes != 0) unfreed_bytes = 0;
+    }
+    if (!status.ok() || !goes_on) continue;
+    absl::StatusOr<bool> stays = GiveWay(call);
+    if (!stays.ok() || !*stays) return stays.status();
+  }
+  if (status.ok() && core_.epochs.closed()) return core_.ClosedError();
+  if (is_automatic && start.from < collected_) Rest(options, start, stats);
+  LookLater(options, call.pace);
+  return status;
+}
+
+void GarbageCollector::Rest(const GcOptions& options, const Start& start, const GcStats& stats) {
+  const Geometry& geometry = core_.log.geometry();
+  const Address tail = core_.log.tail();
+  const std::uint64_t scanned = collected_ - start.from;
+  std::uint64_t written =
+      stats.pass_count * core_.log.GetCollectionSpace().waste_blocks * kBlockBytes;
+  if (stats.copied_records != 0) {
+    written +=
+        stats.copied_records * WithFiller(geometry, stats.copied_bytes / stats.copied_records);
+  }
+  const double garbage_share = static_cast<double>(start.estimate.garbage_bytes) /
+                               static_cast<double>(start.estimate.log_bytes);
+  const bool has_kept_promise = static_cast<double>(Above(scanned, written)) >=
+                                garbage_share / 2 * static_cast<double>(scanned);
+  const std::uint64_t quarter = std::max(options.min_reclaim_bytes / 4, 2 * geometry.page_bytes());
+  if (!has_kept_promise) {
+    resting_until_ = tail + std::max((tail - collected_) / 4, options.min_reclaim_bytes);
+  } else if (start.tail < last_tail_ + quarter) {
+    resting_until_ = tail + quarter;
+  }
+  last_tail_ = tail;
+}
+
+// On a full disk passes that give back less than they copied, because a scan holds the front or
+// holes cannot be punched, would use up the slice for good.
+bool GarbageCollector::IsWastingSpace(std::uint64_t copied_bytes, std::uint64_t freed_bytes) const {
+  if (!core_.log.is_short_of_space()) return false;
+  const Geometry& geometry = core_.log.geometry();
+  const std::uint64_t log_blocks =
+      geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(core_.log.begin());
+  const std::uint64_t allowed_blocks =
+      core_.files.device->FreedAsOne(log_blocks) + 2 * core_.log.GetCollectionSpace().waste_blocks;
+  return copied_bytes > freed_bytes + allowed_blocks * kBlockBytes;
+}
+
+absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
+  if (!call.others_wait || !call.others_wait()) return true;
+  // Updates are not slowed down for a collection that waits.
+  core_.log.ReleaseBrake();
+  if (call.give_way) {
+    absl::Status status = call.give_way();
+    if (!status.ok()) return status;
+    return true;
+  }
+  call.has_left = true;
+  return false;
+}
+
+absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
+  const Address tail = core_.log.tail();
+  const Address frozen = core_.log.safe_read_only();
+  if (pace == Pace::kByItself && !core_.log.is_short_of_space() &&
+      frozen.value() >= tail.value() - (tail - collected_) / 2) {
+    return frozen;
+  }
+  if (absl::Status status = core_.log.FreezeTo(tail); !status.ok()) return status;
+  return tail;
+}
+
+// False when it is to be the last.
+absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const Call& call,
+                                               Address end, Throttle& throttle, GcStats& stats) {
+  const SteadyClock::time_point begun = SteadyClock::now();
+  SteadyClock::time_point last_stop = begun;
+  const GcEstimate estimate = Estimate(collected_);
+  const Address tail = core_.log.tail();
+  const std::uint64_t longest_bytes = LongestBytes(core_.log.geometry(), options, estimate);
+  const Address longest = core_.log.begin() + longest_bytes;
+  const Address most = longest + longest_bytes / 10;
+  const std::uint64_t scanned_before = stats.scanned_bytes;
+  GcStats last = stats;
+  bool stopped = false;
+  const auto is_awaited = [&] {
+    return call.others_wait && SteadyClock::now() - begun >= kShortPass && call.others_wait();
+  };
+  const auto stop = [&](const GcStats& now) {
+    const std::uint64_t scanned = now.scanned_bytes - scanned_before;
+    const bool is_young =
+        (now.copied_bytes - last.copied_bytes) * 2 > now.scanned_bytes - last.scanned_bytes;
+    throttle.Add(std::exchange(last_stop, SteadyClock::now()),
+                 now.scanned_bytes - last.scanned_bytes);
+    last = now;
+    if (call.pace == Pace::kByItself) {
+      core_.log.SetBrake(std::max(longest, std::min(tail + scanned / 4, most)));
+    }
+    stopped = call.is_stopping() || !AskProgress(options, now);
+    if (!stopped) throttle.Wait([&] { return call.is_stopping() || is_awaited(); });
+    stopped = stopped || call.is_stopping();
+    return stopped || is_awaited() ||
+           (is_young && !core_.log.is_short_of_space() &&
+            core_.log.tail() - (collected_ + scanned) <= EnoughBytes(options, estimate));
+  };
+  absl::StatusOr<Address> until =
+      Compaction(core_, slot_, stats)
+          .Run({.from = collected_, .end = end}, options.pass_bytes, stop);
+  if (!until.ok()) return until.status();
+  if (*until == collected_) return false;
+  collected_ = *until;
+  owner_.state_begin(collected_);
+  ++stats.pass_count;
+  return !stopped;
+}
+
+absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, GcStats& stats) {
+  absl::Status status = owner_.follow_commits();
+  const Address begin = core_.log.begin();
+  if (status.ok() && begin < collected_) {
+    const Address longest =
+        begin + LongestBytes(core_.log.geometry(), options, Estimate(collected_));
+    const bool waits_for_others = pace == Pace::kByItself &&
+                                  core_.config.durability == Durability::kPeriodic &&
+                                  core_.log.tail() < longest && !core_.log.is_short_of_space();
+    if (!waits_for_others) {
+      if (pace == Pace::kByItself) core_.log.SetBrake(std::max(longest, core_.log.tail()));
+      status = owner_.move_begin(collected_);
+    }
+  }
+  if (status.ok()) status = GiveBack(stats);
+  if (core_.log.is_short_of_space()) core_.log.TakeSpaceAhead(0);
+  return status;
+}
+
+// Live bytes change slowly, so the log will be due when it has grown to what they allow. Where a
+// commit will give back what has been collected, updates must not outrun it.
+void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
+  const GcEstimate now = Estimate(collected_);
+  const Address begin = core_.log.begin();
+  const std::uint64_t longest = LongestBytes(core_.log.geometry(), options, now);
+  if (pace == Pace::kByItself && begin < collected_) {
+    core_.log.SetBrake(begin + longest);
+  } else {
+    core_.log.ReleaseBrake();
+  }
+  const std::uint64_t growth = std::min(Above(DueBytes(options, now), now.log_bytes),
+                                        Above(longest, core_.log.tail() - begin));
+  const std::uint64_t look_at =
+      core_.log.tail().value() + std::max(growth, options.min_reclaim_bytes / 4);
+  look_at_.store(std::max(look_at, resting_until_.value()), std::memory_order_relaxed);  // a hint
+}
+
+// Also what an earlier collection could not give back because a scan still read there.
+absl::Status GarbageCollector::GiveBack(GcStats& stats) {
+  const Address limit = core_.pins.Limit(core_.log.begin());
+  absl::StatusOr<std::uint64_t> freed =
+      core_.files.device->TruncateFront(core_.log.geometry().FrontBlock(limit));
+  if (!freed.ok()) return freed.status();
+  stats.freed_bytes += *freed;
+  // An entry that leads below begin is one without a record, so there is no haste: a sweep of the
+  // index waits until the log has given back as many bytes as it looks at.
+  if (limit.value() >= swept_.value() + core_.index.memory_bytes()) Sweep(limit, stats);
+  return absl::OkStatus();
+}
+
+void GarbageCollector::Sweep(Address limit, GcStats& stats) {
+  for (std::uint64_t bucket = 0; bucket < core_.index.bucket_count(); ++bucket) {
+    stats.removed_entries += core_.index.SweepBucket(bucket, limit);
+  }
+  swept_ = limit;
+}
+
+// ---- entries of the index ----
+
+absl::Status GarbageCollector::FreeEntries(GcOptions options,
+                                           const std::function<bool()>& is_stopping) {
+  // An index that is above its maximum load factor has about 5 entries per bucket.
+  const std::uint64_t max_entries = 4 * core_.index.bucket_count();
+  constexpr std::uint64_t kBuckets = 1024;
+  const auto count = [this] {
+    const Core::IndexSample sample = core_.SampleIndex(slot_, kBuckets);
+    return (sample.entries + sample.dead) * sample.step;
+  };
+  GcStats stats;
+  const GcEstimate estimate = Estimate(collected_);
+  const std::uint64_t record_bytes =
+      estimate.live_records == 0 ? 0 : estimate.live_bytes / estimate.live_records;
+  absl::Status status;
+  std::uint64_t entries = count();
+  bool has_room = entries <= max_entries;
+  if (!has_room && estimate.live_records * 2 <= entries) {
+    Sweep(core_.pins.Limit(core_.log.begin()), stats);
+    has_room = count() <= max_entries;
+    if (!has_room && estimate.live_bytes * 2 <= estimate.log_bytes &&
+        options.max_bytes_per_second == 0) {
+      options.min_reclaim_bytes = 0;
+      Call call{.pace = Pace::kOnePass, .is_stopping = is_stopping};
+      status = Collect(options, call).status();
+      Sweep(core_.pins.Limit(core_.log.begin()), stats);
+      has_room = count() <= entries / 4 * 3;
+    }
+    entries = count();
+  }
+  if (has_room && core_.index.crowded()) core_.index.TolerateOverflow();
+  const std::uint64_t more = std::max(Above(max_entries, entries), max_entries / 4);
+  count_entries_at_.store(
+      core_.log.tail().value() + more * std::max<std::uint64_t>(record_bytes, kMinRecordBytes),
+      std::memory_order_relaxed);  // a hint
+  return status;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,55 @@
+#include "ebb/internal/jobs/index_growth.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "ebb/status.h"
+
+namespace ebb::internal {
+namespace {
+
+absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
+  const bool at_limit = why == HashIndex::GrowthStart::kAtLimit;
+  const char* reason = at_limit
+                           ? "it cannot have more (2^15 times what the store was created with, or "
+                             "what physical memory holds)"
+                           : "no memory for twice as many; free memory and call again";
+  absl::Status status = absl::ResourceExhaustedError(
+      fmt::format("the index has {} buckets: {}", index.bucket_count(), reason));
+  return at_limit ? Lasting(std::move(status)) : status;
+}
+
+}  // namespace
+
+absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
+  using Clock = std::chrono::steady_clock;
+  // An earlier growth may have been left half-way.
+  if (core.epochs.broken()) return core.health.status();
+  HashIndex& index = core.index;
+  const HashIndex::GrowthStart start = index.BeginGrowth();
+  if (start != HashIndex::GrowthStart::kStarted) return Refusal(index, start);
+  std::uint64_t longest_us = 0;
+  Clock::time_point begun = Clock::now();
+  for (bool more = true; more;) {
+    if (stop()) return absl::AbortedError("the store is being closed");
+    if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
+    index.BeginSplit();
+    more = index.FinishSplit();
+    const Clock::time_point now = Clock::now();
+    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(now - begun);
+    longest_us = std::max(longest_us, static_cast<std::uint64_t>(took.count()));
+    begun = now;
+  }
+  if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
+  index.EndGrowth();
+  Core::Counters& counters = core.counters;
+  counters.index_growths.fetch_add(1, std::memory_order_relaxed);  // statistics
+  // Only growths write it, one at a time.
+  const std::uint64_t before = counters.longest_split_us.load(std::memory_order_relaxed);
+  counters.longest_split_us.store(std::max(before, longest_us), std::memory_order_relaxed);  // same
+  return absl::OkStatus();
+}
+
+}  // namespace ebb::internal

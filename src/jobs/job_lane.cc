@@ -1,0 +1,132 @@
+#include "ebb/internal/jobs/job_lane.h"
+
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+
+namespace ebb::internal {
+
+// ---- posted jobs ----
+
+LaneJob::LaneJob(JobLane& lane, std::function<void()> run) : lane_(lane), run_(std::move(run)) {
+  place_.job = this;
+}
+
+void LaneJob::Post() {
+  MutexLock lock(lane_.mu_);
+  if (lane_.is_closed_ || place_.is_waiting) return;
+  if (is_running_) {
+    runs_again_ = true;
+    return;
+  }
+  lane_.Append(place_);
+  lane_.PostNext();
+}
+
+void LaneJob::Cancel() {
+  MutexLock lock(lane_.mu_);
+  for (;;) {
+    if (place_.is_waiting) lane_.Remove(place_);
+    runs_again_ = false;
+    if (!is_running_) break;
+    lane_.changed_.Wait(lane_.mu_);
+  }
+  // Users' threads behind it may be next now.
+  lane_.PostNext();
+  lane_.changed_.NotifyAll();
+}
+
+// ---- the lane ----
+
+JobLane::JobLane(ThreadPool& pool)
+    : users_overtake_(pool.thread_count() == 0), next_(pool, [this] { RunNext(); }) {}
+
+void JobLane::Append(Place& place) {
+  place.is_waiting = true;
+  place.next = nullptr;
+  (first_ == nullptr ? first_ : last_->next) = &place;
+  last_ = &place;
+}
+
+void JobLane::Remove(Place& place) {
+  Place* before = nullptr;
+  for (Place* at = first_; at != &place; at = at->next) before = at;
+  (before == nullptr ? first_ : before->next) = place.next;
+  if (last_ == &place) last_ = before;
+  place.is_waiting = false;
+}
+
+bool JobLane::IsNext(const Place& place) const {
+  const Place* first = first_;
+  while (users_overtake_ && first->job != nullptr) first = first->next;
+  return !is_taken_ && first == &place;
+}
+
+void JobLane::Lock() {
+  MutexLock lock(mu_);
+  Place place;
+  Append(place);
+  while (!IsNext(place)) changed_.Wait(mu_);
+  Remove(place);
+  is_taken_ = true;
+}
+
+bool JobLane::TryLock() {
+  MutexLock lock(mu_);
+  return !std::exchange(is_taken_, true);
+}
+
+void JobLane::Unlock() {
+  MutexLock lock(mu_);
+  EndTurn();
+}
+
+void JobLane::EndTurn() {
+  is_taken_ = false;
+  PostNext();
+  changed_.NotifyAll();
+}
+
+void JobLane::PostNext() {
+  if (!is_taken_ && first_ != nullptr && first_->job != nullptr) next_.Post();
+}
+
+// It may come in vain: a user's thread has overtaken, or the job was cancelled. Then the end of the
+// turn posts it again.
+void JobLane::RunNext() {
+  LaneJob* job;
+  {
+    MutexLock lock(mu_);
+    if (is_taken_ || first_ == nullptr || first_->job == nullptr) return;
+    job = first_->job;
+    Remove(job->place_);
+    job->is_running_ = is_taken_ = true;
+  }
+  const absl::Cleanup end = [this, job] {
+    MutexLock lock(mu_);
+    job->is_running_ = false;
+    if (std::exchange(job->runs_again_, false) && !is_closed_) Append(job->place_);
+    EndTurn();
+  };
+  job->run_();
+}
+
+bool JobLane::HasWaiters() const {
+  MutexLock lock(mu_);
+  return first_ != nullptr;
+}
+
+void JobLane::Close() {
+  MutexLock lock(mu_);
+  is_closed_ = true;
+  Place* next = nullptr;
+  last_ = nullptr;
+  for (Place* at = std::exchange(first_, nullptr); at != nullptr; at = next) {
+    next = at->next;
+    at->is_waiting = false;
+    if (at->job == nullptr) Append(*at);
+  }
+  changed_.NotifyAll();
+}
+
+}  // namespace ebb::internal

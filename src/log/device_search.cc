@@ -1,0 +1,57 @@
+#include "ebb/internal/log/device_search.h"
+
+#include <cstring>
+
+#include "ebb/internal/format/lifetime.h"
+
+namespace ebb::internal {
+
+void DeviceSearch::Begin(Part part) {
+  state_ = State::kUnderWay;
+  part_ = part;
+  at_ = part.from;
+  have_ = 0;
+  read_.bytes = {};
+  status_ = absl::OkStatus();
+  record_.reset();
+}
+
+bool DeviceSearch::Step(HybridLog& log, const void* key, std::size_t key_bytes) {
+  if (!read_.bytes.empty()) {
+    have_ += read_.bytes.size() / kBlockBytes;
+    status_ = log.TakeBlocks(read_);
+    read_.bytes = {};
+  }
+  if (status_.ok()) {
+    const absl::StatusOr<bool> more = Look(log, key, key_bytes);
+    if (more.ok() && *more) return true;
+    status_ = more.status();
+  }
+  // Below begin blocks are given back, so that an error there says nothing.
+  if (!status_.ok() && IsDead(at_, log.begin())) status_ = absl::AbortedError("");
+  state_ = State::kEnded;
+  return false;
+}
+
+absl::StatusOr<bool> DeviceSearch::Look(HybridLog& log, const void* key, std::size_t key_bytes) {
+  // Ends: RecordIn sees to it that every previous address is smaller.
+  while (!IsDead(at_, part_.begin)) {
+    const absl::StatusOr<bool> more = log.NextRead(at_, buffer_, have_, read_);
+    if (!more.ok() || *more) return more;
+    const absl::StatusOr<Record> record = log.RecordIn(at_, buffer_, have_);
+    if (!record.ok()) return record.status();
+    if (record->key_length() == key_bytes && std::memcmp(record->key(), key, key_bytes) == 0) {
+      record_ = *record;
+      return false;
+    }
+    at_ = record->header().LoadAcquire().prev();
+    have_ = 0;
+  }
+  return false;
+}
+
+void DeviceSearch::Run(HybridLog& log, const void* key, std::size_t key_bytes) {
+  while (Step(log, key, key_bytes)) log.Read(read_);
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,344 @@
+#include "ebb/internal/open/log_scan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "ebb/internal/checkpoint/durable_end.h"
+#include "ebb/internal/checkpoint/index_image.h"
+#include "ebb/internal/device/block_io.h"
+#include "ebb/internal/open/index_filler.h"
+
+namespace ebb::internal {
+
+LogScan::LogScan(Core& core, Start start)
+    : core_(core),
+      log_(core.log),
+      geometry_(core.log.geometry()),
+      start_(std::move(start)),
+      from_(start_.manifest != nullptr ? start_.manifest->scan_from : start_.begin) {}
+
+absl::Status LogScan::Run() {
+  if (absl::Status status = Pass(); !status.ok()) return status;
+  if (absl::Status status = LookForLaterCommits(); !status.ok()) return status;
+  if (voids_.empty() && geometry_.BlockOf(cursor_) == cut_block_) return CheckLinks();
+  second_pass_ = true;
+  core_.index.Clear();
+  if (start_.manifest != nullptr) {
+    absl::Status status = LoadIndexImage(core_, *core_.files.directory, *start_.manifest);
+    if (!status.ok()) return status;
+  }
+  if (absl::Status status = Pass(); !status.ok()) return status;
+  return CheckLinks();
+}
+
+// Records in memory are not checked again, so every link must lead to the end of its chain at the
+// time when the record was put there. In a first pass that was not the last, chains also hold void
+// records.
+absl::Status LogScan::CheckLinks() const {
+  if (bad_link_.is_null()) return absl::OkStatus();
+  return Malformed(bad_link_, "a record that links to another place than its chain's end");
+}
+
+absl::Status LogScan::Pass() {
+  incarnations_.clear();
+  sessions_.clear();
+  if (start_.manifest == nullptr && !from_.is_null()) {
+    incarnations_.push_back({geometry_.BlockOf(from_), start_.begin_incarnation});
+  }
+  if (start_.manifest != nullptr) {
+    incarnations_ = start_.manifest->incarnations;
+    last_version_ = start_.manifest->version;
+    checkpoint_id_ = start_.manifest->id;
+    for (const auto& [name, serial] : start_.manifest->sessions) sessions_[name] = serial;
+  }
+  cursor_ = last_commit_end_ = commit_before_end_ = from_;
+  open_block_ = 0;
+  begin_ = Address();
+  durable_ = start_.durable;
+  uncommitted_ = {};
+  uncommitted_sessions_.clear();
+  replayed_records_ = 0;
+  verified_bytes_ = 0;
+  IndexFiller filler(core_, from_);
+  const std::uint64_t end = second_pass_ ? cut_block_ : core_.files.device->EndBlock();
+  PageReader reader(core_, {.first_block = geometry_.BlockOf(from_),
+                            .end_block = std::min(end, start_.bad_header_block)});
+  for (std::uint64_t page = geometry_.PageOf(from_);; ++page) {
+    // Frames are the buffer of the scan; more than the budget's are never resident.
+    const std::uint64_t newest = page + PageReader::kMostAhead;
+    if (newest >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
+      log_.ReleaseFrame(newest - geometry_.frame_count);
+    }
+    absl::StatusOr<std::uint64_t> end_block = LoadPage(reader, page);
+    if (!end_block.ok()) return end_block.status();
+    absl::Status status = ReadRecords(page, *end_block, filler);
+    if (!status.ok()) return status;
+    if (start_.progress) {
+      const std::uint64_t blocks = core_.files.device->EndBlock() - geometry_.BlockOf(from_);
+      start_.progress({verified_bytes_, blocks * kBlockBytes});
+    }
+    if (*end_block < (page + 1) * geometry_.blocks_per_page()) {
+      if (!second_pass_) bad_block_ = *end_block;
+      break;
+    }
+  }
+  if (absl::Status status = filler.Flush(); !status.ok()) return status;
+  bad_link_ = filler.bad_link();
+  CloseUncommitted(geometry_.BlockStart(bad_block_));
+  cut_block_ = geometry_.BlockOf(last_commit_end_);
+  return absl::OkStatus();
+}
+
+// Fills the page's frame. Returns the first block that is not part of the log, at most the next
+// page's first.
+absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_t page) {
+  auto incarnations = reader.Load(page);
+  if (!incarnations.ok()) return incarnations.status();
+  const std::uint64_t page_first = page * geometry_.blocks_per_page();
+  const std::span<std::byte> frame = log_.FrameForRecovery(page);
+  std::uint64_t block = std::max(page_first, geometry_.BlockOf(from_));
+  for (const std::uint64_t incarnation : *incarnations) {
+    const auto payload =
+        frame.subspan((block - page_first) * kBlockPayloadBytes, kBlockPayloadBytes);
+    if (!Accept(block, incarnation, payload)) break;
+    verified_bytes_ += kBlockBytes;
+    ++block;
+  }
+  return block;
+}
+
+// A block that verifies belongs to the log if it is of the incarnation that is being read, or
+// begins the next one.
+bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
+                     std::span<const std::byte> payload) {
+  const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
+  if (!incarnations_.empty() && incarnation == current) return true;
+  const auto commit = DecodeCommitRecord(payload, core_.config.log.store_id, block);
+  if (!commit.has_value() || commit->kind != RecordKind::kOpen ||
+      commit->previous_incarnation != current || commit->cut_block != block) {
+    return false;
+  }
+  incarnations_.push_back({block, incarnation});
+  return true;
+}
+
+absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block,
+                                  IndexFiller& filler) {
+  const std::uint64_t first_block = page * geometry_.blocks_per_page();
+  const std::uint64_t end_offset = (end_block - first_block) * kBlockPayloadBytes;
+  const std::span<std::byte> frame = log_.FrameForRecovery(page);
+  while (geometry_.PageOf(cursor_) == page) {
+    const std::uint64_t offset = geometry_.OffsetOf(cursor_);
+    const RecordShape shape = core_.config.log.shape;
+    const Record record(frame.data() + offset, shape);
+    if (offset + 8 > end_offset) break;
+    const RecordHeader header = record.header().LoadAcquire();
+    const bool is_record = header.kind() == RecordKind::kRecord;
+    if (is_record && offset + shape.prefix_bytes() > end_offset) break;
+    const std::uint64_t room = geometry_.payload_bytes() - offset;
+    const std::uint64_t extent = record.ExtentOf();
+    if (extent < 8 || extent % 8 != 0 || extent > room) {
+      return Malformed(cursor_, "a record that does not fit its page");
+    }
+    if (offset + extent > end_offset) break;  // its rest was never written
+    if (!record.WellFormed(room)) return Malformed(cursor_, "a malformed record");
+
+    absl::Status status;
+    switch (header.kind()) {
+      case RecordKind::kRecord:
+        status = Index(record, cursor_, filler);
+        break;
+      case RecordKind::kControl:
+      case RecordKind::kOpen:
+        status = TakeCommit(record, cursor_);
+        break;
+      case RecordKind::kSessions:
+        status = TakeSessions(record, cursor_);
+        break;
+      case RecordKind::kFiller:
+      case RecordKind::kNone:
+        break;
+    }
+    if (!status.ok()) return status;
+    cursor_ = geometry_.Normalize(cursor_ + extent);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& filler) {
+  const RecordHeader header = record.header().LoadAcquire();
+  if (!header.valid()) return absl::OkStatus();
+  ++replayed_records_;
+  if (header.prev() >= address) return Malformed(address, "a record that links upwards");
+  ++uncommitted_[header.version_bits()];
+  if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
+  return filler.Add({core_.HashOf(record), address, header.prev()});
+}
+
+absl::Status LogScan::TakeSessions(const Record& record, Address address) {
+  auto sessions = DecodeSessions(std::span(record.bytes(), record.ExtentOf()));
+  if (!sessions.has_value()) return Malformed(address, "a malformed sessions record");
+  for (SessionReport& session : sessions->sessions) {
+    uncommitted_sessions_.push_back(std::move(session));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LogScan::TakeCommit(const Record& record, Address address) {
+  const std::uint64_t extent = record.ExtentOf();
+  const auto commit =
+      DecodeCommitRecord(std::span(record.bytes(), extent), core_.config.log.store_id,
+                         geometry_.BlockOf(address + (extent - 1)));
+  const RecordHeader header = record.header().LoadAcquire();
+  const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
+  if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
+      commit->durable > address || commit->shift_tail > address ||
+      commit->begin < std::max(begin_, geometry_.BlockStart(1)) ||
+      (commit->begin > address && commit->begin != geometry_.BlockStart(1)) ||
+      commit->begin != geometry_.Normalize(commit->begin) || commit->begin.value() % 8 != 0 ||
+      commit->creation_exponent != static_cast<std::uint32_t>(core_.index.creation_exponent())) {
+    return Malformed(address, "a malformed commit record");
+  }
+  if (commit->kind == RecordKind::kOpen) {
+    CloseUncommitted(address);
+    uncommitted_ = {};
+  } else {
+    // Records of the version after this one stay uncommitted; all others are settled.
+    const unsigned next = static_cast<unsigned>((commit->version + 1) & 3);
+    const std::uint64_t stragglers = uncommitted_[next];
+    uncommitted_ = {};
+    uncommitted_[next] = stragglers;
+    for (const SessionReport& session : uncommitted_sessions_) {
+      if (session.serial == SessionTable::kForgotten) {
+        sessions_.erase(session.name);
+      } else {
+        sessions_[session.name] = session.serial;
+      }
+    }
+  }
+  uncommitted_sessions_.clear();
+  last_version_ = std::max(last_version_, commit->version);
+  checkpoint_id_ = std::max(checkpoint_id_, commit->checkpoint_id);
+  durable_ = std::max(durable_, commit->durable);
+  begin_ = commit->begin;
+  open_block_ = commit->kind == RecordKind::kOpen ? geometry_.BlockOf(address) : 0;
+  commit_before_end_ = last_commit_end_;
+  last_commit_end_ = geometry_.Normalize(address + extent);
+  return absl::OkStatus();
+}
+
+std::vector<SessionReport> LogScan::sessions() const {
+  std::vector<SessionReport> sessions;
+  for (const auto& [name, serial] : sessions_) sessions.push_back({name, serial});
+  return sessions;
+}
+
+// An incarnation ends at `end`: records that no control record has committed are void.
+void LogScan::CloseUncommitted(Address end) {
+  if (second_pass_) return;
+  const bool any = std::any_of(uncommitted_.begin(), uncommitted_.end(),
+                               [](std::uint64_t count) { return count != 0; });
+  if (!any) return;
+  voids_.push_back({.stragglers_from = commit_before_end_,
+                    .straggler_bits = static_cast<unsigned>((last_version_ + 1) & 3),
+                    .all_from = last_commit_end_,
+                    .end = end});
+}
+
+bool LogScan::IsVoid(Address address, RecordHeader header) const {
+  const auto range =
+      std::upper_bound(voids_.begin(), voids_.end(), address,
+                       [](Address a, const VoidRange& candidate) { return a < candidate.end; });
+  if (range == voids_.end()) return false;
+  if (address >= range->all_from) return true;
+  return address >= range->stragglers_from && header.version_bits() == range->straggler_bits;
+}
+
+std::string LogScan::DescribeBad() const {
+  if (bad_block_ == start_.bad_header_block) return start_.bad_header;
+  const std::uint64_t segment = bad_block_ / geometry_.segment_blocks;
+  const std::vector<BlockRange> held = core_.files.device->HeldBlocks();
+  const bool there = std::any_of(held.begin(), held.end(), [&](const BlockRange& range) {
+    return range.begin / geometry_.segment_blocks == segment;
+  });
+  if (!there) return FileDevice::SegmentName(segment) + " is missing";
+  return core_.files.device->Describe(bad_block_) + ": damaged";
+}
+
+absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit& show) {
+  const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
+  const std::uint64_t store_id = core.config.log.store_id;
+  for (std::uint64_t block = range.begin; block < range.end;) {
+    const std::uint64_t wanted = std::min(kReadBlocks, range.end - block);
+    const auto count = ReadBlocks(*core.files.device, block, {buffer.get(), wanted * kBlockBytes});
+    if (!count.ok()) return count.status();
+    for (std::uint64_t i = 0; i < *count; ++i) {
+      const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
+      if (!VerifyBlock(bytes, store_id, block + i).has_value()) continue;
+      const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id, block + i);
+      if (commit.has_value() && !show(block + i, *commit)) return absl::OkStatus();
+    }
+    block += std::max<std::uint64_t>(*count, 1);  // past a block that is missing
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
+                                                                    std::uint64_t end_block) {
+  std::optional<CommitRecord> last;
+  const auto keep = [&](std::uint64_t, const CommitRecord& commit) {
+    last = commit;
+    return true;
+  };
+  const std::vector<BlockRange> held = core.files.device->HeldBlocks();
+  for (auto range = held.rbegin(); range != held.rend(); ++range) {
+    for (std::uint64_t end = std::min(range->end, end_block); end > range->begin;) {
+      const std::uint64_t begin = std::max(range->begin, end - std::min(end, kReadBlocks));
+      absl::Status status = ShowCommits(core, {begin, end}, keep);
+      if (!status.ok()) return status;
+      if (last.has_value()) return last;
+      end = begin;
+    }
+  }
+  return last;
+}
+
+// Distinguishes damage from the end of the log: a block after the bad one that states that more was
+// durable proves damage.
+absl::Status LogScan::LookForLaterCommits() {
+  if (start_.salvage) return absl::OkStatus();
+  const Address bad = geometry_.BlockStart(bad_block_);
+  if (last_commit_end_ < start_.durable) {
+    return absl::DataLossError(fmt::format("{}: a checkpoint or {} states that it was durable",
+                                           DescribeBad(), kDurableEndName));
+  }
+  const Device& device = *core_.files.device;
+  absl::Status damage;
+  // Files in between may be missing, and a file may have been added with any number.
+  for (const BlockRange& range : device.HeldBlocks()) {
+    if (range.end <= bad_block_) continue;
+    const auto look = [&](std::uint64_t block, const CommitRecord& commit) {
+      if (commit.durable <= bad) return true;
+      damage = absl::DataLossError(
+          fmt::format("{}: {} states that it was durable", DescribeBad(), device.Describe(block)));
+      return false;
+    };
+    absl::Status status = ShowCommits(core_, {std::max(range.begin, bad_block_), range.end}, look);
+    if (!status.ok()) return status;
+    if (!damage.ok()) return damage;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LogScan::Malformed(Address address, const char* what) const {
+  const std::uint64_t block = geometry_.BlockOf(address);
+  return absl::DataLossError(
+      fmt::format("{}: block {} holds {}", core_.files.device->Describe(block), block, what));
+}
+
+}  // namespace ebb::internal

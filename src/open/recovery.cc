@@ -1,0 +1,477 @@
+#include "ebb/internal/open/recovery.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "ebb/internal/base/clock.h"
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/checkpoint/durable_end.h"
+#include "ebb/internal/checkpoint/index_image.h"
+#include "ebb/internal/checkpoint/manifest.h"
+#include "ebb/internal/checkpoint/store_files.h"
+#include "ebb/internal/device/block_io.h"
+#include "ebb/internal/format/block.h"
+#include "ebb/internal/format/lifetime.h"
+#include "ebb/internal/open/log_scan.h"
+#include "ebb/internal/ops/session_state.h"
+
+namespace ebb::internal {
+namespace {
+
+// Loads the newest image that verifies and leads to the log from `begin` on, and forgets newer
+// ones. Returns null if there is none.
+absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
+                                                FoundCheckpoints& found) {
+  for (std::size_t i = found.manifests.size(); i-- != 0;) {
+    const Manifest& manifest = found.manifests[i];
+    if (IsDead(manifest.scan_from, begin)) break;  // older ones are dead too
+    // As large as its entries need, at most four per bucket, and no larger than it was. If there is
+    // no memory for that, loading grows it as far as possible.
+    const auto exponent = static_cast<int>(std::min<std::uint64_t>(
+        {manifest.index_exponent,
+         static_cast<std::uint64_t>(std::bit_width(manifest.image_entries / 4)),
+         static_cast<std::uint64_t>(
+             std::bit_width(core.config.max_index_bytes / sizeof(IndexBucket)) - 1)}));
+    if (core.config.index_auto_grow && exponent > core.index.exponent()) {
+      static_cast<void>(core.index.ResizeAlone(exponent));
+    }
+    absl::Status status = LoadIndexImage(core, *core.files.directory, manifest);
+    if (status.ok()) return &manifest;
+    if (absl::IsResourceExhausted(status)) return status;
+    found.notes.emplace_back(status.message());
+    found.manifests.pop_back();
+    core.index.Clear();
+  }
+  return nullptr;
+}
+
+// Between `begin` and the start of the scan an opening reads nothing, but it checks that the files
+// exist.
+absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, BlockRange range) {
+  const std::vector<BlockRange> held = device.HeldBlocks();
+  auto piece = held.begin();
+  std::uint64_t block = range.begin;
+  while (block < range.end) {
+    const std::uint64_t segment_end =
+        (block / geometry.segment_blocks + 1) * geometry.segment_blocks;
+    const std::uint64_t last = std::min(segment_end, range.end) - 1;
+    while (piece != held.end() && piece->end <= last) ++piece;
+    if (piece == held.end() || last < piece->begin) {
+      return absl::DataLossError(fmt::format("{}: missing: a checkpoint states that it was durable",
+                                             device.Describe(last)));
+    }
+    block = last + 1;
+  }
+  return absl::OkStatus();
+}
+
+struct NewHistory {
+  std::uint64_t uncertain_block = 0;  // from here on no record states that it is durable
+  std::uint64_t cut_block = 0;
+  std::uint64_t version = 1;
+  std::uint64_t checkpoint_id = 0;         // the newest ever begun
+  Address begin;                           // of the log
+  std::vector<IncarnationSpan> histories;  // including this one
+  bool salvaged = false;                   // the part that is cut off was durable
+};
+
+// Withdraws the statements that more was durable than the log below `end_block`, before the rest is
+// cut off.
+absl::Status ForgetBehind(Core& core, std::uint64_t end_block) {
+  Directory& directory = *core.files.directory;
+  absl::Status status = WriteDurableEnd(directory, core.config.log.store_id, end_block);
+  std::vector<std::string> names;
+  int error = status.ok() ? directory.Sync() : 0;
+  if (status.ok() && error == 0) error = directory.List(names);
+  for (const std::string& name : names) {
+    const std::optional<std::uint64_t> id = CheckpointOfFile(name);
+    if (error != 0 || !id.has_value() || name != ManifestName(*id)) continue;
+    error = directory.Unlink(name);
+  }
+  if (status.ok() && error == 0) error = directory.Sync();
+  if (error != 0) status.Update(FileError("clean-up", "the store's directory", 0, error));
+  return status;
+}
+
+// Begins a new incarnation at `cut_block`. When this returns, it is durable, and so is the log
+// below.
+absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
+  const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories, salvaged] =
+      start;
+  const HybridLog::Config& config = core.config.log;
+  AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to open the log");
+  CommitRecord record;
+  record.kind = RecordKind::kOpen;
+  record.checkpoint_id = checkpoint_id;
+  record.version = version;
+  record.begin = begin;
+  record.begin_incarnation = IncarnationAt(histories, config.geometry.BlockOf(begin));
+  record.durable = config.geometry.BlockStart(cut_block);
+  record.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
+  record.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
+  record.previous_incarnation =
+      histories.size() > 1 ? histories[histories.size() - 2].incarnation : 0;
+  record.cut_block = cut_block;
+  record.shift_tail = record.durable;
+  record.unix_us = UnixUs();
+  const std::span<std::byte> block(buffer.get(), kBlockBytes);
+  EncodeCommitRecord(record, config.store_id, cut_block, block.first(kBlockPayloadBytes));
+  SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
+  // Written to memory too, so that the records there can be stepped through.
+  const Address start_address = config.geometry.BlockStart(cut_block);
+  std::memcpy(core.log.FrameForRecovery(config.geometry.PageOf(start_address)).data() +
+                  config.geometry.OffsetOf(start_address),
+              block.data(), kBlockPayloadBytes);
+
+  Device& device = *core.files.device;
+  // The blocks that were read may so far have been in the page cache only; from here on they count
+  // as durable. A sync is not enough: an earlier sync that failed has left the pages clean.
+  absl::Status status = device.WriteAgain(uncertain_block, cut_block);
+  status.Update(status.ok() ? device.Sync() : absl::OkStatus());
+  if (status.ok() && salvaged) status = ForgetBehind(core, cut_block);
+  // Also files without a block: one may lack its header. The first file keeps its own.
+  if (status.ok() && cut_block != 0) status = device.Truncate(cut_block);
+  status.Update(status.ok() ? device.Write(cut_block, block) : absl::OkStatus());
+  status.Update(status.ok() ? device.Sync() : absl::OkStatus());
+  return status;
+}
+
+// Sets the log's end after the open record at `cut_block`, or before that block if there is none,
+// with the newest pages in memory.
+void StartLog(Core& core, NewHistory start, Address scanned_from) {
+  const Geometry& geometry = core.log.geometry();
+  HybridLog::Position position;
+  position.begin = start.begin;
+  position.tail = geometry.BlockStart(start.cut_block + (core.config.read_only ? 0 : 1));
+  position.incarnations = std::move(start.histories);
+  position.sessions_bytes = core.sessions.ListBytesWith("");
+  const std::uint64_t tail_page = geometry.PageOf(position.tail);
+  // One frame is free for the next page, and pages after the tail may have been read into others.
+  const std::uint64_t end_page = tail_page + 2 + PageReader::kMostAhead;
+  const std::uint64_t head_page =
+      end_page > geometry.frame_count ? end_page - geometry.frame_count : 0;
+  position.head = std::max({position.begin, geometry.PageStart(head_page), scanned_from});
+  if (geometry.frame_slots() > geometry.frame_count) {
+    for (std::uint64_t page = tail_page + 1; page < head_page + geometry.frame_slots(); ++page) {
+      core.log.ReleaseFrame(page);
+    }
+  }
+  core.log.Restore(std::move(position));
+  if (!core.config.read_only) core.log.TakeSpaceAhead(0);
+}
+
+// Returns whether the first block of a log that begins at `begin` no longer exists.
+absl::StatusOr<bool> IsGone(Core& core, Address begin) {
+  const Geometry& geometry = core.log.geometry();
+  const std::uint64_t block = geometry.FrontBlock(BeginOfFiles(geometry, begin));
+  const AlignedBuffer buffer = AllocateAligned(kBlockBytes);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
+  const std::span<std::byte> bytes(buffer.get(), kBlockBytes);
+  const auto count = ReadBlocks(*core.files.device, block, bytes);
+  if (!count.ok()) return count.status();
+  return *count == 0 || !VerifyBlock(bytes, core.config.log.store_id, block).has_value();
+}
+
+}  // namespace
+
+absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
+                     const std::function<void(const RecoveryProgress&)>& progress,
+                     FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
+  const Device& device = *core.files.device;
+  const Geometry& geometry = core.log.geometry();
+  // Each turn after the first begins below the end of the one before.
+  for (std::uint64_t end_block = device.EndBlock();;) {
+    auto last = LogScan::FindLastCommit(core, end_block);
+    if (!last.ok()) return last.status();
+    LogScan::Start start;
+    start.durable = checkpoints.durable;
+    start.salvage = mode == ScanMode::kSalvage;
+    start.progress = progress;
+    if (last->has_value() && (*last)->begin > geometry.BlockStart(1)) {
+      start.begin = (*last)->begin;
+      start.begin_incarnation = (*last)->begin_incarnation;
+      if (start.begin >= geometry.BlockStart(end_block)) {
+        return absl::DataLossError(device.Describe(end_block - 1) +
+                                   ": a commit record states that the log begins behind it");
+      }
+    }
+    const std::uint64_t begin_segment = geometry.BlockOf(start.begin) / geometry.segment_blocks;
+    const auto bad = found.bad_headers.lower_bound(begin_segment);
+    if (bad != found.bad_headers.end()) {
+      start.bad_header_block = bad->first * geometry.segment_blocks;
+      start.bad_header = bad->second;
+    }
+    if (mode == ScanMode::kWithImages) {
+      absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
+      if (!manifest.ok()) return manifest.status();
+      start.manifest = *manifest;
+    }
+    scan.emplace(core, start);
+    if (absl::Status status = scan->Run(); !status.ok()) return status;
+    const bool below = start.manifest == nullptr && scan->begin() < start.begin;
+    if (!below) break;
+    const absl::StatusOr<bool> is_gone = start.salvage ? IsGone(core, scan->begin()) : false;
+    if (!is_gone.ok()) return is_gone.status();
+    if (*is_gone) break;
+    if (scan->bad_block() >= end_block) {
+      return absl::DataLossError(device.Describe(geometry.BlockOf(start.begin)) +
+                                 ": the log does not begin where its commit records say");
+    }
+    end_block = scan->bad_block();
+    core.index.Clear();
+  }
+  // A store's first block is durable before anything is written after it.
+  const bool first_is_missing = !found.numbers.empty() && found.numbers.front() != 0;
+  if (mode == ScanMode::kSalvage && scan->begin().is_null()) {
+    return absl::DataLossError(
+        fmt::format("{}: no commit of the log can be reached: nothing can be salvaged",
+                    device.Describe(scan->bad_block())));
+  }
+  if (scan->cut_block() == 0 && (device.EndBlock() > 1 || first_is_missing)) {
+    return absl::DataLossError(
+        fmt::format("{}: block 0 is not the beginning of this store's log", device.Describe(0)));
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
+absl::Status ScanWithImages(Core& core, const FoundSegments& found, const Options& options,
+                            FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
+  absl::Status status =
+      ScanLog(core, found, ScanMode::kWithImages, options.recovery_progress, checkpoints, scan);
+  const Manifest* const manifest = status.ok() ? scan->manifest() : nullptr;
+  if (manifest == nullptr) return status;
+  const Geometry& geometry = core.log.geometry();
+  const Address begin = BeginOfFiles(geometry, scan->begin());
+  return CheckFilesBelow(*core.files.device, geometry,
+                         {geometry.FrontBlock(begin), geometry.BlockOf(manifest->scan_from)});
+}
+
+// After `damage`: reads as much as possible without images, up to the first bad block.
+absl::Status Salvage(Core& core, const FoundSegments& found, const Options& options,
+                     const absl::Status& damage, FoundCheckpoints& checkpoints,
+                     std::optional<LogScan>& scan) {
+  const Geometry& geometry = core.log.geometry();
+  const Device& device = *core.files.device;
+  const std::uint64_t end_block =
+      std::max(geometry.BlockOf(checkpoints.durable), device.EndBlock());
+  checkpoints.durable = Address();
+  checkpoints.manifests.clear();
+  core.index.Clear();
+  absl::Status status =
+      ScanLog(core, found, ScanMode::kSalvage, options.recovery_progress, checkpoints, scan);
+  if (!status.ok()) return status;
+  const std::uint64_t cut_block = scan->cut_block();
+  checkpoints.notes.push_back(
+      fmt::format("salvaged: {}; dropped the checkpoints and the log from {} on, {} bytes",
+                  std::string(damage.message()), device.Describe(cut_block),
+                  (std::max(end_block, cut_block) - cut_block) * kBlockBytes));
+  if (scan->start().begin > scan->begin()) {
+    checkpoints.notes.push_back(fmt::format(
+        "salvaged: garbage was collected after the last commit: the keys are gone whose records "
+        "were moved from below {}",
+        device.Describe(geometry.BlockOf(scan->start().begin))));
+  }
+  return absl::OkStatus();
+}
+
+// Reads the contents of the files into the index and the frames; changes no file.
+absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
+                     FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
+  const Geometry& geometry = core.log.geometry();
+  std::optional<LogScan> scan;
+  absl::Status status = ScanWithImages(core, found, options, checkpoints, scan);
+  next.salvaged = absl::IsDataLoss(status) && options.salvage;
+  if (next.salvaged) status = Salvage(core, found, options, status, checkpoints, scan);
+  if (!status.ok()) return status;
+  const Address begin =
+      next.salvaged ? std::max(scan->begin(), scan->start().begin) : scan->begin();
+  next.begin = BeginOfFiles(geometry, begin);
+  const Manifest* const manifest = scan->manifest();
+  next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
+  // Openings without a commit use one block, however many there are. This holds only if nothing
+  // follows the open record. A commit record there, which a crash has left after lost blocks,
+  // states that the open record was durable, and must be removed first.
+  const bool is_last = scan->cut_block() == core.files.device->EndBlock();
+  next.cut_block = scan->open_block() != 0 && is_last ? scan->open_block() : scan->cut_block();
+  next.version = scan->next_version();
+  next.checkpoint_id = std::max(scan->checkpoint_id(), checkpoints.last_id);
+  next.histories = scan->incarnations();
+  report.created = !found.header.has_value();
+  report.checkpoint_id = manifest != nullptr ? manifest->id : 0;
+  report.replayed_records = scan->replayed_records();
+  report.verified_bytes = scan->verified_bytes();
+  report.sessions = scan->sessions();
+  report.notes = std::move(checkpoints.notes);
+  if (!found.foreign.empty()) {
+    report.notes.push_back(fmt::format(
+        "the directory holds {}, which is no file of a store; ebb leaves it alone", found.foreign));
+  }
+  const double share = std::ldexp(static_cast<double>(geometry.BlockStart(next.cut_block).value()),
+                                  -geometry.address_bits);
+  if (share >= 0.9) {
+    report.notes.push_back(
+        fmt::format("{:.1f} % of the log's addresses are used, and at 99 % updates are rejected: "
+                    "copy all keys into a new store",
+                    100 * share));
+  }
+  // A crash happened before they were removed.
+  std::erase_if(checkpoints.manifests,
+                [&](const Manifest& old) { return IsDead(old.scan_from, next.begin); });
+  core.sessions.Restore(report.sessions);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found,
+                                  const Options& options) {
+  OpenedStore opened;
+  MakeStandIns(*core);
+  NewHistory next;
+  next.begin = core->log.geometry().BlockStart(1);
+  FoundCheckpoints checkpoints;
+  if (found != nullptr) {
+    auto found_checkpoints =
+        FindCheckpoints(*core->files.directory, core->config.log.store_id, core->log.geometry());
+    if (!found_checkpoints.ok()) return found_checkpoints.status();
+    checkpoints = *std::move(found_checkpoints);
+    absl::Status status = Recover(*core, *found, options, checkpoints, next, opened.report);
+    if (!status.ok()) return status;
+  }
+  // An incarnation without a commit leaves no trace.
+  while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
+    next.histories.pop_back();
+  }
+  const bool read_only = core->config.read_only;
+  // Block 0 holds the first open record, if there has been one.
+  if (read_only) next.cut_block = std::max<std::uint64_t>(next.cut_block, 1);
+  std::uint64_t incarnation = 0;
+  if (absl::Status status = FillRandom({&incarnation, 1}); !status.ok()) return status;
+  next.histories.push_back({next.cut_block, incarnation | 1});
+  if (!read_only) {
+    if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
+  }
+  core->direct_io = core->files.device->direct();
+  Coordinator::Start start;
+  start.version = next.version;
+  start.checkpoint_id = next.checkpoint_id;
+  for (const Manifest& manifest : checkpoints.manifests) {
+    start.checkpoints.push_back(DescribeCheckpoint(manifest));
+  }
+  const std::uint64_t front_block = core->log.geometry().FrontBlock(next.begin);
+  StartLog(*core, std::move(next),
+           opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
+  start.durable = core->log.tail();
+  if (found != nullptr && !read_only) {
+    // Without the open record, which the next opening may replace; the first one stays.
+    const std::uint64_t end_block = core->log.geometry().BlockOf(start.durable) - 1;
+    absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
+        *core->files.directory, core->config.log.store_id, std::max<std::uint64_t>(end_block, 1));
+    // A store can work without it, as long as the end of its log is not lost.
+    if (end.ok()) start.durable_end = *std::move(end);
+    if (!end.ok()) opened.report.notes.emplace_back(end.status().message());
+  }
+  // Removes the remains of an interrupted truncation. They do no harm, so neither does a failure.
+  if (!read_only) static_cast<void>(core->files.device->TruncateFront(front_block));
+
+  core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
+  if (core->epochs.broken()) return core->health.status();
+  core->drained_version.store(start.version, std::memory_order_release);        // [drained]
+  core->version_floor.store(start.durable.value(), std::memory_order_release);  // [drained]
+  opened.coordinator = std::make_unique<Coordinator>(*core, std::move(start));
+  opened.core = std::move(core);
+  return opened;
+}
+
+absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes types,
+                                         const Environment& environment) {
+  const absl::StatusOr<SegmentHeader> header = NewHeader(options, environment, types);
+  if (!header.ok()) return header.status();
+  absl::StatusOr<CoreConfig> config = MakeConfig(*header, options, environment);
+  if (!config.ok()) return config.status();
+  if (options.durability == Durability::kAlways) {
+    return absl::InvalidArgumentError(
+        "durability is kAlways: a store in memory has nothing that could be durable");
+  }
+  if (options.read_only) {
+    return absl::InvalidArgumentError("read_only is set: a store in memory begins empty");
+  }
+  StoreFiles files;
+  files.device = std::make_unique<MemoryDevice>();
+  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
+  if (!core.ok()) return core.status();
+  return Start(*std::move(core), nullptr, options);
+}
+
+absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Options& options,
+                                           StoredTypes types, const Environment& environment) {
+  if (absl::Status status = Validate(options); !status.ok()) return status;
+  if (environment.in_memory) return OpenInMemory(options, types, environment);
+  // Types or limits that do not fit are rejected before anything is created.
+  const absl::StatusOr<SegmentHeader> fresh = NewHeader(options, environment, types);
+  if (!fresh.ok()) return fresh.status();
+  if (absl::StatusOr<CoreConfig> config = MakeConfig(*fresh, options, environment); !config.ok()) {
+    return config.status();
+  }
+
+  FileSystem& file_system =
+      environment.file_system != nullptr ? *environment.file_system : PosixFileSystem();
+  const bool may_create = options.create_if_missing && !options.read_only;
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      may_create ? OpenLocked(file_system, path)
+                 : OpenLockedStore(file_system, path,
+                                   options.read_only ? LockKind::kReader : LockKind::kWriter);
+  if (!directory.ok()) return directory.status();
+  absl::StatusOr<FoundSegments> found = FindSegments(**directory);
+  if (!found.ok()) return found.status();
+  if (found->header.has_value()) {
+    absl::Status status = CheckHeader(*found->header, types, options);
+    if (!status.ok()) return status;
+  } else if (!may_create) {
+    return NoStoreError(path);  // removed since the directory was opened
+  } else {
+    absl::Status status = CreateFirstFile(**directory, *fresh);
+    if (!status.ok()) return status;
+  }
+  const SegmentHeader header = found->header.value_or(*fresh);
+  absl::StatusOr<CoreConfig> config = MakeConfig(header, options, environment);
+  if (!config.ok()) return config.status();
+
+  StoreFiles files;
+  files.file_system = &file_system;
+  files.directory = *std::move(directory);
+  files.headers = std::make_unique<SegmentHeaders>(header);
+  absl::StatusOr<std::unique_ptr<FileDevice>> device =
+      FileDevice::Open(*files.directory, *files.headers,
+                       {.segment_blocks = header.segment_blocks,
+                        .direct_io = options.direct_io,
+                        .read_only = options.read_only,
+                        .reserve_blocks = options.preallocate_bytes / kBlockBytes,
+                        .open_files = environment.open_files});
+  if (!device.ok()) return device.status();
+  files.device = *std::move(device);
+  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
+  if (!core.ok()) return core.status();
+  return Start(*std::move(core), &*found, options);
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
+                                      StoredTypes types, const Environment& environment) {
+  try {
+    return OpenWithMemory(path, options, types, environment);
+  } catch (const std::bad_alloc&) {
+    return NoMemory();
+  }
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,73 @@
+#include "ebb/internal/ops/batch.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <utility>
+
+namespace ebb::internal {
+namespace {
+
+// A search for one key, without effect.
+class PendingSearch final : public PendingOperation {
+ public:
+  // `result`: the search moves there when it has ended well.
+  PendingSearch(HybridLog& log, const void* key, std::size_t key_bytes, DeviceSearch::Part part,
+                DeviceSearch& result)
+      : log_(log), key_(key), key_bytes_(key_bytes), result_(result) {
+    search().Begin(part);
+  }
+  bool Go() override { return !search().Step(log_, key_, key_bytes_); }
+  void Refuse(absl::Status) override {}
+  void Tell() override {
+    if (search().ended() && search().status().ok()) result_ = std::move(search());
+  }
+
+ private:
+  HybridLog& log_;
+  const void* const key_;
+  const std::size_t key_bytes_;
+  DeviceSearch& result_;
+};
+
+}  // namespace
+
+void BatchReads::Complete() {
+  if (scope_.has_value() && session_.batch != nullptr) session_.batch->Complete(/*wait=*/true);
+}
+
+void BatchReads::Drop() {
+  if (session_.batch != nullptr)
+    static_cast<void>(session_.batch->TakeAll(session_.core->ClosedError()));
+}
+
+void BatchReads::BeginWindow(std::size_t end) {
+  searches_.clear();
+  searches_.reserve(kMaxSearches);  // their places must not move
+  next_ = 0;
+  window_end_ = end;
+}
+
+void BatchReads::Search(std::size_t item, const void* key, std::size_t key_bytes,
+                        DeviceSearch::Part part) {
+  searches_.push_back({.item = item, .search = {}});
+  session_.slot->tally.Add(Count::kDeviceWaits, 1);
+  Start(std::make_unique<PendingSearch>(session_.core->log, key, key_bytes, part,
+                                        searches_.back().search));
+  window_end_ = full() ? item + 1 : window_end_;
+}
+
+DeviceSearch& BatchReads::SearchOf(std::size_t item) {
+  while (next_ < searches_.size() && searches_[next_].item < item) ++next_;
+  if (next_ < searches_.size() && searches_[next_].item == item) return searches_[next_].search;
+  session_.search.Clear();
+  return session_.search;
+}
+
+absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results) {
+  return absl::InvalidArgumentError(
+      fmt::format("a batch of {} keys, {} values and {} results: there must be as many of each",
+                  keys, values, results));
+}
+
+}  // namespace ebb::internal

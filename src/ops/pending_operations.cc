@@ -1,0 +1,254 @@
+#include "ebb/internal/ops/pending_operations.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <utility>
+
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/core/callback_scope.h"
+#include "ebb/internal/ops/session_state.h"
+
+namespace ebb::internal {
+
+PendingOperations::PendingOperations(SessionState& session)
+    : session_(session), queue_(session.core->NewBlockQueue()) {
+  Core& core = *session.core;
+  MutexLock lock(core.pending_mu);
+  core.pending.push_back(this);
+}
+
+PendingOperations::~PendingOperations() {
+  {
+    Core& core = *session_.core;
+    MutexLock lock(core.pending_mu);
+    std::erase(core.pending, this);
+  }
+  static_cast<void>(TakeAll(session_.core->ClosedError()));
+}
+
+void PendingOperations::Start(Owned operation) {
+  while (size() >= kMost && CompleteOne(/*wait=*/true)) {
+  }
+  {
+    SlowScope scope(*session_.slot);
+    if (session_.core->epochs.closed()) {
+      operation->Refuse(session_.core->ClosedError());
+    } else {
+      MutexLock lock(mu_);
+      try {
+        if (!operation->Go()) {
+          operations_.reserve(kMost);  // may throw: before anything has begun
+          Read(*operation);
+          operation->place_ = operations_.size();
+          operations_.push_back(std::move(operation));
+          size_.store(operations_.size(), std::memory_order_relaxed);  // the owner's
+          return;
+        }
+      } catch (const std::bad_alloc&) {
+        operation->Refuse(NoMemory());
+      }
+    }
+  }
+  Notify(*operation);
+}
+
+// An exception leaves a callback that is still counted out.
+void PendingOperations::Notify(PendingOperation& operation) {
+  struct Scope {
+    std::size_t& count;
+    explicit Scope(std::size_t& counter) : count(counter) { ++count; }
+    ~Scope() { --count; }
+  } const scope(notifying_);
+  operation.Tell();
+}
+
+bool PendingOperations::CompleteOne(bool wait) {
+  Owned ended;  // destroyed after mu_ is released: it owns functions of the user
+  {
+    SlowScope scope(*session_.slot);
+    if (!session_.core->epochs.closed()) {
+      MutexLock lock(mu_);
+      Next(wait, ended);
+      if (ended == nullptr) return false;
+    }
+  }
+  if (ended != nullptr) {
+    Notify(*ended);
+    return true;
+  }
+  const std::vector<Owned> left = TakeAll(session_.core->ClosedError());
+  TellAll(left);
+  return !left.empty();
+}
+
+void PendingOperations::TellAll(const std::vector<Owned>& operations) {
+  std::exception_ptr thrown;
+  for (const Owned& operation : operations) {
+    try {
+      operation->Tell();
+    } catch (...) {
+      if (thrown == nullptr) thrown = std::current_exception();
+    }
+  }
+  if (thrown != nullptr) std::rethrow_exception(thrown);
+}
+
+std::size_t PendingOperations::Complete(bool wait) {
+  std::size_t told = 0;
+  while (CompleteOne(wait)) ++told;
+  return told;
+}
+
+void PendingOperations::End() {
+  for (bool more = true; more;) {  // ends: each turn takes at least one operation out of the list
+    const std::size_t before = size();
+    try {
+      if (session_.core->in_callback()) {
+        const std::vector<Owned> left = TakeAll(session_.core->ReenteredError());
+        more = !left.empty();
+        TellAll(left);
+      } else {
+        more = CompleteOne(/*wait=*/true);
+      }
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "ebb: a callback threw in the destructor of a session: %s\n",
+                   error.what());
+      more = size() < before;
+    } catch (...) {
+      std::fputs("ebb: a callback threw in the destructor of a session\n", stderr);
+      more = size() < before;
+    }
+  }
+}
+
+std::vector<PendingOperations::Owned> PendingOperations::TakeAll(const absl::Status& why) {
+  // In a forked child, the reads in flight belong to the parent.
+  if (!session_.core->in_opening_process()) return {};
+  MutexLock lock(mu_);
+  queue_.Drop();
+  ready_ = nullptr;
+  reading_.clear();
+  for (const Owned& operation : operations_) operation->Refuse(why);
+  size_.store(0, std::memory_order_relaxed);  // Close: the owner finds the list empty, too
+  return std::exchange(operations_, {});
+}
+
+void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& list,
+                  PendingOperations::Owned operation) {
+  Core& core = *session.core;
+  const bool callable = session.callable();
+  if (!callable) {
+    operation->Refuse(session.BusyError());
+  } else if (list == nullptr) {
+    SlowScope scope(*session.slot);
+    if (core.epochs.closed()) {
+      operation->Refuse(core.ClosedError());
+    } else {
+      try {
+        list = std::make_unique<PendingOperations>(session);
+      } catch (const std::bad_alloc&) {
+        operation->Refuse(NoMemory());
+      }
+    }
+  }
+  if (list == nullptr || !callable) return operation->Tell();
+  list->Start(std::move(operation));
+}
+
+void PendingOperations::Next(bool wait, Owned& ended) {
+  while (!operations_.empty()) {
+    if (PendingOperation* const operation = ready_; operation != nullptr) {
+      ready_ = operation->next_;
+      bool has_ended = false;
+      try {
+        has_ended = operation->Go();
+        if (!has_ended) Read(*operation);
+      } catch (const std::bad_alloc&) {
+        operation->Refuse(NoMemory());
+        has_ended = true;
+      } catch (...) {  // of a function of the user's
+        ended = TakeOut(*operation);
+        throw;
+      }
+      if (has_ended) {
+        ended = TakeOut(*operation);
+        return;
+      }
+      continue;
+    }
+    BlockRead* const read = queue_.Take(wait);
+    if (read == nullptr) return;
+    MakeReady(*read);
+  }
+}
+
+// May throw when it puts the block into reading_; then the operation is in no list but
+// operations_, if it was there.
+void PendingOperations::Read(PendingOperation& operation) {
+  BlockRead& read = operation.search_.read();
+  read.owner = &operation;
+  operation.next_ = nullptr;
+  if (read.bytes.size() == kBlockBytes) {
+    const auto [first, is_new] = reading_.try_emplace(read.block, &operation);
+    if (!is_new) {
+      operation.next_ = std::exchange(first->second->next_, &operation);
+      return;
+    }
+  }
+  queue_.Start(read);
+}
+
+// Marks the read's operation as ready to continue, and with it those that wanted the same block.
+void PendingOperations::MakeReady(BlockRead& read) {
+  auto* const operation = static_cast<PendingOperation*>(read.owner);
+  if (read.bytes.size() == kBlockBytes) reading_.erase(read.block);
+  PendingOperation* last = operation;
+  while (last->next_ != nullptr) {
+    last = last->next_;
+    BlockRead& same = last->search_.read();
+    same.status = read.status;
+    std::memcpy(same.bytes.data(), read.bytes.data(), kBlockBytes);
+  }
+  last->next_ = ready_;
+  ready_ = operation;
+}
+
+PendingOperations::Owned PendingOperations::TakeOut(PendingOperation& operation) {
+  Owned& place = operations_[operation.place_];
+  Owned taken = std::move(place);
+  if (operation.place_ + 1 != operations_.size()) {
+    place = std::move(operations_.back());
+    place->place_ = operation.place_;
+  }
+  operations_.pop_back();
+  size_.store(operations_.size(), std::memory_order_relaxed);  // the owner's
+  return taken;
+}
+
+// One list at a time, and again from the first: a list may go while another's operations are told,
+// and a list of all operations would take memory. None gets new ones any more.
+void AbandonPending(Core& core) {
+  const CallbackScope scope(&core, CallbackKind::kClose);
+  std::exception_ptr thrown;
+  for (;;) {  // ends: each turn empties a list
+    std::vector<PendingOperations::Owned> left;
+    {
+      MutexLock lock(core.pending_mu);
+      for (auto list = core.pending.begin(); list != core.pending.end() && left.empty(); ++list) {
+        left = (*list)->TakeAll(core.ClosedError());
+      }
+    }
+    if (left.empty()) break;
+    try {
+      PendingOperations::TellAll(left);
+    } catch (...) {  // of a callback: all others run first
+      thrown = std::current_exception();
+    }
+  }
+  if (thrown != nullptr) std::rethrow_exception(thrown);
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,116 @@
+#include "ebb/internal/ops/session_state.h"
+
+#include <cstddef>
+#include <cstdio>
+#include <new>
+#include <utility>
+
+#include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/ops/pending_operations.h"
+
+namespace ebb::internal {
+
+SessionState::SessionState(Core& owner) : core(&owner), slot(owner.epochs.AcquireSlot()) {
+  if (owner.config.measure_latency) slot->tally.StartTiming();
+}
+
+// Its slot, which no drain looks at, is never outside a guard.
+SessionState::SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle, absl::Status why)
+    : core(&owner), slot(never_idle.get()), error(std::move(why)), own_slot(std::move(never_idle)) {
+  slot->word.store(EpochState::kOneEpoch, std::memory_order_relaxed);  // not shared yet
+}
+
+absl::Status SessionState::BusyError() const {
+  return is_stand_in() ? error : core->ReenteredError();
+}
+
+SessionState::~SessionState() {
+  if (is_stand_in()) return;
+  if (!core->in_opening_process()) {  // the kernel's and the pool's share of it is the parent's
+    static_cast<void>(pending.release());
+    static_cast<void>(batch.release());
+    return;
+  }
+  if (pending != nullptr) pending->End();
+  pending = nullptr;
+  batch = nullptr;
+  if (!name.empty()) core->sessions.Leave(name);
+  core->epochs.ReleaseSlot(slot);
+}
+
+void MakeStandIns(Core& core) {
+  core.session_without_memory =
+      std::make_shared<SessionState>(core, std::make_unique<EpochSlot>(), NoMemory());
+  core.session_moved_from =
+      std::make_shared<SessionState>(core, std::make_unique<EpochSlot>(), Fixed().moved_from);
+}
+
+OwnedSession NewSessionState(Core& core) noexcept {
+  try {
+    return OwnedSession(new SessionState(core));
+  } catch (const std::bad_alloc&) {
+    return OwnedSession(core.session_without_memory.get());
+  }
+}
+
+void KeepForever(std::shared_ptr<const void> object) noexcept {
+  struct Kept {
+    std::shared_ptr<const void> object;
+    Kept* next;
+  };
+  static constinit Atomic<Kept*> newest{nullptr};
+  auto* const kept = new (std::nothrow) Kept{std::move(object), nullptr};
+  if (kept == nullptr) {  // one reference is never released, and nothing points to it
+    alignas(std::shared_ptr<const void>) std::byte unreachable[sizeof(object)];
+    static_cast<void>(new (unreachable) std::shared_ptr<const void>(std::move(object)));
+    return;
+  }
+  kept->next = newest.exchange(kept, std::memory_order_relaxed);  // never read
+}
+
+void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
+  if (session->is_stand_in()) {
+    static_cast<void>(session.release());  // the core owns it
+    return;
+  }
+  const bool in_use = !session->idle() || session->waiting() ||
+                      (session->pending != nullptr && session->pending->notifying());
+  if (!in_use) {
+    session.reset();
+    return;
+  }
+  if (core->in_opening_process()) {
+    std::fputs("ebb: a session was destroyed inside a callback of its own: it leaks\n", stderr);
+  }
+  KeepForever(std::shared_ptr<const void>(std::shared_ptr<const void>(), session.release()));
+  KeepForever(std::move(core));
+}
+
+absl::Status NameSession(SessionState& session, std::string_view name) {
+  Core& core = *session.core;
+  if (session.is_stand_in()) return session.error;
+  if (absl::Status status = core.CheckCallable(); !status.ok()) return status;
+  if (core.epochs.closed()) return core.ClosedError();
+  if (absl::Status status = core.CheckWritable(); !status.ok()) return status;
+  std::string copy(name);  // may throw: before the table knows the session
+  if (core.has_files()) {
+    const absl::Status space = core.log.SetSessionsBytes(core.sessions.ListBytesWith(name));
+    if (!space.ok()) return space;
+  }
+  if (absl::Status status = core.sessions.Enter(name, session.serials); !status.ok()) {
+    return status;
+  }
+  session.name = std::move(copy);
+  return absl::OkStatus();
+}
+
+absl::Status WaitDurable(SessionState& session) {
+  Core& core = *session.core;
+  if (!session.callable() || session.waiting()) return session.BusyError();
+  SlowScope scope(*session.slot);
+  if (core.epochs.closed()) return core.ClosedError();
+  if (!core.has_files()) return core.InMemoryError();
+  return core.commits->Join();
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,102 @@
+#include "ebb/internal/scan/live_reader.h"
+
+#include <algorithm>
+
+namespace ebb::internal {
+namespace {
+
+constexpr std::uint64_t kNearBytes = std::uint64_t{1} << 16;  // that are rather read than skipped
+
+std::uint64_t MostOpenBytes(const Geometry& geometry) {
+  return std::clamp(geometry.frame_count * geometry.page_bytes() / 4, std::uint64_t{1} << 20,
+                    std::uint64_t{256} << 20);
+}
+
+}  // namespace
+
+LiveReader::LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, const Config& config)
+    : core_(core),
+      slot_(slot),
+      config_(config),
+      reader_(core, slot, range, config.reading),
+      liveness_(core, slot),
+      most_open_bytes_(config.most_open_bytes != 0 ? config.most_open_bytes
+                                                   : MostOpenBytes(core.log.geometry())),
+      settled_(range.from) {}
+
+absl::StatusOr<bool> LiveReader::Step() {
+  live_.clear();
+  const std::uint64_t open_bytes = open_.size() * sizeof(Liveness::Open) + liveness_.key_bytes();
+  absl::Status status;
+  if (is_decided_) {
+    status = RevisitChunk();
+  } else if (open_bytes >= most_open_bytes_ || (at_end_ && !open_.empty())) {
+    status = SettleOpen();
+  } else if (!at_end_) {
+    status = ReadChunk();
+  } else {
+    settled_ = reader_.cursor();
+    return false;
+  }
+  if (!status.ok()) return status;
+  return true;
+}
+
+absl::Status LiveReader::ReadChunk() {
+  absl::StatusOr<std::span<const LogReader::Item>> items = reader_.Next();
+  if (!items.ok()) return items.status();
+  at_end_ = items->empty();
+  read_records_ += items->size();
+  chunk_.clear();
+  for (const auto& [address, record] : *items) {
+    if (record.header().LoadAcquire().tombstone()) continue;
+    const std::string_view key(reinterpret_cast<const char*>(record.key()), record.key_length());
+    if (!key.starts_with(config_.prefix)) continue;
+    chunk_.emplace_back(record, address);
+    live_.push_back({address, record, {}});
+  }
+  liveness_.DecideFromMemory(chunk_, config_.below, open_);
+  std::size_t live_count = 0;
+  for (std::size_t i = 0; i < chunk_.size(); ++i) {
+    if (!chunk_[i].live()) continue;
+    live_[live_count] = live_[i];
+    live_[live_count++].head = chunk_[i].head;
+  }
+  live_.erase(live_.begin() + static_cast<std::ptrdiff_t>(live_count), live_.end());
+  return absl::OkStatus();
+}
+
+absl::Status LiveReader::SettleOpen() {
+  absl::Status status = liveness_.DecideFromDevice(open_, config_.below);
+  if (!status.ok()) return status;
+  is_decided_ = true;
+  revisited_ = 0;
+  return absl::OkStatus();
+}
+
+absl::Status LiveReader::RevisitChunk() {
+  if (revisited_ == open_.size()) {
+    revisiting_ = nullptr;
+    open_.clear();
+    is_decided_ = false;
+    settled_ = reader_.cursor();
+    return absl::OkStatus();
+  }
+  // They are few and far between.
+  const Address next = open_[revisited_].address;
+  if (revisiting_ == nullptr || next - revisiting_->cursor() > kNearBytes) {
+    revisiting_ = std::make_unique<LogReader>(
+        core_, slot_, LogReader::Range{next, reader_.cursor()},
+        LogReader::Config{.chunk_bytes = kNearBytes, .ahead_bytes = kNearBytes});
+  }
+  absl::StatusOr<std::span<const LogReader::Item>> items = revisiting_->Next();
+  if (!items.ok()) return items.status();
+  if (items->empty()) return absl::DataLossError("a record of the log is gone since it was read");
+  for (const auto& [address, record] : *items) {
+    if (revisited_ == open_.size() || address != open_[revisited_].address) continue;
+    live_.push_back({address, record, open_[revisited_++].head});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,107 @@
+#include "ebb/internal/scan/live_scan.h"
+
+#include <fmt/format.h>
+
+#include <new>
+#include <utility>
+
+#include "ebb/internal/base/no_memory.h"
+
+namespace ebb::internal {
+namespace {
+
+// The memory of a scan is separate from the log's, and there may be many scans.
+constexpr std::uint64_t kMostOpenBytes = std::uint64_t{4} << 20;
+
+}  // namespace
+
+LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
+    : core_(std::move(core)), prefix_(std::move(prefix)), slot_(core_->epochs.AcquireSlot()) {
+  slot_->tally.Begin(OpKind::kScan);  // they last as long as their user likes, so none is timed
+  status_ = Begin();
+  if (!status_.ok()) End();
+}
+
+LiveScan::~LiveScan() {
+  if (!core_->in_opening_process()) {      // no other thread exists there
+    static_cast<void>(reader_.release());  // its reads ahead belong to the parent
+    return;
+  }
+  End();
+  core_->epochs.ReleaseSlot(slot_);
+}
+
+absl::Status LiveScan::Begin() {
+  if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+  SlowScope scope(*slot_);
+  if (core_->epochs.closed()) return core_->ClosedError();
+  try {
+    pin_ = core_->pins.Add(core_->log);
+    if (!pin_.has_value()) {
+      return absl::ResourceExhaustedError(
+          fmt::format("{} scans are under way, which is the most there may be", Pins::kMost));
+    }
+    end_ = core_->log.tail();
+    if (absl::Status status = core_->log.FreezeTo(end_); !status.ok()) return status;
+    LiveReader::Config config{.below = end_, .prefix = prefix_};
+    config.most_open_bytes = kMostOpenBytes;
+    config.reading.ahead_bytes = core_->config.scan_ahead_bytes;
+    if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
+    reader_ =
+        std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{pin_->address, end_}, config);
+  } catch (const std::bad_alloc&) {
+    return NoMemory();
+  }
+  return absl::OkStatus();
+}
+
+// Releases everything.
+void LiveScan::End() {
+  reader_.reset();
+  if (pin_.has_value()) core_->pins.Remove(*pin_);
+  pin_.reset();
+  live_ = {};
+  shown_ = 0;
+}
+
+bool LiveScan::Next() {
+  if (shown_ < live_.size()) {
+    ++shown_;
+    return true;
+  }
+  if (reader_ == nullptr) return false;
+  status_ = CatchNoMemory([this] { return LoadMore(); });
+  if (!status_.ok() || live_.empty()) {
+    End();
+    return false;
+  }
+  shown_ = 1;
+  return true;
+}
+
+bool LiveScan::Fail(const char* what, std::size_t bytes) {
+  return Fail(CatchNoMemory([&] { return Undecodable(what, bytes); }));
+}
+
+bool LiveScan::Fail(const absl::Status& status) {
+  status_ = status;
+  End();
+  return false;
+}
+
+absl::Status LiveScan::LoadMore() {
+  if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
+  shown_ = 0;
+  live_ = {};
+  while (live_.empty()) {  // ends: each turn advances by a piece
+    SlowScope scope(*slot_);
+    if (core_->epochs.closed()) return core_->ClosedError();
+    const absl::StatusOr<bool> more = reader_->Step();
+    if (!more.ok()) return more.status();
+    if (!*more) break;
+    live_ = reader_->live();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,80 @@
+#include "ebb/internal/scan/read_ahead.h"
+
+#include <cstring>
+#include <utility>
+
+#include "ebb/internal/base/no_memory.h"
+
+namespace ebb::internal {
+
+ReadAhead::ReadAhead(Core& core, std::uint64_t most_blocks)
+    : core_(core), most_blocks_(most_blocks) {}
+
+void ReadAhead::Drop() {
+  if (queue_ != nullptr) queue_->Drop();
+  for (std::unique_ptr<Slot>& slot : asked_) spare_.push_back(std::move(slot));
+  asked_.clear();
+  blocks_ = 0;
+}
+
+bool ReadAhead::Ask(Piece piece) {
+  if (asked_.size() == kMostPieces || blocks_ + (piece.end - piece.first) > most_blocks_ ||
+      !Begin(piece)) {
+    return false;
+  }
+  queue_->Submit();
+  return true;
+}
+
+bool ReadAhead::Begin(Piece piece) {
+  const std::uint64_t blocks = piece.end - piece.first;
+  if (queue_ == nullptr) queue_.reset(new BlockQueue(core_.NewBlockQueue()));
+  if (spare_.empty()) {
+    // For all slots, so that one that is taken back always finds its place.
+    spare_.reserve(asked_.size() + 1);
+    spare_.push_back(std::make_unique<Slot>());
+  }
+  Slot& slot = *spare_.back();
+  if (slot.capacity < blocks) {
+    capacity_ -= std::exchange(slot.capacity, 0);
+    slot.bytes = nullptr;
+    for (; capacity_ + blocks > most_blocks_ && spare_.size() > 1; spare_.erase(spare_.begin()))
+      capacity_ -= spare_.front()->capacity;
+    slot.bytes = AllocateAligned(blocks * kBlockBytes);
+    if (slot.bytes != nullptr) {
+      std::memset(slot.bytes.get(), 0, blocks * kBlockBytes);  // see block_queue.h
+    }
+    if (slot.bytes == nullptr) return false;
+    capacity_ += slot.capacity = blocks;
+  }
+  slot.piece = piece;
+  slot.ended = false;
+  slot.read.block = piece.first;
+  slot.read.bytes = {slot.bytes.get(), blocks * kBlockBytes};
+  slot.read.owner = &slot;
+  asked_.push_back(std::move(spare_.back()));
+  spare_.pop_back();
+  blocks_ += blocks;
+  queue_->Start(slot.read);
+  return true;
+}
+
+absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
+  if (asked_.empty() && !Begin(piece)) {
+    return NoMemory();
+  }
+  Slot& slot = *asked_.front();
+  while (!slot.ended) static_cast<Slot*>(queue_->Take(/*wait=*/true)->owner)->ended = true;
+  const std::uint64_t blocks = slot.piece.end - slot.piece.first;
+  spare_.push_back(std::move(asked_.front()));
+  asked_.pop_front();
+  blocks_ -= blocks;
+  if (absl::Status status = core_.log.TakeBlocks(slot.read); !status.ok()) return status;
+  for (std::uint64_t i = 0; i < blocks; ++i) {
+    std::memcpy(to + i * kBlockPayloadBytes, slot.bytes.get() + i * kBlockBytes,
+                kBlockPayloadBytes);
+  }
+  return slot.piece;
+}
+
+}  // namespace ebb::internal

@@ -1,0 +1,142 @@
+// What each update wishes of a record that is absent, mutable, frozen or unsettled. (What follows
+// from that, whole operations in all interleavings, is in operation_test and schedule/.)
+#include "ebb/internal/ops/updates.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace ebb::test {
+namespace {
+
+using internal::Address;
+using internal::OpStatus;
+using internal::Record;
+using internal::RecordHeader;
+using internal::RecordKind;
+using internal::WriteResult;
+using Numbers = internal::Updates<std::uint64_t, std::uint64_t>;
+using Strings = internal::Updates<std::uint64_t, std::string>;
+using Where = Numbers::Where;
+using Wish = Numbers::Wish;
+
+constexpr Address kPlace{4096};
+
+// A record of key 7 in memory of its own.
+template <typename Updates>
+class Shown {
+ public:
+  explicit Shown(std::uint32_t value_bytes, std::uint64_t word = 0)
+      : record_(reinterpret_cast<std::byte*>(words_.data()), Updates::kShape) {
+    const std::uint64_t key = 7;
+    record_.Init(RecordHeader::Make(RecordKind::kRecord, Address(), 0).With(RecordHeader::kValid),
+                 &key, sizeof(key), value_bytes, value_bytes);
+    internal::WordAt(record_.value()).store(word, std::memory_order_relaxed);
+  }
+  Shown(const Shown&) = delete;
+  Shown& operator=(const Shown&) = delete;
+  const Record& operator*() const { return record_; }
+  const Record* operator->() const { return &record_; }
+  const Record* get() const { return &record_; }
+
+ private:
+  std::array<std::uint64_t, 64> words_{};
+  Record record_;
+};
+
+std::uint64_t NumberIn(const Shown<Numbers>& shown) {
+  return internal::ValueOf<std::uint64_t>::LoadUnlocked(*shown);
+}
+
+TEST(UpdatesTest, AnUpsertWritesWhatIsMutableAndAppendsAboveAllElse) {
+  const Shown<Numbers> shown(8, 1);
+  const std::uint64_t two = 2;  // an update does not own its value
+  Numbers::UpsertOp op(two);
+  for (const Where where : {Where::kAbsent, Where::kFrozen, Where::kUnsettled}) {
+    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Wish::kAppend);
+    EXPECT_EQ(NumberIn(shown), 1U);
+  }
+  EXPECT_EQ(op.Decide(Where::kMutable, kPlace, shown.get()), Wish::kDone);
+  EXPECT_EQ(NumberIn(shown), 2U);
+  EXPECT_EQ(op.status, OpStatus::kOk);
+}
+
+TEST(UpdatesTest, AnUpsertThatOutgrowsItsRecordAppends) {
+  const Shown<Strings> shown(8);
+  const std::string_view nine = "nine long";
+  Strings::UpsertOp longer(nine);
+  EXPECT_EQ(longer.Decide(Strings::Where::kMutable, kPlace, shown.get()), Strings::Wish::kAppend);
+  Strings::UpsertOp fitting(nine.substr(0, 8));
+  EXPECT_EQ(fitting.Decide(Strings::Where::kMutable, kPlace, shown.get()), Strings::Wish::kDone);
+  EXPECT_EQ(Strings::FrozenView(*shown), "nine lon");
+  // Nor is one written that a successor is being made for.
+  shown->header().StoreRelaxed(shown->header().LoadAcquire().With(RecordHeader::kSealed));
+  Strings::UpsertOp late(nine.substr(0, 4));
+  EXPECT_EQ(late.Decide(Strings::Where::kMutable, kPlace, shown.get()), Strings::Wish::kAppend);
+  EXPECT_EQ(Strings::FrozenView(*shown), "nine lon");
+}
+
+TEST(UpdatesTest, AnInsertAppendsOnlyWhereThereIsNone) {
+  const Shown<Numbers> shown(8, 1);
+  const std::uint64_t two = 2;
+  EXPECT_EQ(Numbers::InsertOp(two).Decide(Where::kAbsent, Address(), nullptr), Wish::kAppend);
+  for (const Where where : {Where::kMutable, Where::kFrozen, Where::kUnsettled}) {
+    Numbers::InsertOp op(two);
+    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Wish::kDone);
+    EXPECT_EQ(op.status, OpStatus::kAlreadyExists);
+    EXPECT_EQ(NumberIn(shown), 1U);
+  }
+}
+
+TEST(UpdatesTest, ADeleteBuriesWhatIsMutableAndWaitsForWhatIsUnsettled) {
+  const Shown<Numbers> shown(8, 1);
+  Numbers::DeleteOp op;
+  EXPECT_EQ(op.Decide(Where::kFrozen, kPlace, shown.get()), Wish::kAppend);
+  EXPECT_EQ(op.Decide(Where::kUnsettled, kPlace, shown.get()), Wish::kWait);
+  EXPECT_FALSE(shown->header().LoadAcquire().tombstone());
+  EXPECT_EQ(op.Decide(Where::kMutable, kPlace, shown.get()), Wish::kDone);
+  EXPECT_TRUE(shown->header().LoadAcquire().tombstone());
+  // A flag that came since it was classified.
+  EXPECT_EQ(op.Decide(Where::kMutable, kPlace, shown.get()), Wish::kAgain);
+  EXPECT_EQ(op.status, OpStatus::kOk);
+  EXPECT_EQ(op.Decide(Where::kAbsent, Address(), nullptr), Wish::kDone);
+  EXPECT_EQ(op.status, OpStatus::kNotFound);
+}
+
+// Copies what is on the device: nothing but the very record that was read there.
+TEST(UpdatesTest, APromotionCopiesOnlyTheRecordThatWasRead) {
+  const Shown<Numbers> shown(8, 5);
+  for (const Where where : {Where::kAbsent, Where::kMutable, Where::kUnsettled}) {
+    Numbers::PromoteOp op(kPlace);
+    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Wish::kDone);
+    EXPECT_EQ(op.found, nullptr);
+  }
+  Numbers::PromoteOp op(kPlace);
+  EXPECT_EQ(op.Decide(Where::kFrozen, kPlace + 64, shown.get()), Wish::kDone);
+  EXPECT_EQ(op.found, nullptr);
+  EXPECT_EQ(op.Decide(Where::kFrozen, kPlace, shown.get()), Wish::kAppend);
+  EXPECT_EQ(op.NewValue(), 5U);
+}
+
+TEST(UpdatesTest, UnlockedValuesChangeByOneCas) {
+  const Shown<Numbers> shown(8, 10);
+  EXPECT_EQ(Numbers::CompareExchangeUnlocked(*shown, 11, 12), OpStatus::kAborted);
+  EXPECT_EQ(NumberIn(shown), 10U);
+  EXPECT_EQ(Numbers::CompareExchangeUnlocked(*shown, 10, 12), OpStatus::kOk);
+  EXPECT_EQ(NumberIn(shown), 12U);
+  // Another's update between the load and the CAS is not lost: the function runs again.
+  int runs = 0;
+  auto add = [&](std::uint64_t& value) {
+    if (++runs == 1) internal::WordAt(shown->value()).store(100, std::memory_order_relaxed);
+    ++value;
+  };
+  Numbers::RmwUnlocked(*shown, add);
+  EXPECT_EQ(runs, 2);
+  EXPECT_EQ(NumberIn(shown), 101U);
+}
+
+}  // namespace
+}  // namespace ebb::test
