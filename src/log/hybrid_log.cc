@@ -270,11 +270,19 @@ absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space 
                         std::memory_order_release);  // [space]
     return status;
   }
-  // The slices that matter most first, as far as space goes.
+  // The slices that matter most first, as far as there is space. A part of a slice is worth having
+  // too: without it, a collection in a new process would have none and would free too little.
   const std::uint64_t end_block = EndBlock(at, extent_bytes);
   for (const Space behind :
        {Space::kCommit, Space::kCollection, Space::kDeletion, Space::kOrdinary}) {
-    if (!ReserveTo(end_block + BlocksBehind(behind)).ok()) break;
+    const std::uint64_t target = end_block + BlocksBehind(behind);
+    const auto end = [this] {
+      return space_end_block_.load(std::memory_order_relaxed);  // space_mu_ is held
+    };
+    for (std::uint64_t step = target - std::min(target, end()); step != 0; step /= 2) {
+      static_cast<void>(ReserveTo(std::min(end() + step, target)));
+    }
+    if (end() < target) break;
   }
   return HasSpace(at, extent_bytes, space) ? absl::OkStatus() : status;
 }

@@ -432,6 +432,27 @@ TEST_F(FullDiskTest, DeletionsAndCollectionsEmptyADiskOfLiveRecords) {
   }
 }
 
+// Another program has taken a part of the space of the slices while the store was closed. What is
+// left is enough for collections that make room.
+TEST_F(FullDiskTest, APartOfASliceIsBetterThanNone) {
+  ASSERT_TRUE(Begin({Way::kFull, 14, 400, 100, 1}));
+  for (std::uint64_t i = 0, wants = 100; wants != 0; ++i) {
+    wants -= Upsert(i % 1000) ? 0 : 1;
+    if (i % 500 == 0) ASSERT_TRUE(Commit(*store_).ok());
+  }
+  EXPECT_TRUE(store_->Close().ok());
+  store_.reset();
+  files_->SetCapacityBytes(files_->UsedBytes() - std::uint64_t{20} * 4096);
+  store_.emplace(Must(TryOpen(*files_)));
+  EXPECT_FALSE(Upsert(1));
+  EXPECT_GT(CoreOf(*store_).log.GetCollectionSpace().slice_blocks, 4U);
+  for (int i = 0; i < 8 && !Upsert(1); ++i) Collect();
+  EXPECT_TRUE(Upsert(1));
+  ExpectModel();
+  EXPECT_TRUE(store_->Close().ok());
+  store_.reset();
+}
+
 // The image of a new checkpoint has no place on a full disk, and the old one holds the log's front.
 TEST_F(FullDiskTest, ACheckpointDoesNotKeepGarbage) {
   ASSERT_TRUE(Begin({Way::kFull, 14, 600, 100, Seed()}));
