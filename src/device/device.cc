@@ -257,7 +257,8 @@ absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& director
 absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   const std::string name = SegmentName(number);
   MakeRoom(Keep::kAlways);
-  OpenedFile opened = OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io});
+  OpenedFile opened =
+      OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io}, Keep::kAlways);
   if (opened.file == nullptr) return FileError("open", name, 0, opened.error);
   std::uint64_t size = 0;
   if (const int error = opened.file->Size(size); error != 0) {
@@ -314,7 +315,8 @@ absl::StatusOr<std::shared_ptr<File>> FileDevice::OpenAgain(std::uint64_t number
   const bool room = MakeRoom(keep);
   if (!room && keep == Keep::kOnlyIfRoom) return std::shared_ptr<File>();
   const std::string name = SegmentName(number);
-  OpenedFile opened = OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io});
+  OpenedFile opened =
+      OpenFile(name, {.write = !config_.read_only, .direct = config_.direct_io}, keep);
   std::shared_ptr<File> file = std::move(opened.file);
   MutexLock lock(mu_);
   Segment* const segment = Find(number);
@@ -377,11 +379,18 @@ std::shared_ptr<File> FileDevice::TakeIdle() {
 }
 
 bool FileDevice::MakeRoom(Keep keep) {
+  {
+    MutexLock lock(mu_);
+    if (open_.size() < config_.open_files) return true;
+  }
+  return CloseIdle(keep);
+}
+
+bool FileDevice::CloseIdle(Keep keep) {
   for (bool synced = false;; synced = true) {
     {
       std::shared_ptr<File> idle;  // is closed without the lock
       MutexLock lock(mu_);
-      if (open_.size() < config_.open_files) return true;
       idle = TakeIdle();
       if (idle != nullptr) return true;
     }
@@ -390,14 +399,11 @@ bool FileDevice::MakeRoom(Keep keep) {
   }
 }
 
-OpenedFile FileDevice::OpenFile(const std::string& name, OpenFlags flags) {
+OpenedFile FileDevice::OpenFile(const std::string& name, OpenFlags flags, Keep keep) {
   for (;;) {  // ends: each round closes a descriptor
     OpenedFile opened = directory_.Open(name, flags);
     if (opened.error != EMFILE && opened.error != ENFILE) return opened;
-    std::shared_ptr<File> idle;
-    MutexLock lock(mu_);
-    idle = TakeIdle();
-    if (idle == nullptr) return opened;
+    if (!CloseIdle(keep)) return opened;
   }
 }
 
@@ -437,7 +443,7 @@ absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t nu
   std::memset(header.data(), 0, header.size());
   headers_.WriteHeader(number * config_.segment_blocks, header);
 
-  OpenedFile opened = OpenFile(name, {.create = true, .direct = config_.direct_io});
+  OpenedFile opened = OpenFile(name, {.create = true, .direct = config_.direct_io}, Keep::kAlways);
   if (opened.file == nullptr && directory_.LockIsRemoved()) return RemovedError(kLockFile);
   if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
   // Empty unless an earlier attempt failed and its file could not be removed either.

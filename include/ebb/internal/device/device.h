@@ -219,9 +219,12 @@ class FileDevice final : public Device {
   absl::StatusOr<std::shared_ptr<File>> FindSegment(std::uint64_t number, Keep keep);
   absl::StatusOr<std::shared_ptr<File>> OpenAgain(std::uint64_t number, Keep keep);
   absl::StatusOr<std::shared_ptr<File>> FindOrCreateSegment(std::uint64_t number);
-  OpenedFile OpenFile(const std::string& name, OpenFlags flags);
+  // Without a descriptor to be had, closes idle files.
+  OpenedFile OpenFile(const std::string& name, OpenFlags flags, Keep keep);
   // True when another file may be opened, since an idle one was closed or since few are open.
   bool MakeRoom(Keep keep);
+  // False when there is none. With kAlways, syncs one that is not idle for that reason alone.
+  bool CloseIdle(Keep keep);
   // Takes an idle file from its segment, for the caller to close it without the lock.
   std::shared_ptr<File> TakeIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool IsAtTail(std::uint64_t number) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
