@@ -968,6 +968,18 @@ TEST_F(DescriptorTest, OpeningWithoutADescriptorClosesAnIdleFileOrSaysWhatToDo) 
   EXPECT_TRUE(rig_.Check(kSegmentBlocks * 30, 1).ok());
 }
 
+TEST_F(DescriptorTest, AWriteWithoutADescriptorSyncsAndClosesAFile) {
+  Rig rig(files_, "other");  // may keep more files open than there are
+  for (std::uint64_t number = 0; number < 20; ++number) {
+    if (number == 19) rig.faults().Arm({.kind = CallKind::kOpen, .error = EMFILE});
+    ASSERT_TRUE(rig.Write(number * kSegmentBlocks, 1).ok());
+  }
+  EXPECT_EQ(rig.faults().FiredCount(), 1U);
+  EXPECT_EQ(rig.faults().Count(CallKind::kSync), 1U);
+  EXPECT_EQ(rig.faults().OpenFileCount(), 19U);
+  EXPECT_EQ(rig.faults().UnsyncedCloseCount(), 0U);
+}
+
 // What Locate returns is read by the kernel at any time until its user has dropped it.
 TEST_F(DescriptorTest, AFileInUseIsNotClosed) {
   WriteAll(kManySegments);
