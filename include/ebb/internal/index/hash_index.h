@@ -298,14 +298,14 @@ class HashIndex {
     __builtin_prefetch(buckets_ + (hash & mask_.load(std::memory_order_relaxed)));  // only a hint
   }
 
-  // The same as Find, for a slot that may be published to: found (an empty entry, too) or
-  // contended.
+  // Returns the slot of the hash's tag, for a caller that will publish to it: kFound (the entry may
+  // be empty), or kContended.
   CreateResult FindForUpdate(std::uint64_t hash, Slot& slot) const {
     if (WhereIs(hash).state != RowState::kSettled) return CreateResult::kContended;
     slot = Find(hash);
     return CreateResult::kFound;
   }
-  // The entry of the hash's tag, made with address kNoRecord when there was none.
+  // Does the same, but creates the entry, with the address kNoRecord, if there is none.
   CreateResult FindOrCreate(std::uint64_t hash, Slot& slot);
 
   // Makes `address` the newest record of the slot's chain if the entry is still slot.entry. This is
@@ -325,9 +325,9 @@ class HashIndex {
     return same;
   }
 
-  // Takes the entries out of a row whose address is below `begin`; says how many. Beside
-  // operations, but not beside a growth. No record below `begin` counts any more, and whoever loads
-  // the log's begin from now on finds it there or above.
+  // Removes the entries of a bucket chain whose address is below `begin`, and returns their number.
+  // May run concurrently with operations, but not with a growth. No record below `begin` counts any
+  // more, and a thread that loads the log's begin from now on gets this value or a higher one.
   std::uint64_t SweepBucket(std::uint64_t bucket_number, Address begin);
 
   // Calls `show` with each entry of a bucket chain that is neither empty nor tentative.

@@ -1,5 +1,5 @@
-// HybridLog: pages, boundaries, allocation, flush, eviction. Knows bytes and records' extents, not
-// keys.
+// HybridLog: pages, boundaries, allocation, flush, eviction. It knows bytes and the extents of
+// records, but no keys.
 //
 //    on device only      read-only, in memory            fuzzy           mutable
 //   |-------------|-----------------------------|--------------------|------------|
@@ -18,110 +18,116 @@
 //                   TakeSpace, under space_mu_
 //
 // Argument: below safe_read_only no byte changes any more. Stage stores update_from and read_only
-//   and then bumps; Settle moves safe_read_only only after every guard that could have loaded the
+//   and then bumps. Settle moves safe_read_only only after every guard that could have loaded the
 //   old values has ended (epoch.h). A later guard loads update_from and read_only after its slot
-//   store, sees the new values, and does not update in place below them; and it cannot have
-//   allocated there, since its address would have been above. So flush copies in peace. The
-//   exceptions are seals that a failed sealer takes back and the lock words that readers touch
-//   when they give up on optimism: neither is looked at below safe_read_only, and the copy is made
-//   of atomic words, so it carries them as they happen to be.
-// Argument: two chunks may be on their way to the device, so that one is copied and sealed while
-//   the other is written. flushed_until moves over them in order, over each only once it is
-//   written. When one fails, flushed_until stays before it, and those behind it are written again:
-//   nothing has counted on them.
-//   A chunk that was taken ends, also when an exception leaves the write: its taker's destructor
-//   ends it as failed. Whoever flushes waits for that end.
-// Argument: a frame is reused only when its page is below safe_head: every guard that loaded an
-//   older head has ended, and a later one does not touch addresses below head.
-// Argument: an operation that loads begin under its guard before it loads an index entry may take a
-//   chain to end at the first address below that begin. ShiftBegin comes after every live record
-//   below has been copied and published above (compaction.h), so an entry loaded later leads to
-//   the copy first. What the operation saw of begin may fall behind while it reads the device: then
-//   its blocks may be gone. So a failed read below begin is no damage: the operation starts again.
-// Argument: no hole. A slot is allocated, and its header with its extent written, in one guard;
-//   the rest of a page is made a filler by the allocation that crossed its end, in its guard.
-//   Both are over before safe_read_only can pass. A page that records fill exactly has no filler.
+//   store, sees the new values, and does not update in place below them. Nor can it have allocated
+//   there, since its address would have been above. So the flush copies bytes that do not change.
+//   There are two exceptions: seals that a failed sealer clears again, and the lock words that
+//   readers write when they give up on optimism. Neither has a meaning below safe_read_only. The
+//   copy is made of atomic words, so it holds any of their values.
+// Argument: two chunks may be in flight, so that one is copied and sealed while the other is
+//   written. flushed_until moves over them in order, over each only once it is written. If one
+//   fails, flushed_until stays before it, and the chunks after it are written again: nothing has
+//   relied on them.
+//   A chunk that was taken ends, even if an exception leaves the write: the destructor of its
+//   TakenChunk ends it as failed. A flusher waits for that end.
+// Argument: a frame is reused only when its page is below safe_head. Then every guard that loaded
+//   an older head has ended, and a later guard does not access addresses below head.
+// Argument: an operation that loads begin under its guard before it loads an index entry may treat
+//   the first address below that begin as the end of its chain. ShiftBegin is called after every
+//   live record below has been copied and published above (compaction.h), so an entry that is
+//   loaded later leads to the copy first. While the operation reads the device, begin may move
+//   beyond the value that it loaded, and its blocks may be gone. So a failed read below begin is no
+//   damage: the operation starts again.
+// Argument: the log has no hole. A record's place is allocated, and its header with its extent is
+//   written, in one guard. The rest of a page is made a filler by the allocation that crossed its
+//   end, in its guard. Both have ended before safe_read_only can pass. A page that records fill
+//   exactly has no filler.
 // Argument: the tail word's offset never grows into its page number, however many calls are
 //   rejected. A page is full, and can be turned, from the moment its offset reaches the end of its
 //   payload. Allocate adds to the offset only if it has loaded one below that end. So an addition
 //   beyond the end comes from a thread that was between the load and the addition when the page
-//   became full, and each thread makes one at most: its next load is ordered after its own addition
-//   and sees the full page, or a later one. The next user of its epoch slot sees it too, because
-//   slots change hands under a mutex. So the offset is at most the payload plus the largest record
-//   times the number of threads in Allocate, and the field has room for 65,535 of these. Nothing
-//   else counts: neither calls nor time, nor the reason why the page is not turned
-//   (a full disk, failed writes, no free frame, poison, the end of the address space). Allocate
-//   and CheckBoundaries check half of that bound on their cold paths. ReserveToBlockEnd stops at
-//   the end of the payload exactly.
+//   became full. Each thread makes at most one: its next load is ordered after its own addition and
+//   sees the full page, or a later one. The next user of its epoch slot sees it too, because slots
+//   change hands under a mutex. So the offset is at most the payload plus the largest record times
+//   the number of threads in Allocate, and the field has room for 65,535 of these. Nothing else
+//   counts: neither the number of calls nor time, nor the reason why the page is not turned (a full
+//   disk, failed writes, no free frame, poison, the end of the address space). Allocate and
+//   CheckBoundaries check half of that bound on their cold paths. ReserveToBlockEnd stops at the
+//   end of the payload exactly.
 //
 // Every byte of a page that reaches the device was written for that page: a record and the padding
 // of its parts, zeros in the value of a tombstone, zeros after a filler's header, zeros in a commit
-// record. So nothing that a frame held for an earlier page gets to the device or into a backup.
-// Two remains are intended: until it is collected, a record keeps the bytes that its own value had
-// before it was deleted or shortened in place; and the block that begin lies in keeps the dead
+// record. So no bytes of the page that a frame held earlier reach the device or a backup. Two
+// remains are intended. Until it is collected, a record keeps the bytes that its own value had
+// before it was deleted or shortened in place. And the block that begin lies in keeps the dead
 // records below begin.
 //
-// Space on the device is taken before it is needed, so that whatever an update was acknowledged for
-// can be flushed and committed on a disk that has become full meanwhile. Four classes of appends
-// share it, in this order: ordinary < deletion < collection < commit. Each of the last three has a
-// slice of the space beyond the tail that only it and the classes after it may use:
+// Space on the device is reserved before it is needed. So everything for which an update was
+// acknowledged can be flushed and committed, even if the disk has become full in the meantime. Four
+// classes of appends share the space, in this order: ordinary < deletion < collection < commit.
+// Each of the last three has a slice of the space beyond the tail that only it and the classes
+// after it may use:
 //
 //   tail | ordinary records, by the page | deletions | copies of a collection | commits | space_end
 //
-// So a full disk takes deletions after it has rejected updates, a collection can copy after that,
-// and a commit is always possible. With L, the length of the log, R, the largest record, and
-// W = R + 2 + the blocks of a full list of sessions, the waste of one pass of a collection (its
-// commit, and the filler at a page's end), all in blocks, and B = two pages, 2 MiB at most:
+// So a full disk accepts deletions after it has rejected updates, a collection can copy after that,
+// and a commit is always possible. Let L be the length of the log and R the largest record. Let W =
+// R + 2 + the blocks of a full list of sessions be the waste of one pass of a collection, that is,
+// its commit and the filler at a page's end. All are in blocks. B is two pages, but at most 2 MiB.
+// The slices are:
 //
 //   commits      4 (2 + the list of sessions) + 8
 //   collection   B + 2 W + 2.5 sqrt(W L)
 //   deletions    the larger of B + 2 W + 0.5 sqrt(W L) and L / 128
 //
-// A pass moves a live prefix of p blocks and gives p back, but for W, so reaching garbage at the
-// end of a log of L live blocks loses W L / p; p is at most the slice, which is why the slice grows
-// with sqrt(W L). Deletions of L / 128 a round empty a full disk in about 128 rounds. Without holes
-// in files a segment is given back as a whole, so the slice of collections holds one more.
+// A pass copies a live prefix of p blocks and frees p blocks less W. So to reach garbage at the end
+// of a log of L live blocks costs W L / p. p is at most the slice, which is why the slice grows
+// with sqrt(W L). Deletions of L / 128 per round empty a full disk in about 128 rounds. Without
+// holes in files a segment is freed as a whole, so the slice of collections then holds one segment
+// more.
 //
 // Argument (a class never uses the slice of a later one). A page is ordinary when all of it, and
-//   all slices beyond it, have space; then any record may go there, by the fetch_add of Allocate.
-//   In any other page each record is checked at the place where it goes: AllocateExact takes the
-//   place by the CAS of the word that it has checked. An ordinary record that was checked in an
-//   ordinary page cannot slip into the next one unless that is ordinary, too: the tail turns to a
-//   page that is not ordinary only after a drain that began when the page before was full
-//   (WaitForPage), and guards that begin later load the full page's word, or the new one.
-// Argument (a commit is always possible). Every record but a commit's leaves the commits' slice
-//   whole. At most three commits follow one record without another in between: the one that was
-//   owed, the record's own, and Close's. A commit that follows no record (serials, or a new begin,
-//   alone) is checked first (CheckIdleCommit): it leaves at least half of the slice.
-//   space_end only grows, so what the slices hold is not lost to other programs. (On a file system
-//   that can neither reserve space nor keep zeros in place, space is what is free when a block is
+//   all slices beyond it, have space. Then any record may go there, by the fetch_add of Allocate.
+//   In any other page each record is checked at its place: AllocateExact claims the place by the
+//   CAS of the word that it has checked. An ordinary record that was checked in an ordinary page
+//   cannot slip into the next page unless that is ordinary too. The tail turns to a page that is
+//   not ordinary only after a drain that began when the page before was full (WaitForPage), and
+//   guards that begin later load the full page's word, or the new one.
+// Argument (a commit is always possible). Every record except a commit's leaves the commits' slice
+//   whole. At most three commits follow one record without another record in between: the one that
+//   was owed, the record's own, and Close's. A commit that follows no record (only serials, or a
+//   new begin) is checked first (CheckIdleCommit): it leaves at least half of the slice. space_end
+//   only grows, so other programs cannot use the space of the slices. (On a file system that can
+//   neither reserve space nor keep zeros in place, space means whatever is free when a block is
 //   written.)
 //
 // update_from is the one boundary that updates load: an unflagged record at or above it may be
-// updated in place. It is a floor and a high bit, kInfinity, under which nothing is (Session
-// operations then decide on their cold path). Rules, each found by the protocol's model:
-//   the bit is set before a version's bump is published, and lifted only after its drain and the
+// updated in place. It is a floor and a high bit, kInfinity. While the bit is set, no record may be
+// updated in place, and session operations decide on their cold path. The protocol's model found
+// these rules:
+//   the bit is set before a version's bump is published, and cleared only after its drain and the
 //   reservation of its control record, with floor = max(floor, end of the control record);
-//   a page turn raises the floor, and leaves the bit, before its own bump.
+//   a page turn raises the floor, and keeps the bit, before its own bump.
 // All three happen under boundary_mu_, so each is one plain store of a consistent word.
 //
-// Nobody waits for the pool: whoever must wait leaves its guard and calls Help, which takes one
-// step of moving boundaries, flushing and evicting. So one background thread is enough, none
-// works too, and no order of waiting can deadlock: Help takes its mutexes without a guard, and
-// nobody who holds a guard waits for anything.
+// No thread waits for the pool. A thread that must wait leaves its guard and calls Help, which
+// takes one step of moving boundaries, flushing and evicting. So one background thread is enough,
+// and none works too. No order of waiting can deadlock: Help acquires its mutexes without a guard,
+// and no thread that holds a guard waits for anything.
 //
 // Edges
-//   [tail]      TryTurnPage: tail CAS, acq_rel -> Allocate: tail fetch_add, acq_rel. What the
-//               frame's last users did happens before its new ones.
+//   [tail]      TryTurnPage: tail CAS, acq_rel -> Allocate: tail fetch_add, acq_rel. Everything
+//               that the frame's last users did happens before the accesses of its new ones.
 //   [boundary]  boundary store, release -> boundary load, acquire: everything that was true before
 //               the boundary moved. With the epoch's edges it gives the arguments above. This
 //               covers head and update_from on the hot path too: EpochGuard::Look requires that
 //               all loads before it are acquire loads, and on x86 they cost nothing.
 //   [space]     TakeSpace: store, release, after the device has reserved -> append: load, acquire.
 //
-// Thread safety: all public methods, any thread, but Restore. Progress: Allocate, At and the
-// boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, Help, FlushTo and FreezeTo
-// may wait for guards to end, all but the last for the device too.
+// Thread safety: any thread may call all public methods except Restore. Progress: Allocate, At and
+// the boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, Help, FlushTo and
+// FreezeTo may wait for guards to end, and all except FreezeTo for the device too.
 #pragma once
 
 #include <algorithm>
@@ -150,10 +156,12 @@
 
 namespace ebb::internal {
 
-// A session's memory for records that come from the device; grows to what was needed.
+// A session's memory for records that are read from the device. It grows to the largest size that
+// was needed.
 class DeviceBuffer {
  public:
-  // At least `blocks` blocks, keeping the first `keep`; null when memory is out.
+  // Returns memory for at least `blocks` blocks, with the contents of the first `keep` blocks; null
+  // if there is no memory.
   std::byte* Reserve(std::size_t blocks, std::size_t keep);
   std::size_t bytes() const { return blocks_ * kBlockBytes; }
   // Frees the memory if it is more than `max_bytes`.
@@ -169,9 +177,10 @@ class DeviceBuffer {
   std::size_t blocks_ = 0;
 };
 
-// Between two checks of a condition that another thread will make true: first yields, then sleeps
-// for 25 to 88 microseconds, so that a preempted guard holder can run. Each wait has a random
-// length: two threads that hinder each other at the same moment do not meet again and again.
+// Waits between two checks of a condition that another thread will make true: first yields, then
+// sleeps for 25 to 88 microseconds, so that a preempted guard holder can run. Each wait has a
+// random length, so two threads that hinder each other at the same moment do not meet again and
+// again.
 class Backoff {
  public:
   unsigned Wait();  // returns the random part, for tests
@@ -190,7 +199,7 @@ class HybridLog {
     std::uint64_t write_batch_bytes = std::uint64_t{1} << 20;
     bool huge_pages = true;
   };
-  // Where a log stands after creation or recovery.
+  // The state of a log after creation or recovery.
   struct Position {
     Address begin;
     Address head;  // frames from here to `tail` hold their bytes already
@@ -203,17 +212,17 @@ class HybridLog {
   HybridLog(const Config& config, EpochManager& epochs, Health& health, Device& device,
             ThreadPool& pool);
   bool ok() const { return frames_ != nullptr; }
-  // Before any other thread knows the log.
+  // To be called before any other thread knows the log.
   void Restore(Position position);
   // Calls `look` in the pool after a page was turned, and in the calling thread after an update was
-  // rejected for lack of space; before any other thread knows the log.
+  // rejected for lack of space. To be set before any other thread knows the log.
   void OnGarbage(std::function<void()> look) { look_for_garbage_ = std::move(look); }
-  // Maintenance that still runs ends after its step; it does not begin again.
+  // Ends maintenance after its current step; it does not begin again.
   void StopMaintenance();
 
   // ---- hot path, under a guard ----
 
-  // Reads start from memory at or above this.
+  // Reads find records at or above this address in memory.
   EBB_INLINE Address head() const { return LoadAcquire(head_); }
   // An unflagged record whose address is at or above this word may be updated in place.
   EBB_INLINE std::uint64_t update_from() const {
@@ -222,21 +231,21 @@ class HybridLog {
   EBB_INLINE std::byte* At(Address address, const EpochGuard&) const {
     return frames_ + (address.value() & frame_mask_);
   }
-  // Who asks for space on the device; see above. Tombstones are deletions, records of sessions and
-  // control records are commits.
+  // The class of an append, by which space on the device is granted; see above. Tombstones are
+  // deletions; records of sessions and control records are commits.
   enum class Space : std::uint8_t { kOrdinary, kDeletion, kCollection, kCommit };
-  // `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Null: the page is full
-  // or has no space on the device; leave the guard, call WaitForPage, and start again. A call that
-  // finds the page full changes nothing.
+  // Allocates `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Returns null
+  // if the page is full or has no space on the device: leave the guard, call WaitForPage, and start
+  // again. A call that finds the page full changes nothing.
   Address Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
                    Space space = Space::kOrdinary);
-  // Whether the tail's page has space for ordinary records at this moment: a hint.
+  // Returns whether the tail's page has space for ordinary records at this moment: a hint.
   EBB_INLINE bool HasOrdinaryPage() const {
     const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // a hint
     return TailOffset(word) < payload_bytes_ && PlaceIn(word) < LoadAcquire(ordinary_end_);
   }
-  // From the tail to the end of a block's payload, at least `least_bytes`: for commit records, so
-  // it may use all slices.
+  // Reserves the bytes from the tail to the end of a block's payload, at least `least_bytes`. For
+  // commit records, so it may use all slices.
   struct Extent {
     Address start;
     std::uint64_t bytes = 0;  // 0: the page is full, as above
@@ -245,86 +254,86 @@ class HybridLog {
 
   // ---- waiting, outside any guard ----
 
-  // Returns once the tail's page has room and space, or the error that keeps it from getting any:
-  // ResourceExhausted (device or address space), Unavailable (device, poison). For all classes but
-  // kOrdinary `extent_bytes`, not 0, is the record's size.
+  // Returns OK once the tail's page has room and space, or the error that prevents it:
+  // ResourceExhausted (device or address space), Unavailable (device, poison). For all classes
+  // except kOrdinary, `extent_bytes` is the record's size and not 0.
   absl::Status WaitForPage(std::uint64_t extent_bytes = 0, Space space = Space::kOrdinary);
-  // Before an ordinary append turns to a page that begins at or above `limit`, it waits until that
-  // is raised, for a second at most: appends are slowed down, not stopped. Closing ends the wait,
-  // too.
+  // Throttles ordinary appends: one that must turn to a page that begins at or above `limit` waits
+  // until the limit is raised, but at most one second. Closing ends the wait too.
   void SetBrake(Address limit) { brake_.store(limit.value(), std::memory_order_relaxed); }
   void ReleaseBrake() { SetBrake(Address(Address::kMask)); }
-  // Takes space ahead, so that the next record need not wait for it. An error does no harm: whoever
-  // needs the space hears of it.
+  // Reserves space ahead, so that the next record need not wait for it. An error does no harm: the
+  // append that needs the space gets it.
   void TakeSpaceAhead(std::uint64_t pages_ahead);
   // True from when an update was rejected for lack of space until a page has some.
   bool is_short_of_space() const {
     return is_short_of_space_.load(std::memory_order_relaxed);  // a hint
   }
-  // Whether there is space for a commit that follows no record. One that is needed, because it
-  // moves begin or settles the commit before it, leaves half of the commits' slice. Others leave
-  // all of it, the slice of collections, and half of the deletions'.
+  // Returns OK if there is space for a commit that follows no record. A commit is needed if it
+  // moves begin or settles the commit before it; it leaves half of the commits' slice. Others leave
+  // all of it, the slice of collections, and half of the deletions' slice.
   absl::Status CheckIdleCommit(bool is_needed);
-  // How many bytes a full list of the sessions takes; makes room for it in the slices, and leaves
-  // half of the deletions'.
+  // Sets the size in bytes of a full list of the sessions. Makes room for it in the slices, and
+  // leaves half of the deletions' slice.
   absl::Status SetSessionsBytes(std::uint64_t bytes);
-  // How many blocks of live records a collection may copy before a commit gives space back, and how
-  // many each pass of it wastes.
+  // The number of blocks of live records that a collection may copy before a commit frees space,
+  // and the number that each of its passes wastes.
   struct CollectionSpace {
     std::uint64_t slice_blocks = 0;
     std::uint64_t waste_blocks = 0;
   };
   CollectionSpace GetCollectionSpace();
-  // One step of maintenance; true when it moved something.
+  // Takes one step of maintenance. Returns whether it moved anything.
   absl::StatusOr<bool> Help();
   // Makes everything below `end`, the start of a block, read-only and writes it to the device.
   absl::Status FlushTo(Address end);
-  // Makes everything below `end`, at most the tail, read-only, and returns once no byte of it
-  // changes any more. Waits for guards alone. Fails only when that cannot be known
+  // Makes everything below `end`, at most the tail, read-only. Returns once no byte of it changes
+  // any more. Waits only for guards. Fails only if their end cannot be known
   // (EpochManager::broken), with the status of the store's health.
   absl::Status FreezeTo(Address end);
 
   // ---- versions ----
 
-  // Around a version's bump and drain: nothing may be updated in place until the second call, and
-  // afterwards only at or above `floor`.
+  // To be called before and after a version's bump and drain. Between the two calls nothing may be
+  // updated in place, and afterwards only records at or above `floor`.
   void BeginVersionShift();
   void EndVersionShift(Address floor);
-  // From now on the hot path finds nothing to update in place: every update takes the general form.
+  // From now on the hot path finds nothing to update in place: every update takes the slow path.
   void BlockUpdates();
 
   // ---- the front ----
 
-  // What is below `begin`, which has been flushed, is not needed any more: evicts it and lets go of
-  // it. The device's blocks are the caller's business, afterwards.
+  // Moves begin: evicts the log below `begin`, which has been flushed and is not needed any more,
+  // and releases it. The caller frees the device's blocks afterwards.
   absl::Status ShiftBegin(Address begin);
 
   // ---- the device side ----
 
-  // Blocks below head, from `block` on, read and verified. DataLoss with file and offset when they
-  // are not what was written there.
+  // Reads blocks below head, from `block` on, and verifies them. Returns DataLoss with file and
+  // offset if they are not the blocks that were written there.
   absl::Status FetchBlocks(std::uint64_t block, std::span<std::byte> bytes);
-  // The same in two steps: the read, which a BlockQueue may do instead, and the rest.
+  // The same in two steps: the read, which a BlockQueue may do instead, and the verification.
   void Read(BlockRead& read) const { read.status = device_.Read(read.block, read.bytes); }
   absl::Status TakeBlocks(const BlockRead& read);
-  // What is to be read next of the record at `address`, behind its first `have` blocks, which are
-  // in `buffer`; false when that is all of it. DataLoss: it cannot be there.
+  // Sets `next` to the blocks of the record at `address` that must be read after its first `have`
+  // blocks, which are in `buffer`. Returns false if these are all. DataLoss: the record cannot be
+  // there.
   absl::StatusOr<bool> NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
                                 BlockRead& next) const;
-  // The record at `address`, whose `have` blocks are in `buffer`, once each time that they were
-  // read: they are joined for it. DataLoss: there is none.
+  // Returns the record at `address`, whose `have` blocks are in `buffer`. To be called once for
+  // each time that they were read, since it joins their payloads. DataLoss: there is no record.
   absl::StatusOr<Record> RecordIn(Address address, DeviceBuffer& buffer, std::uint64_t have) const;
-  // All of that for one record, which then lies in `buffer`.
+  // Does all of that for one record, which then lies in `buffer`.
   absl::StatusOr<Record> ReadFromDevice(Address address, DeviceBuffer& buffer);
-  // The DataLoss that says what is wrong with a block, and where it is.
+  // Returns the DataLoss that states the fault of a block and its place.
   absl::Status Damaged(std::uint64_t block, const char* what) const;
-  // The bytes of a page's frame, for recovery, before Restore.
+  // Returns the bytes of a page's frame, for recovery, before Restore.
   std::span<std::byte> FrameForRecovery(std::uint64_t page) const;
   void ReleaseFrame(std::uint64_t page) const;
-  // Gives the memory of all frames back; the log is not used afterwards.
+  // Frees the memory of all frames; the log is not used afterwards.
   void ReleaseMemory() const { region_.Release(0, region_.bytes()); }
 
-  // ---- what it is like now ----
+  // ---- the present state ----
 
   const Geometry& geometry() const { return config_.geometry; }
   RecordShape shape() const { return config_.shape; }
@@ -335,10 +344,10 @@ class HybridLog {
   Address safe_read_only() const { return LoadAcquire(safe_read_only_); }
   Address read_only() const { return LoadAcquire(read_only_); }
   Address tail() const;
-  // How far records have overshot the end of the tail's page.
+  // Returns the number of bytes by which records have overshot the end of the tail's page.
   std::uint64_t overshoot_bytes() const;
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
-  // Of the block that holds `address`; 0: none is known.
+  // Returns the incarnation of the block that holds `address`; 0: none is known.
   std::uint64_t IncarnationAt(Address address) const;
   std::uint64_t incarnation() const { return incarnations_.back().incarnation; }
   std::uint64_t huge_page_bytes() const { return region_.huge_page_bytes(); }
@@ -362,22 +371,23 @@ class HybridLog {
   std::uint64_t TailOffset(std::uint64_t word) const {
     return word & ((std::uint64_t{1} << tail_shift()) - 1);
   }
-  // The address of a word whose offset is within its page.
+  // Returns the address of a word whose offset is within its page.
   Address PlaceIn(std::uint64_t word) const {
     return config_.geometry.PageStart(TailPage(word)) + TailOffset(word);
   }
-  // Beyond this our argument about overshoot is wrong. Half of the field, so that a check stops the
-  // program before the page number changes.
+  // Beyond this offset the argument about overshoot is wrong. It is half of the field, so that a
+  // check stops the program before the page number changes.
   std::uint64_t max_tail_offset() const { return std::uint64_t{1} << (tail_shift() - 1); }
   static Address LoadAcquire(const AtomicWord& word) {
     return Address(word.load(std::memory_order_acquire));  // [boundary]
   }
 
-  // How many blocks the record at `address` takes, as far as `blocks`, the first of them, tell.
+  // Returns the number of blocks of the record at `address`, as far as its first blocks, `blocks`,
+  // show it.
   absl::StatusOr<std::uint64_t> BlocksOf(Address address, std::span<const std::byte> blocks) const;
 
   enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace, kNeedsDrain };
-  // All guards from before the page in front of `drained_page` was full have ended.
+  // To be called when all guards from before the page preceding `drained_page` was full have ended.
   Turn TryTurnPage(std::uint64_t extent_bytes, Space space, std::uint64_t drained_page);
   absl::Status Drain();
   void WaitAtBrake();
@@ -385,22 +395,22 @@ class HybridLog {
   bool HasSpace(Address at, std::uint64_t extent_bytes, Space space) const;
   absl::Status TakeSpace(Address at, std::uint64_t extent_bytes, Space space);
   absl::Status ReserveTo(std::uint64_t end_block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mu_);
-  // The first block behind a record of `extent_bytes` at `at`, or behind its page.
+  // Returns the first block after a record of `extent_bytes` at `at`, or after its page.
   std::uint64_t EndBlock(Address at, std::uint64_t extent_bytes) const;
   void SizeSlices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mu_);
   std::uint64_t WasteBlocks() const;
   std::uint64_t HalfOfDeletions() const {
     return (BlocksBehind(Space::kDeletion) + BlocksBehind(Space::kOrdinary)) / 2;
   }
-  // How many blocks the classes after `space` have to themselves.
+  // Returns the number of blocks that are reserved for the classes after `space`.
   std::uint64_t BlocksBehind(Space space) const {
     return blocks_behind_[static_cast<std::size_t>(space)].load(
         std::memory_order_relaxed);  // a size; space_end_block_ carries the order
   }
-  // Where the next record goes, be it behind a page's end.
+  // Returns the place of the next record, which may be beyond a page's end.
   Address NextPlace() const;
-  // The first page that appends of a class may not turn to. The last hundredth of the addresses is
-  // kept for collections and commits.
+  // Returns the first page to which appends of a class may not turn. The last hundredth of the
+  // addresses is kept for collections and commits.
   std::uint64_t EndPage(Space space) const;
   void FillPageEnd(Address from, const EpochGuard& guard);
   bool ShiftBoundaries();
@@ -409,7 +419,7 @@ class HybridLog {
   void BlockUpdatesLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   void RaiseUpdateFrom(Address floor, std::uint64_t infinity)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
-  // Blocks on their way to the device.
+  // Blocks in flight to the device.
   struct Chunk {
     std::uint64_t first_block = 0;
     std::uint64_t end_block = 0;
@@ -421,7 +431,8 @@ class HybridLog {
   absl::StatusOr<bool> EndChunk(Chunk& chunk, absl::Status written);
   bool NothingToDo();
   void ScheduleMaintenance();
-  // One step in the pool, which posts the next: the pool's other jobs have their turn in between.
+  // Takes one step in the pool and posts the next, so that other jobs of the pool can run in
+  // between.
   void Maintain();
   void PopulateFrameAhead();
 
@@ -436,10 +447,10 @@ class HybridLog {
   Device& device_;
   MappedRegion region_;
   std::vector<IncarnationSpan> incarnations_;
-  AtomicWord brake_{Address::kMask};  // a limit that is looked at again and again
+  AtomicWord brake_{Address::kMask};  // a limit that is checked again and again
   std::function<void()> look_for_garbage_;
 
-  // Read by every operation, written once a page or less.
+  // Read by every operation, written at most once per page.
   alignas(64) AtomicWord head_{0};
   AtomicWord update_from_{0};
   AtomicWord begin_{0};
@@ -451,8 +462,9 @@ class HybridLog {
   // Written by every append.
   alignas(64) AtomicWord tail_{0};
 
-  // Read by every append, written once a page or less.
-  alignas(64) AtomicWord ordinary_end_{0};     // pages below have space, and all slices behind them
+  // Read by every append, written at most once per page. All slices after the pages below
+  // ordinary_end_ have space too.
+  alignas(64) AtomicWord ordinary_end_{0};     // pages below have space
   AtomicWord space_end_block_{0};              // all blocks below have space
   std::array<AtomicWord, 4> blocks_behind_{};  // of each Space, see BlocksBehind
   AtomicWord largest_extent_{0};               // of the records that this process has seen
@@ -470,10 +482,10 @@ class HybridLog {
 
   Mutex flush_mu_;
   CondVar flush_changed_;
-  // Null while a chunk has it.
+  // Null while a chunk uses it.
   std::array<AlignedBuffer, 2> flush_buffers_ ABSL_GUARDED_BY(flush_mu_);
   std::size_t chunks_under_way_ ABSL_GUARDED_BY(flush_mu_) = 0;
-  bool chunk_failed_ ABSL_GUARDED_BY(flush_mu_) = false;  // one of those under way together
+  bool chunk_failed_ ABSL_GUARDED_BY(flush_mu_) = false;  // one of those in flight together
   Address taken_until_ ABSL_GUARDED_BY(flush_mu_);        // the next chunk begins here or above
 
   Atomic<bool> page_turned_{false};  // since the last step of maintenance
