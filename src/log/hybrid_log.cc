@@ -48,7 +48,7 @@ std::uint32_t NextRandom() {
 unsigned Backoff::Wait() {
   const unsigned random = NextRandom() % 64;
   if (++count_ <= 32) {
-    for (unsigned i = 0; i < random; ++i) Pause();  // an idle machine yields to nobody
+    for (unsigned i = 0; i < random; ++i) Pause();  // on an idle machine, yield returns at once
     std::this_thread::yield();
     return random;
   }
@@ -77,8 +77,9 @@ HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health,
       device_(device),
       region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages),
       maintenance_(pool, [this] { Maintain(); }) {
-  // About an eighth of the frames, at least three, are for pages on their way out: being flushed,
-  // waiting for the drain of their eviction, and the next one to be written.
+  // About an eighth of the frames, at least three, are for pages that leave memory: the page being
+  // flushed, the page that waits for the drain of its eviction, and the frame of the next page to
+  // be written.
   const std::uint64_t frames = config.geometry.frame_count;
   mutable_pages_ = frames - std::max<std::uint64_t>(3, frames / 8);
   frames_ = region_.data();
@@ -91,6 +92,8 @@ HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health,
 void HybridLog::Restore(Position position) {
   const Geometry& geometry = config_.geometry;
   const Address tail = position.tail;
+  // Everything below the tail came from the device, so it is final: no record below may be updated
+  // in place.
   tail_.store(geometry.PageOf(tail) << tail_shift() | geometry.OffsetOf(tail),
               std::memory_order_release);                           // [tail]
   begin_.store(position.begin.value(), std::memory_order_release);  // [boundary]
@@ -100,13 +103,13 @@ void HybridLog::Restore(Position position) {
   for (AtomicWord* word : {&flushed_until_, &safe_read_only_, &read_only_, &update_from_}) {
     word->store(tail.value(), std::memory_order_release);  // [boundary]
   }
-  // What there is to be had is taken when it is needed.
+  // Space is reserved when it is needed.
   space_end_block_.store(geometry.BlockOf(tail), std::memory_order_release);  // [space]
   ordinary_end_.store(0, std::memory_order_release);                          // [space]
   const RecordShape shape = config_.shape;
   largest_extent_.store(
       shape.has_lengths() ? 0 : shape.ExtentFor(shape.key_bytes, shape.value_bytes),
-      std::memory_order_relaxed);  // before anybody knows the log
+      std::memory_order_relaxed);  // before other threads know the log
   incarnations_ = std::move(position.incarnations);
   {
     MutexLock lock(space_mu_);
@@ -120,14 +123,22 @@ void HybridLog::Restore(Position position) {
 
 Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard, Space space) {
   EBB_DCHECK(extent_bytes % 8 == 0 && extent_bytes <= payload_bytes_);
+  // Walk of an Upsert, 4. A full page is checked before the addition, so that rejected calls change
+  // nothing: this is what keeps the offset out of the page number (see the argument in the header).
   std::uint64_t word = tail_.load(std::memory_order_relaxed);  // the fetch_add takes the place
   if (TailOffset(word) >= payload_bytes_) [[unlikely]]
     return Address();
+  // The page lacks space for ordinary records, or for the slices after it. An ordinary record must
+  // wait; the other classes have their place checked exactly.
   if (PlaceIn(word) >= LoadAcquire(ordinary_end_)) [[unlikely]]  // [space]
     return space == Space::kOrdinary ? Address() : AllocateExact(extent_bytes, guard, space);
+  // WasteBlocks sizes the slices by the largest record seen.
   if (extent_bytes > largest_extent_.load(std::memory_order_relaxed)) [[unlikely]]  // an estimate
     largest_extent_.store(extent_bytes, std::memory_order_relaxed);                 // likewise
-  word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);                  // [tail]
+  // The claim. From here on the bytes [start, start + extent) belong to this thread alone, and the
+  // caller must write a header with this extent before it leaves its guard: a scan relies on there
+  // being no hole.
+  word = tail_.fetch_add(extent_bytes, std::memory_order_acq_rel);  // [tail]
   const std::uint64_t offset = TailOffset(word);
   const Address start = PlaceIn(word);
   if (offset + extent_bytes <= payload_bytes_) [[likely]]
@@ -140,11 +151,16 @@ Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
 
 Address HybridLog::AllocateExact(std::uint64_t extent_bytes, const EpochGuard& guard, Space space) {
   std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
-  for (;;) {  // ends: each turn after the first means that another thread took a place
+  for (;;) {  // ends: each turn after the first means that another thread claimed a place
     const std::uint64_t offset = TailOffset(word);
     if (offset >= payload_bytes_) return Address();
+    // The check and the claim concern the same word: if another record gets in between, the CAS
+    // fails and the place of the next attempt is checked again. So no class uses the slice of a
+    // later one.
     const Address start = PlaceIn(word);
     if (!HasSpace(start, extent_bytes, space)) return Address();
+    // If the record does not fit, this call is the one that crosses the end: it claims the rest as
+    // a filler.
     const bool fits = offset + extent_bytes <= payload_bytes_;
     const std::uint64_t next_offset = fits ? offset + extent_bytes : payload_bytes_;
     if (!tail_.compare_exchange_weak(word, word - offset + next_offset,
@@ -171,12 +187,14 @@ HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const 
   std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
   for (;;) {
     const std::uint64_t offset = TailOffset(word);
+    // The same claim as in AllocateExact, but up to the end of a block, so that the control record
+    // can be sealed and flushed at once, and nothing is appended to its block later.
     if (offset >= payload_bytes_) return {};
     const Address start = PlaceIn(word);
     if (!HasSpace(start, least_bytes, Space::kCommit)) return {};
     const std::uint64_t end =
         (offset + least_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
-    // Too little is left: all of it becomes a filler.
+    // If too little is left, all of it becomes a filler.
     const bool fits = end <= payload_bytes_;
     const std::uint64_t next_offset = fits ? end : payload_bytes_;
     if (!tail_.compare_exchange_weak(word, word - offset + next_offset,
@@ -192,23 +210,25 @@ HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const 
 
 Address HybridLog::tail() const {
   const std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
+  // An overshot page counts as full: the next record goes to the start of the next page.
   return TailOffset(word) >= payload_bytes_ ? config_.geometry.PageStart(TailPage(word) + 1)
                                             : PlaceIn(word);
 }
 
 std::uint64_t HybridLog::overshoot_bytes() const {
-  const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // one word, by itself
+  const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // one word, alone
   return TailOffset(word) - std::min(TailOffset(word), payload_bytes_);
 }
 
 Address HybridLog::NextPlace() const {
-  const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // a hint; Allocate takes it
+  const std::uint64_t word =
+      tail_.load(std::memory_order_relaxed);  // a hint; Allocate claims the place
   return config_.geometry.PageStart(TailPage(word)) + std::min(TailOffset(word), payload_bytes_);
 }
 
 // ---- space ----
 
-// A record that crosses its page's end makes a filler there, so the page is what must have space.
+// A record that crosses its page's end makes a filler there, so the whole page must have space.
 std::uint64_t HybridLog::EndBlock(Address at, std::uint64_t extent_bytes) const {
   const Geometry& geometry = config_.geometry;
   const std::uint64_t end =
@@ -217,6 +237,8 @@ std::uint64_t HybridLog::EndBlock(Address at, std::uint64_t extent_bytes) const 
 }
 
 bool HybridLog::HasSpace(Address at, std::uint64_t extent_bytes, Space space) const {
+  // The common case: in an ordinary page every class may append. Beyond it, a record must leave all
+  // slices of later classes whole.
   if (at < LoadAcquire(ordinary_end_)) [[likely]]  // [space]
     return true;
   return space != Space::kOrdinary &&
@@ -228,6 +250,7 @@ std::uint64_t HybridLog::WasteBlocks() const {
   return largest_extent_.load(std::memory_order_relaxed) / kBlockPayloadBytes + 3;  // an estimate
 }
 
+// The formulas and their reasons are in the header ("Space on the device").
 void HybridLog::SizeSlices() {
   const Geometry& geometry = config_.geometry;
   const std::uint64_t log_blocks = geometry.BlockOf(tail()) - geometry.BlockOf(begin());
@@ -239,9 +262,12 @@ void HybridLog::SizeSlices() {
   const std::uint64_t commits = 4 * (2 + sessions_blocks_) + 8;
   const std::uint64_t collection = base + root * 5 / 2 + device_.FreedAsOne(log_blocks);
   const std::uint64_t deletions = std::max(base + root / 2, log_blocks / 128);
+  // Each value includes the slices of all later classes. A smaller log gives smaller slices; the
+  // space stays reserved.
   const auto set = [this](Space space, std::uint64_t blocks) {
     blocks_behind_[static_cast<std::size_t>(space)].store(
-        blocks, std::memory_order_relaxed);  // a thread that sees an older one is a bit earlier
+        blocks,
+        std::memory_order_relaxed);  // a thread that sees an older one is only a little earlier
   };
   set(Space::kCollection, commits);
   set(Space::kDeletion, commits + collection);
@@ -251,6 +277,9 @@ void HybridLog::SizeSlices() {
 absl::Status HybridLog::ReserveTo(std::uint64_t end_block) {
   const std::uint64_t begin = space_end_block_.load(std::memory_order_relaxed);  // space_mu_ held
   if (end_block <= begin) return absl::OkStatus();
+  // The boundary moves only after the device has reserved, so that an append that sees it can be
+  // flushed. Space that was reserved before an error stays with the file and is used by the next
+  // call.
   absl::Status status = device_.Reserve(begin, end_block);
   if (status.ok()) space_end_block_.store(end_block, std::memory_order_release);  // [space]
   return status;
@@ -259,19 +288,26 @@ absl::Status HybridLog::ReserveTo(std::uint64_t end_block) {
 absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space space) {
   MutexLock lock(space_mu_);
   SizeSlices();
+  // Another thread may have reserved it while this one waited for the mutex.
   if (HasSpace(at, extent_bytes, space)) return absl::OkStatus();
   const Geometry& geometry = config_.geometry;
   const std::uint64_t page_end = (geometry.PageOf(at) + 1) * geometry.blocks_per_page();
+  // First the whole page with all slices beyond it: then the page becomes ordinary, and its appends
+  // need no check.
   absl::Status status = ReserveTo(page_end + BlocksBehind(Space::kOrdinary));
   if (status.ok()) {
     is_short_of_space_.store(false, std::memory_order_relaxed);  // a hint
+    // The store of ordinary_end_ comes after that of space_end_block_ in ReserveTo: a thread that
+    // finds the page ordinary may use all of it. The last hundredth of the addresses never becomes
+    // ordinary.
     const std::uint64_t end_page = std::min(geometry.PageOf(at) + 1, EndPage(Space::kOrdinary));
     ordinary_end_.store(geometry.PageStart(end_page).value(),
                         std::memory_order_release);  // [space]
     return status;
   }
-  // The slices that matter most first, as far as there is space. A part of a slice is worth having
-  // too: without it, a collection in a new process would have none and would free too little.
+  // Otherwise the most important slices come first, as far as there is space. A part of a slice is
+  // useful too: without it, a collection in a new process would have no space and would free too
+  // little.
   const std::uint64_t end_block = EndBlock(at, extent_bytes);
   for (const Space behind :
        {Space::kCommit, Space::kCollection, Space::kDeletion, Space::kOrdinary}) {
@@ -279,6 +315,8 @@ absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space 
     const auto end = [this] {
       return space_end_block_.load(std::memory_order_relaxed);  // space_mu_ is held
     };
+    // Halve the step after each failure, so that the loop ends near the last block that the disk
+    // still has.
     for (std::uint64_t step = target - std::min(target, end()); step != 0; step /= 2) {
       static_cast<void>(ReserveTo(std::min(end() + step, target)));
     }
@@ -291,7 +329,9 @@ absl::Status HybridLog::CheckIdleCommit(bool is_needed) {
   MutexLock lock(space_mu_);
   SizeSlices();
   const Address at = config_.geometry.Normalize(NextPlace());
+  // In an ordinary page all slices have space, so this commit takes none from the next.
   if (at < LoadAcquire(ordinary_end_)) return absl::OkStatus();  // [space]
+  // Half of the commits' slice is enough for the commit of the next record and that of Close.
   const std::uint64_t kept = is_needed ? BlocksBehind(Space::kCollection) / 2 : HalfOfDeletions();
   return ReserveTo(config_.geometry.BlockOf(at) + 2 + sessions_blocks_ + kept);
 }
@@ -300,6 +340,7 @@ absl::Status HybridLog::SetSessionsBytes(std::uint64_t bytes) {
   MutexLock lock(space_mu_);
   const std::uint64_t blocks = BlocksOfSessions(bytes);
   const std::uint64_t before = std::exchange(sessions_blocks_, blocks);
+  // A shorter list frees its part of the slices without a check.
   if (blocks <= before) return absl::OkStatus();
   SizeSlices();
   const Address at = config_.geometry.Normalize(NextPlace());
@@ -308,6 +349,7 @@ absl::Status HybridLog::SetSessionsBytes(std::uint64_t bytes) {
   const bool is_ordinary = at < LoadAcquire(ordinary_end_);  // [space]
   absl::Status status =
       ReserveTo((is_ordinary ? page_end : config_.geometry.BlockOf(at) + 1) + HalfOfDeletions());
+  // Without the space, the list keeps its old size and the call that wanted a longer one fails.
   if (!status.ok()) sessions_blocks_ = before;
   return status;
 }
@@ -315,6 +357,7 @@ absl::Status HybridLog::SetSessionsBytes(std::uint64_t bytes) {
 HybridLog::CollectionSpace HybridLog::GetCollectionSpace() {
   MutexLock lock(space_mu_);
   SizeSlices();
+  // The space that a collection may fill: from the tail to the slice of the commits.
   const std::uint64_t from = config_.geometry.BlockOf(config_.geometry.Normalize(NextPlace())) +
                              BlocksBehind(Space::kCollection);
   const std::uint64_t end = space_end_block_.load(std::memory_order_relaxed);  // space_mu_ held
@@ -325,6 +368,8 @@ HybridLog::CollectionSpace HybridLog::GetCollectionSpace() {
 void HybridLog::TakeSpaceAhead(std::uint64_t pages_ahead) {
   const Geometry& geometry = config_.geometry;
   const Address next = NextPlace();
+  // This is an optimization only. An error is dropped: the append that needs the space gets it from
+  // WaitForPage.
   const Address at = pages_ahead == 0 ? geometry.Normalize(next)
                                       : geometry.PageStart(geometry.PageOf(next) + pages_ahead);
   static_cast<void>(TakeSpace(at, sizeof(RecordHeader), Space::kOrdinary));
@@ -335,8 +380,8 @@ std::uint64_t HybridLog::EndPage(Space space) const {
   return space <= Space::kDeletion ? pages - pages / 100 : pages;
 }
 
-// kRoom: the tail's page has room and space, because it had or because it was turned here. A page
-// is full when its offset is at its end, overshot or not.
+// Walk of a page, 1. Returns kRoom if the tail's page has room and space, either before the call or
+// because it was turned here. A page is full when its offset is at or beyond its end.
 HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
                                        std::uint64_t drained_page) {
   const Geometry& geometry = config_.geometry;
@@ -346,13 +391,23 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
     const bool full = TailOffset(word) >= payload_bytes_;
     const std::uint64_t page = TailPage(word) + (full ? 1 : 0);
     const Address place = geometry.PageStart(page) + (full ? 0 : TailOffset(word));
+    // Space is checked before the turn: a page without space for the record is not begun, and the
+    // tail word stays.
     if (!HasSpace(place, extent_bytes, space)) return Turn::kNeedsSpace;
     if (!full) return Turn::kRoom;
+    // The frame of the new page is that of the page frame_count before it. Below safe_head no guard
+    // uses a frame.
     const std::uint64_t oldest_page = geometry.PageOf(safe_head());
     if (page - oldest_page >= geometry.frame_count || page >= EndPage(space)) {
       return Turn::kNeedsFrame;
     }
+    // Before the tail enters a page that is not ordinary, no guard may be left that was granted an
+    // ordinary place in the page before: its fetch_add would land here unchecked. The drain must
+    // have begun when that page was already full.
     if (place >= LoadAcquire(ordinary_end_) && drained_page != page) return Turn::kNeedsDrain;
+    // The CAS resets the offset to 0, which discards the overshoot of the old page. A thread that
+    // adds to the old word before the CAS makes it fail; one that adds afterwards gets a place in
+    // the new page, which is right too.
     if (tail_.compare_exchange_weak(word, page << tail_shift(),
                                     std::memory_order_acq_rel,  // [tail]
                                     std::memory_order_acquire)) {
@@ -363,11 +418,12 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
   }
 }
 
+// The write throttle of an automatic collection: SetBrake.
 void HybridLog::WaitAtBrake() {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kLongest{1000};
   const auto is_set = [this] {
-    return tail().value() >= brake_.load(std::memory_order_relaxed);  // looked at again and again
+    return tail().value() >= brake_.load(std::memory_order_relaxed);  // checked again and again
   };
   if (!is_set()) return;
   counters_.brake_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
@@ -381,9 +437,11 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   Backoff backoff;
   if (space == Space::kOrdinary) WaitAtBrake();
   std::uint64_t drained_page = 0;  // see TryTurnPage
-  for (;;) {  // ends: each turn takes space, moves a boundary, or waits for somebody who does
+  for (;;) {  // ends: each turn takes space, moves a boundary, or waits for a thread that does
     const Turn turn = TryTurnPage(extent_bytes, space, drained_page);
     if (turn == Turn::kRoom) return absl::OkStatus();
+    // A poisoned store never gets a page: without this check the loop would wait for a flush that
+    // never comes.
     if (health_.poisoned()) return health_.status();
     const std::uint64_t tail_page = TailPage(tail_.load(std::memory_order_relaxed));  // only grows
     if (tail_page + 1 >= EndPage(space)) {
@@ -393,9 +451,12 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
           space <= Space::kDeletion ? 99 : 100, config_.geometry.address_bits)));
     }
     if (turn == Turn::kNeedsSpace) {
+      // The place may have moved since TryTurnPage; then the next turn of the loop checks again.
       const Address place = config_.geometry.Normalize(NextPlace());
       absl::Status status = TakeSpace(place, extent_bytes, space);
       if (status.ok()) continue;
+      // An automatic collection may free space. The caller does not wait for it: its update is
+      // rejected.
       if (space <= Space::kDeletion && absl::IsResourceExhausted(status)) {
         is_short_of_space_.store(true, std::memory_order_relaxed);  // a hint
         if (look_for_garbage_) look_for_garbage_();
@@ -403,12 +464,16 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
       return status;
     }
     if (turn == Turn::kNeedsDrain) {
+      // The page must be full when the drain begins, so that guards that begin later cannot append
+      // to it.
       const std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
-      if (TailOffset(word) < payload_bytes_) continue;                   // turned meanwhile
+      if (TailOffset(word) < payload_bytes_) continue;                   // turned in the meantime
       if (absl::Status status = Drain(); !status.ok()) return status;
       drained_page = TailPage(word) + 1;
       continue;
     }
+    // No frame is free. This thread does one step of the work itself, so that the wait does not
+    // depend on the pool.
     absl::StatusOr<bool> moved = Help();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
@@ -416,6 +481,8 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
 }
 
 absl::Status HybridLog::Drain() {
+  // Returns when every guard that began before this call has ended, or an error if that cannot be
+  // known.
   const std::uint64_t epoch = epochs_.Bump();
   Backoff backoff;
   while (!epochs_.Drained(epoch)) {
@@ -428,6 +495,8 @@ absl::Status HybridLog::Drain() {
 // ---- maintenance ----
 
 absl::StatusOr<bool> HybridLog::Help() {
+  // Walk of a page, 2 to 5. Any number of threads may be here; the mutexes of the two parts make
+  // their steps one at a time, and none is held during the device's write.
   const bool shifted = ShiftBoundaries();
   absl::StatusOr<bool> flushed = FlushChunk();
   if (!flushed.ok()) return flushed;
@@ -436,15 +505,20 @@ absl::StatusOr<bool> HybridLog::Help() {
 
 bool HybridLog::ShiftBoundaries() {
   MutexLock lock(boundary_mu_);
+  // Settle first: it may end the drain that keeps Stage from moving anything.
   const bool settled = Settle();
   return Stage() || settled;
 }
 
 bool HybridLog::Stage() {
+  // One bump at a time: the boundaries may not move again until Settle has given their values to
+  // the safe ones.
   if (staged_) return false;
   const Geometry& geometry = config_.geometry;
   const std::uint64_t tail_page = geometry.PageOf(tail());
 
+  // read_only follows the tail at a distance of mutable_pages_, or goes to where FlushTo or
+  // FreezeTo requested it.
   Address read_only_target = requested_read_only_;
   if (tail_page >= mutable_pages_) {
     read_only_target =
@@ -452,33 +526,46 @@ bool HybridLog::Stage() {
   }
   // Keep one frame free, so that the next page turn need not wait.
   Address head_target = head_acquire();
+  // head may pass a page only once it is flushed: reads below head go to the device.
   if (tail_page + 2 > geometry.frame_count) {
     const std::uint64_t page =
         std::min(tail_page + 2 - geometry.frame_count, geometry.PageOf(flushed_until()));
     head_target = std::max(head_target, geometry.PageStart(page));
   }
+  // ShiftBegin evicts everything below the new begin, once it is flushed.
   if (requested_head_ <= flushed_until()) head_target = std::max(head_target, requested_head_);
   const bool moves_read_only = read_only_target > read_only();
   const bool moves_head = head_target > head_acquire();
   if (!moves_read_only && !moves_head) return false;
 
   if (moves_read_only) {
+    // The order is the invariant: both words are stored before the bump. A guard that begins after
+    // the bump sees them and updates nothing in place below; the guards that began before end
+    // before Settle acts. A version shift keeps its bit.
     RaiseUpdateFrom(read_only_target,
                     update_from_.load(std::memory_order_relaxed) & kInfinity);  // boundary_mu_ held
     read_only_.store(read_only_target.value(), std::memory_order_release);      // [boundary]
   }
   if (moves_head) head_.store(head_target.value(), std::memory_order_release);  // [boundary]
+  // From here on Drained(staged_epoch_) reports when the last guard that may have loaded the old
+  // values has ended.
   staged_epoch_ = epochs_.Bump();
   staged_ = true;
+  // The bump's barrier failed: the drain will never be known to end, and a fast path might still
+  // see the old floor. So no update in place is allowed any more.
   if (epochs_.broken()) BlockUpdatesLocked();
   return true;
 }
 
 bool HybridLog::Settle() {
+  // Walk of a page, 3 and 5. After the drain, bytes below read_only are final and frames below head
+  // are unused.
   if (!staged_ || !epochs_.Drained(staged_epoch_)) return false;
   staged_ = false;
   safe_read_only_.store(read_only().value(), std::memory_order_release);  // [boundary]
   const Geometry& geometry = config_.geometry;
+  // If there are more places for pages than frames, the memory of evicted pages is released: before
+  // safe_head moves, so that no later page can have the frame yet.
   if (geometry.frame_slots() > geometry.frame_count) {
     const std::uint64_t end = geometry.PageOf(head_acquire());
     for (std::uint64_t page = geometry.PageOf(safe_head()); page < end; ++page) ReleaseFrame(page);
@@ -489,6 +576,7 @@ bool HybridLog::Settle() {
 }
 
 void HybridLog::RaiseUpdateFrom(Address floor, std::uint64_t infinity) {
+  // All writers of update_from hold boundary_mu_, so that neither a floor nor the high bit is lost.
   const std::uint64_t word = update_from_.load(std::memory_order_relaxed);  // boundary_mu_ held
   update_from_.store(std::max(word & ~kInfinity, floor.value()) | infinity,
                      std::memory_order_release);  // [boundary]
@@ -496,11 +584,15 @@ void HybridLog::RaiseUpdateFrom(Address floor, std::uint64_t infinity) {
 
 void HybridLog::BeginVersionShift() {
   MutexLock lock(boundary_mu_);
+  // Walk of a Commit, 2: before the bump is published, so that no operation of the new version
+  // updates a record of the old one in place.
   RaiseUpdateFrom(Address(), kInfinity);
 }
 
 void HybridLog::EndVersionShift(Address floor) {
   MutexLock lock(boundary_mu_);
+  // Walk of a Commit, 3: after the drain and the claim of the control record's place. Records at or
+  // above `floor` are of the new version. If updates are blocked for another reason, the bit stays.
   RaiseUpdateFrom(floor, updates_blocked_ ? kInfinity : 0);
 }
 
@@ -514,8 +606,8 @@ void HybridLog::BlockUpdatesLocked() {
   RaiseUpdateFrom(Address(), kInfinity);
 }
 
-// A chunk from when it is taken until it has ended. One that is left by an exception has failed:
-// others wait for its end.
+// A chunk from when it is taken until it has ended. If an exception leaves the write, the chunk has
+// failed: other threads wait for its end.
 struct HybridLog::TakenChunk {
   explicit TakenChunk(HybridLog& its_log) : log(its_log) {}
   ~TakenChunk() {
@@ -538,10 +630,14 @@ struct HybridLog::TakenChunk {
 absl::StatusOr<bool> HybridLog::FlushChunk() {
   TakenChunk taken(*this);
   Chunk& chunk = taken.chunk;
+  // Walk of a page, 4.
   if (!taken.Take()) return taken.waited;
   const Geometry& geometry = config_.geometry;
   const std::span<std::byte> batch(chunk.buffer.get(),
                                    (chunk.end_block - chunk.first_block) * kBlockBytes);
+  // The bytes are below safe_read_only, so they are final, except for seals and lock words, which
+  // are copied as atomic words (see the header). The seal binds the block to the store, to its
+  // number and to this incarnation, so that an old or misplaced block does not verify.
   for (std::uint64_t block = chunk.first_block; block < chunk.end_block; ++block) {
     const auto bytes = batch.subspan((block - chunk.first_block) * kBlockBytes, kBlockBytes);
     const std::byte* payload = frames_ + (geometry.BlockStart(block).value() & frame_mask_);
@@ -551,21 +647,24 @@ absl::StatusOr<bool> HybridLog::FlushChunk() {
   return taken.End(CatchNoMemory([&] { return device_.Write(chunk.first_block, batch); }));
 }
 
-// Whole blocks of one page, as many as a batch holds; false when there are none. `waited`: for a
-// chunk that is under way.
+// Takes whole blocks of one page, as many as a batch holds. Returns false if there are none. Sets
+// `waited` if it waited for a chunk in flight.
 bool HybridLog::TakeChunk(Chunk& chunk, bool& waited) {
   const Geometry& geometry = config_.geometry;
   MutexLock lock(flush_mu_);
-  for (;;) {  // ends: what is under way ends
+  for (;;) {  // ends: chunks in flight end
+    // The next chunk begins after the last one that was taken, even if that one is still in flight.
     const Address from = std::max(taken_until_, flushed_until());
     const Address end = safe_read_only();
     if (from < end && !chunk_failed_ && chunks_under_way_ < flush_buffers_.size()) {
+      // At most to the end of the page: the payloads of a page are contiguous in memory, those of
+      // two pages are not.
       chunk.first_block = geometry.BlockOf(from);
       chunk.end_block = std::min(geometry.PageOf(end) > geometry.PageOf(from)
                                      ? (geometry.PageOf(from) + 1) * geometry.blocks_per_page()
                                      : geometry.BlockOf(end),
                                  chunk.first_block + config_.write_batch_bytes / kBlockBytes);
-      // Else it is a part of a block, which is not sealed yet.
+      // Otherwise it is a part of a block, which cannot be sealed yet.
       if (chunk.first_block < chunk.end_block) break;
     }
     if (chunks_under_way_ == 0) return false;
@@ -573,6 +672,7 @@ bool HybridLog::TakeChunk(Chunk& chunk, bool& waited) {
     flush_changed_.Wait(flush_mu_);
   }
   ++chunks_under_way_;
+  // From here on EndChunk must be called (TakenChunk): others wait for the end of this chunk.
   taken_until_ = geometry.BlockStart(chunk.end_block);
   const auto spare = std::find_if(flush_buffers_.begin(), flush_buffers_.end(),
                                   [](const AlignedBuffer& buffer) { return buffer != nullptr; });
@@ -580,11 +680,13 @@ bool HybridLog::TakeChunk(Chunk& chunk, bool& waited) {
   return true;
 }
 
-// A chunk counts when all before it do.
+// Ends a chunk. It counts only when all chunks before it count.
 absl::StatusOr<bool> HybridLog::EndChunk(Chunk& chunk, absl::Status written) {
   const Geometry& geometry = config_.geometry;
   const Address start = geometry.BlockStart(chunk.first_block);
   MutexLock lock(flush_mu_);
+  // The other chunk in flight may be the one before this one: wait for it, so that flushed_until
+  // moves in order.
   while (written.ok() && flushed_until() < start && !chunk_failed_) {
     flush_changed_.Wait(flush_mu_);
   }
@@ -592,11 +694,15 @@ absl::StatusOr<bool> HybridLog::EndChunk(Chunk& chunk, absl::Status written) {
   if (moves) {
     counters_.flushed_bytes.fetch_add((chunk.end_block - chunk.first_block) * kBlockBytes,
                                       std::memory_order_relaxed);  // statistics
+    // A reader that loads a head derived from this value finds the bytes on the device, not yet
+    // synced. Only a commit's sync makes them durable.
     flushed_until_.store(geometry.BlockStart(chunk.end_block).value(),
                          std::memory_order_release);  // [boundary]
   }
-  // What was under way behind one that failed is taken again.
+  // Chunks in flight after one that failed are taken again.
   chunk_failed_ = chunk_failed_ || !written.ok();
+  // Only when none of them is left may the next chunk begin at flushed_until: until then the same
+  // blocks would be written by two threads.
   if (--chunks_under_way_ == 0 && std::exchange(chunk_failed_, false)) taken_until_ = Address();
   const auto place = std::find(flush_buffers_.begin(), flush_buffers_.end(), nullptr);
   *place = std::move(chunk.buffer);
@@ -606,9 +712,11 @@ absl::StatusOr<bool> HybridLog::EndChunk(Chunk& chunk, absl::Status written) {
 }
 
 absl::Status HybridLog::FlushTo(Address end) {
+  // Walk of a Commit, 3: the end of a control record is the end of a block.
   EBB_CHECK(end == config_.geometry.BlockStart(config_.geometry.BlockOf(end)));
   {
     MutexLock lock(boundary_mu_);
+    // Only requests: Stage moves the boundary, so that it has one mover.
     requested_read_only_ = std::max(requested_read_only_, end);
   }
   Backoff backoff;
@@ -625,6 +733,7 @@ absl::Status HybridLog::FreezeTo(Address end) {
   EBB_CHECK(end <= tail());
   {
     MutexLock lock(boundary_mu_);
+    // The same as FlushTo, without the device.
     requested_read_only_ = std::max(requested_read_only_, end);
   }
   Backoff backoff;
@@ -639,6 +748,8 @@ absl::Status HybridLog::ShiftBegin(Address begin) {
   EBB_CHECK(begin <= flushed_until());
   {
     MutexLock lock(boundary_mu_);
+    // Walk of a garbage collection, 4. Frames below are evicted first, then begin moves, so that
+    // begin <= safe_head.
     requested_head_ = std::max(requested_head_, begin);
   }
   Backoff backoff;
@@ -648,25 +759,29 @@ absl::Status HybridLog::ShiftBegin(Address begin) {
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
   }
+  // Only now may chains be cut below: every guard that could still read those frames has ended.
   begin_.store(begin.value(), std::memory_order_release);  // [boundary]
   return absl::OkStatus();
 }
 
 void HybridLog::ScheduleMaintenance() {
+  // The pool runs the job once, however many threads post it.
   page_turned_.store(true, std::memory_order_relaxed);  // ordered by the pool's mutex
   maintenance_.Post();
 }
 
 bool HybridLog::NothingToDo() {
+  // Called by maintenance, to decide whether to post itself again. A partial block at the end does
+  // not count.
   MutexLock lock(boundary_mu_);
   const Geometry& geometry = config_.geometry;
   const Address can_be_flushed = geometry.BlockStart(geometry.BlockOf(safe_read_only()));
   return !staged_ && flushed_until() >= can_be_flushed && requested_read_only_ <= read_only();
 }
 
-// The frame of the page behind the tail's gets its memory from the pool, not from whoever writes
-// there first. One that has had a page has kept its memory, unless there are more places for pages
-// than frames.
+// Populates the frame of the page after the tail's in the pool, so that the first writer there does
+// not wait for page faults. A frame that had a page has kept its memory, unless there are more
+// places for pages than frames.
 void HybridLog::PopulateFrameAhead() {
   const Geometry& geometry = config_.geometry;
   const std::uint64_t page = geometry.PageOf(tail()) + 1;
@@ -680,14 +795,17 @@ void HybridLog::PopulateFrameAhead() {
 // caller that needs the space meets the error itself.
 void HybridLog::Maintain() {
   if (maintenance_stopped_.load(std::memory_order_relaxed))
-    return;                                                       // seen by the next step at most
+    return;  // seen by the next step at the latest
   if (page_turned_.exchange(false, std::memory_order_relaxed)) {  // ordered by the pool's mutex
+    // Do the expensive parts of the next page turn now, outside any user's call.
     TakeSpaceAhead(1);
     PopulateFrameAhead();
     if (look_for_garbage_) look_for_garbage_();
   }
   absl::StatusOr<bool> moved = Help();
   if (!moved.ok()) return;
+  // Post again as long as there is something to do. A step that moved nothing waits for guards or
+  // for the other chunk.
   if (*moved) {
     maintenance_backoff_ = Backoff();
   } else if (NothingToDo() || epochs_.broken()) {
@@ -744,6 +862,8 @@ absl::Status HybridLog::FetchBlocks(std::uint64_t block, std::span<std::byte> by
 
 absl::Status HybridLog::TakeBlocks(const BlockRead& read) {
   std::uint64_t block = read.block;
+  // The log states that these blocks were written, so a block beyond the file's end is damage, not
+  // an end.
   if (absl::IsOutOfRange(read.status)) return Damaged(block, "is missing");
   if (!read.status.ok()) return read.status;
   counters_.device_reads.fetch_add(1, std::memory_order_relaxed);  // statistics
@@ -752,6 +872,8 @@ absl::Status HybridLog::TakeBlocks(const BlockRead& read) {
     const auto incarnation =
         VerifyBlock(read.bytes.subspan(at, kBlockBytes), config_.store_id, block);
     if (!incarnation.has_value()) return Damaged(block, "fails its checksum");
+    // A block of an older incarnation verifies by its own checksum, but was replaced later: it must
+    // not be used.
     if (*incarnation != internal::IncarnationAt(incarnations_, block))
       return Damaged(block, "is of another history");
   }
@@ -771,12 +893,14 @@ absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
   const auto blocks_for = [&](std::uint64_t bytes) {
     return (in_block + bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes;
   };
-  // The lengths of a string record are in its first words; a fixed record is read at once.
+  // The lengths of a string record are in its first words. A fixed record is read completely at
+  // once.
   const std::uint64_t least = shape.has_lengths()
                                   ? shape.prefix_bytes()
                                   : shape.ExtentFor(shape.key_bytes, shape.value_bytes);
   if (least > room) return Damaged(block, "ends inside a record");
   const std::uint64_t first = blocks_for(least);
+  // The prefix may cross into a second block, whose trailer is between the two parts.
   if (!shape.has_lengths() || blocks.size() < first * kBlockBytes) return first;
   std::byte prefix[16];
   const std::uint64_t in_first = std::min<std::uint64_t>(16, kBlockPayloadBytes - in_block);
@@ -787,12 +911,16 @@ absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
   const std::uint64_t extent =
       shape.ExtentFor(shape.key_variable() ? lengths[0] : shape.key_bytes,
                       shape.value_variable() ? lengths[1] : shape.value_bytes);
+  // The lengths come from a verified block, but a chain may lead to a place in the middle of a
+  // record. So each length is checked against the page before it decides how much memory to
+  // allocate.
   if (extent > room) return Damaged(block, "holds a record longer than its page");
   return blocks_for(extent);
 }
 
 absl::StatusOr<bool> HybridLog::NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
                                          BlockRead& next) const {
+  // Two reads at most: one block for the lengths, then the rest of the record.
   std::byte* bytes = buffer.Reserve(have, have);
   const absl::StatusOr<std::uint64_t> blocks = BlocksOf(address, {bytes, have * kBlockBytes});
   if (!blocks.ok()) return blocks.status();
@@ -812,12 +940,14 @@ absl::StatusOr<Record> HybridLog::RecordIn(Address address, DeviceBuffer& buffer
   const Geometry& geometry = config_.geometry;
   const std::uint64_t offset = geometry.OffsetOf(address);
   std::byte* const bytes = buffer.Reserve(have, have);
-  // Over the trailers, so that a record that crosses blocks is in one piece.
+  // Move the payloads over the trailers, so that a record that crosses blocks is contiguous.
   for (std::uint64_t i = 1; i < have; ++i) {
     std::memmove(bytes + i * kBlockPayloadBytes, bytes + i * kBlockBytes, kBlockPayloadBytes);
   }
   Record record(bytes + offset % kBlockPayloadBytes, config_.shape);
   const RecordHeader header = record.header().LoadAcquire();
+  // A chain of the index led here. Its record must be valid, must lead further down and must fit
+  // into its page; otherwise the chain, not only this record, is damaged.
   if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= address ||
       !record.WellFormed(payload_bytes_ - offset)) {
     return Damaged(geometry.BlockOf(address), "holds no record where a chain leads");
@@ -826,6 +956,8 @@ absl::StatusOr<Record> HybridLog::RecordIn(Address address, DeviceBuffer& buffer
 }
 
 absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& buffer) {
+  // The synchronous form. Asynchronous operations take the same steps with a BlockQueue
+  // (device_search.h).
   std::uint64_t have = 0;
   for (BlockRead read;; have += read.bytes.size() / kBlockBytes) {  // ends: a record has an end
     const absl::StatusOr<bool> more = NextRead(address, buffer, have, read);

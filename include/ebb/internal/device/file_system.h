@@ -1,11 +1,11 @@
-// FileSystem: the one narrow way in which the store touches files.
+// FileSystem: the only interface through which the store accesses files.
 //
 // Three small interfaces: a file system opens a directory, a directory opens files, a file moves
-// bytes. Results are those of the system calls: a count or an error number, with short transfers
-// and EINTR passed through, so that a simulation below this line can produce every one of them;
-// the loops that continue a transfer are above it, in device.cc.
+// bytes. Results are those of the system calls: a count or an error number. Short transfers and
+// EINTR are passed through, so that a simulation below this interface can produce every one of
+// them. The loops that continue a transfer are above it, in device.cc.
 //
-// Beside it, where the kernel has one, a ring of reads that overlap. It may refuse any of them.
+// Where the kernel has one, there is also a ring of reads that overlap. It may reject any read.
 //
 // Thread safety: ReadAt and WriteAt of one File may run in several threads at once; everything
 // else is called by one thread at a time. Progress: every call may block in the kernel.
@@ -21,18 +21,18 @@
 
 namespace ebb::internal {
 
-// What a transfer gives back: `count` bytes moved when `error` is 0, else an errno value.
+// The result of a transfer: `count` bytes moved if `error` is 0, otherwise an errno value.
 struct Transfer {
   std::size_t count = 0;
   int error = 0;
 };
 
-// Which file a descriptor is of. Birth times tell a file from a later one with the same inode
-// number.
+// The identity of a descriptor's file. The birth time distinguishes a file from a later one with
+// the same inode number.
 struct FileId {
   std::uint64_t device = 0;
   std::uint64_t inode = 0;
-  std::int64_t born_ns = 0;  // 0 where the file system does not know
+  std::int64_t born_ns = 0;  // 0 if the file system does not know it
   bool operator==(const FileId&) const = default;
 };
 
@@ -43,48 +43,48 @@ class File {
   virtual Transfer WriteAt(std::uint64_t offset, const std::byte* bytes, std::size_t count) = 0;
   [[nodiscard]] virtual int Sync() = 0;                        // fdatasync
   [[nodiscard]] virtual int Truncate(std::uint64_t size) = 0;  // cuts or extends with zeros
-  // Takes space on the disk for the range, so that writes to it do not fail for lack of space. The
-  // size stays as it is. EOPNOTSUPP where files cannot do that.
+  // Reserves space on the disk for the range, so that writes to it do not fail for lack of space.
+  // Does not change the size. EOPNOTSUPP if the file cannot do that.
   [[nodiscard]] virtual int Reserve(std::uint64_t offset, std::uint64_t bytes) = 0;
-  // Gives the space of a range back, which then reads as zeros. The size stays as it is. EOPNOTSUPP
-  // where files cannot do that.
+  // Frees the space of a range, which then reads as zeros. Does not change the size. EOPNOTSUPP if
+  // the file cannot do that.
   [[nodiscard]] virtual int PunchHole(std::uint64_t offset, std::uint64_t bytes) = 0;
   [[nodiscard]] virtual int Size(std::uint64_t& size) = 0;
-  // True when the file has lost its last name since it was opened: nobody will find its bytes
-  // again. False when that is not known.
+  // Returns whether the file has lost its last name since it was opened, so that its bytes cannot
+  // be found again. False if that is unknown.
   virtual bool IsRemoved() const { return false; }
   virtual FileId id() const { return {}; }
   [[nodiscard]] virtual int Close() = 0;  // at most once; no other call afterwards
   virtual bool direct() const = 0;        // transfers bypass the page cache and must be aligned
-  virtual int descriptor() const { return -1; }  // of an open file of the system; -1: it is none
+  virtual int descriptor() const { return -1; }  // of an open file of the system, or -1
 };
 
-// Reads that are under way beside each other: a queue of the kernel's, for one user at a time.
+// Reads that are in flight at the same time: a queue of the kernel, for one user at a time.
 class ReadRing {
  public:
   struct Ended {
     void* tag = nullptr;
     Transfer transfer;
   };
-  virtual ~ReadRing() = default;  // when no read is under way
-  // Takes a read, which begins at the next Submit or Take at the latest; file and memory are its
-  // own until it has ended. False, and nothing taken, when there is no room or the ring cannot read
-  // the file.
+  virtual ~ReadRing() = default;  // when no read is in flight
+  // Accepts a read, which begins at the latest at the next Submit or Take. The ring uses the file
+  // and the memory until the read has ended. Returns false, and accepts nothing, if there is no
+  // room or the ring cannot read the file.
   virtual bool Start(File& file, std::uint64_t offset, std::byte* bytes, std::size_t count,
                      void* tag) = 0;
   virtual void Submit() = 0;
-  // A read that has ended, in any order; with `wait`, waits for one if any is under way. What the
-  // kernel will not begin has ended, too: with its error.
+  // Returns a read that has ended, in any order; with `wait`, waits for one if any is in flight. A
+  // read that the kernel does not begin has ended too, with its error.
   virtual std::optional<Ended> Take(bool wait) = 0;
 };
 
 struct OpenFlags {
-  bool write = false;   // for reading and writing; otherwise for reading alone
+  bool write = false;   // for reading and writing; otherwise only for reading
   bool create = false;  // create when absent, mode 0600; never truncates; implies `write`
-  bool direct = false;  // try to bypass the page cache; falls back to buffered by itself
+  bool direct = false;  // try to bypass the page cache; falls back to buffered
 };
 
-// Who locks a directory, and what.
+// The kind of a lock on a directory: its holder, and the object that is locked.
 enum class LockKind : std::uint8_t {
   kWriter,    // excludes all others: the directory itself, and a file, which is created when absent
   kReader,    // shared with other readers: the same two, but no byte is written
@@ -99,23 +99,23 @@ struct OpenedFile {
 class Directory {
  public:
   virtual ~Directory() = default;
-  // Regular files only, no symbolic links.
+  // Opens regular files only, no symbolic links.
   virtual OpenedFile Open(const std::string& name, OpenFlags flags) = 0;
   [[nodiscard]] virtual int List(std::vector<std::string>& names) = 0;
   [[nodiscard]] virtual int Rename(const std::string& from, const std::string& to) = 0;
   [[nodiscard]] virtual int Unlink(const std::string& name) = 0;
   [[nodiscard]] virtual int Sync() = 0;  // makes creations, renames and unlinks durable
-  // Syncs all files, those that are not open too. ENOSYS where that must be done one by one.
+  // Syncs all files, including those that are not open. ENOSYS if they must be synced one by one.
   [[nodiscard]] virtual int SyncFiles() { return ENOSYS; }
   // Locks the directory, by the lock file `name`, for the life of this object or until Unlock. One
-  // lock at a time. EWOULDBLOCK when it conflicts with a lock that this process or another holds.
-  // A forked child never holds the lock. A reader that finds no lock file creates none; then, on a
-  // file system that cannot lock directories, nothing keeps a later writer out.
+  // lock at a time. EWOULDBLOCK if it conflicts with a lock that this process or another holds. A
+  // forked child never holds the lock. A reader that finds no lock file creates none. Then, on a
+  // file system that cannot lock directories, nothing excludes a later writer.
   [[nodiscard]] virtual int Lock(const std::string& name, LockKind kind = LockKind::kWriter) = 0;
   virtual void Unlock() = 0;
-  // True when the locked file has lost its name since, so that it may not exclude others any more.
-  // A directory can be removed only after all its files, so this also notices that the directory is
-  // gone.
+  // Returns whether the locked file has lost its name since, so that it may no longer exclude
+  // others. A directory can be removed only after all its files, so this also detects that the
+  // directory is gone.
   virtual bool LockIsRemoved() const { return false; }
 };
 
@@ -127,10 +127,10 @@ struct OpenedDirectory {
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
-  // Creates the last component, mode 0700, when `create` and it is absent, and then also syncs
-  // its parent.
+  // With `create`, creates the last component (mode 0700) if it is absent, and then syncs its
+  // parent.
   virtual OpenedDirectory OpenDirectory(const std::string& path, bool create) = 0;
-  // With room for `depth` reads. Null where there is none.
+  // Opens a ring with room for `depth` reads; null if there is none.
   virtual std::unique_ptr<ReadRing> OpenReadRing(unsigned /*depth*/) { return nullptr; }
 };
 
@@ -140,7 +140,7 @@ class FileSystem {
 // AboveStandard(open(...)).
 int AboveStandard(int fd);
 
-// The real one; lives for the whole process.
+// Returns the system's file system; it lives for the whole process.
 FileSystem& PosixFileSystem();
 
 }  // namespace ebb::internal
