@@ -60,7 +60,11 @@ Coordinator::Coordinator(Core& core, Start start)
                        }}) {
   core_.counters.durable_address.store(start.durable.value(),
                                        std::memory_order_relaxed);  // statistics
+  // Commit, WaitDurable, updates with kAlways and the periodic commit all join here: a commit that
+  // begins after the call covers it, however many callers wait.
   core_.commits = std::make_unique<SharedRounds>([this] { return RunCommit(); });
+  // With kAlways every update must wait for a commit, and a read-only store accepts none, so
+  // neither has a fast path that updates in place.
   if (core_.config.durability == Durability::kAlways || core_.config.read_only) {
     core_.log.BlockUpdates();
   }
@@ -74,6 +78,8 @@ Coordinator::~Coordinator() {
   {
     MutexLock lock(close_mu_);
     if (!closed_) {
+      // Opening failed after the coordinator existed, or the last Close failed: nothing is
+      // committed here.
       ShutOut();
       static_cast<void>(LetGo());  // there is no caller to report to
     }
@@ -105,16 +111,21 @@ void Coordinator::ScheduleCommit() {
   commit_job_.PostAfter(std::chrono::milliseconds(core_.config.commit_interval_ms));
 }
 
-// A failed commit is tried again at the next interval; a caller that waits for one gets its error.
+// A failed commit is repeated at the next interval; a caller that waits for one gets its error.
 void Coordinator::CommitInTime() {
+  // An exception must not end the periodic commits, so the timer is set in a destructor. A poisoned
+  // store never commits again.
   const absl::Cleanup again = [this] {
     if (!core_.health.poisoned()) ScheduleCommit();
   };
   static_cast<void>(core_.commits->Join());
+  // A commit may have freed the space of a collection that waits for it (garbage_collector.h).
   background_.LookForGarbage();
 }
 
-// Everything below durable_ is read-only, so every change since has moved the tail.
+// Everything below durable_ is read-only, so every change since then has moved the tail. An
+// operation of version_ may have acted below durable_ if settled_ is false; then a commit is needed
+// although the tail has not moved.
 bool Coordinator::NothingToCommit() const {
   return settled_ && !owes_control_ && begin_ == BeginToState(false) &&
          core_.log.tail() == durable_ && !core_.sessions.HasChanges();
@@ -123,22 +134,33 @@ bool Coordinator::NothingToCommit() const {
 absl::Status Coordinator::CommitLocked(Manifest* manifest) {
   if (stopped_) return core_.ClosedError();
   if (core_.health.poisoned()) return core_.health.status();
-  // A control record that could not be written is written first. While that fails, another one for
-  // each commit would only use up the log's memory.
+  // A control record that could not be written to the device is written first. While that fails,
+  // each commit would only append another one, and use up the log's memory.
   if (control_end_ > durable_) {
     if (absl::Status status = MakeDurable(); !status.ok()) return status;
   }
+  // There is nothing to write, but the caller relies on the files: check that they still have their
+  // names.
   if (manifest == nullptr && NothingToCommit()) return core_.CheckFiles(false);
   if (absl::Status status = CheckIdleCommit(manifest != nullptr); !status.ok()) return status;
+  // The last version has drained, but its control record could not be appended. It comes before the
+  // next bump, because two bits distinguish only the versions of one drain at a time.
   if (owes_control_) {
     if (absl::Status status = WriteControl(version_ - 1); !status.ok()) return status;
   }
+  // From here on even a failed checkpoint has used its id: each later control record states it, so
+  // ids never repeat.
   if (manifest != nullptr) recorded_checkpoint_id_ = manifest->id;
+  // Walk of a garbage collection, 3. Loaded before the bump ([begin]): the copies of all live
+  // records below are in the version that this commit ends, or in an older one.
   const Address begin = BeginToState(manifest != nullptr);
+  // The statements about sessions below the new begin will be lost, so this commit repeats them
+  // all.
   if (begin_ != begin) record_all_sessions_ = true;
   begin_ = begin;
   if (absl::Status status = ShiftVersion(); !status.ok()) return status;
   if (absl::Status status = WriteControl(version_ - 1); !status.ok()) return status;
+  // For a checkpoint: the manifest describes exactly the state of this control record.
   if (manifest != nullptr) {
     manifest->version = version_ - 1;
     manifest->durable = durable_;
@@ -149,7 +171,7 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
 }
 
 // A commit that follows no record must not use up the space that the commit of the next record
-// needs, but the commit of Close may. A commit that only states serials, or belongs to a
+// needs; the commit of Close may use it. A commit that only states serials, or belongs to a
 // checkpoint, can wait for space.
 absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
   if (owes_control_ || core_.log.tail() != durable_ || core_.epochs.closed()) {
@@ -160,34 +182,53 @@ absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
 }
 
 absl::Status Coordinator::ShiftVersion() {
+  // Walk of a Commit, 2. The tail is loaded before the bump, so that every record of the new
+  // version is at or above it.
   shift_tail_ = shift_began_ = core_.log.tail();
+  // Before the bump is published: an operation of the new version must find no record to update in
+  // place that an operation of the old one may still be changing.
   core_.log.BeginVersionShift();
   ++version_;
+  // Returns the epoch whose drain ends the old version. From here on operations act in the new
+  // version.
   const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>(version_ & 3));
+  // Afterwards no operation of the old version is left, so its records below the control record are
+  // complete.
   if (absl::Status status = core_.WaitForDrain(epoch); !status.ok()) return status;
+  // The floor first: an operation that sees the new drained_version also sees the floor from which
+  // it compares versions.
   core_.version_floor.store(shift_tail_.value(), std::memory_order_release);  // [drained]
   core_.drained_version.store(version_, std::memory_order_release);           // [drained]
   return absl::OkStatus();
 }
 
+// Walk of a Commit, 3.
 absl::Status Coordinator::WriteControl(std::uint64_t version) {
   HybridLog& log = core_.log;
+  // If an append below fails, this stays true and the next commit begins with the record that is
+  // missing.
   owes_control_ = true;
+  // Append sets it to false if a record of the next version may lie below the control record.
   settled_ = true;
   HybridLog::Extent extent;
   absl::Status status;
   try {
+    // The serials precede the control record that makes them valid.
     status = AppendSessions(version);
     if (status.ok()) status = AppendControl(version, extent);
+    // Lack of memory is like lack of space: the version has drained and its control record is owed.
   } catch (const std::bad_alloc&) {
     status = NoMemory();
   }
   owes_control_ = !status.ok();
-  // Records above the tail now were created after the drain, with or without a control record.
+  // Records above the current tail were created after the drain, with or without a control record.
   const Address end =
       status.ok() ? log.geometry().Normalize(extent.start + extent.bytes) : log.tail();
+  // Even after an error: otherwise updates in place would stay forbidden until a commit succeeds.
   log.EndVersionShift(end);
   if (!status.ok()) return status;
+  // Set before the write: if that fails, the next commit writes the same record (CommitLocked) and
+  // appends no other.
   control_end_ = end;
   return MakeDurable();
 }
@@ -200,27 +241,41 @@ absl::Status Coordinator::AppendControl(std::uint64_t version, HybridLog::Extent
   record.version = version;
   record.shift_tail = shift_began_;
   record.unix_us = UnixUs();
+  // `begin` and its incarnation let an opening recognize a begin whose blocks were written again.
   record.begin = begin_;
   record.begin_incarnation = log.IncarnationAt(begin_);
+  // The end of the last commit that is durable: recovery uses it to distinguish the end of the log
+  // from damage.
   record.durable = durable_;
   record.creation_exponent = static_cast<std::uint32_t>(core_.index.creation_exponent());
   record.index_exponent = static_cast<std::uint32_t>(core_.index.exponent());
+  // Up to the end of a block, so that the block can be sealed and flushed at once.
   const auto reserve = [&](const EpochGuard& guard) {
     return log.ReserveToBlockEnd(CommitRecord::kLeastExtentBytes, guard);
   };
   const auto encode = [&](std::span<std::byte> bytes) {
+    // The number of the record's last block is part of its magic, so that a copy elsewhere is no
+    // control record.
     const Address last = extent.start + (bytes.size() - 1);
     EncodeCommitRecord(record, core_.config.log.store_id, log.geometry().BlockOf(last), bytes);
   };
   return Append(reserve, encode, CommitRecord::kLeastExtentBytes, extent);
 }
 
+// The order is the protocol: flush, then sync, then report. Nothing is called durable before the
+// sync returns.
 absl::Status Coordinator::MakeDurable() {
   const Address end = control_end_;
+  // A failed write leaves the store as it is; the next commit repeats it.
   if (absl::Status status = core_.log.FlushTo(end); !status.ok()) return status;
+  // A failed sync is never repeated: the kernel may have dropped the dirty pages, and a second sync
+  // would succeed without them. So the store is poisoned.
   if (absl::Status status = core_.files.device->Sync(); !status.ok()) return core_.Poison(status);
   durable_ = end;
+  // Buffered and after the sync, so it never states more than is durable. It may state less; then a
+  // loss between the two is not detected.
   if (durable_end_ != nullptr) durable_end_->Advance(core_.log.geometry().BlockOf(end));
+  // Now a collection may move the log's begin there (FollowCommits).
   durable_begin_.store(begin_.value(), std::memory_order_release);               // [begin]
   core_.counters.commits.fetch_add(1, std::memory_order_relaxed);                // statistics
   core_.counters.durable_address.store(end.value(), std::memory_order_relaxed);  // statistics
@@ -228,10 +283,13 @@ absl::Status Coordinator::MakeDurable() {
 }
 
 absl::Status Coordinator::AppendSessions(std::uint64_t version) {
+  // The names whose serial has changed in this version, or all names after begin has moved.
   const std::vector<SessionReport> changes =
       core_.sessions.Changes(static_cast<unsigned>(version & 3), record_all_sessions_);
   const std::uint64_t room = core_.log.geometry().payload_bytes();
   for (std::span<const SessionReport> rest = changes; !rest.empty();) {
+    // A list that is longer than a page is divided; a torn list is never used, because no control
+    // record follows it.
     const SessionsExtent fitting = FitSessions(rest, room);
     const auto reserve = [&](const EpochGuard& guard) {
       const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kCommit);
@@ -247,6 +305,8 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
     if (!status.ok()) return status;
     rest = rest.subspan(fitting.count);
   }
+  // Only after all records have been appended: after an error the next commit states the same
+  // serials again.
   core_.sessions.SetRecorded(changes);
   record_all_sessions_ = false;
   return absl::OkStatus();
@@ -258,16 +318,19 @@ absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const Epo
   HybridLog& log = core_.log;
   for (;;) {  // ends: each turn after the first starts with room in the page
     {
+      // Claim and encoding are in one guard, so that safe_read_only cannot pass the record before
+      // it is written.
       EpochGuard guard(core_.epochs, *slot_);
       extent = reserve(guard);
       if (extent.bytes != 0) {
         encode({log.At(extent.start, guard), extent.bytes});
-        // Another thread's record in between may be of the next version.
+        // A record that another thread appended in between may be of the next version.
         settled_ = settled_ && extent.start == shift_tail_;
         shift_tail_ = log.geometry().Normalize(extent.start + extent.bytes);
         return absl::OkStatus();
       }
     }
+    // Outside the guard: the wait may need this thread's guard to end.
     absl::Status status = log.WaitForPage(least_bytes, HybridLog::Space::kCommit);
     if (!status.ok()) return status;
   }
@@ -278,6 +341,7 @@ absl::Status Coordinator::Append(const std::function<HybridLog::Extent(const Epo
 absl::StatusOr<CheckpointInfo> Coordinator::Checkpoint() {
   if (core_.epochs.closed()) return core_.ClosedError();
   if (absl::Status status = checkpoint_rounds_.Join(); !status.ok()) return status;
+  // A round that succeeded has left at least one checkpoint.
   MutexLock lock(list_mu_);
   return checkpoints_.back();
 }
@@ -298,6 +362,7 @@ absl::Status Coordinator::RunCheckpointLocked() {
   absl::Status status = CheckpointIsNeeded(needed);
   try {
     if (status.ok() && needed) status = WriteCheckpoint();
+    // A checkpoint that fails for lack of memory can be tried again; the log alone is complete.
   } catch (const std::bad_alloc&) {
     status = NoMemory();
   }
@@ -320,8 +385,10 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
     MutexLock list_lock(list_mu_);
     return !checkpoints_.empty() && checkpoints_.back().durable_address == durable_.value();
   };
+  // A read-only store cannot write a checkpoint, but the newest one may cover all of it.
   if (core_.config.read_only && is_covered()) return absl::OkStatus();
   if (core_.health.poisoned()) return core_.health.status();
+  // Checked even if nothing has changed: the caller relies on the files of the log.
   if (absl::Status status = core_.CheckFiles(true); !status.ok()) return status;
   needed = !NothingToCommit() || !is_covered();
   return absl::OkStatus();
@@ -339,26 +406,36 @@ absl::Status Coordinator::WriteCheckpoint() {
   Manifest manifest;
   manifest.id = ++checkpoint_id_;
   manifest.created_unix_ms = UnixMs();
+  // T0: a reopening scans the log from here. Every entry that the image lacks is of a record at or
+  // above it.
   manifest.scan_from = core_.log.tail();
+  // Walk of a Checkpoint, 1. After the drain no thread can still publish a record below T0, so the
+  // image, which is written bucket by bucket during operations, has the entries of all of them.
   absl::Status status = core_.WaitForDrain(core_.epochs.Bump());
   if (!status.ok()) return status;
   const auto stop = [this] {
     return closing_.load(std::memory_order_relaxed);  // some buckets later is soon enough
   };
+  // Walk of a Checkpoint, 2.
   status = WriteIndexImage(core_, stop, manifest);
   if (status.ok()) {
     MutexLock lock(mu_);
+    // Walk of a Checkpoint, 3. The control record states the id, and makes everything to which the
+    // image leads durable.
     status = CommitLocked(&manifest);
+    // Unlike a commit, a checkpoint waits for the durable end: a manifest must not state more than
+    // it.
     if (status.ok() && durable_end_ != nullptr) status = durable_end_->Sync();
   }
-  // The image's name before the manifest's, so that a crash leaves no manifest without its image.
+  // Walk of a Checkpoint, 4. The image's name becomes durable before the manifest's, so that a
+  // crash leaves no manifest without its image.
   if (status.ok()) status = SyncDirectory();
   if (status.ok()) {
     status = WriteManifest(*core_.files.directory, core_.config.log.store_id, manifest);
   }
   if (status.ok()) status = SyncDirectory();
   if (!status.ok()) {
-    // Failed attempts must not fill the disk with images. Of a poisoned store nothing is removed:
+    // Failed attempts must not fill the disk with images. In a poisoned store nothing is removed:
     // the manifest may have its name already.
     if (!core_.health.poisoned()) {
       static_cast<void>(core_.files.directory->Unlink(ImageName(manifest.id)));  // best effort
@@ -366,6 +443,7 @@ absl::Status Coordinator::WriteCheckpoint() {
     return status;
   }
   {
+    // Only now may a collection rely on this checkpoint: its files have durable names.
     MutexLock lock(list_mu_);
     checkpoints_.push_back(DescribeCheckpoint(manifest));
     checkpoint_stats_.last_duration_ms = MillisecondsSince(begun);
@@ -380,7 +458,7 @@ absl::Status Coordinator::WriteCheckpoint() {
 absl::Status Coordinator::SyncDirectory() {
   const int error = core_.files.directory->Sync();
   if (error == 0) return absl::OkStatus();
-  // The device shares the directory, and its next sync would not report this error any more.
+  // The device shares the directory, and its next sync would no longer report this error.
   return core_.Poison(SyncError("sync", "the store's directory", error));
 }
 
@@ -420,6 +498,8 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
   std::uint64_t removed_count = 0;
   std::set<std::string> kept_names;
   {
+    // The list first: from here on no call relies on the files that are removed below, even if
+    // removing them fails.
     MutexLock lock(list_mu_);
     removed_count = checkpoints_.size() - std::min<std::uint64_t>(checkpoints_.size(), kept);
     checkpoints_.erase(checkpoints_.begin(),
@@ -433,7 +513,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
   if (const int error = directory.List(names); error != 0) {
     return FileError("listing", "the store's directory", 0, error);
   }
-  // Manifests first, so that a crash leaves no manifest without its image.
+  // Walk of a Checkpoint, 5. Manifests first, so that a crash leaves no manifest without its image.
   for (const bool manifests : {true, false}) {
     bool unlinked = false;
     for (const std::string& name : names) {
@@ -447,6 +527,7 @@ absl::StatusOr<std::uint64_t> Coordinator::CleanUpLocked(std::uint64_t kept) {
       }
       unlinked = true;
     }
+    // Without this sync a crash could bring a manifest back whose image is gone.
     if (manifests && unlinked) {
       if (absl::Status status = SyncDirectory(); !status.ok()) return status;
     }
@@ -475,6 +556,7 @@ absl::StatusOr<BackupInfo> Coordinator::BackupLocked(
     MutexLock lock(mu_);
     if (stopped_) return core_.ClosedError();
   }
+  // The target first: a directory that is in use is rejected before a checkpoint is written.
   auto target = BackupTarget::Open(*core_.files.file_system, path);
   if (!target.ok()) return target.status();
   if (absl::Status status = RunCheckpointLocked(); !status.ok()) return status;
@@ -495,7 +577,7 @@ absl::StatusOr<VerifyReport> Coordinator::Verify(const VerifyOptions& options) {
     MutexLock commit_lock(mu_);
     if (stopped_) return core_.ClosedError();
   }
-  // A growth may have been left half-way.
+  // A growth may have stopped in the middle.
   if (core_.epochs.broken()) return core_.health.status();
   try {
     LogVerifier verifier(core_, options, [this] { return core_.epochs.closed(); });
@@ -540,6 +622,8 @@ absl::StatusOr<GcStats> Coordinator::CollectGarbage(const GcOptions& options,
   GarbageCollector::Call call{.pace = pace,
                               .is_stopping = [this] { return core_.epochs.closed(); },
                               .others_wait = [this] { return lane_.HasWaiters(); }};
+  // A user's thread leaves the lane between two passes and queues up again, so that a long
+  // collection does not delay a checkpoint.
   call.give_way = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     lane_.Unlock();
     lane_.Lock();
@@ -556,6 +640,8 @@ absl::StatusOr<BackgroundJob::Work::Outcome> Coordinator::CollectInTurn(
       .is_stopping = [this, &is_stopping] { return core_.epochs.closed() || is_stopping(); },
       .others_wait = [this] { return lane_.HasWaiters(); }};
   if (core_.epochs.closed()) return core_.ClosedError();
+  // Entries of deleted keys count too: the index must not grow because of them
+  // (garbage_collector.h).
   if (collector_.entries_are_due()) {
     absl::Status status = collector_.FreeEntries(core_.config.gc, call.is_stopping);
     if (!status.ok()) return status;
@@ -565,7 +651,7 @@ absl::StatusOr<BackgroundJob::Work::Outcome> Coordinator::CollectInTurn(
   return call.has_left ? BackgroundJob::Work::Outcome::kLater : BackgroundJob::Work::Outcome::kDone;
 }
 
-// If it fails nothing is lost, only space is kept, so no caller needs the error.
+// If it fails, nothing is lost and only space is kept, so no caller needs the error.
 void Coordinator::CollectBeforeClosing() {
   if (!core_.has_files() || core_.config.gc_interval_ms == 0 || !lane_.TryLock()) return;
   LaneTurn turn(lane_, std::adopt_lock);
@@ -595,13 +681,17 @@ absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
 }
 
 Address Coordinator::BeginToState(bool of_checkpoint) const {
+  // [begin] The acquire load comes before the bump of the commit that states the result.
   const Address collected(collected_.load(std::memory_order_acquire));  // [begin]
   MutexLock lock(list_mu_);
+  // A commit without a checkpoint must not state a begin above the scan address of the newest
+  // checkpoint: an opening would start there, in a part of the log that is gone.
   return of_checkpoint || checkpoints_.empty()
              ? collected
              : std::max(begin_, std::min(collected, Address(checkpoints_.back().scan_address)));
 }
 
+// A begin counts only when both the control record and the newest checkpoint allow it.
 Address Coordinator::DurableBegin() const {
   const Address begin(durable_begin_.load(std::memory_order_acquire));  // [begin]
   MutexLock lock(list_mu_);
@@ -611,9 +701,12 @@ Address Coordinator::DurableBegin() const {
 absl::Status Coordinator::FollowCommits() {
   const Address begin = DurableBegin();
   if (begin <= core_.log.begin()) return absl::OkStatus();
+  // Walk of a garbage collection, 4. The log evicts the part below and moves its begin. Only then
+  // may its blocks go.
   if (absl::Status status = core_.log.ShiftBegin(begin); !status.ok()) return status;
   std::size_t useless = 0;
   {
+    // Checkpoints whose scan would begin below the new begin are useless.
     MutexLock lock(list_mu_);
     useless = std::erase_if(checkpoints_, [begin](const CheckpointInfo& info) {
       return IsDead(Address(info.scan_address), begin);
@@ -624,7 +717,7 @@ absl::Status Coordinator::FollowCommits() {
 
 absl::Status Coordinator::MoveBegin(Address begin) {
   {
-    MutexLock lock(mu_);  // a commit in progress may be the one
+    MutexLock lock(mu_);  // a commit in progress may state it
   }
   if (DurableBegin() >= begin) return FollowCommits();
   bool checkpoint = false;
@@ -632,8 +725,10 @@ absl::Status Coordinator::MoveBegin(Address begin) {
     MutexLock lock(list_mu_);
     checkpoint = !checkpoints_.empty() && checkpoints_.back().scan_address < begin.value();
   }
+  // Only a checkpoint can move begin beyond the scan address of the one before: it replaces it.
   absl::Status status = checkpoint ? WriteCheckpoint() : core_.commits->Join();
-  // No slice of the space has room for an image. The log alone holds everything, too.
+  // No slice of the space has room for an image. The log alone is complete, so the checkpoints can
+  // be removed.
   if (checkpoint && absl::IsResourceExhausted(status) && core_.log.is_short_of_space()) {
     status = CleanUpLocked(0).status();
     if (status.ok() && DurableBegin() < begin) status = core_.commits->Join();
@@ -659,7 +754,7 @@ absl::Status Coordinator::GrowInTurn() {
   return stop() ? core_.ClosedError() : internal::GrowIndex(core_, stop);
 }
 
-// In an operation, under its guard.
+// Called in an operation, under its guard.
 void Coordinator::AskForGrowth() {
   if (growth_asked_.exchange(true, std::memory_order_relaxed)) return;  // the first one posts it
   growth_job_.Post();
@@ -679,8 +774,9 @@ void Coordinator::GrowWhileCrowded() {
       growth_asked_.store(false, std::memory_order_relaxed);
     }
   };
+  // Freeing entries is cheaper than growing, and enough while the number of keys stays the same.
   if (core_.index.crowded() && core_.has_files() && core_.config.gc_interval_ms != 0) {
-    // Where that fails, for example on a full disk, growing may not.
+    // If that fails, for example on a full disk, growing may still succeed.
     collector_.FreeEntries(core_.config.gc, [this] { return core_.epochs.closed(); }).IgnoreError();
   }
   has_failed = core_.index.crowded() && !GrowInTurn().ok();
@@ -712,10 +808,11 @@ absl::Status Coordinator::CloseLocked() {
   absl::Status status;
   if (core_.has_files() && !core_.config.read_only) {
     try {
-      // Without it nothing is lost; only the next opening takes longer.
+      // Walk of a Close, 2. If it fails nothing is lost; only the next opening takes longer.
       if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
       MutexLock lock(mu_);
       status = CommitLocked(nullptr);
+      // Walk of a Close, 3 and 4. The last chance to report a removed file.
       if (status.ok()) status = core_.CheckFiles(true);
       if (status.ok() && durable_end_ != nullptr) status = durable_end_->Sync();
     } catch (const std::bad_alloc&) {
@@ -729,27 +826,37 @@ absl::Status Coordinator::CloseLocked() {
 }
 
 void Coordinator::ShutOut() {
-  // Without a drain a guard may be left that reads memory, see LetGo; slow calls end in any case.
+  // If the drain fails, a guard may be left that reads memory, see LetGo. Slow calls end in any
+  // case.
   static_cast<void>(core_.WaitForDrain(core_.epochs.BumpClosed()));
+  // Their number is counted without a barrier, so this wait ends even in a store whose barriers
+  // fail.
   Backoff backoff;
   while (!core_.epochs.NoSlowCalls()) backoff.Wait();
 }
 
 absl::Status Coordinator::LetGo() {
+  // Walk of a Close, 5. Jobs check this flag in their turn and end.
   closing_.store(true, std::memory_order_relaxed);  // see WriteCheckpoint
+  // From here on a commit returns ClosedError (stopped_).
   {
     MutexLock lock(mu_);  // a commit may still run
     stopped_ = true;
     durable_end_ = nullptr;
   }
+  // The order follows the dependencies: no job may be posted again after its pool or lane has
+  // ended, and the files are closed only when no job can use them.
   core_.log.StopMaintenance();
   core_.commit_thread.Stop();
   lane_.Close();
   core_.pool.Stop();
   LaneTurn turn(lane_);  // a job of a user's thread may still run
   absl::Status status = core_.files.device->Close();
+  // The lock goes after the files: a process that gets it finds files that no other one writes.
   if (core_.files.directory != nullptr) core_.files.directory->Unlock();
   core_.files = {};
+  // After a failed barrier a fast path may still read frames; then the Core frees them with the
+  // last session.
   if (!core_.epochs.broken()) core_.log.ReleaseMemory();
   closed_ = true;
   return status;

@@ -28,13 +28,15 @@ std::uint64_t DueBytes(const GcOptions& options, const GcEstimate& estimate) {
   return std::max(static_cast<std::uint64_t>(due), estimate.live_bytes + options.min_reclaim_bytes);
 }
 
+// The length above which updates are throttled: a quarter, or two pages, above the length at which
+// it is due.
 std::uint64_t LongestBytes(const Geometry& geometry, const GcOptions& options,
                            const GcEstimate& estimate) {
   const std::uint64_t due = DueBytes(options, estimate);
   return due + std::max(due / 4, 2 * geometry.page_bytes());
 }
 
-// How long it may be when a pass ends: young records are mostly live, and left for later.
+// The length at which a pass may end: young records are mostly live and are left for a later pass.
 std::uint64_t EnoughBytes(const GcOptions& options, const GcEstimate& estimate) {
   return options.target_utilization >= 1
              ? 0
@@ -46,13 +48,13 @@ std::uint64_t Above(std::uint64_t limit, std::uint64_t bytes) {
   return limit - std::min(limit, bytes);
 }
 
-// The bytes of a page for each record, if all are as long as `extent`.
+// The bytes of a page per record, if all records are as long as `extent`.
 std::uint64_t WithFiller(const Geometry& geometry, std::uint64_t extent) {
   const std::uint64_t records = geometry.payload_bytes() / std::max<std::uint64_t>(extent, 1);
   return records == 0 ? extent : geometry.page_bytes() / records;
 }
 
-// Some of the records on the device that a sample has met.
+// A sample of the records on the device.
 struct DeviceSample {
   std::uint64_t count = 0;
   std::uint64_t tombstones = 0;
@@ -65,7 +67,7 @@ DeviceSample SampleDevice(HybridLog& log, const Core::IndexSample& sample) {
   const std::size_t known = std::min(sample.on_device, Core::IndexSample::kMostAddresses);
   for (std::size_t i = 0; i < known; ++i) {
     absl::StatusOr<Record> record = log.ReadFromDevice(sample.addresses[i], buffer);
-    if (!record.ok()) continue;  // this is an estimate; who needs the record hears of it
+    if (!record.ok()) continue;  // an estimate; an operation that needs it gets the error
     ++read.count;
     read.tombstones += record->header().LoadAcquire().tombstone() ? 1 : 0;
     read.bytes += record->ExtentOf();
@@ -81,13 +83,15 @@ class GarbageCollector::Throttle {
       : bytes_per_second_(static_cast<double>(options.max_bytes_per_second)),
         paid_until_(paid_until) {}
 
+  // Charges `bytes` of work. A thread that was idle has not saved up a rate: the schedule starts
+  // now.
   void Add(SteadyClock::time_point now, std::uint64_t bytes) {
     if (bytes_per_second_ == 0) return;
     const std::chrono::duration<double> took(static_cast<double>(bytes) / bytes_per_second_);
     paid_until_ = std::max(paid_until_, now) +
                   std::chrono::duration_cast<SteadyClock::duration>(std::min(took, kLongest));
   }
-  // Waits until it is no longer ahead, or `ends` says that it shall not wait.
+  // Waits until the collection is on schedule, or until `ends` returns true.
   template <typename Ends>
   void Wait(const Ends& ends) const {
     while (SteadyClock::now() < paid_until_ && !ends()) {
@@ -102,10 +106,10 @@ class GarbageCollector::Throttle {
   SteadyClock::time_point& paid_until_;
 };
 
-// ---- what is due ----
+// ---- when a collection is due ----
 
 GcEstimate GarbageCollector::Estimate(Address begin) {
-  // Where a few per cent decide whether collecting frees anything, the sample is larger.
+  // The sample is larger where a few per cent decide whether collecting frees anything.
   const std::uint64_t min_buckets = core_.log.is_short_of_space() ? 65536 : 4096;
   const Geometry& geometry = core_.log.geometry();
   const RecordShape shape = core_.log.shape();
@@ -118,7 +122,7 @@ GcEstimate GarbageCollector::Estimate(Address begin) {
     measured_bytes += sample.on_device * (read.bytes / read.count);
     tombstones += sample.on_device * read.tombstones / read.count;
   }
-  // Where no record can be seen, those of the least extent.
+  // If no record can be seen, the smallest possible extent counts.
   const auto least = [](std::uint32_t bytes) {
     return bytes == RecordShape::kVariable ? 0 : bytes;
   };
@@ -127,14 +131,16 @@ GcEstimate GarbageCollector::Estimate(Address begin) {
                               : shape.ExtentFor(least(shape.key_bytes), least(shape.value_bytes)));
   GcEstimate estimate;
   estimate.log_bytes = (geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(begin)) * kBlockBytes;
+  // Every chain's newest record counts as live, its older ones as garbage. Keys that share a chain
+  // make this a little too low.
   estimate.live_records = (sample.entries - tombstones) * sample.step;
   estimate.live_bytes = std::min(estimate.log_bytes, estimate.live_records * extent);
   estimate.garbage_bytes = estimate.log_bytes - estimate.live_bytes;
   return estimate;
 }
 
-// What going through all live records wastes, and twice more: see hybrid_log.h. Without a gain a
-// collection would only use up its slice.
+// Compares the garbage with the waste of scanning all live records, and of two more passes; see
+// hybrid_log.h. Without a gain a collection would only use up its slice.
 bool GarbageCollector::WouldFree(const GcEstimate& estimate) const {
   const HybridLog::CollectionSpace space = core_.log.GetCollectionSpace();
   const std::uint64_t pass_bytes = std::max<std::uint64_t>(space.slice_blocks / 2, 1) * kBlockBytes;
@@ -145,7 +151,7 @@ bool GarbageCollector::WouldFree(const GcEstimate& estimate) const {
 bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimate) const {
   if (core_.log.is_short_of_space()) return WouldFree(estimate);
   if (estimate.log_bytes == 0 || estimate.garbage_bytes < options.min_reclaim_bytes) return false;
-  // 1 is not left to an estimate.
+  // For 1 there is no need of an estimate: every collection is wanted.
   return options.target_utilization >= 1 ||
          static_cast<double>(estimate.live_bytes) <
              options.target_utilization * static_cast<double>(estimate.log_bytes);
@@ -158,21 +164,24 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : core_.CheckFiles(false);
-  // Whatever is thrown: nothing is slowed down for a collection that has ended.
+  // If anything is thrown, no update stays throttled for a collection that has ended.
   absl::Cleanup release_brake = [this] { core_.log.ReleaseBrake(); };
   if (status.ok()) status = CatchNoMemory([&] { return RunPasses(options, call, stats); });
   const std::exception_ptr thrown = std::exchange(thrown_, nullptr);
   if (thrown != nullptr) status = ThrownError(CallbackKind::kCollection, thrown);
   Count(status, stats);
   if (!status.ok()) {
-    // Not again at the next page turn: what failed may go on failing.
+    // Do not try again at the next page turn: the call that failed may fail again.
     look_at_.store(core_.log.tail().value() + options.min_reclaim_bytes,
                    std::memory_order_relaxed);  // a hint
     NoteFruitless();
     if (thrown != nullptr && call.pace == Pace::kFree) std::rethrow_exception(thrown);
     return status;
   }
+  // Updates are still rejected, so this collection made no room. Another one follows only after the
+  // tail has moved.
   if (core_.log.is_short_of_space()) NoteFruitless();
+  // A collection that ended normally has left the throttle as LookLater set it.
   std::move(release_brake).Cancel();
   stats.new_begin_address = core_.log.begin().value();
   stats.duration_ms = MillisecondsSince(begun);
@@ -181,6 +190,8 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
 
 bool GarbageCollector::AskProgress(const GcOptions& options, const GcStats& now) {
   if (!options.progress) return true;
+  // The callback runs in a turn of the lane, so calls of the store that may wait are rejected
+  // inside it.
   const CallbackScope scope(&core_, CallbackKind::kCollection);
   try {
     return options.progress(now);
@@ -205,9 +216,11 @@ void GarbageCollector::Count(const absl::Status& status, const GcStats& stats) {
 absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, GcStats& stats) {
   SteadyClock::time_point own_paid_until{};
   Throttle throttle(options, call.pace == Pace::kByItself ? paid_until_ : own_paid_until);
+  // First the result of earlier collections: a commit since then may have stated their begin.
   absl::Status status = MoveBegin(options, call.pace, stats);
   Address end = collected_;
   const bool is_automatic = call.pace == Pace::kByItself;
+  // Only an automatic collection compares its result with its promise (Rest).
   const Start start{.from = collected_,
                     .tail = core_.log.tail(),
                     .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
@@ -216,16 +229,21 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
     throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
     if (call.is_stopping()) break;
+    // A turn that is ahead of its rate does no work, but still gives way to other jobs.
     if (!throttle.IsAhead()) {
+      // The end is fixed once per collection, so that it ends even if updates append as fast as it
+      // copies.
       if (end <= collected_) {
         absl::StatusOr<Address> new_end = EndFor(call.pace);
         if (!new_end.ok()) return new_end.status();
         end = *new_end;
       }
       const GcStats before = stats;
+      // Walk of a garbage collection, 2.
       absl::StatusOr<bool> more = RunPass(options, call, end, throttle, stats);
       if (!more.ok()) return more.status();
       goes_on = *more && collected_ < end && call.pace != Pace::kOnePass;
+      // Walk of a garbage collection, 3 to 5.
       status = MoveBegin(options, call.pace, stats);
       unfreed_bytes += stats.copied_bytes - before.copied_bytes;
       const std::uint64_t freed_bytes = stats.freed_bytes - before.freed_bytes;
@@ -233,10 +251,13 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
       if (freed_bytes != 0) unfreed_bytes = 0;
     }
     if (!status.ok() || !goes_on) continue;
+    // Walk of a garbage collection, 6. If the collection does not stay, the pool posts it again and
+    // everything that it needs is in collected_ and the log's begin.
     absl::StatusOr<bool> stays = GiveWay(call);
     if (!stays.ok() || !*stays) return stays.status();
   }
   if (status.ok() && core_.epochs.closed()) return core_.ClosedError();
+  // A collection that has scanned something and ended, whether or not it freed anything.
   if (is_automatic && start.from < collected_) Rest(options, start, stats);
   LookLater(options, call.pace);
   return status;
@@ -245,6 +266,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
 void GarbageCollector::Rest(const GcOptions& options, const Start& start, const GcStats& stats) {
   const Geometry& geometry = core_.log.geometry();
   const Address tail = core_.log.tail();
+  // See Convergence in the header: the written bytes include the waste of each pass.
   const std::uint64_t scanned = collected_ - start.from;
   std::uint64_t written =
       stats.pass_count * core_.log.GetCollectionSpace().waste_blocks * kBlockBytes;
@@ -254,19 +276,22 @@ void GarbageCollector::Rest(const GcOptions& options, const Start& start, const 
   }
   const double garbage_share = static_cast<double>(start.estimate.garbage_bytes) /
                                static_cast<double>(start.estimate.log_bytes);
+  // It has freed at least half of the promised share of the part that it scanned.
   const bool has_kept_promise = static_cast<double>(Above(scanned, written)) >=
                                 garbage_share / 2 * static_cast<double>(scanned);
   const std::uint64_t quarter = std::max(options.min_reclaim_bytes / 4, 2 * geometry.page_bytes());
+  // The estimate was wrong: wait until updates have appended a quarter of the log.
   if (!has_kept_promise) {
     resting_until_ = tail + std::max((tail - collected_) / 4, options.min_reclaim_bytes);
+    // The tail stands still: nothing new can be garbage.
   } else if (start.tail < last_tail_ + quarter) {
     resting_until_ = tail + quarter;
   }
   last_tail_ = tail;
 }
 
-// On a full disk passes that give back less than they copied, because a scan holds the front or
-// holes cannot be punched, would use up the slice for good.
+// On a full disk, passes that free less than they copy would use up the slice permanently. That
+// happens if a scan still reads the beginning of the log, or if holes cannot be punched.
 bool GarbageCollector::IsWastingSpace(std::uint64_t copied_bytes, std::uint64_t freed_bytes) const {
   if (!core_.log.is_short_of_space()) return false;
   const Geometry& geometry = core_.log.geometry();
@@ -279,7 +304,7 @@ bool GarbageCollector::IsWastingSpace(std::uint64_t copied_bytes, std::uint64_t 
 
 absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
   if (!call.others_wait || !call.others_wait()) return true;
-  // Updates are not slowed down for a collection that waits.
+  // Updates are not throttled for a collection that waits.
   core_.log.ReleaseBrake();
   if (call.give_way) {
     absl::Status status = call.give_way();
@@ -290,6 +315,9 @@ absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
   return false;
 }
 
+// Freezing the tail makes the next update of each key an append. So an automatic collection scans
+// only the part that is frozen already, if that is at least half of the log. On a full disk updates
+// are rejected anyway.
 absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
   const Address tail = core_.log.tail();
   const Address frozen = core_.log.safe_read_only();
@@ -301,24 +329,29 @@ absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
   return tail;
 }
 
-// False when it is to be the last.
+// Returns false if this pass must be the last.
 absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const Call& call,
                                                Address end, Throttle& throttle, GcStats& stats) {
   const SteadyClock::time_point begun = SteadyClock::now();
   SteadyClock::time_point last_stop = begun;
   const GcEstimate estimate = Estimate(collected_);
   const Address tail = core_.log.tail();
+  // The throttle begins at `longest` and follows the scan at a quarter of its speed, up to `most`.
   const std::uint64_t longest_bytes = LongestBytes(core_.log.geometry(), options, estimate);
   const Address longest = core_.log.begin() + longest_bytes;
   const Address most = longest + longest_bytes / 10;
   const std::uint64_t scanned_before = stats.scanned_bytes;
   GcStats last = stats;
   bool stopped = false;
+  // A pass ends early for other jobs, but not before it has done a tenth of a second's work.
   const auto is_awaited = [&] {
     return call.others_wait && SteadyClock::now() - begun >= kShortPass && call.others_wait();
   };
+  // Called by the compaction after each chunk.
   const auto stop = [&](const GcStats& now) {
     const std::uint64_t scanned = now.scanned_bytes - scanned_before;
+    // Of the last chunk more than half was live: the rest of the log is young and is left for
+    // later.
     const bool is_young =
         (now.copied_bytes - last.copied_bytes) * 2 > now.scanned_bytes - last.scanned_bytes;
     throttle.Add(std::exchange(last_stop, SteadyClock::now()),
@@ -329,43 +362,54 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
     }
     stopped = call.is_stopping() || !AskProgress(options, now);
     if (!stopped) throttle.Wait([&] { return call.is_stopping() || is_awaited(); });
+    // Waiting for the rate may have taken long.
     stopped = stopped || call.is_stopping();
     return stopped || is_awaited() ||
            (is_young && !core_.log.is_short_of_space() &&
             core_.log.tail() - (collected_ + scanned) <= EnoughBytes(options, estimate));
   };
+  // Walk of a garbage collection, 2: copies the live records of [collected_, end), or a part of it.
   absl::StatusOr<Address> until =
       Compaction(core_, slot_, stats)
           .Run({.from = collected_, .end = end}, options.pass_bytes, stop);
   if (!until.ok()) return until.status();
   if (*until == collected_) return false;
   collected_ = *until;
+  // Every live record below has a published copy above, so the commits that begin from now on may
+  // state this begin.
   owner_.state_begin(collected_);
   ++stats.pass_count;
   return !stopped;
 }
 
 absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, GcStats& stats) {
+  // Walk of a garbage collection, 4: a commit since the last call may have stated collected_.
   absl::Status status = owner_.follow_commits();
   const Address begin = core_.log.begin();
   if (status.ok() && begin < collected_) {
     const Address longest =
         begin + LongestBytes(core_.log.geometry(), options, Estimate(collected_));
+    // A commit makes all records read-only and so creates garbage: an automatic collection waits
+    // for the periodic commit unless the log is too long or the disk is full.
     const bool waits_for_others = pace == Pace::kByItself &&
                                   core_.config.durability == Durability::kPeriodic &&
                                   core_.log.tail() < longest && !core_.log.is_short_of_space();
     if (!waits_for_others) {
+      // Updates must not outrun the commit that is about to free the space.
       if (pace == Pace::kByItself) core_.log.SetBrake(std::max(longest, core_.log.tail()));
       status = owner_.move_begin(collected_);
     }
   }
+  // Walk of a garbage collection, 5.
   if (status.ok()) status = GiveBack(stats);
+  // Space was freed on the disk, but other programs may take it: reserve some for updates at once.
   if (core_.log.is_short_of_space()) core_.log.TakeSpaceAhead(0);
   return status;
 }
 
-// Live bytes change slowly, so the log will be due when it has grown to what they allow. Where a
-// commit will give back what has been collected, updates must not outrun it.
+// Sets when the next check is due. Live bytes change slowly, so a collection will be due when the
+// log has grown to the length that they allow. If a commit has yet to free the collected part,
+// updates are throttled, so that they do not outrun it.
 void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
   const GcEstimate now = Estimate(collected_);
   const Address begin = core_.log.begin();
@@ -382,15 +426,16 @@ void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
   look_at_.store(std::max(look_at, resting_until_.value()), std::memory_order_relaxed);  // a hint
 }
 
-// Also what an earlier collection could not give back because a scan still read there.
+// Frees also the blocks that an earlier collection could not free because a scan still read there.
 absl::Status GarbageCollector::GiveBack(GcStats& stats) {
+  // The log below the lowest pin may go; a scan that pins it keeps the rest.
   const Address limit = core_.pins.Limit(core_.log.begin());
   absl::StatusOr<std::uint64_t> freed =
       core_.files.device->TruncateFront(core_.log.geometry().FrontBlock(limit));
   if (!freed.ok()) return freed.status();
   stats.freed_bytes += *freed;
-  // An entry that leads below begin is one without a record, so there is no haste: a sweep of the
-  // index waits until the log has given back as many bytes as it looks at.
+  // An entry that leads below begin means the same as no entry, so sweeping can wait: until the log
+  // has freed as many bytes as a sweep of the index reads.
   if (limit.value() >= swept_.value() + core_.index.memory_bytes()) Sweep(limit, stats);
   return absl::OkStatus();
 }
@@ -407,6 +452,7 @@ void GarbageCollector::Sweep(Address limit, GcStats& stats) {
 absl::Status GarbageCollector::FreeEntries(GcOptions options,
                                            const std::function<bool()>& is_stopping) {
   // An index that is above its maximum load factor has about 5 entries per bucket.
+  // 4 entries per bucket leave room before the maximum load factor.
   const std::uint64_t max_entries = 4 * core_.index.bucket_count();
   constexpr std::uint64_t kBuckets = 1024;
   const auto count = [this] {
@@ -420,9 +466,12 @@ absl::Status GarbageCollector::FreeEntries(GcOptions options,
   absl::Status status;
   std::uint64_t entries = count();
   bool has_room = entries <= max_entries;
+  // At most half of the entries are of live keys: sweeping is cheaper than growing.
   if (!has_room && estimate.live_records * 2 <= entries) {
     Sweep(core_.pins.Limit(core_.log.begin()), stats);
     has_room = count() <= max_entries;
+    // Most entries that are left lead to tombstones. They can be swept only after a pass has freed
+    // their tombstones.
     if (!has_room && estimate.live_bytes * 2 <= estimate.log_bytes &&
         options.max_bytes_per_second == 0) {
       options.min_reclaim_bytes = 0;
@@ -433,7 +482,9 @@ absl::Status GarbageCollector::FreeEntries(GcOptions options,
     }
     entries = count();
   }
+  // Overflow buckets stay allocated, so `crowded` would remain true although there is room again.
   if (has_room && core_.index.crowded()) core_.index.TolerateOverflow();
+  // The next check comes after as many records as there is room for entries.
   const std::uint64_t more = std::max(Above(max_entries, entries), max_entries / 4);
   count_entries_at_.store(
       core_.log.tail().value() + more * std::max<std::uint64_t>(record_bytes, kMinRecordBytes),

@@ -130,8 +130,8 @@ class MemoryDevice final : public Device {
 // `open_files` segments are open at a time, and the others are reopened when they are needed.
 //   - A file is closed only if it is idle: it has no write since its last successful sync and no
 //     user, and is not one of the files at the tail (the one that is written and the next few). So
-//     a commit opens no file. A user holds a shared_ptr, and new users come only under mu_. So under
-//     mu_ a use count of one stays one until the file is closed.
+//     a commit opens no file. A user holds a shared_ptr, and new users come only under mu_.
+//     Therefore, under mu_, a use count of one stays one until the file is closed.
 //   - A file with unsynced writes is not closed, because the kernel reports a failed write only to
 //     the descriptors that are open at that time. A later descriptor would sync without an error.
 //   - If too many files have unsynced writes, the device syncs one itself. Such a sync holds
