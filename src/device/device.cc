@@ -40,7 +40,7 @@ std::string DescribePlace(const std::string& file, std::uint64_t offset) {
 
 constexpr const char* kLockFile = "the store's lock file";
 
-// The files behind the tail that stay open are this fraction of all open ones.
+// The number of files after the tail that stay open, as a fraction of all open ones.
 constexpr std::size_t kShareAhead = 8;
 
 absl::Status RemovedError(const std::string& file) {
@@ -63,11 +63,11 @@ absl::Status NotWritten(const std::string& place) {
 
 std::uint64_t BlocksIn(std::size_t bytes) { return bytes / kBlockBytes; }
 
-// Drives one transfer to its end. `move(done)` tries to move what lies behind `done` bytes.
-//
-// A direct file takes only whole blocks, so after a ragged count the transfer goes on from the last
-// whole block and moves part of it again. What counts as progress is how far it ever got; attempts
-// without progress are limited, so that no answer of a device can keep us here for ever.
+// Drives one transfer to its end. `move(done)` tries to move the bytes after the first `done`. A
+// direct file accepts only whole blocks. So after a count that is not a whole number of blocks the
+// transfer continues from the last whole block and moves part of it again. Progress is measured by
+// the farthest byte ever reached. Attempts without progress are limited, so that no result of a
+// device can keep the loop running forever.
 template <typename Move>
 FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end, Move move) {
   constexpr int kIdleAttemptLimit = 1000;
@@ -76,6 +76,7 @@ FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end
   int idle_attempts = 0;
   while (done < byte_count) {
     const Transfer step = move(done);
+    // Neither error says anything about the file, so both are retried.
     const bool interrupted = step.error == EINTR || step.error == EAGAIN;
     if (step.error != 0 && !interrupted) return {farthest, step.error};
     if (step.error == 0) done += std::min(step.count, byte_count - done);
@@ -83,11 +84,14 @@ FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end
       farthest = done;
       idle_attempts = 0;
     } else {
+      // For a read, a count of 0 is the end of the file. For a write it is an attempt without
+      // progress.
       const int idle_error = interrupted ? step.error : (zero_is_end ? 0 : EIO);
       if (idle_error == 0 && step.count == 0) return {farthest, 0};
       if (++idle_attempts == kIdleAttemptLimit) return {farthest, idle_error};
       if (step.error == EAGAIN) std::this_thread::yield();
     }
+    // The next attempt of a direct transfer must begin at a whole block.
     if (direct && done < byte_count) done -= done % kBlockBytes;
   }
   return {farthest, 0};
@@ -138,7 +142,7 @@ absl::Status SyncError(const char* call, const char* file, int error) noexcept {
   }
 }
 
-// Of a segment. Its name takes memory, too.
+// Returns the error of a segment's sync. Even the segment's name needs memory.
 absl::Status FileDevice::SyncErrorOf(const char* call, std::uint64_t number, int error) noexcept {
   try {
     return SyncError(call, SegmentName(number).c_str(), error);
@@ -183,6 +187,8 @@ absl::Status MemoryDevice::Truncate(std::uint64_t block) {
 }
 
 absl::StatusOr<std::uint64_t> MemoryDevice::TruncateFront(std::uint64_t block) {
+  // Blocks are freed one by one, and block numbers stay valid: a freed block reads as never
+  // written.
   MutexLock lock(mu_);
   std::uint64_t freed_bytes = 0;
   const std::uint64_t end = std::min<std::uint64_t>(block, blocks_.size());
@@ -211,6 +217,7 @@ std::string FileDevice::SegmentName(std::uint64_t segment) {
 bool FileDevice::ParseSegmentName(const std::string& name, std::uint64_t& segment) {
   constexpr std::size_t kPrefixBytes = 4;
   constexpr std::size_t kDigitsMost = 10;
+  // Digits are limited, so that `number` cannot overflow.
   std::uint64_t number = 0;
   std::size_t at = kPrefixBytes;
   for (; at < name.size() && at < kPrefixBytes + kDigitsMost; ++at) {
@@ -248,6 +255,8 @@ absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& director
   std::sort(numbers.begin(), numbers.end());
 
   std::unique_ptr<FileDevice> device(new FileDevice(directory, headers, config));
+  // All are opened once, also beyond config.open_files, so that damage is found now: MakeRoom
+  // closes the idle ones.
   for (const std::uint64_t number : numbers) {
     if (absl::Status status = device->OpenSegment(number); !status.ok()) return status;
   }
@@ -264,6 +273,7 @@ absl::Status FileDevice::OpenSegment(std::uint64_t number) {
   if (const int error = opened.file->Size(size); error != 0) {
     return FileError("size", name, 0, error);
   }
+  // The first block is the header. A ragged last block was never completely written.
   const std::uint64_t whole_blocks = size / kBlockBytes;
   const std::uint64_t block_count =
       whole_blocks == 0 ? 0 : std::min(whole_blocks - 1, config_.segment_blocks);
@@ -285,7 +295,8 @@ absl::Status FileDevice::OpenSegment(std::uint64_t number) {
 
 std::size_t FileDevice::PlaceOf(std::uint64_t number) const {
   if (segments_.empty() || number < segments_.front().number) return 0;
-  // Without gaps below it, the place is the distance to the first; with gaps, it is before that.
+  // Without gaps below it, the position is the distance to the first number; with gaps, it is
+  // before that.
   const std::uint64_t distance = number - segments_.front().number;
   if (distance < segments_.size() && segments_[distance].number == number) return distance;
   const auto place =
@@ -300,6 +311,8 @@ FileDevice::Segment* FileDevice::Find(std::uint64_t number) {
   return &segments_[place];
 }
 
+// The descriptor cache. The common case is one lookup under mu_. The use count of the returned
+// pointer keeps the file open.
 absl::StatusOr<std::shared_ptr<File>> FileDevice::FindSegment(std::uint64_t number, Keep keep) {
   {
     MutexLock lock(mu_);
@@ -311,6 +324,8 @@ absl::StatusOr<std::shared_ptr<File>> FileDevice::FindSegment(std::uint64_t numb
   return CatchNoMemory([&] { return OpenAgain(number, keep); });
 }
 
+// The file is opened without mu_, since opening may block in the kernel, and then everything is
+// checked again.
 absl::StatusOr<std::shared_ptr<File>> FileDevice::OpenAgain(std::uint64_t number, Keep keep) {
   const bool room = MakeRoom(keep);
   if (!room && keep == Keep::kOnlyIfRoom) return std::shared_ptr<File>();
@@ -320,12 +335,16 @@ absl::StatusOr<std::shared_ptr<File>> FileDevice::OpenAgain(std::uint64_t number
   std::shared_ptr<File> file = std::move(opened.file);
   MutexLock lock(mu_);
   Segment* const segment = Find(number);
-  // The front of the log may have been truncated since.
+  // The beginning of the log may have been truncated since.
   if (segment == nullptr || segment->unlinked) return std::shared_ptr<File>();
+  // The order matters: only now is it certain that the device itself did not remove the file.
   if (opened.error == ENOENT) return RemovedError(name);
   if (file == nullptr) return FileError("open", name, 0, opened.error);
+  // Another process has put a file of the same name there. Its bytes are not those that were
+  // written.
   if (file->id() != segment->id) return ReplacedError(name);
   if (segment->file != nullptr) return segment->file;  // another thread was first
+  // Otherwise the file stays the caller's own, and is closed with its last user.
   if (room || keep == Keep::kAlways) {
     open_.push_back(number);
     segment->file = file;
@@ -336,14 +355,19 @@ absl::StatusOr<std::shared_ptr<File>> FileDevice::OpenAgain(std::uint64_t number
 absl::StatusOr<std::shared_ptr<File>> FileDevice::FindOrCreateSegment(std::uint64_t number) {
   auto found = FindSegment(number, Keep::kAlways);
   if (!found.ok() || *found != nullptr) return found;
+  // Other threads may need the same segment: the second search finds the file that one of them has
+  // created.
   MutexLock create_lock(create_mu_);
   found = FindSegment(number, Keep::kAlways);
   if (!found.ok() || *found != nullptr) return found;
+  // A new file is always kept open: it is about to be written to.
   MakeRoom(Keep::kAlways);
   absl::StatusOr<std::unique_ptr<File>> created = CreateSegment(number);
   if (!created.ok()) return created.status();
   const std::shared_ptr<File> file = *std::move(created);
   MutexLock lock(mu_);
+  // Before the segment is known: the next Sync also syncs the directory, which makes the file's
+  // name durable.
   directory_unsynced_ = true;
   open_.reserve(open_.size() + 1);  // may throw
   segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(PlaceOf(number)),
@@ -360,15 +384,20 @@ absl::StatusOr<std::shared_ptr<File>> FileDevice::FindOrCreateSegment(std::uint6
 
 // ---- FileDevice: descriptors ----
 
+// These files are about to be written, so that a commit need not open one (see Descriptors in
+// device.h).
 bool FileDevice::IsAtTail(std::uint64_t number) const {
   return number >= tail_ && number <= tail_ + config_.open_files / kShareAhead;
 }
 
-// Files that were used since the last search are passed over once.
+// A clock algorithm: files that were used since the last search are skipped once.
 std::shared_ptr<File> FileDevice::TakeIdle() {
+  // Two rounds: the first may only clear the marks `used`.
   for (std::size_t left = 2 * open_.size(); left != 0; --left, ++hand_) {
     hand_ %= open_.size();
     Segment& segment = *Find(open_[hand_]);
+    // A written file must stay open until its sync, because a later descriptor would not report its
+    // errors. A file with a user stays open for that user. No new user can come, since mu_ is held.
     if (segment.written || segment.file.use_count() > 1 || IsAtTail(segment.number)) continue;
     if (std::exchange(segment.used, false)) continue;
     open_[hand_] = open_.back();
@@ -386,21 +415,25 @@ bool FileDevice::MakeRoom(Keep keep) {
   return CloseIdle(keep);
 }
 
+// At most one sync: if that frees no file, the device opens one more than its limit, so that a
+// write never fails for it.
 bool FileDevice::CloseIdle(Keep keep) {
   for (bool synced = false;; synced = true) {
     {
-      std::shared_ptr<File> idle;  // is closed without the lock
+      std::shared_ptr<File> idle;  // closed without the lock
       MutexLock lock(mu_);
       idle = TakeIdle();
       if (idle != nullptr) return true;
     }
     if (synced || keep != Keep::kAlways) return false;
+    // All files that could be closed have unsynced writes. A write must go on, so one of them is
+    // synced here.
     SyncOldest();
   }
 }
 
 OpenedFile FileDevice::OpenFile(const std::string& name, OpenFlags flags, Keep keep) {
-  for (;;) {  // ends: each round closes a descriptor
+  for (;;) {  // ends: each turn closes a descriptor
     OpenedFile opened = directory_.Open(name, flags);
     if (opened.error != EMFILE && opened.error != ENFILE) return opened;
     if (!CloseIdle(keep)) return opened;
@@ -408,33 +441,39 @@ OpenedFile FileDevice::OpenFile(const std::string& name, OpenFlags flags, Keep k
 }
 
 void FileDevice::SyncOldest() {
+  // A commit's Sync waits for this one, because the mark that is cleared below would make it skip
+  // the file.
   MutexLock sync_lock(sync_mu_);
   std::uint64_t number = std::numeric_limits<std::uint64_t>::max();
   std::shared_ptr<File> file;
   {
     MutexLock lock(mu_);
+    // The lowest number is the oldest segment, to which no more writes are likely.
     for (const std::uint64_t open : open_) {
       if (open < number && !IsAtTail(open) && Find(open)->written) number = open;
     }
     Segment* const oldest = Find(number);
     if (oldest == nullptr) return;
+    // Before the sync, so that a write during it sets the mark again.
     oldest->unsynced = oldest->written = false;
     file = oldest->file;
   }
+  // Sync returns this failure: its caller must learn that a sync failed, whoever called it.
   sync_failure_.Update(SyncSegment(number, *file));
 }
 
-// A mark is off already, and is put back after a failure.
+// To be called with the mark cleared; sets it again after a failure.
 absl::Status FileDevice::SyncSegment(std::uint64_t number, File& file) {
   const int error = file.Sync();
+  // The bytes are durable. But without a name no opening would find them.
   if (error == 0) return CheckName(number, file);
   NoteUnsynced(number);
   return SyncErrorOf("sync", number, error);
 }
 
-// The header is in its place before the segment is known to anybody, so before any of its blocks.
-// A segment whose header could not be written is taken away again: it holds nothing, and the next
-// write to it starts over.
+// Creates a segment. Its header is in place before the segment is known to any other thread, and so
+// before any of its blocks. If the header cannot be written, the segment is removed: it holds
+// nothing, and the next write creates it again.
 absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t number) {
   const std::string name = SegmentName(number);
   const AlignedBuffer buffer = AllocateAligned(kBlockBytes);
@@ -446,9 +485,10 @@ absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t nu
   OpenedFile opened = OpenFile(name, {.create = true, .direct = config_.direct_io}, Keep::kAlways);
   if (opened.file == nullptr && directory_.LockIsRemoved()) return RemovedError(kLockFile);
   if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
-  // Empty unless an earlier attempt failed and its file could not be removed either.
+  // The file is empty unless an earlier attempt failed and its file could not be removed either.
   int error = opened.file->Truncate(0);
   if (error == 0) error = WriteFully(*opened.file, 0, header).error;
+  // The header is not synced here: the Sync that makes the first block durable covers it.
   if (error != 0) {
     static_cast<void>(directory_.Unlink(name));  // best effort: the next attempt empties it
     return FileError("create", name, 0, error);
@@ -460,6 +500,7 @@ absl::StatusOr<std::unique_ptr<File>> FileDevice::CreateSegment(std::uint64_t nu
 
 absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
   EBB_DCHECK(bytes.size() % kBlockBytes == 0);
+  // One transfer per segment.
   while (!bytes.empty()) {
     const std::uint64_t number = block / config_.segment_blocks;
     const std::uint64_t index = block % config_.segment_blocks;
@@ -467,12 +508,15 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
     const std::span<std::byte> piece = bytes.first(count * kBlockBytes);
     const absl::StatusOr<std::shared_ptr<File>> file = FindSegment(number, Keep::kIfRoom);
     if (!file.ok()) return file.status();
+    // There is no such file, or it has been truncated since. The caller knows whether that is an
+    // error (hybrid_log.h).
     if (*file == nullptr) return NotWritten(Describe(block));
     const FullTransfer transfer = ReadFully(**file, (1 + index) * kBlockBytes, piece);
     if (transfer.error != 0) {
       return FileError("read", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
                        transfer.error);
     }
+    // The file ends before the block: the log was never that long.
     if (transfer.moved < piece.size())
       return NotWritten(Describe(block + BlocksIn(transfer.moved)));
     block += count;
@@ -481,6 +525,8 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
   return absl::OkStatus();
 }
 
+// The ring must not wait for an open, and only one file can be read at a time; otherwise the caller
+// uses Read.
 Device::Place FileDevice::Locate(std::uint64_t block, std::uint64_t count) {
   const std::uint64_t index = block % config_.segment_blocks;
   if (index + count > config_.segment_blocks) return {};
@@ -499,12 +545,16 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
     absl::StatusOr<std::shared_ptr<File>> file = FindOrCreateSegment(number);
     if (!file.ok()) return file.status();
     const FullTransfer transfer = WriteFully(**file, (1 + index) * kBlockBytes, piece);
+    // The mark comes after the write and before this call returns, so that the Sync of its commit
+    // covers it. While the write ran, the pointer kept the file open.
     if (NoteWritten(number, index + BlocksIn(transfer.moved))) {
+      // This segment is the new tail: open the next ones now, since commits must not open files.
       for (std::uint64_t ahead = 1; ahead <= config_.open_files / kShareAhead; ++ahead) {
-        // A failure is that of a later write, if it lasts.
+        // If this error lasts, a later write returns it.
         static_cast<void>(FindSegment(number + ahead, Keep::kAlways));
       }
     }
+    // The part before the error may be on disk. The caller writes all of it again.
     if (transfer.error != 0) {
       return FileError("write", SegmentName(number), (1 + index) * kBlockBytes + transfer.moved,
                        transfer.error);
@@ -515,6 +565,7 @@ absl::Status FileDevice::Write(std::uint64_t block, std::span<const std::byte> b
   return absl::OkStatus();
 }
 
+// Walk of a page, 1. Called before the log grants space.
 absl::Status FileDevice::Reserve(std::uint64_t begin, std::uint64_t end) {
   if (config_.reserve_blocks == 0) return absl::OkStatus();
   while (begin < end) {
@@ -532,26 +583,31 @@ absl::Status FileDevice::ReserveIn(std::uint64_t number, std::uint64_t block_cou
   {
     MutexLock lock(mu_);
     const Segment* const segment = Find(number);
+    // Blocks that the file's size covers were written, so they have their space.
     if (segment != nullptr) reserved = std::max(segment->reserved_count, segment->block_count);
   }
   if (block_count <= reserved) return absl::OkStatus();
   const absl::StatusOr<std::shared_ptr<File>> found = FindOrCreateSegment(number);
   if (!found.ok()) return found.status();
   File& file = **found;
+  // Reserve some ahead, so that the next calls return at once.
   const std::uint64_t ahead = std::min(
       (block_count + config_.reserve_blocks - 1) / config_.reserve_blocks * config_.reserve_blocks,
       config_.segment_blocks);
   constexpr int kReserveAttempts = 100;
   int error = 0;
+  // First with the part ahead; if the disk is too full for that, only the blocks requested.
   for (const std::uint64_t target : {ahead, block_count}) {
     int attempts = 0;
     do {
       error = file.Reserve((1 + reserved) * kBlockBytes, (target - reserved) * kBlockBytes);
     } while ((error == EINTR || error == EAGAIN) && ++attempts < kReserveAttempts);
-    // ENOSYS: the kernel's filter; EPERM: some network file systems.
+    // ENOSYS comes from a kernel filter, EPERM from some network file systems.
     if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
       if (target != block_count) continue;  // zeros are written only where they are needed
       error = WriteZeros(file, {reserved, target});
+      // The zeros may be lost in a power failure, but their space must be there, so the next Sync
+      // writes them.
       NoteUnsynced(number);
     }
     if (error == 0) {
@@ -559,6 +615,7 @@ absl::Status FileDevice::ReserveIn(std::uint64_t number, std::uint64_t block_cou
       segments_[PlaceOf(number)].reserved_count = target;
       return absl::OkStatus();
     }
+    // For these errors a smaller reservation may succeed. Every other error is final.
     const bool less_may_do =
         error == ENOSPC || error == EDQUOT || error == EFBIG || error == EINTR || error == EAGAIN;
     if (!less_may_do) break;
@@ -566,7 +623,7 @@ absl::Status FileDevice::ReserveIn(std::uint64_t number, std::uint64_t block_cou
   return FileError("reserve", SegmentName(number), (1 + reserved) * kBlockBytes, error);
 }
 
-// Blocks that may be written meanwhile are below: they had their space before.
+// Blocks that other threads may write at the same time are below: they had their space before.
 int FileDevice::WriteZeros(File& file, BlockRange blocks) {
   constexpr std::uint64_t kBatchBlocks = 64;
   const AlignedBuffer zeros = AllocateAligned(kBatchBlocks * kBlockBytes);
@@ -582,6 +639,7 @@ int FileDevice::WriteZeros(File& file, BlockRange blocks) {
   return 0;
 }
 
+// To be called after a write. The marks are set under mu_, as Sync clears them.
 bool FileDevice::NoteWritten(std::uint64_t number, std::uint64_t block_count) {
   MutexLock lock(mu_);
   Segment& segment = segments_[PlaceOf(number)];
@@ -601,50 +659,63 @@ void FileDevice::NoteUnsynced(std::uint64_t number) {
   first_unsynced_ = std::min(first_unsynced_, number);
 }
 
+// Walk of a Commit, 3. The order: take the marks, sync the files, check names, sync the directory.
+// A write that returns after a mark was taken belongs to the next Sync.
 absl::Status FileDevice::Sync() {
   MutexLock sync_lock(sync_mu_);
-  // No file here that is open is closed. Closed ones, which only an opening finds, are synced by
-  // one call: thousands of syncs would take minutes.
+  // Every open file that has writes stays open until its sync. Closed files with the mark exist
+  // only after an opening. They are synced by one call, since thousands of syncs would take
+  // minutes.
   std::vector<std::pair<std::uint64_t, std::shared_ptr<File>>> files;
   bool sync_directory;
   {
     MutexLock lock(mu_);
     const std::size_t first = PlaceOf(first_unsynced_);
-    files.reserve(segments_.size() - first);  // may throw: before any mark is off
+    files.reserve(segments_.size() - first);  // may throw, so before any mark is cleared
     for (std::size_t place = first; place < segments_.size(); ++place) {
       Segment& segment = segments_[place];
       if (segment.unsynced) files.emplace_back(segment.number, segment.file);
+      // Cleared before the syncs: a write that comes during a sync may not be covered by it, and
+      // sets the mark again.
       segment.unsynced = segment.written = false;
     }
     first_unsynced_ = std::numeric_limits<std::uint64_t>::max();
     sync_directory = std::exchange(directory_unsynced_, false);
   }
-  // After a failure the rest is tried all the same: its marks are off already.
+  // After a failure the other files are still synced, because their marks are cleared already.
   absl::Status first_failure = std::exchange(sync_failure_, absl::OkStatus());
   bool sync_closed = true;
   int closed_error = 0;
   for (const auto& [number, held] : files) {
     absl::StatusOr<std::shared_ptr<File>> file(held);
     if (held == nullptr) {
+      // One syncfs for all closed files; the result holds for each of them.
       if (sync_closed) closed_error = directory_.SyncFiles();
       sync_closed = false;
       if (closed_error == 0) continue;
+      // Where that is not allowed, each file is opened and synced on its own.
       file = closed_error == ENOSYS || closed_error == EPERM
                  ? FindSegment(number, Keep::kIfRoom)
                  : SyncError("sync", "the store's files", closed_error);
     }
     if (!file.ok()) {
+      // A failure keeps the mark. But the caller poisons the store, so no later Sync will report
+      // success for these bytes.
       NoteUnsynced(number);
       first_failure.Update(file.status());
     } else if (*file != nullptr) {
       first_failure.Update(SyncSegment(number, **file));
     }
   }
+  // A file whose directory entry is gone is durable in vain: this is checked before success is
+  // reported.
   first_failure.Update(CheckNames(false));
+  // After the files: their names must not be durable before their headers are.
   if (sync_directory) {
     const int error = first_failure.ok() ? directory_.Sync() : 0;
     if (error != 0) first_failure.Update(SyncError("sync", "the store's directory", error));
     if (!first_failure.ok()) {
+      // The directory still has entries that are not durable.
       MutexLock lock(mu_);
       directory_unsynced_ = true;
     }
@@ -657,13 +728,16 @@ absl::Status FileDevice::CheckName(std::uint64_t number, const File& file) {
   {
     MutexLock lock(mu_);
     const Segment* const segment = Find(number);
-    // The front of the log may have been truncated since.
+    // The beginning of the log may have been truncated since; the device's own removals are no
+    // damage.
     if (segment == nullptr || segment->unlinked) return absl::OkStatus();
   }
   return RemovedError(SegmentName(number));
 }
 
 absl::Status FileDevice::CheckNames(bool of_all) {
+  // The lock file is checked at each commit. Its loss means that another process may own the
+  // directory by now.
   if (directory_.LockIsRemoved()) return RemovedError(kLockFile);
   if (!of_all) return absl::OkStatus();
   std::vector<std::uint64_t> numbers;
@@ -675,12 +749,15 @@ absl::Status FileDevice::CheckNames(bool of_all) {
   for (const std::uint64_t number : numbers) {
     const auto file = FindSegment(number, Keep::kIfRoom);
     if (absl::IsDataLoss(file.status())) return file.status();
-    if (!file.ok() || *file == nullptr) continue;  // a lack of descriptors says nothing
+    if (!file.ok() || *file == nullptr) continue;  // a lack of descriptors proves nothing
     if (absl::Status status = CheckName(number, **file); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
+// Walk of a reopening, 4: an earlier process's sync may have failed, so that the page cache shows
+// blocks which the disk does not have. Writing them again makes them dirty, so that the next Sync
+// covers them.
 absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
   constexpr std::uint64_t kBatchBlocks = 256;
   const AlignedBuffer buffer =
@@ -689,11 +766,13 @@ absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
   for (std::uint64_t block = begin; block < end;) {
     const std::uint64_t count = std::min(kBatchBlocks, end - block);
     const std::span<std::byte> bytes(buffer.get(), count * kBlockBytes);
+    // The caller has verified these blocks; they are read again because it does not keep them.
     if (absl::Status status = Read(block, bytes); !status.ok()) return status;
     if (absl::Status status = Write(block, bytes); !status.ok()) return status;
     block += count;
   }
   const std::uint64_t segment_blocks = config_.segment_blocks;
+  // The headers of the files that begin in the range may be as undurable as its blocks.
   for (std::uint64_t number = (begin + segment_blocks - 1) / segment_blocks;
        number * segment_blocks < end; ++number) {
     const std::span<std::byte> header(buffer.get(), kBlockBytes);
@@ -709,7 +788,7 @@ absl::Status FileDevice::WriteAgain(std::uint64_t begin, std::uint64_t end) {
 }
 
 // Cuts the segment that holds the new end. A file that is shorter already keeps its size: it is
-// never extended by zeros that nobody wrote.
+// never extended by zeros that no write put there.
 absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_count) {
   const absl::StatusOr<std::shared_ptr<File>> found = FindSegment(number, Keep::kAlways);
   if (!found.ok()) return found.status();
@@ -721,6 +800,7 @@ absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_co
     return FileError("size", SegmentName(number), 0, error);
   }
   if (size <= cut_size) return absl::OkStatus();
+  // Before the truncation, so that the Sync at the end covers it even if it fails halfway.
   NoteUnsynced(number);
   if (const int error = file->Truncate(cut_size); error != 0) {
     return FileError("truncate", SegmentName(number), cut_size, error);
@@ -728,17 +808,18 @@ absl::Status FileDevice::CutSegment(std::uint64_t number, std::uint64_t block_co
   MutexLock lock(mu_);
   Segment& segment = segments_[PlaceOf(number)];
   segment.block_count = std::min(segment.block_count, block_count);
+  // Truncation frees the reserved space after the end too.
   segment.reserved_count = 0;
   return absl::OkStatus();
 }
 
-// A segment that keeps no block is deleted, header and all. From the last one down, so that an
-// interrupted truncation leaves a shorter log and not one with a gap.
+// Removes the end of the log. A segment that keeps no block is deleted with its header. The last
+// segment goes first, so that an interrupted truncation leaves a shorter log, not one with a gap.
 absl::Status FileDevice::Truncate(std::uint64_t block) {
   const std::uint64_t kept_blocks = block % config_.segment_blocks;
   const std::uint64_t cut_number = block / config_.segment_blocks;
   const std::uint64_t first_deleted = kept_blocks == 0 ? cut_number : cut_number + 1;
-  for (;;) {  // ends: each round takes one segment away
+  for (;;) {  // ends: each turn removes a segment
     std::string name;
     {
       MutexLock lock(mu_);
@@ -756,26 +837,30 @@ absl::Status FileDevice::Truncate(std::uint64_t block) {
   if (kept_blocks != 0) {
     if (absl::Status status = CutSegment(cut_number, kept_blocks); !status.ok()) return status;
   }
+  // Durable before anything is written after the cut: otherwise old blocks might reappear after new
+  // ones.
   return Sync();
 }
 
-// From the first segment up. Names go for good with a later sync of the directory; until then a
-// power loss may bring some of them back, and the next opening takes them away again.
+// Frees the beginning of the log, from the first segment up. The removal of names becomes durable
+// with a later sync of the directory. Until then a power loss may bring some of them back, and the
+// next opening removes them again.
 absl::StatusOr<std::uint64_t> FileDevice::TruncateFront(std::uint64_t block) {
   std::uint64_t freed_bytes = 0;
-  for (;;) {  // ends: each round takes one segment away
+  for (;;) {  // ends: each turn removes a segment
     std::uint64_t number = 0;
     {
       MutexLock lock(mu_);
       if (segments_.empty()) return freed_bytes;
       number = segments_.front().number;
       const bool goes = (number + 1) * config_.segment_blocks <= block;
-      // Before the name goes, so that a sync at the same time does not take it for a stranger's
-      // doing.
+      // Marked before the name is removed, so that a concurrent sync does not report the removal as
+      // damage.
       if (goes) segments_.front().unlinked = true;
     }
     const std::uint64_t first = number * config_.segment_blocks;
     if (first >= block) return freed_bytes;
+    // The segment that holds the new begin keeps its header: only a hole is punched.
     if (first + config_.segment_blocks > block) {
       absl::StatusOr<std::uint64_t> freed = FreeFront(number, block - first);
       if (!freed.ok()) return freed.status();
@@ -785,6 +870,8 @@ absl::StatusOr<std::uint64_t> FileDevice::TruncateFront(std::uint64_t block) {
       return FileError("unlink", SegmentName(number), 0, error);
     }
     MutexLock lock(mu_);
+    // No other thread changes the front: TruncateFront is called by one thread, and new segments
+    // are at the end.
     const Segment& segment = segments_.front();
     freed_bytes += (1 + segment.block_count - segment.freed_count) * kBlockBytes;
     std::erase(open_, number);
@@ -797,6 +884,7 @@ absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
                                                     std::uint64_t block_count) {
   std::uint64_t freed = 0;
   {
+    // The part below freed_count has been punched before.
     MutexLock lock(mu_);
     const Segment& segment = segments_[PlaceOf(number)];
     freed = segment.freed_count;
@@ -807,6 +895,8 @@ absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
   if (!file.ok()) return file.status();
   const int error =
       (*file)->PunchHole((1 + freed) * kBlockBytes, (block_count - freed) * kBlockBytes);
+  // The file system cannot punch holes: from now on FreedAsOne reports whole segments, and the log
+  // sizes its slices by that.
   if (error == EOPNOTSUPP || error == ENOSYS || error == EPERM) {
     punches_holes_.store(false, std::memory_order_relaxed);  // a hint
     return 0;
@@ -817,12 +907,15 @@ absl::StatusOr<std::uint64_t> FileDevice::FreeFront(std::uint64_t number,
   MutexLock lock(mu_);
   Segment& segment = segments_[PlaceOf(number)];
   segment.freed_count = block_count;
+  // A hole that is not durable would only cost space, but the mark keeps the file open until its
+  // sync.
   segment.unsynced = segment.written = true;
   first_unsynced_ = std::min(first_unsynced_, number);
   return (block_count - freed) * kBlockBytes;
 }
 
-// Files that only have their space yet do not count.
+// Returns the end of the last segment with blocks. Files that only have reserved space do not
+// count.
 std::uint64_t FileDevice::EndBlock() const {
   MutexLock lock(mu_);
   for (auto segment = segments_.rbegin(); segment != segments_.rend(); ++segment) {
@@ -853,7 +946,8 @@ absl::Status FileDevice::Close() {
   absl::Status first_failure;
   for (Segment& segment : segments_) {
     const int error = segment.file != nullptr ? segment.file->Close() : 0;
-    // Interrupted: the descriptor is gone all the same, and what must last was synced before.
+    // If close is interrupted, the descriptor is closed all the same, and everything that must last
+    // was synced before.
     if (error != 0 && error != EINTR) {
       first_failure.Update(SyncErrorOf("close", segment.number, error));
     }

@@ -22,12 +22,13 @@ std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
 
 absl::StatusOr<Address> Compaction::Run(LogReader::Range range, std::uint64_t pass_bytes,
                                         const Stop& stop) {
+  // On a full disk a pass must fit into the slice of collections, which its own commit frees again.
   if (core_.log.is_short_of_space()) {
     const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
     pass_bytes = std::min(pass_bytes, std::max<std::uint64_t>(slice_bytes / 2, kBlockBytes));
   }
   absl::StatusOr<Address> until = RunPass(range, pass_bytes, stop);
-  // So little space is left that the live records could not be copied; those of a smaller pass may
+  // So little space is left that the live records could not be copied. Those of a smaller pass may
   // fit.
   while (absl::IsResourceExhausted(until.status()) && pass_bytes > kBlockBytes) {
     const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
@@ -41,22 +42,32 @@ absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_
                                             const Stop& stop) {
   const Address begin = range.from;
   if (begin >= range.end) return begin;
+  // A live record is copied soon after it was read, so a chunk is a unit of progress and of
+  // stopping.
   const std::uint64_t chunk = std::min(ChunkBytes(core_.log.geometry()), pass_bytes);
   LiveReader reader(core_, slot_, range,
                     {.reading = {.chunk_bytes = chunk, .ahead_bytes = 4 * chunk}});
   const GcStats before = stats_;
   bool is_ending = false;
+  // Walk of a garbage collection, 2.
   for (;;) {
     const absl::StatusOr<bool> more = reader.Step();
     absl::Status status = more.status();
     stats_.scanned_records = before.scanned_records + reader.read_records();
     stats_.scanned_bytes = before.scanned_bytes + (reader.cursor() - begin);
+    // Everything in the range has been decided, and every live record copied.
     if (status.ok() && !*more) break;
+    // Only after these copies are published may `settled` pass their records: begin must not pass a
+    // live record without a copy.
     for (const LiveReader::Item& item : reader.live()) {
       if (status.ok()) status = Copy(item);
     }
+    // The part before the record that found no space is done, so it can be freed: the pass ends
+    // there.
     if (absl::IsResourceExhausted(status) && reader.settled() != begin) break;
     if (!status.ok()) return status;
+    // `stop` is called once per chunk. The reader then finishes only the records that it has
+    // already begun to decide.
     if (!is_ending && (stop(stats_) || reader.cursor() >= begin + pass_bytes)) {
       reader.EndHere();
       is_ending = true;
@@ -66,8 +77,11 @@ absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_
   return reader.settled();
 }
 
+// Checks whether the chain has a record of the same key above the live one.
 Compaction::Above Compaction::LookAbove(const LiveReader::Item& live, IndexEntry entry,
                                         const EpochGuard& guard) const {
+  // Loaded under the guard: records below it must be read from the device, for which a guard must
+  // not wait.
   const Address head = core_.log.head_acquire();
   Address address = entry.address();
   while (address > live.head.address()) {  // ends: previous addresses fall
@@ -88,8 +102,10 @@ absl::Status Compaction::Copy(const LiveReader::Item& found) {
   const std::uint64_t extent =
       shape.ExtentFor(live.record.key_length(), ValueBytes(live.record, shape));
   Backoff backoff;
-  // Each turn means that something was bumped, the chain has grown, or there was no room.
+  // Each turn means that the epoch or the version was bumped, the chain has grown, or there was no
+  // room.
   for (;;) {
+    // A collection must not keep a store from closing; the records that it has copied are harmless.
     if (core_.epochs.closed()) return core_.ClosedError();
     if (core_.health.poisoned()) return core_.health.status();
     switch (TryCopy(live, extent)) {
@@ -99,11 +115,14 @@ absl::Status Compaction::Copy(const LiveReader::Item& found) {
         backoff.Wait();
         break;
       case Next::kMakeRoom:
+        // Outside the guard. The copy may use the slice of collections.
         if (absl::Status room = core_.log.WaitForPage(extent, HybridLog::Space::kCollection);
             !room.ok()) {
           return room;
         }
         break;
+      // The chain leads to the device above the live record, so a newer record may be there. Decide
+      // without a guard, and then check again only the records above those that were decided.
       case Next::kDecide: {
         Liveness::Candidate candidate(live.record, live.address);
         absl::Status status = liveness_.Decide({&candidate, 1}, Liveness::kEverything);
@@ -122,9 +141,13 @@ Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t
   HashIndex::Slot slot;
   if (core_.index.FindForUpdate(core_.HashOf(live.record), slot) !=
       HashIndex::CreateResult::kFound) {
-    return Next::kWait;  // its part of the index is being moved
+    return Next::kWait;  // its chunk of the index is being moved
   }
+  // Walk of an Upsert, 3 and 4, for a value that does not change. Any record of the key above the
+  // live one replaces it, even a tombstone.
   const Above above = LookAbove(live, slot.entry, guard);
+  // The same second check as in an operation: without it the version bits below might be of a
+  // version whose drain is over.
   if (!guard.Look()) return Next::kWait;
   if (above == Above::kSuccessor) return Next::kDone;
   if (above == Above::kUnknown) return Next::kDecide;
@@ -132,17 +155,23 @@ Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t
   if (address.is_null()) return Next::kMakeRoom;
   const std::uint32_t value_bytes = ValueBytes(live.record, shape);
   const Record copy(log.At(address, guard), shape);
+  // The copy keeps the chain: its previous address is the entry that Publish expects. The flag
+  // kCopy makes it frozen from the start: no operation updates it in place.
   const RecordHeader header =
       RecordHeader::Make(RecordKind::kRecord, slot.entry.address(), guard.version_bits())
           .With(RecordHeader::kCopy);
   copy.Init(header, live.record.key(), live.record.key_length(), value_bytes, value_bytes);
   CopyToLog(live.record.value(), value_bytes, copy.value());
+  // Valid before it is published: afterwards any reader may be here.
   copy.header().StoreRelaxed(header.With(RecordHeader::kValid));
+  // The CAS fails if anything was published in this chain since LookAbove, perhaps a newer record
+  // of this key. So a copy never hides a newer record.
   if (HashIndex::Publish(slot, address)) {
     ++stats_.copied_records;
     stats_.copied_bytes += extent;
     return Next::kDone;
   }
+  // No chain leads to it. Without the valid bit a scan of the log skips it.
   copy.header().StoreRelaxed(header);
   return Next::kWait;
 }
