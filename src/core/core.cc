@@ -17,6 +17,8 @@ namespace ebb::internal {
 
 namespace {
 
+// The thread of the periodic commits; a pool without threads runs them among its jobs
+// (Core::commit_pool).
 unsigned CommitThreads(const CoreConfig& config) {
   const bool commits = config.has_files && config.durability == Durability::kPeriodic;
   return commits && config.pool_threads != 0 ? 1 : 0;
@@ -45,7 +47,8 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
   latencies_ = std::make_unique<LatencyHistograms>();
 }
 
-// A job of the log may still run when closing has failed.
+// A job of the log may still run if closing has failed. It uses the log, so it must end before the
+// members do.
 Core::~Core() {
   log.StopMaintenance();
   commit_thread.Stop();
@@ -65,6 +68,8 @@ absl::Status Core::CheckThreads() const {
 
 bool Core::in_opening_process() const { return opening_process == getpid(); }
 
+// The health first: a thread that finds no fast path any more must find the cause. Then the updates
+// in memory end.
 absl::Status Core::Poison(const absl::Status& cause) {
   health.Poison(cause);
   log.BlockUpdates();
@@ -74,6 +79,8 @@ absl::Status Core::Poison(const absl::Status& cause) {
 absl::Status Core::WaitForDrain(std::uint64_t epoch) {
   Backoff backoff;
   while (!epochs.Drained(epoch)) {
+    // A barrier failed, so the end of the drain will never be known, and no boundary may move
+    // because of it.
     if (epochs.broken()) {
       log.BlockUpdates();
       return health.status();
@@ -84,6 +91,8 @@ absl::Status Core::WaitForDrain(std::uint64_t epoch) {
 }
 
 absl::Status Core::CheckFiles(bool of_all) {
+  // Walk of a Close, 3, and of each commit: a removed file means that nothing more can be made
+  // durable.
   absl::Status status = files.device->CheckNames(of_all);
   return status.ok() ? status : Poison(status);
 }
@@ -144,6 +153,7 @@ absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes
   return absl::OkStatus();
 }
 
+// Sparse indexes need more buckets for the same precision. The sample is at most the whole index.
 Core::IndexSample Core::SampleIndex(EpochSlot& slot, std::uint64_t min_buckets) {
   for (std::uint64_t buckets = min_buckets;; buckets *= 8) {
     IndexSample sample = SampleBuckets(slot, buckets);
@@ -153,24 +163,29 @@ Core::IndexSample Core::SampleIndex(EpochSlot& slot, std::uint64_t min_buckets) 
 
 Core::IndexSample Core::SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets) {
   constexpr std::uint64_t kGroup = 16;  // buckets, under one guard
-  // Both are powers of two. The low bits of hashes name the buckets, so any few are like all.
+  // Both are powers of two. The low bits of hashes select the buckets, so any few of them are a
+  // random sample.
   const std::uint64_t bucket_count = index.row_count();
   const std::uint64_t step = bucket_count / std::min(bucket_count, max_buckets);
   IndexSample sample{.step = step};
   for (std::uint64_t bucket = 0; bucket < bucket_count;) {
     if (epochs.closed()) return {};
+    // Counted into a copy: if the second check fails, the group is read again and the copy dropped.
     IndexSample next = sample;
     const std::uint64_t end = std::min(bucket_count, bucket + kGroup * step);
     EpochGuard guard(epochs, slot);
+    // In this order, as in an operation: begin before the entries, so that a chain is not followed
+    // below it.
     const Address begin = log.begin();
     const Address head = log.head_acquire();
     for (std::uint64_t b = bucket; b < end; b += step) {
       index.ForEachEntry(b, [&](IndexEntry entry) {
-        if (IsDead(entry.address(), begin)) {  // no record yet, or none any more
+        if (IsDead(entry.address(), begin)) {  // no record yet, or none any longer
           ++next.dead;
           return;
         }
         ++next.entries;
+        // The record is on the device: the caller reads a few of them without a guard.
         if (entry.address() < head) {
           next.addresses[std::min(next.on_device++, IndexSample::kMostAddresses - 1)] =
               entry.address();
@@ -191,7 +206,8 @@ Core::IndexSample Core::SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets
 
 namespace {
 
-// Of n keys in m chains, m (1 - e^(-n/m)) chains have one.
+// n keys hash to m (1 - e^(-n/m)) of m chains. This solves it for n, from the number of chains
+// seen.
 std::uint64_t LiveKeys(const Core::IndexSample& sample, int creation_exponent) {
   const double chains = std::ldexp(1.0, creation_exponent + IndexEntry::kTagBits);
   const auto met = static_cast<double>((sample.entries - sample.tombstones) * sample.step);
@@ -215,12 +231,13 @@ class OwnSlot {
 
 constexpr std::uint64_t kStatsBuckets = 1024;
 
-// Counts the keys of chains, each as it was when `newest` was its newest record.
+// Counts the keys of chains, each in its state at the time when `newest` was its newest record.
 class ChainCounter {
  public:
   ChainCounter(Core& core, EpochSlot& slot) : core_(core), slot_(slot) {}
-  // False: the chain leads to the device. It is followed down to `begin` in short guards. An
-  // address stays good between two of them while it is not below the head, and the head only grows.
+  // Follows a chain down to `begin`, in short guards. Returns false if it leads to the device.
+  // Between two guards an address stays valid while it is not below the head, and the head only
+  // grows.
   bool Add(Address newest, Address begin) {
     seen_.clear();
     for (Address at = newest; at >= begin;) {  // ends: previous addresses fall
@@ -263,6 +280,7 @@ class ChainCounter {
 
 std::optional<std::uint64_t> Core::TryCountKeys(EpochSlot& slot, std::uint64_t limit) {
   const std::uint64_t buckets = index.bucket_count();
+  // An entry that is being moved may be in two bucket chains or in none.
   if (index.growing()) return std::nullopt;
   ChainCounter counter(*this, slot);
   std::vector<Address> row;
@@ -279,11 +297,13 @@ std::optional<std::uint64_t> Core::TryCountKeys(EpochSlot& slot, std::uint64_t l
       });
     }
     entries += row.size();
+    // More would take too long, and their addresses too much memory; the caller estimates instead.
     if (entries > kMaxCounted) return std::nullopt;
     for (const Address newest : row) {
       if (!counter.Add(newest, begin)) return std::nullopt;
     }
   }
+  // A growth during the count may have hidden entries: the caller starts again.
   if (index.growing() || index.bucket_count() != buckets) return std::nullopt;
   return std::min(counter.count(), limit);
 }
@@ -294,11 +314,14 @@ std::optional<std::uint64_t> Core::CountKeys(std::uint64_t limit) {
   const SlowScope scope(*slot);
   // A sample of a large index shows that it has too many entries.
   const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
+  // IsEmpty (limit 1) stops at the first key, so it need not estimate.
   if (limit > 1 && sample.entries * sample.step > 2 * kMaxCounted) return std::nullopt;
   Backoff backoff;
   for (;;) {  // ends: growth does, unless a barrier has failed
     const std::uint64_t buckets = index.bucket_count();
     if (const auto count = TryCountKeys(*slot, limit); count.has_value()) return count;
+    // Otherwise the number cannot be known: a chain leads to the device, or there are too many
+    // entries.
     const bool grew = index.growing() || index.bucket_count() != buckets;
     if (!grew || epochs.closed() || epochs.broken()) return std::nullopt;
     backoff.Wait();
@@ -313,13 +336,13 @@ absl::StatusOr<std::uint64_t> Core::Size() {
     const OwnSlot slot(epochs);
     const SlowScope scope(*slot);
     const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
-    // Where all newest records are tombstones, there may be other keys of their chains.
+    // If all newest records are tombstones, their chains may still hold other keys.
     const std::uint64_t min = sample.entries == 0 ? 0 : 1;
     return std::max(min, LiveKeys(sample, index.creation_exponent()));
   });
 }
 
-// When all entries seem to lead to tombstones, looks whether one of them has another key.
+// If all entries seem to lead to tombstones, checks whether one of their chains holds another key.
 Core::KeyEstimates Core::EstimateKeys() noexcept {
   if (epochs.closed()) return {};
   try {
@@ -329,6 +352,7 @@ Core::KeyEstimates Core::EstimateKeys() noexcept {
     std::uint64_t keys = LiveKeys(sample, index.creation_exponent());
     if (keys == 0 && sample.entries != 0) keys = TryCountKeys(*slot, 1).value_or(1);
     return {sample.entries * sample.step, keys};
+    // Statistics report zeros if there is no memory, instead of an error.
   } catch (const std::bad_alloc&) {
     return {};
   }
@@ -392,6 +416,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
     operation.without_effect = sums[Count::kWithoutEffect + kind];
     operation.refused = sums[Count::kRefused + kind];
     operation.general = sums[Count::kGeneral + kind];
+    // The counters of one operation are not read at once, so their sum may be ahead of the count.
     operation.count = std::max({sums[Count::kBegun + kind], operation.general,
                                 operation.without_effect + operation.refused});
   }
@@ -406,6 +431,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.user_read_bytes =
       shape.value_variable() ? sums[Count::kReadBytes] : found * shape.value_bytes;
   if (shape.has_lengths()) {
+    // Fixed sizes need no counter: the number of operations determines the bytes.
     metrics.user_written_bytes = sums[Count::kWrittenBytes];
   } else {
     const std::uint64_t deletes = metrics[OpKind::kDelete].effective();
@@ -450,12 +476,14 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
 }
 
 MetricsSnapshot Core::Metrics() {
-  if (!in_opening_process()) return {};  // in a fork, nobody may be left to unlock a mutex
+  if (!in_opening_process())
+    return {};  // in a forked child, no thread may be left to unlock a mutex
   MutexLock lock(metrics_mu_);
   LatencyHistograms* const latencies = latencies_.get();
   if (latencies != nullptr) *latencies = {};
   MetricsSnapshot metrics = CountedSinceOpen(latencies);
-  // An operation that was running at the reset has begun before it and ended after it.
+  // An operation that was running at the reset began before it and ended after it, so a difference
+  // may be below zero.
   const auto since = [](std::uint64_t now, std::uint64_t base) {
     return now - std::min(now, base);
   };
@@ -481,6 +509,7 @@ MetricsSnapshot Core::Metrics() {
 
 void Core::ResetMetrics() {
   if (!in_opening_process()) return;
+  // A reset only moves the base: the sessions' counters are never written by another thread.
   MutexLock lock(metrics_mu_);
   if (latency_base_ != nullptr) *latency_base_ = {};
   metrics_base_ = CountedSinceOpen(latency_base_.get());

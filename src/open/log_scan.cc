@@ -23,8 +23,12 @@ LogScan::LogScan(Core& core, Start start)
 
 absl::Status LogScan::Run() {
   if (absl::Status status = Pass(); !status.ok()) return status;
+  // The scan has ended at a bad block. Whether that is the end of the log or damage is decided by
+  // the blocks after it.
   if (absl::Status status = LookForLaterCommits(); !status.ok()) return status;
+  // The usual case: the log is committed to its end, so the index holds only committed records.
   if (voids_.empty() && geometry_.BlockOf(cursor_) == cut_block_) return CheckLinks();
+  // A crash left records without a control record. Fill the index again without them.
   second_pass_ = true;
   core_.index.Clear();
   if (start_.manifest != nullptr) {
@@ -36,8 +40,8 @@ absl::Status LogScan::Run() {
 }
 
 // Records in memory are not checked again, so every link must lead to the end of its chain at the
-// time when the record was put there. In a first pass that was not the last, chains also hold void
-// records.
+// time when the record was added. In a first pass that was not the last, chains also hold void
+// records, so only the last pass counts.
 absl::Status LogScan::CheckLinks() const {
   if (bad_link_.is_null()) return absl::OkStatus();
   return Malformed(bad_link_, "a record that links to another place than its chain's end");
@@ -46,15 +50,20 @@ absl::Status LogScan::CheckLinks() const {
 absl::Status LogScan::Pass() {
   incarnations_.clear();
   sessions_.clear();
+  // Without an image: the first block is of the incarnation that the last commit record states for
+  // begin.
   if (start_.manifest == nullptr && !from_.is_null()) {
     incarnations_.push_back({geometry_.BlockOf(from_), start_.begin_incarnation});
   }
+  // With an image, everything up to the manifest's commit is known.
   if (start_.manifest != nullptr) {
     incarnations_ = start_.manifest->incarnations;
     last_version_ = start_.manifest->version;
     checkpoint_id_ = start_.manifest->id;
     for (const auto& [name, serial] : start_.manifest->sessions) sessions_[name] = serial;
   }
+  // An image's commit may lie above T0: records between T0 and it are replayed, and found committed
+  // when the scan meets its control record.
   cursor_ = last_commit_end_ = commit_before_end_ = from_;
   open_block_ = 0;
   begin_ = Address();
@@ -64,11 +73,12 @@ absl::Status LogScan::Pass() {
   replayed_records_ = 0;
   verified_bytes_ = 0;
   IndexFiller filler(core_, from_);
+  // The second pass stops at the cut: everything after it is void.
   const std::uint64_t end = second_pass_ ? cut_block_ : core_.files.device->EndBlock();
   PageReader reader(core_, {.first_block = geometry_.BlockOf(from_),
                             .end_block = std::min(end, start_.bad_header_block)});
   for (std::uint64_t page = geometry_.PageOf(from_);; ++page) {
-    // Frames are the buffer of the scan; more than the budget's are never resident.
+    // Frames are the buffer of the scan. No more than the budget's number is ever resident.
     const std::uint64_t newest = page + PageReader::kMostAhead;
     if (newest >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
       log_.ReleaseFrame(newest - geometry_.frame_count);
@@ -81,6 +91,7 @@ absl::Status LogScan::Pass() {
       const std::uint64_t blocks = core_.files.device->EndBlock() - geometry_.BlockOf(from_);
       start_.progress({verified_bytes_, blocks * kBlockBytes});
     }
+    // The first block that is not part of the log: the scan ends here.
     if (*end_block < (page + 1) * geometry_.blocks_per_page()) {
       if (!second_pass_) bad_block_ = *end_block;
       break;
@@ -88,13 +99,15 @@ absl::Status LogScan::Pass() {
   }
   if (absl::Status status = filler.Flush(); !status.ok()) return status;
   bad_link_ = filler.bad_link();
+  // The end of the log is the end of an incarnation too.
   CloseUncommitted(geometry_.BlockStart(bad_block_));
+  // The log ends after its last commit or open record; whatever follows was never committed.
   cut_block_ = geometry_.BlockOf(last_commit_end_);
   return absl::OkStatus();
 }
 
-// Fills the page's frame. Returns the first block that is not part of the log, at most the next
-// page's first.
+// Fills the page's frame. Returns the first block that is not part of the log, at most the first of
+// the next page.
 absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_t page) {
   auto incarnations = reader.Load(page);
   if (!incarnations.ok()) return incarnations.status();
@@ -111,13 +124,16 @@ absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_
   return block;
 }
 
-// A block that verifies belongs to the log if it is of the incarnation that is being read, or
-// begins the next one.
+// A block that verifies belongs to the log only if it is of the current incarnation, or begins the
+// next one. Otherwise it is a remain of a log that was cut off here: it verifies, but its records
+// were never committed.
 bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
                      std::span<const std::byte> payload) {
+  // Without an incarnation yet, only an open record can begin one.
   const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
   if (!incarnations_.empty() && incarnation == current) return true;
   const auto commit = DecodeCommitRecord(payload, core_.config.log.store_id, block);
+  // An open record is accepted only at the place and after the incarnation that it names.
   if (!commit.has_value() || commit->kind != RecordKind::kOpen ||
       commit->previous_incarnation != current || commit->cut_block != block) {
     return false;
@@ -135,12 +151,16 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block,
     const std::uint64_t offset = geometry_.OffsetOf(cursor_);
     const RecordShape shape = core_.config.log.shape;
     const Record record(frame.data() + offset, shape);
+    // The last block of the page that was accepted may end in the middle of a record.
     if (offset + 8 > end_offset) break;
     const RecordHeader header = record.header().LoadAcquire();
     const bool is_record = header.kind() == RecordKind::kRecord;
+    // The lengths of the record are not complete.
     if (is_record && offset + shape.prefix_bytes() > end_offset) break;
     const std::uint64_t room = geometry_.payload_bytes() - offset;
     const std::uint64_t extent = record.ExtentOf();
+    // The block verified, so these bytes were written by ebb: a record that does not fit is damage,
+    // or a bug.
     if (extent < 8 || extent % 8 != 0 || extent > room) {
       return Malformed(cursor_, "a record that does not fit its page");
     }
@@ -164,6 +184,7 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block,
         break;
     }
     if (!status.ok()) return status;
+    // Across the end of a page a record never extends: the rest would be a filler.
     cursor_ = geometry_.Normalize(cursor_ + extent);
   }
   return absl::OkStatus();
@@ -171,9 +192,12 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block,
 
 absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& filler) {
   const RecordHeader header = record.header().LoadAcquire();
+  // Its operation lost the CAS, or a crash came before it was set valid: it is in no chain.
   if (!header.valid()) return absl::OkStatus();
   ++replayed_records_;
+  // Chains must fall, so that every walk through one ends.
   if (header.prev() >= address) return Malformed(address, "a record that links upwards");
+  // Counted by version bits, so that CloseUncommitted knows whether anything is void.
   ++uncommitted_[header.version_bits()];
   if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();
   return filler.Add({core_.HashOf(record), address, header.prev()});
@@ -182,6 +206,7 @@ absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& 
 absl::Status LogScan::TakeSessions(const Record& record, Address address) {
   auto sessions = DecodeSessions(std::span(record.bytes(), record.ExtentOf()));
   if (!sessions.has_value()) return Malformed(address, "a malformed sessions record");
+  // They count only once the control record after them is read.
   for (SessionReport& session : sessions->sessions) {
     uncommitted_sessions_.push_back(std::move(session));
   }
@@ -194,7 +219,10 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
       DecodeCommitRecord(std::span(record.bytes(), extent), core_.config.log.store_id,
                          geometry_.BlockOf(address + (extent - 1)));
   const RecordHeader header = record.header().LoadAcquire();
+  // A control record ends at the end of a block's payload, where FindLastCommit looks for it.
   const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
+  // Each field is checked against what the scan already knows. The record has verified, so a
+  // contradiction means damage or a bug, not a torn write.
   if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
       commit->durable > address || commit->shift_tail > address ||
       commit->begin < std::max(begin_, geometry_.BlockStart(1)) ||
@@ -204,16 +232,20 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
     return Malformed(address, "a malformed commit record");
   }
   if (commit->kind == RecordKind::kOpen) {
+    // Walk of a reopening, 3: an incarnation that ended without a commit left records that are
+    // void.
     CloseUncommitted(address);
     uncommitted_ = {};
   } else {
-    // Records of the version after this one stay uncommitted; all others are settled.
+    // Records of the next version that were appended during this commit stay uncommitted. All
+    // others are committed.
     const unsigned next = static_cast<unsigned>((commit->version + 1) & 3);
     const std::uint64_t stragglers = uncommitted_[next];
     uncommitted_ = {};
     uncommitted_[next] = stragglers;
     for (const SessionReport& session : uncommitted_sessions_) {
       if (session.serial == SessionTable::kForgotten) {
+        // A session that was forgotten is removed by the same mechanism that records a serial.
         sessions_.erase(session.name);
       } else {
         sessions_[session.name] = session.serial;
@@ -223,8 +255,10 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   uncommitted_sessions_.clear();
   last_version_ = std::max(last_version_, commit->version);
   checkpoint_id_ = std::max(checkpoint_id_, commit->checkpoint_id);
+  // Used to find the blocks that must be written again, and to detect damage.
   durable_ = std::max(durable_, commit->durable);
   begin_ = commit->begin;
+  // An open record may be replaced if no commit follows it (recovery.cc).
   open_block_ = commit->kind == RecordKind::kOpen ? geometry_.BlockOf(address) : 0;
   commit_before_end_ = last_commit_end_;
   last_commit_end_ = geometry_.Normalize(address + extent);
@@ -237,12 +271,16 @@ std::vector<SessionReport> LogScan::sessions() const {
   return sessions;
 }
 
-// An incarnation ends at `end`: records that no control record has committed are void.
+// Called where an incarnation ends, at `end`: records that no control record has committed are
+// void.
 void LogScan::CloseUncommitted(Address end) {
+  // The ranges are known after the first pass; the second one uses them.
   if (second_pass_) return;
   const bool any = std::any_of(uncommitted_.begin(), uncommitted_.end(),
                                [](std::uint64_t count) { return count != 0; });
   if (!any) return;
+  // Everything after the last commit record, and from the one before it on the records of the next
+  // version, which ran during the last commit.
   voids_.push_back({.stragglers_from = commit_before_end_,
                     .straggler_bits = static_cast<unsigned>((last_version_ + 1) & 3),
                     .all_from = last_commit_end_,
@@ -250,6 +288,8 @@ void LogScan::CloseUncommitted(Address end) {
 }
 
 bool LogScan::IsVoid(Address address, RecordHeader header) const {
+  // The ranges are in order and do not overlap, so the first one that ends after the address
+  // decides.
   const auto range =
       std::upper_bound(voids_.begin(), voids_.end(), address,
                        [](Address a, const VoidRange& candidate) { return a < candidate.end; });
@@ -258,6 +298,7 @@ bool LogScan::IsVoid(Address address, RecordHeader header) const {
   return address >= range->stragglers_from && header.version_bits() == range->straggler_bits;
 }
 
+// Describes the block at which the scan ended, for an error message.
 std::string LogScan::DescribeBad() const {
   if (bad_block_ == start_.bad_header_block) return start_.bad_header;
   const std::uint64_t segment = bad_block_ / geometry_.segment_blocks;
@@ -269,6 +310,8 @@ std::string LogScan::DescribeBad() const {
   return core_.files.device->Describe(bad_block_) + ": damaged";
 }
 
+// Every block is checked, not only those of the log: a commit record may be anywhere after a lost
+// block.
 absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit& show) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
@@ -283,7 +326,7 @@ absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit
       const auto commit = DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id, block + i);
       if (commit.has_value() && !show(block + i, *commit)) return absl::OkStatus();
     }
-    block += std::max<std::uint64_t>(*count, 1);  // past a block that is missing
+    block += std::max<std::uint64_t>(*count, 1);  // past a missing block
   }
   return absl::OkStatus();
 }
@@ -296,6 +339,7 @@ absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
     return true;
   };
   const std::vector<BlockRange> held = core.files.device->HeldBlocks();
+  // From the end down, in pieces, so that the search is short if the log's end is intact.
   for (auto range = held.rbegin(); range != held.rend(); ++range) {
     for (std::uint64_t end = std::min(range->end, end_block); end > range->begin;) {
       const std::uint64_t begin = std::max(range->begin, end - std::min(end, kReadBlocks));
@@ -308,21 +352,24 @@ absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
   return last;
 }
 
-// Distinguishes damage from the end of the log: a block after the bad one that states that more was
-// durable proves damage.
+// Distinguishes damage from the end of the log. Blocks after the last commit may be torn, missing
+// or old: a crash does that. But a later block which states that more was durable proves that
+// durable bytes are lost.
 absl::Status LogScan::LookForLaterCommits() {
   if (start_.salvage) return absl::OkStatus();
   const Address bad = geometry_.BlockStart(bad_block_);
+  // The same statement, from a checkpoint or the durable end.
   if (last_commit_end_ < start_.durable) {
     return absl::DataLossError(fmt::format("{}: a checkpoint or {} states that it was durable",
                                            DescribeBad(), kDurableEndName));
   }
   const Device& device = *core_.files.device;
   absl::Status damage;
-  // Files in between may be missing, and a file may have been added with any number.
+  // Files in between may be missing, and a file of any number may have been added.
   for (const BlockRange& range : device.HeldBlocks()) {
     if (range.end <= bad_block_) continue;
     const auto look = [&](std::uint64_t block, const CommitRecord& commit) {
+      // It states only durable blocks that the scan has read: no contradiction.
       if (commit.durable <= bad) return true;
       damage = absl::DataLossError(
           fmt::format("{}: {} states that it was durable", DescribeBad(), device.Describe(block)));

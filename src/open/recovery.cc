@@ -25,15 +25,16 @@
 namespace ebb::internal {
 namespace {
 
-// Loads the newest image that verifies and leads to the log from `begin` on, and forgets newer
-// ones. Returns null if there is none.
+// Walk of a reopening, 2. Loads the newest image that verifies and leads to the log from `begin`
+// on, and drops newer ones from the list. Returns null if there is none.
 absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
                                                 FoundCheckpoints& found) {
   for (std::size_t i = found.manifests.size(); i-- != 0;) {
     const Manifest& manifest = found.manifests[i];
     if (IsDead(manifest.scan_from, begin)) break;  // older ones are dead too
-    // As large as its entries need, at most four per bucket, and no larger than it was. If there is
-    // no memory for that, loading grows it as far as possible.
+    // The size follows from the number of entries, at most four per bucket, and is at most the size
+    // that the index had. If there is no memory for that, loading grows the index as far as
+    // possible. So a manifest cannot demand more memory than its image has bytes for.
     const auto exponent = static_cast<int>(std::min<std::uint64_t>(
         {manifest.index_exponent,
          static_cast<std::uint64_t>(std::bit_width(manifest.image_entries / 4)),
@@ -44,7 +45,9 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
     }
     absl::Status status = LoadIndexImage(core, *core.files.directory, manifest);
     if (status.ok()) return &manifest;
+    // Not damage: an older image, or the log alone, would need as much memory.
     if (absl::IsResourceExhausted(status)) return status;
+    // The image is damaged, but the log alone is complete: try the next older one, and report it.
     found.notes.emplace_back(status.message());
     found.manifests.pop_back();
     core.index.Clear();
@@ -52,12 +55,14 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
   return nullptr;
 }
 
-// Between `begin` and the start of the scan an opening reads nothing, but it checks that the files
+// Between `begin` and the start of the scan an opening reads nothing. But it checks that the files
 // exist.
 absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, BlockRange range) {
   const std::vector<BlockRange> held = device.HeldBlocks();
   auto piece = held.begin();
   std::uint64_t block = range.begin;
+  // Checks the last block of each segment's part: a file that ends earlier lost blocks that were
+  // durable.
   while (block < range.end) {
     const std::uint64_t segment_end =
         (block / geometry.segment_blocks + 1) * geometry.segment_blocks;
@@ -72,8 +77,9 @@ absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, Blo
   return absl::OkStatus();
 }
 
+// The state from which a new incarnation begins.
 struct NewHistory {
-  std::uint64_t uncertain_block = 0;  // from here on no record states that it is durable
+  std::uint64_t uncertain_block = 0;  // from here on no record states that blocks are durable
   std::uint64_t cut_block = 0;
   std::uint64_t version = 1;
   std::uint64_t checkpoint_id = 0;         // the newest ever begun
@@ -82,12 +88,13 @@ struct NewHistory {
   bool salvaged = false;                   // the part that is cut off was durable
 };
 
-// Withdraws the statements that more was durable than the log below `end_block`, before the rest is
-// cut off.
+// Withdraws the statements that more than the log below `end_block` was durable, before the rest is
+// cut off. See Salvage in the header for the order.
 absl::Status ForgetBehind(Core& core, std::uint64_t end_block) {
   Directory& directory = *core.files.directory;
   absl::Status status = WriteDurableEnd(directory, core.config.log.store_id, end_block);
   std::vector<std::string> names;
+  // The durable end first: after a crash in between, the manifests still state the damage.
   int error = status.ok() ? directory.Sync() : 0;
   if (status.ok() && error == 0) error = directory.List(names);
   for (const std::string& name : names) {
@@ -100,8 +107,8 @@ absl::Status ForgetBehind(Core& core, std::uint64_t end_block) {
   return status;
 }
 
-// Begins a new incarnation at `cut_block`. When this returns, it is durable, and so is the log
-// below.
+// Walk of a reopening, 4. Begins a new incarnation at `cut_block`. When this returns, it is
+// durable, and so is the log below.
 absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories, salvaged] =
       start;
@@ -114,9 +121,13 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   record.version = version;
   record.begin = begin;
   record.begin_incarnation = IncarnationAt(histories, config.geometry.BlockOf(begin));
+  // The first sync below makes the log below durable before this record is written.
   record.durable = config.geometry.BlockStart(cut_block);
   record.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
   record.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
+  // A chain of incarnations: a scan accepts this block only after a block of the previous
+  // incarnation (LogScan::Accept), so the remains of a log that was cut off here are never joined
+  // to the new one.
   record.previous_incarnation =
       histories.size() > 1 ? histories[histories.size() - 2].incarnation : 0;
   record.cut_block = cut_block;
@@ -125,39 +136,45 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
   EncodeCommitRecord(record, config.store_id, cut_block, block.first(kBlockPayloadBytes));
   SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
-  // Written to memory too, so that the records there can be stepped through.
+  // Also written to memory, so that scans can step over it.
   const Address start_address = config.geometry.BlockStart(cut_block);
   std::memcpy(core.log.FrameForRecovery(config.geometry.PageOf(start_address)).data() +
                   config.geometry.OffsetOf(start_address),
               block.data(), kBlockPayloadBytes);
 
   Device& device = *core.files.device;
-  // The blocks that were read may so far have been in the page cache only; from here on they count
-  // as durable. A sync is not enough: an earlier sync that failed has left the pages clean.
+  // The blocks that were read may have been only in the page cache. From here on they count as
+  // durable. A sync is not enough: an earlier sync that failed has left the pages clean.
   absl::Status status = device.WriteAgain(uncertain_block, cut_block);
   status.Update(status.ok() ? device.Sync() : absl::OkStatus());
+  // After the sync of the part that is kept, and before the cut: a crash in between leaves the
+  // damage, or the new end.
   if (status.ok() && salvaged) status = ForgetBehind(core, cut_block);
-  // Also files without a block: one may lack its header. The first file keeps its own.
+  // The cut comes before the open record: otherwise blocks of the old incarnation would follow it.
+  // Files without a block are cut too, since one may lack its header. The first file keeps its own.
   if (status.ok() && cut_block != 0) status = device.Truncate(cut_block);
   status.Update(status.ok() ? device.Write(cut_block, block) : absl::OkStatus());
+  // Only now does the new incarnation exist. A crash before leaves the log as it was.
   status.Update(status.ok() ? device.Sync() : absl::OkStatus());
   return status;
 }
 
-// Sets the log's end after the open record at `cut_block`, or before that block if there is none,
-// with the newest pages in memory.
+// Walk of a reopening, 5. Sets the log's end after the open record at `cut_block`, or before that
+// block if there is none, with the newest pages in memory.
 void StartLog(Core& core, NewHistory start, Address scanned_from) {
   const Geometry& geometry = core.log.geometry();
   HybridLog::Position position;
   position.begin = start.begin;
+  // A read-only opening writes no open record.
   position.tail = geometry.BlockStart(start.cut_block + (core.config.read_only ? 0 : 1));
   position.incarnations = std::move(start.histories);
   position.sessions_bytes = core.sessions.ListBytesWith("");
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
-  // One frame is free for the next page, and pages after the tail may have been read into others.
+  // One frame is free for the next page. Pages after the tail may have been read ahead into others.
   const std::uint64_t end_page = tail_page + 2 + PageReader::kMostAhead;
   const std::uint64_t head_page =
       end_page > geometry.frame_count ? end_page - geometry.frame_count : 0;
+  // Nothing below the start of the scan was read into frames.
   position.head = std::max({position.begin, geometry.PageStart(head_page), scanned_from});
   if (geometry.frame_slots() > geometry.frame_count) {
     for (std::uint64_t page = tail_page + 1; page < head_page + geometry.frame_slots(); ++page) {
@@ -165,10 +182,11 @@ void StartLog(Core& core, NewHistory start, Address scanned_from) {
     }
   }
   core.log.Restore(std::move(position));
+  // The first update need not wait for the reservation. If the disk is full, it gets the error.
   if (!core.config.read_only) core.log.TakeSpaceAhead(0);
 }
 
-// Returns whether the first block of a log that begins at `begin` no longer exists.
+// Returns whether the first block of a log that begins at `begin` is gone: freed by a collection.
 absl::StatusOr<bool> IsGone(Core& core, Address begin) {
   const Geometry& geometry = core.log.geometry();
   const std::uint64_t block = geometry.FrontBlock(BeginOfFiles(geometry, begin));
@@ -187,8 +205,9 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
                      FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
   const Device& device = *core.files.device;
   const Geometry& geometry = core.log.geometry();
-  // Each turn after the first begins below the end of the one before.
+  // Walk of a reopening, 3. Each turn after the first begins below the end of the one before.
   for (std::uint64_t end_block = device.EndBlock();;) {
+    // Only commit records state the log's begin, so the search starts at the end (log_scan.h).
     auto last = LogScan::FindLastCommit(core, end_block);
     if (!last.ok()) return last.status();
     LogScan::Start start;
@@ -198,17 +217,20 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
     if (last->has_value() && (*last)->begin > geometry.BlockStart(1)) {
       start.begin = (*last)->begin;
       start.begin_incarnation = (*last)->begin_incarnation;
+      // The begin moved there because of durable blocks above, so they are lost.
       if (start.begin >= geometry.BlockStart(end_block)) {
         return absl::DataLossError(device.Describe(end_block - 1) +
                                    ": a commit record states that the log begins behind it");
       }
     }
+    // A file below begin may be half deleted. From begin on a bad header counts as a bad block.
     const std::uint64_t begin_segment = geometry.BlockOf(start.begin) / geometry.segment_blocks;
     const auto bad = found.bad_headers.lower_bound(begin_segment);
     if (bad != found.bad_headers.end()) {
       start.bad_header_block = bad->first * geometry.segment_blocks;
       start.bad_header = bad->second;
     }
+    // Images of checkpoints cut the scan short. Verification and salvage read the log alone.
     if (mode == ScanMode::kWithImages) {
       absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
       if (!manifest.ok()) return manifest.status();
@@ -216,8 +238,12 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
     }
     scan.emplace(core, start);
     if (absl::Status status = scan->Run(); !status.ok()) return status;
+    // The last commit of the committed log states a lower begin than the record from which the scan
+    // started. That record is then not part of the committed log, so nothing was freed because of
+    // it: start again below it.
     const bool below = start.manifest == nullptr && scan->begin() < start.begin;
     if (!below) break;
+    // After a salvage the blocks may be gone nevertheless, since the dropped part was durable.
     const absl::StatusOr<bool> is_gone = start.salvage ? IsGone(core, scan->begin()) : false;
     if (!is_gone.ok()) return is_gone.status();
     if (*is_gone) break;
@@ -226,9 +252,11 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
                                  ": the log does not begin where its commit records say");
     }
     end_block = scan->bad_block();
+    // The entries of the attempt must not remain.
     core.index.Clear();
   }
-  // A store's first block is durable before anything is written after it.
+  // The first block of a store is durable before anything is written after it, so its loss is
+  // damage.
   const bool first_is_missing = !found.numbers.empty() && found.numbers.front() != 0;
   if (mode == ScanMode::kSalvage && scan->begin().is_null()) {
     return absl::DataLossError(
@@ -250,13 +278,15 @@ absl::Status ScanWithImages(Core& core, const FoundSegments& found, const Option
       ScanLog(core, found, ScanMode::kWithImages, options.recovery_progress, checkpoints, scan);
   const Manifest* const manifest = status.ok() ? scan->manifest() : nullptr;
   if (manifest == nullptr) return status;
+  // The scan began at the end of the image, so the log below is not read: check at least that its
+  // files are there.
   const Geometry& geometry = core.log.geometry();
   const Address begin = BeginOfFiles(geometry, scan->begin());
   return CheckFilesBelow(*core.files.device, geometry,
                          {geometry.FrontBlock(begin), geometry.BlockOf(manifest->scan_from)});
 }
 
-// After `damage`: reads as much as possible without images, up to the first bad block.
+// Called after `damage`: reads as much as possible without images, up to the first bad block.
 absl::Status Salvage(Core& core, const FoundSegments& found, const Options& options,
                      const absl::Status& damage, FoundCheckpoints& checkpoints,
                      std::optional<LogScan>& scan) {
@@ -264,6 +294,8 @@ absl::Status Salvage(Core& core, const FoundSegments& found, const Options& opti
   const Device& device = *core.files.device;
   const std::uint64_t end_block =
       std::max(geometry.BlockOf(checkpoints.durable), device.EndBlock());
+  // The statements about the durable end are what the log violates. They are ignored here, and
+  // withdrawn before the log is cut (ForgetBehind).
   checkpoints.durable = Address();
   checkpoints.manifests.clear();
   core.index.Clear();
@@ -275,6 +307,7 @@ absl::Status Salvage(Core& core, const FoundSegments& found, const Options& opti
       fmt::format("salvaged: {}; dropped the checkpoints and the log from {} on, {} bytes",
                   std::string(damage.message()), device.Describe(cut_block),
                   (std::max(end_block, cut_block) - cut_block) * kBlockBytes));
+  // A collection had moved live records into the part that is dropped, and freed their old places.
   if (scan->start().begin > scan->begin()) {
     checkpoints.notes.push_back(fmt::format(
         "salvaged: garbage was collected after the last commit: the keys are gone whose records "
@@ -284,7 +317,8 @@ absl::Status Salvage(Core& core, const FoundSegments& found, const Options& opti
   return absl::OkStatus();
 }
 
-// Reads the contents of the files into the index and the frames; changes no file.
+// Walk of a reopening, 2 and 3. Reads the contents of the files into the index and the frames;
+// changes no file.
 absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
                      FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
   const Geometry& geometry = core.log.geometry();
@@ -293,17 +327,22 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   next.salvaged = absl::IsDataLoss(status) && options.salvage;
   if (next.salvaged) status = Salvage(core, found, options, status, checkpoints, scan);
   if (!status.ok()) return status;
+  // After a salvage the begin of the dropped part counts: the space below it may have been freed
+  // because of it.
   const Address begin =
       next.salvaged ? std::max(scan->begin(), scan->start().begin) : scan->begin();
   next.begin = BeginOfFiles(geometry, begin);
   const Manifest* const manifest = scan->manifest();
+  // Blocks below are durable, since a later commit record states it.
   next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
-  // Openings without a commit use one block, however many there are. This holds only if nothing
-  // follows the open record. A commit record there, which a crash has left after lost blocks,
-  // states that the open record was durable, and must be removed first.
+  // Openings without a commit reuse one block, however many there are. This is allowed only if
+  // nothing follows the open record. A commit record there, which a crash has left after lost
+  // blocks, states that the open record was durable. It must be removed first, so then the record
+  // is not replaced.
   const bool is_last = scan->cut_block() == core.files.device->EndBlock();
   next.cut_block = scan->open_block() != 0 && is_last ? scan->open_block() : scan->cut_block();
   next.version = scan->next_version();
+  // Ids never repeat, even those of checkpoints that failed or were removed.
   next.checkpoint_id = std::max(scan->checkpoint_id(), checkpoints.last_id);
   next.histories = scan->incarnations();
   report.created = !found.header.has_value();
@@ -324,7 +363,7 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
                     "copy all keys into a new store",
                     100 * share));
   }
-  // A crash happened before they were removed.
+  // These checkpoints are below begin: a crash happened before they were removed.
   std::erase_if(checkpoints.manifests,
                 [&](const Manifest& old) { return IsDead(old.scan_from, next.begin); });
   core.sessions.Restore(report.sessions);
@@ -346,15 +385,16 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
     absl::Status status = Recover(*core, *found, options, checkpoints, next, opened.report);
     if (!status.ok()) return status;
   }
-  // An incarnation without a commit leaves no trace.
+  // An incarnation without a commit leaves no trace: its open record is replaced or cut off.
   while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
     next.histories.pop_back();
   }
   const bool read_only = core->config.read_only;
-  // Block 0 holds the first open record, if there has been one.
+  // Block 0 holds the first open record, if a process has ever written it.
   if (read_only) next.cut_block = std::max<std::uint64_t>(next.cut_block, 1);
   std::uint64_t incarnation = 0;
   if (absl::Status status = FillRandom({&incarnation, 1}); !status.ok()) return status;
+  // Odd, so never 0: 0 means that no incarnation is known.
   next.histories.push_back({next.cut_block, incarnation | 1});
   if (!read_only) {
     if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
@@ -369,19 +409,22 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   const std::uint64_t front_block = core->log.geometry().FrontBlock(next.begin);
   StartLog(*core, std::move(next),
            opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
+  // Everything below the tail is durable: WriteOpenRecord has synced it.
   start.durable = core->log.tail();
   if (found != nullptr && !read_only) {
-    // Without the open record, which the next opening may replace; the first one stays.
+    // The durable end excludes the open record, which the next opening may replace, except the
+    // first one.
     const std::uint64_t end_block = core->log.geometry().BlockOf(start.durable) - 1;
     absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
         *core->files.directory, core->config.log.store_id, std::max<std::uint64_t>(end_block, 1));
-    // A store can work without it, as long as the end of its log is not lost.
+    // A store can work without this file, as long as the end of its log is not lost.
     if (end.ok()) start.durable_end = *std::move(end);
     if (!end.ok()) opened.report.notes.emplace_back(end.status().message());
   }
-  // Removes the remains of an interrupted truncation. They do no harm, so neither does a failure.
+  // Removes the remains of an interrupted truncation. They do no harm, so a failure is ignored.
   if (!read_only) static_cast<void>(core->files.device->TruncateFront(front_block));
 
+  // The slots are empty, so there is nothing to drain: the new version counts as drained at once.
   core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
   if (core->epochs.broken()) return core->health.status();
   core->drained_version.store(start.version, std::memory_order_release);        // [drained]
@@ -415,7 +458,7 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
                                            StoredTypes types, const Environment& environment) {
   if (absl::Status status = Validate(options); !status.ok()) return status;
   if (environment.in_memory) return OpenInMemory(options, types, environment);
-  // Types or limits that do not fit are rejected before anything is created.
+  // Types or limits that do not fit are rejected before any file is created.
   const absl::StatusOr<SegmentHeader> fresh = NewHeader(options, environment, types);
   if (!fresh.ok()) return fresh.status();
   if (absl::StatusOr<CoreConfig> config = MakeConfig(*fresh, options, environment); !config.ok()) {
@@ -430,6 +473,8 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
                  : OpenLockedStore(file_system, path,
                                    options.read_only ? LockKind::kReader : LockKind::kWriter);
   if (!directory.ok()) return directory.status();
+  // The lock comes before the first read of a file, so that no other process changes what is read
+  // here.
   absl::StatusOr<FoundSegments> found = FindSegments(**directory);
   if (!found.ok()) return found.status();
   if (found->header.has_value()) {
@@ -441,6 +486,7 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
     absl::Status status = CreateFirstFile(**directory, *fresh);
     if (!status.ok()) return status;
   }
+  // A store keeps the sizes with which it was created. Only limits and modes come from the options.
   const SegmentHeader header = found->header.value_or(*fresh);
   absl::StatusOr<CoreConfig> config = MakeConfig(header, options, environment);
   if (!config.ok()) return config.status();
