@@ -15,6 +15,7 @@ Health::Health(bool read_only) : poisoned_(read_only) {
 
 void Health::Poison(const absl::Status& cause) {
   MutexLock lock(mu_);
+  // The first cause counts. Later errors follow from it.
   if (has_failed_) return;
   has_failed_ = true;
   // A store that must not continue is poisoned whether or not there is memory for the message.
@@ -27,6 +28,7 @@ void Health::Poison(const absl::Status& cause) {
                     absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
   } catch (const std::bad_alloc&) {  // the shorter one remains
   }
+  // After cause_: a thread that sees the flag finds the cause.
   poisoned_.store(true, std::memory_order_release);  // [poison]
 }
 

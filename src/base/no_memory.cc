@@ -12,7 +12,7 @@ absl::Status Make(absl::StatusCode code, const char* message) noexcept {
     absl::Status status(code, message);
     return code == absl::StatusCode::kUnavailable ? Lasting(std::move(status)) : status;
   } catch (const std::bad_alloc&) {
-    return absl::Status(code, {});  // without a message it takes no memory
+    return absl::Status(code, {});  // without a message it allocates no memory
   }
 }
 
@@ -60,7 +60,7 @@ const FixedStatuses& Fixed() noexcept {
 }
 
 namespace {
-// While the program starts there is memory.
+// Created early: while the program starts there is memory.
 [[maybe_unused]] const FixedStatuses& g_made_early = Fixed();
 }  // namespace
 

@@ -15,7 +15,7 @@ namespace ebb::internal {
 namespace {
 
 constexpr std::uint64_t kEndMagic = 0x454c424152554445;  // "EDURABLE"
-// Far from the numbers of all other blocks, so that no kind can pass for another.
+// Far from the numbers of all other blocks, so that no kind of block can pass for another.
 constexpr std::uint64_t kFirstEndNumber = std::uint64_t{1} << 63;
 constexpr std::size_t kSectorBytes = 512;
 constexpr std::size_t kLastSector = kBlockBytes - kSectorBytes;
@@ -37,7 +37,7 @@ void Encode(std::uint64_t store_id, std::uint64_t end_block, std::size_t number,
   SealBlock(block, store_id, kFirstEndNumber + number, 0);
 }
 
-// E, or nothing when the block does not verify.
+// Returns E, or nothing if the block does not verify. Without a known store, its own id is used.
 std::optional<std::uint64_t> Decode(std::span<const std::byte> block, std::size_t number,
                                     std::optional<std::uint64_t> store_id) {
   Fields fields;
@@ -62,6 +62,8 @@ absl::StatusOr<FoundDurableEnd> ReadDurableEnd(Directory& directory,
   OpenedFile opened = directory.Open(kDurableEndName, {});
   if (opened.file == nullptr && opened.error != ENOENT) return Failed("open", opened.error);
   if (opened.file == nullptr) {
+    // Not an error: the log itself is complete. But its loss would not be noticed, which the caller
+    // reports.
     found.problem = fmt::format(
         "{} is missing: a loss of the end of the log would not have been noticed", kDurableEndName);
     return found;
@@ -77,6 +79,7 @@ absl::StatusOr<FoundDurableEnd> ReadDurableEnd(Directory& directory,
     any = any || end_block.has_value();
     found.blocks[i] = end_block.value_or(0);
   }
+  // The larger of those that verify counts; a torn write leaves the other one.
   found.end_block = std::max(found.blocks[0], found.blocks[1]);
   if (!any) {
     found.problem = fmt::format(
@@ -87,6 +90,7 @@ absl::StatusOr<FoundDurableEnd> ReadDurableEnd(Directory& directory,
   return found;
 }
 
+// Both blocks at once, for creation, salvage and backups; the caller syncs the directory.
 absl::Status WriteDurableEnd(Directory& directory, std::uint64_t store_id,
                              std::uint64_t end_block) {
   const AlignedBuffer buffer = AllocateAligned(2 * kBlockBytes);
@@ -112,6 +116,7 @@ absl::StatusOr<std::unique_ptr<DurableEnd>> DurableEnd::Open(Directory& director
   absl::StatusOr<FoundDurableEnd> found = ReadDurableEnd(directory, store_id);
   if (!found.ok()) return found.status();
   if (!found->problem.empty()) {
+    // Missing or damaged: start again with the end that the opening found.
     absl::Status status = WriteDurableEnd(directory, store_id, end_block);
     if (!status.ok()) return status;
     if (const int error = directory.Sync(); error != 0) {
@@ -135,11 +140,16 @@ absl::StatusOr<std::unique_ptr<DurableEnd>> DurableEnd::Open(Directory& director
 void DurableEnd::Advance(std::uint64_t end_block) {
   if (end_block <= end_block_) return;
   end_block_ = end_block;
+  // Alternately into the block with the lower value, so that a torn write never destroys the only
+  // good one. An error is ignored: the statement stays lower, so a loss of the newest commits would
+  // not be noticed.
   static_cast<void>(Write(blocks_[0] <= blocks_[1] ? 0 : 1));
 }
 
 int DurableEnd::Write(std::size_t block) {
   Encode(store_id_, end_block_, block, {buffer_.get(), kBlockBytes});
+  // All changing bytes are in one sector, so after the first write only that sector is written. The
+  // count of a block is 0 while its write is in progress.
   const std::size_t from = std::exchange(blocks_[block], 0) != 0 ? kLastSector : 0;
   unsynced_ = true;
   const std::span<const std::byte> bytes(buffer_.get() + from, kBlockBytes - from);
@@ -149,13 +159,14 @@ int DurableEnd::Write(std::size_t block) {
 }
 
 absl::Status DurableEnd::Sync() {
+  // Walk of a Close, 4. Both blocks get the newest end.
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const int error = blocks_[i] == end_block_ ? 0 : Write(i);
     if (error != 0) return Failed("write", error);
   }
   if (!unsynced_) return absl::OkStatus();
   if (const int error = file_->Sync(); error != 0) {
-    blocks_ = {};  // the kernel may have dropped what was written
+    blocks_ = {};  // the kernel may have dropped the written bytes
     return SyncError("sync", kDurableEndName, error);
   }
   unsynced_ = false;

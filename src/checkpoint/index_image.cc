@@ -8,10 +8,12 @@
 
 namespace ebb::internal {
 namespace {
+// Marks a word that states a bucket's number. Entries have this bit clear, since none is tentative.
 constexpr std::uint64_t kBucketMark = std::uint64_t{1} << 63;
-}
+}  // namespace
 
 absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Manifest& manifest) {
+  // The stamp is random, so that blocks of an earlier attempt with the same id do not verify.
   if (absl::Status status = FillRandom({&manifest.image_stamp, 1}); !status.ok()) return status;
   manifest.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
   manifest.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
@@ -19,21 +21,28 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
                       {core.config.log.store_id, manifest.image_stamp});
   if (absl::Status status = writer.Open(); !status.ok()) return status;
   std::vector<std::uint64_t> words;
+  // Begin may rise in the meantime: entries below are dead then too, and dropped when the image is
+  // read.
   const Address begin = core.log.begin();
   for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
     if (bucket % 1024 == 0 && stop()) return absl::AbortedError("the store is being closed");
     words.assign(1, kBucketMark | bucket);
+    // Walk of a Checkpoint, 2. Operations run concurrently, so an entry may already lead to a
+    // record above T0. Then it is left out: the scan of an opening, which starts at T0, finds that
+    // record and adds the entry.
     core.index.ForEachEntry(bucket, [&](IndexEntry entry) {
       if (!IsDead(entry.address(), begin) && entry.address() < manifest.scan_from) {
         words.push_back(entry.word());
       }
     });
+    // Empty bucket chains need no space.
     if (words.size() == 1) continue;
     manifest.image_entries += words.size() - 1;
     if (absl::Status status = writer.Append(std::as_bytes(std::span(words))); !status.ok()) {
       return status;
     }
   }
+  // Sync and rename.
   absl::Status status = writer.Finish();
   manifest.image_bytes = writer.file_bytes();
   return status;
@@ -64,16 +73,19 @@ absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& ma
       continue;
     }
     const IndexEntry entry(word);
+    // The image holds no entry at or above T0.
     if (entry.address() <= kNoRecord || entry.address() >= manifest.scan_from) {
       return reader.Damaged("an entry beyond the image");
     }
     --left;
+    // Below the first record: the entry never had a record.
     if (IsDead(entry.address(), core.log.geometry().BlockStart(1))) continue;
-    // The bits of the hash that the chain is named by.
+    // The bits of the hash that name the chain: those of the bucket, and the tag.
     const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
     if (!take(hash, entry.address())) {
       return absl::ResourceExhaustedError("no memory for the hash index");
     }
+    // A larger index than planned is allowed; a fuller one would be slow.
     if (core.config.index_auto_grow) core.index.GrowAloneIfCrowded();
   }
   return absl::OkStatus();

@@ -59,7 +59,7 @@ std::optional<std::uint64_t> CheckpointOfFile(const std::string& name) {
   }
   for (const std::string_view prefix : {kManifestPrefix, kImagePrefix}) {
     const auto id = NumberBetween(finished, prefix, kSuffix);
-    // Only names that the store makes: no leading zeros.
+    // Only names that the store itself creates, without leading zeros.
     if (id.has_value() && *id != 0 && *id <= kMostCheckpointId &&
         (finished == ManifestName(*id) || finished == ImageName(*id)))
       return id;
@@ -73,7 +73,7 @@ enum class Section : std::uint32_t { kCheckpoint = 1, kIncarnations = 2, kSessio
 constexpr std::uint64_t kSections = 3;
 constexpr std::uint64_t kCheckpointBytes = 64;
 
-// Appends a section, whose words `fill` appends.
+// Appends a section, whose words `fill` appends. The 1 marks a section that a reader must know.
 template <typename Fill>
 void AddSection(Section section, std::vector<std::uint64_t>& words, Fill fill) {
   words.push_back(Pair(static_cast<std::uint32_t>(section), 1));
@@ -101,7 +101,7 @@ absl::Status ReadCheckpoint(SealedReader& reader, std::uint64_t bytes, Manifest&
   return absl::OkStatus();
 }
 
-// Lengths beyond what the file can hold end with an error before they take memory.
+// A length beyond the end of the file fails before it allocates memory: spans are read one by one.
 absl::Status ReadIncarnations(SealedReader& reader, std::uint64_t bytes, Manifest& manifest) {
   if (bytes % 16 != 0) return reader.Damaged("a section of another length");
   for (; bytes != 0; bytes -= 16) {
@@ -121,6 +121,7 @@ absl::Status ReadSessions(SealedReader& reader, std::uint64_t bytes, Manifest& m
     absl::Status status = reader.ReadWord(session.serial);
     if (status.ok()) status = reader.ReadWord(name_bytes);
     if (!status.ok()) return status;
+    // Names are padded to 8 bytes, and so is every section.
     const std::uint64_t padded_bytes = RoundUp8(name_bytes);
     if (name_bytes == 0 || name_bytes > kMostSessionNameBytes || bytes < 16 + padded_bytes) {
       return reader.Damaged("a session's name of a length that none has");
@@ -144,7 +145,7 @@ absl::Status SkipSection(SealedReader& reader, std::uint64_t bytes) {
   return absl::OkStatus();
 }
 
-// Reads the next section; sets its bit in `seen`.
+// Reads the next section and sets its bit in `seen`.
 absl::Status ReadSection(SealedReader& reader, Manifest& manifest, std::uint64_t& seen) {
   std::uint64_t head = 0;
   std::uint64_t bytes = 0;
@@ -153,6 +154,7 @@ absl::Status ReadSection(SealedReader& reader, Manifest& manifest, std::uint64_t
   if (!status.ok()) return status;
   if (bytes % 8 != 0) return reader.Damaged("a section of another length");
   const auto type = static_cast<std::uint32_t>(head);
+  // Each known section occurs exactly once (ReadManifest checks that all were seen).
   if (type >= 1 && type <= kSections) {
     const std::uint64_t bit = std::uint64_t{1} << (type - 1);
     if ((seen & bit) != 0) return reader.Damaged("a section that was there already");
@@ -166,6 +168,7 @@ absl::Status ReadSection(SealedReader& reader, Manifest& manifest, std::uint64_t
     case Section::kSessions:
       return ReadSessions(reader, bytes, manifest);
   }
+  // Sections that later versions add and that are not required are skipped.
   if (head >> 32 == 0) return SkipSection(reader, bytes);
   return absl::UnimplementedError(fmt::format(
       "{}: needs section {}, which this library does not know", ManifestName(manifest.id), type));
@@ -209,6 +212,7 @@ absl::StatusOr<Manifest> ReadManifest(Directory& directory, std::uint64_t store_
   std::uint64_t words[4] = {};
   absl::Status status = reader.Read(std::as_writable_bytes(std::span(words)));
   if (!status.ok()) return status;
+  // The id in the file must be that in its name, or else it was renamed.
   if (words[0] != kMagic || words[2] != id) return reader.Damaged("not the manifest of its name");
   if (words[1] != kFormatVersion) {
     return absl::UnimplementedError(

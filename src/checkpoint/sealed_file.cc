@@ -13,7 +13,7 @@
 namespace ebb::internal {
 namespace {
 constexpr std::size_t kBufferBlocks = 256;  // 1 MiB at a time
-// Far from the numbers of log blocks, so that neither kind can pass for the other.
+// Far from the numbers of log blocks, so that neither kind of block can pass for the other.
 constexpr std::uint64_t kFirstNumber = std::uint64_t{1} << 62;
 }  // namespace
 
@@ -28,7 +28,7 @@ SealedWriter::SealedWriter(Directory& directory, std::string name, SealedFileId 
 SealedWriter::~SealedWriter() {
   if (file_ == nullptr || finished_) return;
   file_ = nullptr;
-  static_cast<void>(directory_.Unlink(unfinished_name_));  // best effort, means nothing
+  static_cast<void>(directory_.Unlink(unfinished_name_));  // best effort: it would be ignored
 }
 
 absl::Status SealedWriter::Open() {
@@ -38,7 +38,7 @@ absl::Status SealedWriter::Open() {
   OpenedFile opened = directory_.Open(unfinished, {.create = true});
   if (opened.file == nullptr) return FileError("create", unfinished, 0, opened.error);
   file_ = std::move(opened.file);
-  const int error = file_->Truncate(0);  // left behind by a crash
+  const int error = file_->Truncate(0);  // a crash may have left one
   return error == 0 ? absl::OkStatus() : FileError("truncate", unfinished, 0, error);
 }
 
@@ -63,6 +63,7 @@ absl::Status SealedWriter::AppendWord(std::uint64_t word) {
   return Append(std::as_bytes(std::span(&word, 1)));
 }
 
+// Seals and writes the whole blocks of the buffer.
 absl::Status SealedWriter::WriteBuffer() {
   for (std::size_t i = 0; i < block_; ++i) {
     SealBlock({buffer_.get() + i * kBlockBytes, kBlockBytes}, id_.store_id,
@@ -79,6 +80,7 @@ absl::Status SealedWriter::WriteBuffer() {
 }
 
 absl::Status SealedWriter::Finish() {
+  // The last block is padded with zeros, since only whole blocks are sealed.
   if (in_block_ != 0) {
     std::memset(buffer_.get() + block_ * kBlockBytes + in_block_, 0,
                 kBlockPayloadBytes - in_block_);
@@ -87,6 +89,7 @@ absl::Status SealedWriter::Finish() {
   }
   if (absl::Status status = WriteBuffer(); !status.ok()) return status;
   const std::string& unfinished = unfinished_name_;
+  // The rename must not become durable before the contents.
   if (const int error = file_->Sync(); error != 0) return FileError("sync", unfinished, 0, error);
   if (const int error = file_->Close(); error != 0) return FileError("close", unfinished, 0, error);
   if (const int error = directory_.Rename(unfinished, name_); error != 0) {
@@ -148,6 +151,7 @@ absl::Status SealedReader::FillBuffer() {
   for (std::size_t i = 0; i < block_count_; ++i) {
     const auto stamp = VerifyBlock({buffer_.get() + i * kBlockBytes, kBlockBytes}, id_.store_id,
                                    kFirstNumber + next_block_ + i);
+    // The offset of the bad block, for the message.
     if (stamp != id_.stamp) {
       block_ = i;
       next_block_ += block_count_;

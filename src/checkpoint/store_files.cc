@@ -36,6 +36,8 @@ absl::Status ForeignFile(std::uint64_t number) {
                   FileDevice::SegmentName(number)));
 }
 
+// A manifest verifies by its checksum, but its fields are checked against each other before they
+// are used.
 bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
   const auto by_block = [](const IncarnationSpan& a, const IncarnationSpan& b) {
     return a.first_block < b.first_block;
@@ -56,6 +58,7 @@ absl::Status NoStoreError(const std::string& path) {
       "path {}: there is no store, and create_if_missing is false or read_only is set", path));
 }
 
+// The directory is opened once; from here on every name is relative to it.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
                                                     const std::string& path, bool create) {
   if (path.empty() || path.find('\0') != std::string::npos) {
@@ -86,6 +89,7 @@ absl::Status LockDirectory(Directory& directory, const std::string& path, LockKi
   }
   if (error == 0) return absl::OkStatus();
   absl::Status status = FileError("lock", path + "/" + kLockName, 0, error);
+  // A file system or directory that is not writable: point to the option that needs no write.
   if (kind != LockKind::kWriter || (error != EROFS && error != EACCES)) return status;
   return absl::Status(status.code(), std::string(status.message()) +
                                          "; Options::read_only opens a store that must not be "
@@ -103,6 +107,7 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLocked(FileSystem& file_system,
 
 absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_system,
                                                            const std::string& path, LockKind kind) {
+  // A check without creating anything: a wrong path must not leave a lock file behind.
   if (!path.empty() && file_system.OpenDirectory(path, /*create=*/false).error == ENOENT) {
     return NoStoreError(path);
   }
@@ -113,8 +118,8 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
   if (const int error = (*directory)->List(names); error != 0) {
     return FileError("listing", path, 0, error);
   }
-  // A look without the lock: a store, its traces, or one that is being created would have any of
-  // these. FindSegments decides what they are, under the lock.
+  // A check without the lock: a store, its remains, or one that is being created would have any of
+  // these files. FindSegments decides under the lock which of these it is.
   const bool may_be_store = std::any_of(names.begin(), names.end(), [](const std::string& name) {
     std::uint64_t number;
     return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
@@ -134,6 +139,7 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   }
   FoundSegments found;
   for (const std::string& name : names) {
+    // Without this a partial copy could be opened as if it were the whole log.
     if (name == kUnfinishedBackupName) {
       return absl::FailedPreconditionError(
           fmt::format("the directory holds {}: a backup into it was interrupted; make the "
@@ -147,8 +153,8 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   }
   std::sort(found.numbers.begin(), found.numbers.end());
   if (found.numbers.empty()) {
-    // The first file's name is durable before there is a checkpoint or a commit: no trace of a
-    // crash either.
+    // The first file's name is durable before there is a checkpoint or a commit, so a crash does
+    // not leave this state either.
     const auto checkpoint = std::find_if(names.begin(), names.end(), [](const std::string& name) {
       return CheckpointOfFile(name).has_value();
     });
@@ -160,20 +166,21 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
         fmt::format("the log's files, log-*.ebb, are missing, but {} is there",
                     has_checkpoint ? *checkpoint : kDurableEndName));
   }
-  // A header that does not verify ends the log, or is damaged, or belongs to a file that is not
-  // needed any more: the scan tells, as for any bad block.
+  // A file whose header does not verify marks the end of the log, is damaged, or is no longer
+  // needed. The scan decides that, as for any bad block.
   absl::Status first_bad;
   for (const std::uint64_t number : found.numbers) {
     absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
     if (header.ok()) {
       if (header->first_block != number * header->segment_blocks) return ForeignFile(number);
       if (!found.header.has_value()) found.header = *header;
-      found.header->first_block = header->first_block;  // in all else they agree
+      found.header->first_block = header->first_block;  // they agree in all other fields
       if (*header != *found.header) return ForeignFile(number);
     } else if (absl::IsDataLoss(header.status())) {
       found.bad_headers[number] = std::string(header.status().message());
       first_bad.Update(header.status());
     } else {
+      // An error of the device, not of the file.
       return header.status();
     }
   }
@@ -181,6 +188,8 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   return found;
 }
 
+// The order is that of "Creation" in src/README.md: the file log-00000000.ebb makes the directory a
+// store, so it appears last, complete, by a rename.
 absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) {
   absl::Status status = WriteDurableEnd(directory, header.store_id, 0);
   if (!status.ok()) return status;
@@ -195,6 +204,7 @@ absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) 
   EncodeSegmentHeader(header, block);
   OpenedFile opened = directory.Open(unfinished, {.create = true});
   if (opened.file == nullptr) return FileError("create", unfinished, 0, opened.error);
+  // An earlier creation may have been interrupted.
   int error = opened.file->Truncate(0);
   if (error == 0) error = WriteFully(*opened.file, 0, block).error;
   if (error == 0) error = opened.file->Sync();
@@ -226,10 +236,12 @@ absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint
   for (const std::string& name : names) {
     const auto id = CheckpointOfFile(name);
     if (!id.has_value()) continue;
+    // Also ids of unfinished files: an id is never used twice.
     found.last_id = std::max(found.last_id, *id);
     if (name != ManifestName(*id)) continue;
     absl::StatusOr<Manifest> manifest = ReadManifest(directory, store_id, *id);
-    // Neither says anything about the file.
+    // Neither of these errors is a statement about the file. An older checkpoint must not be used
+    // instead.
     if (absl::IsUnimplemented(manifest.status()) || absl::IsResourceExhausted(manifest.status())) {
       return manifest.status();
     }
@@ -238,6 +250,8 @@ absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint
     } else if (!IsPlausible(*manifest, geometry)) {
       found.notes.push_back(name + " at offset 0: fields are out of range");
     } else {
+      // Each manifest that verifies states how far the log was durable, whether or not its image is
+      // used.
       found.durable = std::max(found.durable, manifest->durable);
       found.manifests.push_back(*std::move(manifest));
     }

@@ -13,10 +13,14 @@ static_assert(alignof(CallbackScope) > kTagMask, "a pointer to one has room for 
 static_assert(static_cast<std::uintptr_t>(CallbackKind::kClose) < CallbackScope::kScopeTag);
 
 CallbackKind FindCallback(const void* store) {
+  // The innermost callback is first. The visitor of a Read and the function of an Rmw are marked by
+  // a tagged pointer to the store, because the fast path cannot afford a scope. All other callbacks
+  // have a scope.
   std::uintptr_t word = t_callbacks;
   while (word != 0) {  // ends: outer ones were there first
     const std::uintptr_t tag = word & kTagMask;
     if (tag != CallbackScope::kScopeTag) {
+      // The tagged word is the end of the list.
       if (word - tag != reinterpret_cast<std::uintptr_t>(store)) return CallbackKind::kNone;
       return tag == 0 ? CallbackKind::kUpdate : static_cast<CallbackKind>(tag);
     }

@@ -7,13 +7,15 @@
 namespace ebb::internal {
 
 std::uint64_t SessionTable::Entry::Last(unsigned parity) const {
+  // The open session counts its own serials, by the parity of the version, so that a commit of v
+  // reads those of v while operations already act in v + 1.
   if (live == nullptr) return last[parity];
   return live->last_[parity].load(std::memory_order_relaxed);  // [serial]
 }
 
 bool SessionTable::Entry::Differs(std::uint64_t serial) const {
   if (forgotten) return true;
-  // A session that has done nothing yet need not be known.
+  // A session that has no update yet need not be recorded.
   return serial != recorded && !(serial == 0 && recorded == kForgotten);
 }
 
@@ -24,12 +26,14 @@ absl::Status SessionTable::Enter(std::string_view name, SessionSerials& serials)
   }
   MutexLock lock(mu_);
   Entry& entry = entries_.try_emplace(std::string(name)).first->second;
+  // One open session per name: otherwise two sequences of serials would mix.
   if (entry.live != nullptr) {
     return absl::FailedPreconditionError(fmt::format("a session named '{}' is open already", name));
   }
   for (unsigned parity = 0; parity < 2; ++parity) {
     serials.last_[parity].store(entry.last[parity], std::memory_order_relaxed);  // [serial]
   }
+  // The next serial is above every one that may have been used, even if no commit has recorded it.
   serials.taken_.RaiseTo(std::max({entry.through, entry.last[0], entry.last[1]}));
   entry.live = &serials;
   entry.forgotten = false;
@@ -52,7 +56,7 @@ absl::Status SessionTable::Forget(std::string_view name) {
   if (found->second.live != nullptr) {
     return absl::FailedPreconditionError(fmt::format("a session named '{}' is open", name));
   }
-  // Also when the log does not know it: a commit that runs may be about to write it there.
+  // Even if the log does not know the name: a commit in progress may be about to record it.
   found->second = {.recorded = found->second.recorded, .forgotten = true};
   return absl::OkStatus();
 }
@@ -61,7 +65,9 @@ std::vector<SessionReport> SessionTable::Changes(unsigned version_bits, bool all
   MutexLock lock(mu_);
   std::vector<SessionReport> changes;
   for (const auto& [name, entry] : entries_) {
+    // Walk of a Commit, 3. The version has drained, so its serials do not change any more.
     const std::uint64_t serial = std::max(entry.through, entry.Last(version_bits & 1));
+    // After begin has moved, earlier statements may be gone: all names are recorded again.
     const bool known = all && entry.recorded != kForgotten;
     if (known || entry.Differs(serial)) {
       changes.push_back({name, entry.forgotten ? kForgotten : serial});
@@ -80,12 +86,14 @@ bool SessionTable::HasChanges() const {
 
 std::uint64_t SessionTable::ListBytesWith(std::string_view name) const {
   MutexLock lock(mu_);
+  // Calculated before the name is entered, so that the space is reserved first.
   std::uint64_t bytes = name.empty() || entries_.contains(name) ? 0 : SessionBytes(name);
   for (const auto& [known, entry] : entries_) bytes += SessionBytes(known);
   return bytes;
 }
 
-// Between the two calls a session can have been forgotten and begun anew.
+// Called after the records were appended. Since Changes, a session may have been forgotten and
+// created again.
 void SessionTable::SetRecorded(const std::vector<SessionReport>& changes) {
   MutexLock lock(mu_);
   for (const auto& [name, serial] : changes) {
@@ -94,6 +102,7 @@ void SessionTable::SetRecorded(const std::vector<SessionReport>& changes) {
     Entry& entry = found->second;
     entry.recorded = serial;
     if (serial == kForgotten) {
+      // Only if it is still forgotten.
       if (entry.forgotten) entries_.erase(found);
     } else if (serial <= std::max({entry.through, entry.Last(0), entry.Last(1)})) {
       entry.through = serial;

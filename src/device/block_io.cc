@@ -4,6 +4,9 @@
 
 namespace ebb::internal {
 
+// A block beyond the end of a file is no error here: a scan of the log reads up to the last block
+// that exists. So after an OutOfRange the blocks are read one by one, to find the first that is
+// missing.
 absl::StatusOr<std::uint64_t> ReadBlocks(Device& device, std::uint64_t block,
                                          std::span<std::byte> bytes) {
   const std::uint64_t count = bytes.size() / kBlockBytes;

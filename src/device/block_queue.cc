@@ -23,7 +23,7 @@ BlockRead* BlockQueue::List::Pop() {
 
 namespace {
 
-// What was begun ends, with a status, whatever happens: others wait for that.
+// A read that was begun ends with a status in every case, because a caller waits for its end.
 void ReadFrom(Device& device, BlockRead& read) noexcept {
   read.status = CatchNoMemory([&] { return device.Read(read.block, read.bytes); });
 }
@@ -33,19 +33,20 @@ void ReadFrom(Device& device, BlockRead& read) noexcept {
 struct BlockQueue::Shared {
   explicit Shared(Device& its_device) : device(its_device) {}
 
-  Device& device;  // touched only for a read that waits, so while the queue lives
+  Device& device;  // used only for a read that waits, so while the queue lives
   Mutex mu;
   CondVar done;
   List waiting ABSL_GUARDED_BY(mu);
   List ended ABSL_GUARDED_BY(mu);
   std::size_t running ABSL_GUARDED_BY(mu) = 0;
 
-  // True when another read waits.
+  // Returns whether another read waits.
   bool WorkOne() {
     BlockRead* read;
     {
       MutexLock lock(mu);
       read = waiting.Pop();
+      // Drop waits for this count, so the memory of a running read stays valid.
       if (read == nullptr) return false;
       ++running;
     }
@@ -64,6 +65,7 @@ BlockQueue::BlockQueue(Device& device, ThreadPool& pool, unsigned pool_threads,
       pool_threads_(pool_threads),
       ring_(std::move(ring)),
       shared_(std::make_unique<Shared>(device)) {
+  // With a ring, the pool is not used: the kernel overlaps the reads.
   for (unsigned i = 0; ring_ == nullptr && i < pool_threads_; ++i) {
     helpers_.emplace_back(pool, [this, i] {
       if (shared_->WorkOne()) helpers_[i].Post();
@@ -74,12 +76,14 @@ BlockQueue::BlockQueue(Device& device, ThreadPool& pool, unsigned pool_threads,
 BlockQueue::~BlockQueue() { Drop(); }
 
 void BlockQueue::Drop() {
+  // A read in the ring cannot be cancelled reliably, so its end is awaited.
   for (; in_ring_ != 0; --in_ring_) {
     const std::optional<ReadRing::Ended> ended = ring_->Take(/*wait=*/true);
     if (ended.has_value()) static_cast<BlockRead*>(ended->tag)->file = nullptr;
   }
   ended_ = {};
   MutexLock lock(shared_->mu);
+  // Reads that no thread has begun are dropped; running ones end first.
   shared_->waiting = {};
   while (shared_->running != 0) shared_->done.Wait(shared_->mu);
   shared_->ended = {};
@@ -99,7 +103,9 @@ void BlockQueue::Start(BlockRead& read) {
     if (!helpers_.empty()) helpers_[next_helper_++ % helpers_.size()].Post();
     return;
   }
+  // The ring is full: take an ended read out, which goes to ended_.
   if (in_ring_ == kDepth) TakeFromRing(/*wait=*/true);
+  // Without a file (closed, or blocks in two files) or room in the ring, the read is done here.
   Device::Place place = device_.Locate(read.block, read.bytes.size() / kBlockBytes);
   read.file = std::move(place.file);
   if (read.file != nullptr &&
@@ -107,6 +113,7 @@ void BlockQueue::Start(BlockRead& read) {
     ++in_ring_;
     return;
   }
+  // It ends before this call returns. The caller finds it through Take, like any other.
   ReadFrom(device_, read);
   ended_.Push(read);
 }
@@ -124,6 +131,8 @@ void BlockQueue::TakeFromRing(bool wait) {
   --in_ring_;
   auto* const read = static_cast<BlockRead*>(ended->tag);
   read->file = nullptr;
+  // An error or a short transfer: the device's own read continues and retries it, and returns a
+  // precise error.
   if (ended->transfer.error != 0 || ended->transfer.count != read->bytes.size()) {
     ReadFrom(device_, *read);
   }
@@ -136,6 +145,8 @@ BlockRead* BlockQueue::TakeFromPool(bool wait) {
     MutexLock lock(shared_->mu);
     for (;;) {
       if (BlockRead* const read = shared_->ended.Pop(); read != nullptr) return read;
+      // A waiting caller does a read itself rather than wait for the pool; without a pool, there is
+      // no other way.
       own = wait || pool_threads_ == 0 ? shared_->waiting.Pop() : nullptr;
       if (own != nullptr) break;
       if (!wait || shared_->running == 0) return nullptr;

@@ -1,19 +1,19 @@
 // Devices: blocks in segment files, or in memory. See device.h for the contract.
 //
-// Where a block is: block n is in segment n / segment_blocks, at file offset
-// (1 + n % segment_blocks) * 4 KiB, behind the segment's header block.
+// The place of a block: block n is in segment n / segment_blocks, at file offset (1 + n %
+// segment_blocks) * 4 KiB, after the segment's header block.
 //
-// What is removed: a file whose name someone else has removed (`rm -rf` of an open store) takes
-// writes and syncs as before, and all of that is gone with the last descriptor. So each sync then
-// checks the link count of the files that it has synced and of the lock file. A segment that the
-// device removes itself is marked before its name goes. The directory needs no check of its own: it
-// can be removed only when it is empty, so after the lock file.
+// Removed files: a file whose name someone else has removed (`rm -rf` of an open store) accepts
+// writes and syncs as before, and all of its bytes are lost with its last descriptor. So each sync
+// then checks the link count of the files that it has synced and of the lock file. If the device
+// itself removes a segment, it marks it before the name is removed. The directory needs no check:
+// it can be removed only when it is empty, so after the lock file.
 //
-// What is synced: a segment is marked when it was written since its last sync, the directory when
-// a segment was created. A mark is taken away before the sync is asked for and put back when that
-// fails, so that a write which ends meanwhile is never lost from the account. Everything that Open
-// finds is marked: a process that was killed may have left it in the page cache only, and what is
-// read from there must not be built upon before it is durable.
+// Syncs: a segment is marked when it was written since its last sync, the directory when a segment
+// was created. A mark is cleared before the sync begins and set again if the sync fails. So a write
+// that returns during a sync is never lost from the account. Every file that Open finds is marked:
+// a process that was killed may have left its bytes only in the page cache, and nothing may be
+// built on bytes read from there before they are durable.
 #include "ebb/internal/device/device.h"
 
 #include <algorithm>

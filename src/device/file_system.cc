@@ -1,27 +1,28 @@
 // The file system of the operating system, by POSIX calls.
 //
 // Every name is opened below one directory descriptor, never through a symbolic link, and only a
-// regular file is accepted, so that nobody who can write to the directory can make the store read,
-// change or wait for something elsewhere. Files are created with mode 0600, a directory with 0700.
+// regular file is accepted. So a process that can write to the directory cannot make the store
+// read, change or wait for anything elsewhere. Files are created with mode 0600, a directory with
+// 0700.
 //
 // No descriptor of the library is 0, 1 or 2 (AboveStandard). Programs may start with those closed,
 // for example daemons, and the next line printed to stderr would go into the file.
 //
-// Direct transfers are switched on after the open (the flag may be changed on an open file), so
-// that a file system without them costs no second open and cannot leave a half-made file. Memory,
-// offsets and lengths of 4 KiB satisfy every device with blocks up to that size; where the kernel
-// says that a file needs more, it is used buffered.
+// Direct transfers are switched on after the open (the flag may be changed on an open file). So a
+// file system without them costs no second open, and no incompletely created file is left. Memory,
+// offsets and lengths of 4 KiB satisfy every device with blocks up to that size. If the kernel
+// reports that a file needs more, the file is used buffered.
 //
-// Locks are taken by flock, because an fcntl lock does not exclude a second opener in the same
-// process and is lost when any descriptor of the file is closed. A directory is locked by two:
-//   - one on the directory itself, so that removing the lock file lets nobody in. It is left out
-//     where directories cannot be locked;
+// Locks are acquired by flock, because an fcntl lock does not exclude a second opener in the same
+// process and is lost when any descriptor of the file is closed. A directory has two locks:
+//   - one on the directory itself, so that removing the lock file does not admit another opener. It
+//     is left out where directories cannot be locked;
 //   - one on the lock file, which every opener of a network file system sees.
-// Each is taken on a descriptor of its own, because flock belongs to the open file, which all
-// copies of a descriptor share, those in forked children too. The child half of a fork handler
-// closes the child's copies of both. It finds all of them: a mutex is held from the open of these
-// descriptors until they are in the list of locked directories, and across fork. So a lock ends
-// with its process, whatever children that process has left. (No handler runs when a program calls
+// Each has a dedicated descriptor, because flock belongs to the open file, which all copies of a
+// descriptor share, including those in forked children. The child half of a fork handler closes the
+// child's copies of both. It finds all of them: a mutex is held from the open of these descriptors
+// until they are in the list of locked directories, and across fork. So a lock ends with its
+// process, whether or not that process has left children. (No handler runs when a program calls
 // clone itself; such a child still never unlocks, because the owner's process id is compared.)
 #include "ebb/internal/device/file_system.h"
 
@@ -47,10 +48,10 @@ constexpr mode_t kFileMode = 0600;
 constexpr mode_t kDirectoryMode = 0700;
 constexpr unsigned kDirectAlignmentBytes = 4096;
 
-// The result of a call that answers -1 for failure, as the error number of the interface.
+// Returns the result of a call that returns -1 on failure, as the error number of the interface.
 int ErrorOf(int result) { return result == -1 ? errno : 0; }
 
-// A descriptor that is closed when it is left behind.
+// A descriptor that is closed by its destructor.
 class Descriptor {
  public:
   Descriptor() = default;
@@ -84,7 +85,7 @@ OpenedDescriptor OpenRetrying(int directory, const char* name, int flags, mode_t
   }
 }
 
-// One component, and not a way out of the directory.
+// Returns whether the name is one component, and does not lead out of the directory.
 bool IsPlainName(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
          name.find('\0') == std::string::npos;
@@ -93,7 +94,7 @@ bool IsPlainName(const std::string& name) {
 struct OpenedRegularFile {
   Descriptor fd;
   int error = 0;
-  bool counts_links = false;  // the file system said that the file has a name
+  bool counts_links = false;  // the file system reported that the file has a name
   FileId id = {};
 };
 
@@ -123,13 +124,14 @@ OpenedRegularFile OpenRegularFile(int directory, const std::string& name, OpenFl
   return {std::move(opened.fd), 0, status.st_nlink != 0, id};
 }
 
-// The file had a name when it was opened and has none now. A failed call proves nothing.
+// Returns whether the file had a name when it was opened and has none now. A failed call proves
+// nothing.
 bool HasLostItsName(int fd) {
   struct stat status;
   return ::fstat(fd, &status) == 0 && status.st_nlink == 0;
 }
 
-// 0, EWOULDBLOCK, or the reason why the file cannot be locked.
+// Returns 0, EWOULDBLOCK, or the reason why the file cannot be locked.
 int TryFlock(const Descriptor& file, LockKind kind) {
   const int how = (kind == LockKind::kReader ? LOCK_SH : LOCK_EX) | LOCK_NB;
   int error = 0;
@@ -139,8 +141,8 @@ int TryFlock(const Descriptor& file, LockKind kind) {
   return error;
 }
 
-// Whether direct transfers aligned to 4 KiB will do. "Unknown" counts as yes: then the flag itself
-// is refused where direct transfers do not exist.
+// Returns whether direct transfers aligned to 4 KiB are sufficient. "Unknown" counts as yes: then
+// the flag itself is rejected where direct transfers do not exist.
 bool AllowsDirect([[maybe_unused]] int fd) {
 #if defined(STATX_DIOALIGN)
   struct statx status;
@@ -154,7 +156,7 @@ bool AllowsDirect([[maybe_unused]] int fd) {
   return true;
 }
 
-// Sets the flags that an open file keeps; true when its transfers are now direct.
+// Sets the flags that an open file keeps. Returns whether its transfers are now direct.
 bool SetTransferMode(int fd, [[maybe_unused]] bool want_direct) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags == -1) return false;
@@ -168,8 +170,8 @@ bool SetTransferMode(int fd, [[maybe_unused]] bool want_direct) {
   return false;
 }
 
-// Whether a file must not become so long (RLIMIT_FSIZE). A write beyond the limit would raise
-// SIGXFSZ, and space reserved with FALLOC_FL_KEEP_SIZE is not compared with it.
+// Returns whether a file must not become so long (RLIMIT_FSIZE). A write beyond the limit would
+// raise SIGXFSZ, and space reserved with FALLOC_FL_KEEP_SIZE is not compared with it.
 bool IsAboveLimit(std::uint64_t size) {
   struct rlimit limit;
   return ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
@@ -261,7 +263,7 @@ class PosixDirectory final : public Directory {
 
   int Sync() override { return ErrorOf(::fsync(fd_.get())); }
 #if defined(__linux__)
-  // Of the whole file system. Since Linux 5.8 it reports writes that failed.
+  // Syncs the whole file system. Since Linux 5.8 the call reports writes that failed.
   int SyncFiles() override { return ErrorOf(::syncfs(fd_.get())); }
 #endif
 
@@ -281,7 +283,7 @@ class PosixDirectory final : public Directory {
   bool IsStillNamed(const Descriptor& file, const std::string& name) const;
 
   Descriptor fd_;
-  Descriptor directory_lock_;  // another one of the directory
+  Descriptor directory_lock_;  // a second descriptor of the directory
   Descriptor lock_;            // of the lock file
   bool lock_counts_links_ = false;
   pid_t lock_owner_ = 0;
@@ -306,8 +308,8 @@ LockedDirectories& Locked() {
   }();
   return *locked;
 }
-// Made while the program starts, when no thread forks: a child that finds it half made would wait
-// forever.
+// Created while the program starts, when no thread forks. A child that found it incompletely
+// created would wait forever.
 [[maybe_unused]] const LockedDirectories& g_locked_made_early = Locked();
 
 int PosixDirectory::List(std::vector<std::string>& names) {
@@ -322,7 +324,7 @@ int PosixDirectory::List(std::vector<std::string>& names) {
   while (const dirent* const entry = ::readdir(stream.get())) {
     std::string name = entry->d_name;
     if (name != "." && name != "..") names.push_back(std::move(name));
-    errno = 0;  // the end and an error both answer null; only an error sets it
+    errno = 0;  // the end and an error both return null; only an error sets it
   }
   return errno;
 }
@@ -339,7 +341,7 @@ int PosixDirectory::Lock(const std::string& name, LockKind kind) {
   const std::lock_guard guard(Locked().mu);
   std::vector<PosixDirectory*>& list = Locked().list;
   if (std::find(list.begin(), list.end(), this) != list.end()) return EWOULDBLOCK;
-  list.push_back(this);  // may throw: before anything is locked
+  list.push_back(this);  // may throw, so before anything is locked
   int error = kind == LockKind::kNameOnly ? 0 : LockSelf(kind);
   if (error == 0) error = LockFile(name, kind);
   lock_owner_ = ::getpid();
@@ -358,7 +360,7 @@ int PosixDirectory::LockSelf(LockKind kind) {
   return error == EWOULDBLOCK ? error : 0;  // any other: directories cannot be locked here
 }
 
-// A lock file that was unlinked between our open and our lock excludes nobody, so the name is
+// A lock file that was unlinked between our open and our lock excludes no opener, so the name is
 // compared afterwards.
 int PosixDirectory::LockFile(const std::string& name, LockKind kind) {
   constexpr int kAttemptLimit = 100;
@@ -375,11 +377,11 @@ int PosixDirectory::LockFile(const std::string& name, LockKind kind) {
       return 0;
     }
   }
-  return EWOULDBLOCK;  // somebody creates and removes the file all the time
+  return EWOULDBLOCK;  // another process creates and removes the file all the time
 }
 
-// Closing alone would not release the locks while a child that was made by clone lives; and such a
-// child, when it destroys its copy, must not take them from its parent.
+// Closing alone would not release the locks while a child created by clone lives. And such a child
+// must not release its parent's locks when it destroys its copy.
 void PosixDirectory::Unlock() {
   const std::lock_guard guard(Locked().mu);
   if (std::erase(Locked().list, this) == 0) return;
@@ -406,7 +408,7 @@ int SyncDirectory(const std::string& path) {
 }
 
 // A parent that we may not open, or that lies on another kind of file system, need not be synced
-// for a directory that was there before us.
+// for a directory that existed before.
 bool MayBeIgnored(int error) {
   return error == EACCES || error == EPERM || error == EINVAL || error == EROFS;
 }
@@ -426,7 +428,7 @@ class PosixFiles final : public FileSystem {
     }
     if (opened.error != 0) return {nullptr, opened.error};
     if (create) {
-      // Also when it was there: whoever created it may have been killed before this sync.
+      // Also if the directory existed: its creator may have been killed before this sync.
       const int error = SyncDirectory(ParentOf(path));
       if (created && error != 0) static_cast<void>(::rmdir(path.c_str()));  // as it was before
       if (error != 0 && (created || !MayBeIgnored(error))) return {nullptr, error};

@@ -33,6 +33,7 @@ T Get(std::span<const std::byte> bytes, std::size_t offset) {
   return value;
 }
 
+// The seed binds a block to its store and its number, so that a copy elsewhere does not verify.
 std::uint64_t Checksum(std::span<const std::byte> block, std::uint64_t store_id,
                        std::uint64_t number) {
   return XXH3_64bits_withSeed(block.data(), kChecksumOffset,
@@ -55,6 +56,7 @@ std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::
   return Get<std::uint64_t>(block, kIncarnationOffset);
 }
 
+// The last span that begins at or below the block.
 std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint64_t block) {
   const auto after = std::upper_bound(
       spans.begin(), spans.end(), block,
@@ -63,6 +65,8 @@ std::uint64_t IncarnationAt(const std::vector<IncarnationSpan>& spans, std::uint
 }
 
 namespace {
+// Depends on store and block, so that the bytes of a record in a value cannot pose as a control
+// record.
 std::uint64_t CommitMagic(std::uint64_t store_id, std::uint64_t number) {
   return kCommitMagic ^ HashInteger(store_id ^ HashInteger(number));
 }
@@ -71,9 +75,12 @@ std::uint64_t CommitMagic(std::uint64_t store_id, std::uint64_t number) {
 void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std::uint64_t number,
                         std::span<std::byte> extent) {
   EBB_CHECK(extent.size() >= CommitRecord::kLeastExtentBytes);
+  // Zeros, because these bytes reach the device (hybrid_log.h).
   std::fill(extent.begin(), extent.end(), std::byte{0});
   Put(extent, 0,
       RecordHeader::MakeExtent(record.kind, extent.size()).With(RecordHeader::kValid).word());
+  // The fields are at the end of the extent, which is the end of a block: a search for commit
+  // records need not know where records begin.
   const std::span<std::byte> fields = extent.last(CommitRecord::kFieldBytes);
   Put(fields, 16, record.shift_tail.value());
   Put(fields, 24, record.unix_us);
@@ -98,6 +105,7 @@ std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payloa
   const std::span<const std::byte> fields = payload.last(CommitRecord::kFieldBytes);
   if (Get<std::uint64_t>(fields, 120) != CommitMagic(store_id, number)) return std::nullopt;
   if (Get<std::uint64_t>(fields, 112) != CommitRecord::kFieldBytes) return std::nullopt;
+  // Reserved fields are not checked, so that later versions may use them.
   CommitRecord record;
   record.kind = static_cast<RecordKind>(Get<std::uint32_t>(fields, 108) & 7);
   if (record.kind != RecordKind::kControl && record.kind != RecordKind::kOpen) return std::nullopt;
@@ -128,6 +136,7 @@ SessionsExtent FitSessions(std::span<const SessionReport> sessions, std::uint64_
     fitting.bytes += SessionBytes(session.name);
     ++fitting.count;
   }
+  // A name is much shorter than a page, so at least one session fits.
   EBB_CHECK(fitting.count != 0 || sessions.empty());
   return fitting;
 }
@@ -156,6 +165,7 @@ std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent) 
   for (std::uint64_t count = Get<std::uint64_t>(extent, 16); count != 0; --count) {
     if (rest.size() < 16) return std::nullopt;
     const std::uint64_t name_bytes = Get<std::uint64_t>(rest, 8);
+    // The lengths come from a verified block, but are checked like any input.
     if (name_bytes == 0 || name_bytes > kMostSessionNameBytes || name_bytes > rest.size() - 16) {
       return std::nullopt;
     }
@@ -206,8 +216,8 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
   }
   SegmentHeader header;
   header.store_id = Get<std::uint64_t>(block, 16);
-  // The version is judged before the checksum only if the checksum holds for this version's rule:
-  // every version keeps magic, version and checksum in their places.
+  // Every version keeps magic, version and checksum at their places. So the checksum is checked
+  // first, and a version that verifies is really another version, not damage.
   if (!VerifyBlock(block, header.store_id, kHeaderNumber).has_value()) {
     return absl::DataLossError(fmt::format("{} at offset 0: header fails its checksum", name));
   }
@@ -218,6 +228,7 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
                     header.format_version, kFormatVersion));
   }
   header.required_features = Get<std::uint64_t>(block, 72);
+  // Unknown optional features are kept and ignored; unknown required ones prevent the opening.
   if (const std::uint64_t unknown = header.required_features & ~SegmentHeader::kKnownFeatures;
       unknown != 0) {
     return absl::UnimplementedError(fmt::format(
@@ -238,6 +249,7 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
   header.created_unix_us = Get<std::uint64_t>(block, 120);
   header.writer = Get<decltype(header.writer)>(block, 128);
   header.rest = Get<decltype(header.rest)>(block, SegmentHeader::kRestOffset);
+  // The limits keep the shifts and products of the geometry within 64 bits.
   const bool sane =
       header.page_shift >= kBlockShift && header.page_shift <= 26 && header.segment_blocks != 0 &&
       header.segment_blocks % (std::uint64_t{1} << (header.page_shift - kBlockShift)) == 0 &&

@@ -25,6 +25,7 @@ struct IndexFiller::Shared {
     Address bad_link;  // the first, or null
 
     void Add(const Outcome& other) {
+      // The lowest address, so that the result does not depend on the order of the threads.
       has_memory = has_memory && other.has_memory;
       if (bad_link.is_null() || (!other.bad_link.is_null() && other.bad_link < bad_link)) {
         bad_link = other.bad_link;
@@ -35,16 +36,16 @@ struct IndexFiller::Shared {
   explicit Shared(Address from) : linked_from(from) {}
 
   const Address linked_from;
-  // Owned by the caller; during a round each by the thread that took it.
+  // Owned by the caller. During a round, each part belongs to the thread that took it.
   std::array<std::vector<Item>, kParts> parts;
 
   Mutex mu;
   CondVar ended;
-  std::size_t not_taken ABSL_GUARDED_BY(mu) = 0;  // parts, the last ones
+  std::size_t not_taken ABSL_GUARDED_BY(mu) = 0;  // parts, counted from the first
   std::size_t running ABSL_GUARDED_BY(mu) = 0;
   Outcome outcome ABSL_GUARDED_BY(mu);
 
-  // Works until no part is left to take. Touches the core only while the caller waits.
+  // Works until no part is left. Uses the core only while the caller waits.
   void Work(Core& core) {
     while (const std::vector<Item>* const part = Take()) End(Put(core.index, *part));
   }
@@ -68,9 +69,12 @@ struct IndexFiller::Shared {
       for (std::size_t i = 0; i < items.size(); ++i) {
         if (i + kLookAhead < items.size()) index.Prefetch(items[i + kLookAhead].hash);
         const Item& item = items[i];
+        // Alone in its bucket chain: each part has bucket chains of its own, and one thread.
         const std::optional<Address> newest = index.PutAlone(item.hash, item.address);
         of_part.has_memory = newest.has_value();
         if (!of_part.has_memory) break;
+        // The link must be the chain's end so far (log_scan.h). Links below the start of the scan
+        // are verified when they are read.
         const bool follows = item.prev == *newest || item.prev < linked_from;
         if (!follows && of_part.bad_link.is_null()) of_part.bad_link = item.address;
       }
@@ -95,9 +99,10 @@ IndexFiller::~IndexFiller() {
   while (shared_->running != 0) shared_->ended.Wait(shared_->mu);
 }
 
-// As many records as there are buckets, so that a small index may grow early.
+// A round has at most as many records as there are buckets, so that a small index may grow early.
 void IndexFiller::BeginRound() {
   if (core_.config.index_auto_grow) core_.index.GrowAloneIfCrowded();
+  // A part is a range of buckets, so no two threads put into the same bucket chain.
   part_shift_ = std::max(core_.index.exponent() - kPartBits, 0);
   most_waiting_ = std::clamp<std::size_t>(core_.index.bucket_count(), 1024, 65536);
 }
@@ -113,11 +118,12 @@ absl::Status IndexFiller::Flush() {
     MutexLock lock(shared_->mu);
     shared_->not_taken = kParts;
   }
-  // A round of few records is over before any thread could help.
+  // A round of few records would be over before another thread could help.
   if (waiting_ >= 1024) {
     for (PoolJob& helper : helpers_) helper.Post();
   }
   shared_->Work(core_);
+  // The index may grow only between rounds, when no thread is putting.
   MutexLock lock(shared_->mu);
   while (shared_->running != 0) shared_->ended.Wait(shared_->mu);
   if (!shared_->outcome.has_memory) {

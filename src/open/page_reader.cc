@@ -20,7 +20,7 @@ struct LoadedPage {
 
 namespace {
 
-// Blocks [first, end) of one page.
+// Loads blocks [first, end) of one page into its frame, up to the first that does not verify.
 LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
   LoadedPage loaded;
   const Geometry& geometry = core.log.geometry();
@@ -42,6 +42,7 @@ LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
     for (std::uint64_t i = 0; i < *count; ++i, ++block) {
       const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
       const auto incarnation = VerifyBlock(bytes, core.config.log.store_id, block);
+      // The end of the log, or damage: LogScan decides.
       if (!incarnation.has_value()) return loaded;
       std::memcpy(frame.data() + (block - page_first) * kBlockPayloadBytes, bytes.data(),
                   kBlockPayloadBytes);
@@ -73,6 +74,7 @@ struct PageReader::Shared {
     std::uint64_t end = 0;
     {
       MutexLock lock(mu);
+      // Either the scan has loaded this page itself, or another job of the pool has.
       const auto page = pages.find(number);
       if (page == pages.end() || page->second.state != State::kWaiting) return;
       page->second.state = State::kRunning;
@@ -80,14 +82,15 @@ struct PageReader::Shared {
       end = page->second.end_block;
     }
     LoadedPage loaded;
-    // An exception that left this function would leave a page that never ends, for which the
-    // destructor waits.
+    // An exception that left this function would leave a page whose loading never ends, for which
+    // the destructor waits.
     try {
       loaded = LoadBlocks(core, first, end);
     } catch (const std::bad_alloc&) {
       loaded.status = NoMemory();
     }
     MutexLock lock(mu);
+    // The page is still there: only Load erases it, after it is done.
     Page& page = pages.find(number)->second;
     page.loaded = std::move(loaded);
     page.state = State::kDone;
@@ -126,6 +129,8 @@ PageReader::PageReader(Core& core, Range range)
 PageReader::~PageReader() {
   MutexLock lock(shared_->mu);
   auto& pages = shared_->pages;
+  // Running jobs write into frames and into the shared state, so their end is awaited; waiting
+  // pages are dropped.
   for (;;) {
     std::erase_if(pages,
                   [](const auto& page) { return page.second.state != Shared::State::kRunning; });
@@ -149,7 +154,10 @@ void PageReader::LoadAhead(std::uint64_t page) {
 
 absl::StatusOr<std::vector<std::uint64_t>> PageReader::Load(std::uint64_t page) {
   const std::uint64_t ahead = core_.config.pool_threads == 0 ? 0 : kMostAhead;
+  // Pages are requested in order, each once. Their frames are free: at most kMostAhead pages are
+  // ahead.
   for (; requested_end_ <= page + ahead; ++requested_end_) LoadAhead(requested_end_);
+  // If no job has begun this page, the caller loads it, so the scan progresses without a pool.
   shared_->Work(core_, page);
   MutexLock lock(shared_->mu);
   const auto slot = shared_->pages.find(page);

@@ -16,6 +16,7 @@ namespace ebb::internal {
 PendingOperations::PendingOperations(SessionState& session)
     : session_(session), queue_(session.core->NewBlockQueue()) {
   Core& core = *session.core;
+  // Close must find every list (AbandonPending).
   MutexLock lock(core.pending_mu);
   core.pending.push_back(this);
 }
@@ -30,13 +31,19 @@ PendingOperations::~PendingOperations() {
 }
 
 void PendingOperations::Start(Owned operation) {
+  // At the limit, a caller runs callbacks until there is room, so that pending operations use
+  // bounded memory.
   while (size() >= kMost && CompleteOne(/*wait=*/true)) {
   }
   {
+    // Between the check of `closed` and the end of the scope, Close waits ([busy] in epoch.h). So
+    // an operation is either in the list before TakeAll, or rejected here.
     SlowScope scope(*session_.slot);
     if (session_.core->epochs.closed()) {
       operation->Refuse(session_.core->ClosedError());
     } else {
+      // Walk of an asynchronous operation, 1: most operations complete in Go, without entering the
+      // list.
       MutexLock lock(mu_);
       try {
         if (!operation->Go()) {
@@ -52,10 +59,11 @@ void PendingOperations::Start(Owned operation) {
       }
     }
   }
+  // Outside mu_ and the scope: a callback may run for long and may call other stores.
   Notify(*operation);
 }
 
-// An exception leaves a callback that is still counted out.
+// Runs the operation's callback. If it throws, it still counts as ended.
 void PendingOperations::Notify(PendingOperation& operation) {
   struct Scope {
     std::size_t& count;
@@ -69,6 +77,8 @@ bool PendingOperations::CompleteOne(bool wait) {
   Owned ended;  // destroyed after mu_ is released: it owns functions of the user
   {
     SlowScope scope(*session_.slot);
+    // After Close, operations are taken from the list by whichever thread comes first: each
+    // callback runs once.
     if (!session_.core->epochs.closed()) {
       MutexLock lock(mu_);
       Next(wait, ended);
@@ -84,6 +94,7 @@ bool PendingOperations::CompleteOne(bool wait) {
   return !left.empty();
 }
 
+// Every callback runs even if an earlier one throws; the first exception is rethrown.
 void PendingOperations::TellAll(const std::vector<Owned>& operations) {
   std::exception_ptr thrown;
   for (const Owned& operation : operations) {
@@ -103,9 +114,11 @@ std::size_t PendingOperations::Complete(bool wait) {
 }
 
 void PendingOperations::End() {
-  for (bool more = true; more;) {  // ends: each turn takes at least one operation out of the list
+  for (bool more = true; more;) {  // ends: each turn removes at least one operation from the list
     const std::size_t before = size();
     try {
+      // A call that may wait must not begin inside a callback, so the operations are rejected
+      // instead.
       if (session_.core->in_callback()) {
         const std::vector<Owned> left = TakeAll(session_.core->ReenteredError());
         more = !left.empty();
@@ -128,6 +141,8 @@ std::vector<PendingOperations::Owned> PendingOperations::TakeAll(const absl::Sta
   // In a forked child, the reads in flight belong to the parent.
   if (!session_.core->in_opening_process()) return {};
   MutexLock lock(mu_);
+  // Waits for the reads in flight: the kernel or the pool may be writing into the operations'
+  // memory.
   queue_.Drop();
   ready_ = nullptr;
   reading_.clear();
@@ -159,7 +174,9 @@ void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& lis
 }
 
 void PendingOperations::Next(bool wait, Owned& ended) {
+  // Walk of an asynchronous operation, 3.
   while (!operations_.empty()) {
+    // An operation whose blocks have arrived continues; if it needs more blocks, it waits again.
     if (PendingOperation* const operation = ready_; operation != nullptr) {
       ready_ = operation->next_;
       bool has_ended = false;
@@ -169,7 +186,7 @@ void PendingOperations::Next(bool wait, Owned& ended) {
       } catch (const std::bad_alloc&) {
         operation->Refuse(NoMemory());
         has_ended = true;
-      } catch (...) {  // of a function of the user's
+      } catch (...) {  // thrown by a function of the user
         ended = TakeOut(*operation);
         throw;
       }
@@ -179,18 +196,21 @@ void PendingOperations::Next(bool wait, Owned& ended) {
       }
       continue;
     }
+    // No operation is ready: take the next read that has ended.
     BlockRead* const read = queue_.Take(wait);
     if (read == nullptr) return;
     MakeReady(*read);
   }
 }
 
-// May throw when it puts the block into reading_; then the operation is in no list but
-// operations_, if it was there.
+// Starts the read of the operation, or attaches it to a read of the same block that is in flight.
+// May throw when it inserts the block into reading_; then the operation is at most in operations_.
 void PendingOperations::Read(PendingOperation& operation) {
   BlockRead& read = operation.search_.read();
   read.owner = &operation;
   operation.next_ = nullptr;
+  // Only single blocks are shared: nearly all reads are of one block, and their buffers have the
+  // same size.
   if (read.bytes.size() == kBlockBytes) {
     const auto [first, is_new] = reading_.try_emplace(read.block, &operation);
     if (!is_new) {
@@ -201,7 +221,7 @@ void PendingOperations::Read(PendingOperation& operation) {
   queue_.Start(read);
 }
 
-// Marks the read's operation as ready to continue, and with it those that wanted the same block.
+// Marks the read's operation as ready to continue, and all operations that are attached to it.
 void PendingOperations::MakeReady(BlockRead& read) {
   auto* const operation = static_cast<PendingOperation*>(read.owner);
   if (read.bytes.size() == kBlockBytes) reading_.erase(read.block);
@@ -210,6 +230,7 @@ void PendingOperations::MakeReady(BlockRead& read) {
     last = last->next_;
     BlockRead& same = last->search_.read();
     same.status = read.status;
+    // Each operation has its own copy, because it verifies and joins the blocks in place.
     std::memcpy(same.bytes.data(), read.bytes.data(), kBlockBytes);
   }
   last->next_ = ready_;
@@ -217,6 +238,7 @@ void PendingOperations::MakeReady(BlockRead& read) {
 }
 
 PendingOperations::Owned PendingOperations::TakeOut(PendingOperation& operation) {
+  // The last operation moves to the free place, so removal costs the same for any number.
   Owned& place = operations_[operation.place_];
   Owned taken = std::move(place);
   if (operation.place_ + 1 != operations_.size()) {
@@ -228,8 +250,9 @@ PendingOperations::Owned PendingOperations::TakeOut(PendingOperation& operation)
   return taken;
 }
 
-// One list at a time, and again from the first: a list may go while another's operations are told,
-// and a list of all operations would take memory. None gets new ones any more.
+// Ends the operations of all sessions, when a store is closed. One list at a time, and again from
+// the first: a list may be destroyed while the callbacks of another one run, and a list of all
+// operations would need memory. No list gets new operations any more.
 void AbandonPending(Core& core) {
   const CallbackScope scope(&core, CallbackKind::kClose);
   std::exception_ptr thrown;
@@ -244,7 +267,7 @@ void AbandonPending(Core& core) {
     if (left.empty()) break;
     try {
       PendingOperations::TellAll(left);
-    } catch (...) {  // of a callback: all others run first
+    } catch (...) {  // by a callback: all others run first
       thrown = std::current_exception();
     }
   }

@@ -14,7 +14,8 @@ SessionState::SessionState(Core& owner) : core(&owner), slot(owner.epochs.Acquir
   if (owner.config.measure_latency) slot->tally.StartTiming();
 }
 
-// Its slot, which no drain looks at, is never outside a guard.
+// A stand-in. Its slot, which no drain checks, is never outside a guard, so that every fast path
+// turns away.
 SessionState::SessionState(Core& owner, std::unique_ptr<EpochSlot> never_idle, absl::Status why)
     : core(&owner), slot(never_idle.get()), error(std::move(why)), own_slot(std::move(never_idle)) {
   slot->word.store(EpochState::kOneEpoch, std::memory_order_relaxed);  // not shared yet
@@ -26,11 +27,12 @@ absl::Status SessionState::BusyError() const {
 
 SessionState::~SessionState() {
   if (is_stand_in()) return;
-  if (!core->in_opening_process()) {  // the kernel's and the pool's share of it is the parent's
+  if (!core->in_opening_process()) {  // in the kernel and the pool, its reads are the parent's
     static_cast<void>(pending.release());
     static_cast<void>(batch.release());
     return;
   }
+  // The callbacks of pending operations run now, before the slot and the name are released.
   if (pending != nullptr) pending->End();
   pending = nullptr;
   batch = nullptr;
@@ -48,6 +50,7 @@ void MakeStandIns(Core& core) {
 OwnedSession NewSessionState(Core& core) noexcept {
   try {
     return OwnedSession(new SessionState(core));
+    // A session must exist even without memory: the stand-in returns the error from every call.
   } catch (const std::bad_alloc&) {
     return OwnedSession(core.session_without_memory.get());
   }
@@ -60,7 +63,7 @@ void KeepForever(std::shared_ptr<const void> object) noexcept {
   };
   static constinit Atomic<Kept*> newest{nullptr};
   auto* const kept = new (std::nothrow) Kept{std::move(object), nullptr};
-  if (kept == nullptr) {  // one reference is never released, and nothing points to it
+  if (kept == nullptr) {  // one reference is never released, and no pointer leads to it
     alignas(std::shared_ptr<const void>) std::byte unreachable[sizeof(object)];
     static_cast<void>(new (unreachable) std::shared_ptr<const void>(std::move(object)));
     return;
@@ -73,6 +76,8 @@ void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
     static_cast<void>(session.release());  // the core owns it
     return;
   }
+  // A call of this session is still on the stack, or one of its callbacks: freeing it would leave
+  // them without memory.
   const bool in_use = !session->idle() || session->waiting() ||
                       (session->pending != nullptr && session->pending->notifying());
   if (!in_use) {
@@ -94,6 +99,7 @@ absl::Status NameSession(SessionState& session, std::string_view name) {
   if (absl::Status status = core.CheckWritable(); !status.ok()) return status;
   std::string copy(name);  // may throw: before the table knows the session
   if (core.has_files()) {
+    // First the space for a longer list of sessions, so that every later commit can append it.
     const absl::Status space = core.log.SetSessionsBytes(core.sessions.ListBytesWith(name));
     if (!space.ok()) return space;
   }
@@ -106,6 +112,7 @@ absl::Status NameSession(SessionState& session, std::string_view name) {
 
 absl::Status WaitDurable(SessionState& session) {
   Core& core = *session.core;
+  // Also inside a callback of another session: the call waits for a commit.
   if (!session.callable() || session.waiting()) return session.BusyError();
   SlowScope scope(*session.slot);
   if (core.epochs.closed()) return core.ClosedError();

@@ -5,7 +5,8 @@
 namespace ebb::internal {
 namespace {
 
-constexpr std::uint64_t kNearBytes = std::uint64_t{1} << 16;  // that are rather read than skipped
+constexpr std::uint64_t kNearBytes = std::uint64_t{1}
+                                     << 16;  // a gap up to this size is read rather than skipped
 
 std::uint64_t MostOpenBytes(const Geometry& geometry) {
   return std::clamp(geometry.frame_count * geometry.page_bytes() / 4, std::uint64_t{1} << 20,
@@ -26,10 +27,13 @@ LiveReader::LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, cons
 
 absl::StatusOr<bool> LiveReader::Step() {
   live_.clear();
+  // The records that only the device can decide, with their keys, are limited by memory, not by
+  // number.
   const std::uint64_t open_bytes = open_.size() * sizeof(Liveness::Open) + liveness_.key_bytes();
   absl::Status status;
   if (is_decided_) {
     status = RevisitChunk();
+    // Decide them now: they are too many, or there is nothing else left to read.
   } else if (open_bytes >= most_open_bytes_ || (at_end_ && !open_.empty())) {
     status = SettleOpen();
   } else if (!at_end_) {
@@ -49,14 +53,17 @@ absl::Status LiveReader::ReadChunk() {
   read_records_ += items->size();
   chunk_.clear();
   for (const auto& [address, record] : *items) {
+    // A tombstone is never live: it stands for the absence of its key.
     if (record.header().LoadAcquire().tombstone()) continue;
     const std::string_view key(reinterpret_cast<const char*>(record.key()), record.key_length());
     if (!key.starts_with(config_.prefix)) continue;
     chunk_.emplace_back(record, address);
     live_.push_back({address, record, {}});
   }
+  // Walk of a Scan, 3: most records are decided from memory alone.
   liveness_.DecideFromMemory(chunk_, config_.below, open_);
   std::size_t live_count = 0;
+  // Keep only the live ones, in the order of the log.
   for (std::size_t i = 0; i < chunk_.size(); ++i) {
     if (!chunk_[i].live()) continue;
     live_[live_count] = live_[i];
@@ -67,6 +74,7 @@ absl::Status LiveReader::ReadChunk() {
 }
 
 absl::Status LiveReader::SettleOpen() {
+  // Walk of a Scan, 4.
   absl::Status status = liveness_.DecideFromDevice(open_, config_.below);
   if (!status.ok()) return status;
   is_decided_ = true;
@@ -75,6 +83,7 @@ absl::Status LiveReader::SettleOpen() {
 }
 
 absl::Status LiveReader::RevisitChunk() {
+  // All records below the cursor are decided.
   if (revisited_ == open_.size()) {
     revisiting_ = nullptr;
     open_.clear();
@@ -82,7 +91,7 @@ absl::Status LiveReader::RevisitChunk() {
     settled_ = reader_.cursor();
     return absl::OkStatus();
   }
-  // They are few and far between.
+  // The live ones are few and far apart, so they are read again rather than kept.
   const Address next = open_[revisited_].address;
   if (revisiting_ == nullptr || next - revisiting_->cursor() > kNearBytes) {
     revisiting_ = std::make_unique<LogReader>(

@@ -17,7 +17,7 @@ constexpr std::uint64_t kMostOpenBytes = std::uint64_t{4} << 20;
 
 LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
     : core_(std::move(core)), prefix_(std::move(prefix)), slot_(core_->epochs.AcquireSlot()) {
-  slot_->tally.Begin(OpKind::kScan);  // they last as long as their user likes, so none is timed
+  slot_->tally.Begin(OpKind::kScan);  // a scan lasts as long as its user likes, so none is timed
   status_ = Begin();
   if (!status_.ok()) End();
 }
@@ -36,12 +36,15 @@ absl::Status LiveScan::Begin() {
   SlowScope scope(*slot_);
   if (core_->epochs.closed()) return core_->ClosedError();
   try {
+    // Walk of a Scan, 1. The pin comes before the end: from here on no collection frees a record at
+    // or above it.
     pin_ = core_->pins.Add(core_->log);
     if (!pin_.has_value()) {
       return absl::ResourceExhaustedError(
           fmt::format("{} scans are under way, which is the most there may be", Pins::kMost));
     }
     end_ = core_->log.tail();
+    // Records below the end must not change while the scan reads them, possibly twice.
     if (absl::Status status = core_->log.FreezeTo(end_); !status.ok()) return status;
     LiveReader::Config config{.below = end_, .prefix = prefix_};
     config.most_open_bytes = kMostOpenBytes;
@@ -55,7 +58,7 @@ absl::Status LiveScan::Begin() {
   return absl::OkStatus();
 }
 
-// Releases everything.
+// Releases the pin and all memory, as soon as the scan has ended or failed.
 void LiveScan::End() {
   reader_.reset();
   if (pin_.has_value()) core_->pins.Remove(*pin_);
@@ -94,6 +97,7 @@ absl::Status LiveScan::LoadMore() {
   shown_ = 0;
   live_ = {};
   while (live_.empty()) {  // ends: each turn advances by a piece
+    // One scope per piece, so that Close waits for one piece, not for the whole scan.
     SlowScope scope(*slot_);
     if (core_->epochs.closed()) return core_->ClosedError();
     const absl::StatusOr<bool> more = reader_->Step();

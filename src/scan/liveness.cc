@@ -34,6 +34,8 @@ absl::Status Liveness::Decide(std::span<Candidate> candidates, Address below) {
 
 void Liveness::DecideFromMemory(std::span<Candidate> candidates, Address below,
                                 std::vector<Open>& open) {
+  // Shortcuts lead past the records at or above `below`, which a scan would otherwise pass again
+  // for each record.
   if (below != kEverything && shortcuts_below_ != below) {
     shortcuts_.assign(kShortcuts, Shortcut());
     shortcuts_below_ = below;
@@ -45,7 +47,7 @@ void Liveness::DecideFromMemory(std::span<Candidate> candidates, Address below,
   }
 }
 
-// Returns false if the index is moving an entry that is needed, without guard or effect.
+// Returns false if the index is moving an entry that is needed; then nothing has changed.
 bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::vector<Open>& open) {
   const RecordShape shape = log_.shape();
   std::array<std::uint64_t, kGroup> hashes;
@@ -56,6 +58,7 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::ve
   EpochGuard guard(core_.epochs, slot_);
   const Address head = log_.head_acquire();
   for (std::size_t i = 0; i < group.size(); ++i) {
+    // An exact search: a hint would not prove that a key has no newer record.
     group[i].head = core_.index.Find(hashes[i]).entry;
     const Address newest = group[i].head.address();
     if (newest == kBeingMoved) return false;
@@ -65,8 +68,11 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::ve
     Walk walk{candidate.head.address(), candidate.address, {candidate.key, candidate.key_length}};
     TakeShortcut(walk, below);
     candidate.answer = Answer::kUnknown;
+    // Walk of a Scan, 3: from the newest record down to the candidate or to the device.
     while (walk.at > walk.address && walk.at >= head) {  // ends: previous addresses fall
       const Record record(log_.At(walk.at, guard), shape);
+      // A newer record of the key, below `below`: the candidate is dead. Records at or above it are
+      // ignored by a scan.
       if (walk.at < below && HasKey(record, walk.key)) {
         candidate.answer = Answer::kDead;
         break;
@@ -74,9 +80,12 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::ve
       Advance(walk, record.header().LoadAcquire().prev(), below);
     }
     if (candidate.answer == Answer::kDead) continue;
+    // The chain continues on the device before it has reached the candidate.
     if (walk.at > walk.address) {
       open.push_back({walk.at, candidate.address, candidate.head, KeepKey(candidate)});
     } else {
+      // A chain that passes the candidate's address without meeting it: another process of the
+      // chain has replaced it.
       candidate.answer = walk.at == walk.address ? Answer::kLive : Answer::kDead;
     }
   }
@@ -85,13 +94,16 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::ve
 
 absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) {
   std::vector<Open> live;
-  // Each turn advances every walk by at least one record; nearly always the first is the last.
+  // Each turn advances every walk by at least one record. Nearly always the first turn is the last.
   while (!open.empty()) {
+    // In order of address, so that neighbouring records share a window and the device is read in
+    // one direction.
     std::sort(open.begin(), open.end(), [](const Open& a, const Open& b) { return a.at < b.at; });
     ahead_.Drop();  // left over after an error
     std::size_t asked = 0;
     for (std::size_t i = 0; i < open.size();) {
       if (core_.epochs.closed()) return core_.ClosedError();
+      // Request windows ahead while the current one is processed.
       while (asked < open.size()) {
         const ReadAhead::Piece window = NextWindow(open, asked);
         if (!ahead_.Ask(window)) break;
@@ -103,6 +115,7 @@ absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) 
       if (!status.ok()) return status;
       asked = std::max(asked, end);
     }
+    // A walk below the candidate's address has found a newer record or missed it: dead.
     std::erase_if(open, [&live](const Open& walk) {
       if (walk.at == walk.address) live.push_back(walk);
       return walk.at <= walk.address;
@@ -118,7 +131,8 @@ absl::Status Liveness::DecideFromDevice(std::vector<Open>& open, Address below) 
 
 // ---- keys of open records ----
 
-// Keys longer than a word are in keys_, after their length.
+// Returns the key as a word: itself if it is short and fixed, otherwise a pointer to its length and
+// bytes in keys_.
 std::uint64_t Liveness::KeepKey(const Candidate& candidate) {
   std::uint64_t word = 0;
   if (candidate.key_length <= sizeof(word) && !log_.shape().key_variable()) {
@@ -148,6 +162,7 @@ std::span<const std::byte> Liveness::KeyOf(const Open& open) const {
 
 std::uint64_t Liveness::ChainOf(const Walk& walk) const {
   const std::uint64_t hash = core_.HashOf(walk.key.data(), walk.key.size());
+  // The bits in which all records of a chain agree (hash_index.h).
   const int bits = core_.index.creation_exponent() + IndexEntry::kTagBits;
   return hash & ((std::uint64_t{1} << bits) - 1);
 }
@@ -160,6 +175,8 @@ void Liveness::TakeShortcut(Walk& walk, Address below) const {
 }
 
 void Liveness::Advance(Walk& walk, Address next, Address below) {
+  // The first record below `below` is the same for every walk of this chain, since records below it
+  // are frozen.
   if (walk.at >= below && next < below) {
     const std::uint64_t chain = ChainOf(walk);
     shortcuts_[chain % kShortcuts] = {chain, next};
@@ -185,6 +202,7 @@ ReadAhead::Piece Liveness::NextWindow(std::span<const Open> open, std::size_t fi
                           LastBlock(open[first].at, KeyOf(open[first]).size()) + 1};
   for (const Open& walk : open.subspan(first + 1)) {
     const std::uint64_t end = LastBlock(walk.at, KeyOf(walk).size()) + 1;
+    // Gaps are read if they are short: one larger read is faster than two.
     if (geometry.BlockOf(walk.at) > window.end + kGapBlocks || end - window.first > kWindowBlocks) {
       break;
     }
@@ -219,13 +237,15 @@ bool Liveness::Holds(ReadAhead::Piece window, Address at, std::size_t key_length
   return log_.geometry().BlockOf(at) >= window.first && LastBlock(at, key_length) < window.end;
 }
 
-// Advances the walk through the window; a dead one ends at null, a live one at its address.
+// Advances the walk through the window. A dead one ends at null, a live one at its candidate's
+// address.
 absl::Status Liveness::Follow(Open& open, Address below) {
   const Geometry& geometry = log_.geometry();
   Walk walk{open.at, open.address, KeyOf(open)};
   while (walk.at > walk.address && Holds(window_, walk.at, walk.key.size())) {  // ends: they fall
     const std::uint64_t block = geometry.BlockOf(walk.at);
     const std::uint64_t offset = geometry.OffsetOf(walk.at);
+    // Blocks are verified, but a chain may lead to any place in them.
     if (walk.at.value() % 8 != 0 || offset + log_.shape().key_offset() > geometry.payload_bytes()) {
       return log_.Damaged(block, "is near a place that no record can have, to which a chain leads");
     }

@@ -40,6 +40,7 @@ absl::StatusOr<std::span<const LogReader::Item>> LogReader::Next() {
 absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {
   items_.clear();
   // Each turn after the first means that a chunk held no record, or only part of one.
+  // A larger chunk is loaded each time, until a whole record fits.
   for (std::uint64_t bytes = config_.chunk_bytes; items_.empty() && cursor_ < end_;
        bytes += config_.chunk_bytes) {
     const Address before = cursor_;
@@ -51,7 +52,7 @@ absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {
   return items_;
 }
 
-// Drops the records already returned, to make room for at least `bytes` from the next record on.
+// Drops the records already returned, and loads at least `bytes` from the next record on.
 absl::Status LogReader::Load(std::uint64_t bytes) {
   const std::uint64_t shown = std::min(geometry_.BlockOf(cursor_), next_block_) - first_block_;
   if (shown != 0) {
@@ -62,6 +63,7 @@ absl::Status LogReader::Load(std::uint64_t bytes) {
   const std::uint64_t wanted = bytes / kBlockPayloadBytes + 1;
   if (!Reserve(wanted + std::max(kCopyBlocks, piece_blocks_))) return NoMemory();
   while (next_block_ < end_block_ && next_block_ - first_block_ < wanted) {
+    // Memory first: CopyFromMemory fails only for blocks below head, which the device then has.
     if (CopyFromMemory()) continue;
     if (absl::Status status = ReadFromDevice(); !status.ok()) return status;
   }
@@ -81,16 +83,16 @@ bool LogReader::Reserve(std::uint64_t blocks) {
   return true;
 }
 
-// Copies some blocks of the next page that has any. Returns false if they are not in memory any
-// more.
+// Copies some blocks of the next page that has any. Returns false if they are no longer in memory.
 bool LogReader::CopyFromMemory() {
   const std::uint64_t page_end =
       (next_block_ / geometry_.blocks_per_page() + 1) * geometry_.blocks_per_page();
   const std::uint64_t end = std::min({next_block_ + kCopyBlocks, page_end, end_block_});
   const Address start = geometry_.BlockStart(next_block_);
-  // Beyond end_ other threads are writing.
+  // Other threads write beyond end_.
   const std::uint64_t bytes = std::min((end - next_block_) * kBlockPayloadBytes, end_ - start);
   EpochGuard guard(core_.epochs, slot_);
+  // Under the guard: the frame stays as it is until the guard ends.
   if (start < core_.log.head_acquire()) return false;
   CopyFromLog(core_.log.At(start, guard), bytes,
               bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
@@ -112,6 +114,7 @@ absl::Status LogReader::ReadFromDevice() {
   };
   const absl::StatusOr<ReadAhead::Piece> piece = ahead_.Take(
       piece_from(next_block_), bytes_.get() + (next_block_ - first_block_) * kBlockPayloadBytes);
+  // Pieces come in order, so this one continues the loaded blocks.
   EBB_CHECK(!piece.ok() || piece->first == next_block_);
   if (!piece.ok()) {
     ahead_.Drop();  // the next call begins again from here
@@ -128,7 +131,7 @@ absl::Status LogReader::ReadFromDevice() {
   }
 }
 
-// Parses records from the loaded blocks, up to the first that is not whole.
+// Parses records from the loaded blocks, up to the first that is incomplete.
 absl::Status LogReader::Parse() {
   const RecordShape shape = core_.log.shape();
   while (cursor_ < end_ && geometry_.BlockOf(cursor_) < next_block_) {
@@ -144,12 +147,15 @@ absl::Status LogReader::Parse() {
     const RecordHeader header = record.header().LoadAcquire();
     const bool is_record = header.kind() == RecordKind::kRecord;
     const std::uint64_t least = is_record ? shape.prefix_bytes() : 8;
+    // Not enough is loaded to know the record's length.
     if (loaded < least && loaded < room) break;
     const std::uint64_t extent = least <= room ? record.ExtentOf() : 0;
+    // The record continues in a block that is not loaded yet.
     if (extent > loaded && extent <= room) break;
     if (extent == 0 || extent % 8 != 0 || !record.WellFormed(room)) {
       return core_.log.Damaged(block, "holds a malformed record");
     }
+    // Fillers, control records and records that never became valid are skipped.
     if (is_record && header.valid()) items_.push_back({cursor_, record});
     cursor_ = geometry_.Normalize(cursor_ + extent);
   }

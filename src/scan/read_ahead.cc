@@ -11,6 +11,7 @@ ReadAhead::ReadAhead(Core& core, std::uint64_t most_blocks)
     : core_(core), most_blocks_(most_blocks) {}
 
 void ReadAhead::Drop() {
+  // Waits for the reads in flight, whose memory is reused.
   if (queue_ != nullptr) queue_->Drop();
   for (std::unique_ptr<Slot>& slot : asked_) spare_.push_back(std::move(slot));
   asked_.clear();
@@ -18,6 +19,8 @@ void ReadAhead::Drop() {
 }
 
 bool ReadAhead::Ask(Piece piece) {
+  // A limit for the number of pieces and for their memory. The caller asks again when it has taken
+  // one.
   if (asked_.size() == kMostPieces || blocks_ + (piece.end - piece.first) > most_blocks_ ||
       !Begin(piece)) {
     return false;
@@ -30,11 +33,13 @@ bool ReadAhead::Begin(Piece piece) {
   const std::uint64_t blocks = piece.end - piece.first;
   if (queue_ == nullptr) queue_.reset(new BlockQueue(core_.NewBlockQueue()));
   if (spare_.empty()) {
-    // For all slots, so that one that is taken back always finds its place.
+    // Room for all slots, so that returning one never allocates.
     spare_.reserve(asked_.size() + 1);
     spare_.push_back(std::make_unique<Slot>());
   }
   Slot& slot = *spare_.back();
+  // The slot's memory is too small: free it, and that of other spare slots, before allocating a
+  // larger one.
   if (slot.capacity < blocks) {
     capacity_ -= std::exchange(slot.capacity, 0);
     slot.bytes = nullptr;
@@ -60,16 +65,20 @@ bool ReadAhead::Begin(Piece piece) {
 }
 
 absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
+  // Nothing was read ahead, or there was no memory for it: read this piece now.
   if (asked_.empty() && !Begin(piece)) {
     return NoMemory();
   }
+  // Pieces are taken in the order in which they were requested, whatever the order of their ends.
   Slot& slot = *asked_.front();
   while (!slot.ended) static_cast<Slot*>(queue_->Take(/*wait=*/true)->owner)->ended = true;
   const std::uint64_t blocks = slot.piece.end - slot.piece.first;
   spare_.push_back(std::move(asked_.front()));
   asked_.pop_front();
   blocks_ -= blocks;
+  // Only now are the blocks verified, in the caller's thread.
   if (absl::Status status = core_.log.TakeBlocks(slot.read); !status.ok()) return status;
+  // Payloads are joined, so that records that cross blocks are contiguous.
   for (std::uint64_t i = 0; i < blocks; ++i) {
     std::memcpy(to + i * kBlockPayloadBytes, slot.bytes.get() + i * kBlockBytes,
                 kBlockPayloadBytes);
