@@ -459,6 +459,7 @@ absl::Status GarbageCollector::FreeEntries(GcOptions options,
     const Core::IndexSample sample = core_.SampleIndex(slot_, kBuckets);
     return (sample.entries + sample.dead) * sample.step;
   };
+  const std::uint64_t pause_bytes = options.min_reclaim_bytes;
   GcStats stats;
   const GcEstimate estimate = Estimate(collected_);
   const std::uint64_t record_bytes =
@@ -485,10 +486,11 @@ absl::Status GarbageCollector::FreeEntries(GcOptions options,
   // Overflow buckets stay allocated, so `crowded` would remain true although there is room again.
   if (has_room && core_.index.crowded()) core_.index.TolerateOverflow();
   // The next check comes after as many records as there is room for entries.
-  const std::uint64_t more = std::max(Above(max_entries, entries), max_entries / 4);
-  count_entries_at_.store(
-      core_.log.tail().value() + more * std::max<std::uint64_t>(record_bytes, kMinRecordBytes),
-      std::memory_order_relaxed);  // a hint
+  // Without success, not again at the next page turn.
+  std::uint64_t more = std::max(Above(max_entries, entries), max_entries / 4);
+  more *= std::max(record_bytes, kMinRecordBytes);
+  if (!status.ok() || !has_room) more = std::max(more, pause_bytes);
+  count_entries_at_.store(core_.log.tail().value() + more, std::memory_order_relaxed);  // a hint
   return status;
 }
 
