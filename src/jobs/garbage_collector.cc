@@ -451,7 +451,6 @@ void GarbageCollector::Sweep(Address limit, GcStats& stats) {
 
 absl::Status GarbageCollector::FreeEntries(GcOptions options,
                                            const std::function<bool()>& is_stopping) {
-  // An index that is above its maximum load factor has about 5 entries per bucket.
   // 4 entries per bucket leave room before the maximum load factor.
   const std::uint64_t max_entries = 4 * core_.index.bucket_count();
   constexpr std::uint64_t kBuckets = 1024;
@@ -485,8 +484,8 @@ absl::Status GarbageCollector::FreeEntries(GcOptions options,
   }
   // Overflow buckets stay allocated, so `crowded` would remain true although there is room again.
   if (has_room && core_.index.crowded()) core_.index.TolerateOverflow();
-  // The next check comes after as many records as there is room for entries.
-  // Without success, not again at the next page turn.
+  // The next check comes after as many records as there is room for entries. Without success, it
+  // does not come with the next page turn.
   std::uint64_t more = std::max(Above(max_entries, entries), max_entries / 4);
   more *= std::max(record_bytes, kMinRecordBytes);
   if (!status.ok() || !has_room) more = std::max(more, pause_bytes);
