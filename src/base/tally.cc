@@ -18,7 +18,7 @@ LatencySummary LatencyHistogram::Summarize() const {
   }
   if (summary.count == 0) return summary;
   summary.sum_ns = sum_ns;
-  // max_ns can be of what has been subtracted.
+  // max_ns may be of a latency that has been subtracted.
   summary.max_ns = std::min(max_ns, LatencyBuckets::UpperEnd(last));
   if (last + 1 == counts.size()) summary.max_ns = max_ns;  // longer than any bucket
   struct Percentile {
@@ -32,7 +32,7 @@ LatencySummary LatencyHistogram::Summarize() const {
   std::size_t index = 0;
   std::uint64_t below = counts[0];  // the latencies in buckets up to `index`
   for (const auto& [per_mille, ns] : wanted) {
-    // The least latency that this share of all does not exceed.
+    // The smallest latency that this share of all latencies does not exceed.
     const std::uint64_t rank = std::max<std::uint64_t>(
         1, summary.count / 1000 * per_mille + (summary.count % 1000 * per_mille + 999) / 1000);
     while (below < rank) below += counts[++index];
@@ -58,6 +58,7 @@ Tally::~Tally() { delete recorder(); }
 void Tally::StartTiming() {
   if (recorder() != nullptr) return;
   auto* const made = new (std::nothrow) LatencyRecorder;
+  // Without memory, latencies are not measured; only counted.
   if (made == nullptr) return;
   recorder_.store(made, std::memory_order_release);  // [recorder]
   for (std::size_t kind = 0; kind < kOpKindCount; ++kind) {
@@ -65,8 +66,8 @@ void Tally::StartTiming() {
   }
 }
 
-// From the last place down: what an operation adds later stands further back, so that no sum says
-// of more operations how they ended than have begun.
+// Adds from the last place down. An operation counts its beginning at a lower place than its end,
+// so no sum contains more ends than beginnings.
 void Tally::AddTo(TallySums& sums) const {
   for (std::size_t place = Count::kCount; place-- != 0;) {
     sums[place] += counts_[place].Load() & ~Counter::kNegative;

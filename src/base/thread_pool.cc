@@ -18,6 +18,7 @@ void PoolJob::PostAfter(std::chrono::milliseconds delay) {
 
 void PoolJob::Cancel() { pool_.Cancel(*this); }
 
+// The list is intrusive, so posting a job allocates nothing and cannot fail.
 void PoolJob::List::InsertBefore(PoolJob* next, PoolJob& job) {
   PoolJob* const previous = next == nullptr ? last : next->previous_;
   job.list_ = this;
@@ -46,6 +47,8 @@ ThreadPool::ThreadPool(unsigned thread_count, unsigned startable) : thread_count
       threads_.emplace_back([this] { Work(); });
     }
   } catch (const std::system_error& error) {
+    // Only some of the threads could be started. The pool ends again, and the store reports the
+    // error.
     start_error_ = error.code();
   } catch (const std::bad_alloc&) {
     start_error_ = std::make_error_code(std::errc::not_enough_memory);
@@ -60,9 +63,12 @@ void ThreadPool::PostAt(PoolJob& job, Clock::time_point due) {
     MutexLock lock(mu_);
     if (stopping_) return;
     const bool is_pending = job.list_ != nullptr || job.runs_again_;
+    // It is pending already and will run at least as early.
     if (is_pending && job.due_ <= due) return;
     job.due_ = due;
     if (job.is_running_) {
+      // A job never runs twice at the same time: the running thread posts it again when it ends
+      // (Run).
       job.runs_again_ = true;
       return;
     }
@@ -72,8 +78,8 @@ void ThreadPool::PostAt(PoolJob& job, Clock::time_point due) {
   if (due == Clock::time_point::min()) wake_.NotifyOne();
 }
 
-// An idle thread waits for the first timer at most, so that no timer depends on one thread; when
-// there is a new first one, all must learn of it.
+// Lists a job. An idle thread waits at most until the first timer is due, so that no timer depends
+// on one thread. If the new job is the first timer, all threads must learn of it.
 void ThreadPool::Link(PoolJob& job) {
   if (job.due_ == Clock::time_point::min()) return ready_.InsertBefore(nullptr, job);
   PoolJob* next = later_.first;
@@ -86,15 +92,18 @@ void ThreadPool::Cancel(PoolJob& job) {
   MutexLock lock(mu_);
   if (job.list_ != nullptr) job.list_->Remove(job);
   ++cancel_count_;
+  // A thread may be in the job's function. The job may be destroyed after this call, so wait for
+  // its end.
   while (job.is_running_) {
     job.runs_again_ = false;
     job_ended_.Wait(mu_);
   }
   --cancel_count_;
-  if (job.list_ != nullptr) job.list_->Remove(job);  // it had ended before the wait did
+  if (job.list_ != nullptr) job.list_->Remove(job);  // posted while this waited
 }
 
 PoolJob* ThreadPool::TakeJob() {
+  // Timers that are due join the jobs that are ready, after those that were posted before.
   while (later_.first != nullptr && later_.first->due_ <= Clock::now()) {
     PoolJob& due = *later_.first;
     later_.Remove(due);
@@ -110,14 +119,15 @@ PoolJob* ThreadPool::TakeJob() {
 
 void ThreadPool::Run(PoolJob& job) {
   job.is_running_ = true;
+  // Without the mutex, so that the job can post jobs, itself included.
   mu_.Unlock();
   try {
     job.run_();
-  } catch (...) {  // it has ended; its owner reports why
+  } catch (...) {  // it has ended; its owner reports the error
   }
   mu_.Lock();
   job.is_running_ = false;
-  // This thread looks for the next job, so no other must be woken for it.
+  // This thread takes the next job itself, so no other thread must be woken.
   if (std::exchange(job.runs_again_, false) && !stopping_) Link(job);
   if (cancel_count_ != 0) job_ended_.NotifyAll();
 }
@@ -134,6 +144,7 @@ void ThreadPool::Stop() {
   {
     MutexLock lock(mu_);
     stopping_ = true;
+    // Jobs that have not begun are dropped; the threads end after their present job.
     for (PoolJob::List* const list : {&ready_, &later_}) {
       while (list->first != nullptr) list->Remove(*list->first);
     }

@@ -33,7 +33,7 @@ std::string DescribeCodecs(std::uint32_t word) {
   return fmt::format("keys: {}, values: {}", part(word >> 16), part(word & 0xffff));
 }
 
-// The name of a type, as far as its tag tells.
+// Returns the name of a type, as far as its tag identifies it.
 std::string DescribeTag(std::uint64_t tag) {
   if (tag == 0) return "a type without a name";
   for (const std::string_view name :
@@ -46,7 +46,8 @@ std::string DescribeTag(std::uint64_t tag) {
   return fmt::format("another type (of tag {:#018x})", tag);
 }
 
-// A name may come later, but only for a type that has none by itself.
+// Checks the type with which a store is opened. A store may be created without a type's name and
+// get it later, but only for a type that has no built-in name.
 absl::Status CheckType(const char* what, std::uint64_t tag, TypeName type) {
   const std::uint64_t opened = TypeTag(type.name);
   if (tag == opened || (tag == 0 && !type.built_in)) return absl::OkStatus();
@@ -74,11 +75,14 @@ absl::StatusOr<SegmentHeader> NewHeader(const Options& options, const Environmen
   SegmentHeader header;
   if (absl::Status status = FillRandom({&header.store_id, 1}); !status.ok()) return status;
   header.hash_seed = environment.hash_seed.value_or(HashSeed{0, 0});
+  // The hash requires a seed with certain properties; nearly every random one has them.
   while (!header.hash_seed.IsGood()) {  // ends: nearly always after one turn
     std::uint64_t words[2];
     if (absl::Status status = FillRandom(words); !status.ok()) return status;
     header.hash_seed = {words[0], words[1] | 1};
   }
+  // Written once, into every file of the store. Every later opening is compared with it
+  // (CheckHeader).
   header.key_tag = TypeTag(types.key.name);
   header.value_tag = TypeTag(types.value.name);
   header.created_unix_us = UnixUs();
@@ -98,6 +102,8 @@ absl::StatusOr<SegmentHeader> NewHeader(const Options& options, const Environmen
 }
 
 absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const Options& options) {
+  // A wrong shape or codec would make every record unreadable, so it is rejected before a record is
+  // read.
   if (header.shape != types.shape) {
     return absl::FailedPreconditionError(
         fmt::format("the store was created with {}, and is opened with {}",
@@ -127,7 +133,7 @@ absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const O
 
 namespace {
 
-// What is taken as it is.
+// Copies the options that are used as they are.
 void CopyOptions(const Options& options, CoreConfig& config) {
   config.log.write_batch_bytes = options.write_batch_bytes;
   config.io_uring = options.io_uring;
@@ -149,7 +155,7 @@ void CopyOptions(const Options& options, CoreConfig& config) {
   config.promote_reads = false;
 }
 
-// Options may ask for an index of more than half of the memory. Files may not, since any program
+// Options may request an index of more than half of the memory. Files may not, since any program
 // can have written them.
 absl::Status SetIndexLimits(const Options& options, CoreConfig& config) {
   config.index_limit_bytes = options.max_index_bytes;
@@ -183,6 +189,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
                              ? environment.frame_count
                              : options.log_memory_bytes >> header.page_shift;
   if (environment.address_bits != 0) geometry.address_bits = environment.address_bits;
+  // At least three frames are for pages that leave memory (hybrid_log.cc).
   if (geometry.frame_count < 8) {
     return absl::InvalidArgumentError(
         fmt::format("log_memory_bytes is {}: this store's pages of {} need at least {}",
@@ -192,6 +199,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   const int asked = environment.index_exponent >= 0 ? environment.index_exponent
                                                     : std::countr_zero(options.index_bucket_count);
   config.creation_exponent = creation_exponent;
+  // The index may start larger than at creation, but never smaller: tags begin above its bits.
   config.index_exponent = std::max(asked, creation_exponent);
   if (config.index_exponent > creation_exponent + IndexEntry::kTagBits) {
     return absl::InvalidArgumentError(
@@ -200,6 +208,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
                     std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
   }
   if (absl::Status status = SetIndexLimits(options, config); !status.ok()) return status;
+  // One thread more than requested, for maintenance.
   config.pool_threads = environment.pool_threads >= 0
                             ? static_cast<unsigned>(environment.pool_threads)
                             : options.background_threads + 1;
@@ -209,6 +218,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.force_fallback = environment.force_fallback;
   config.has_files = !environment.in_memory;
 
+  // A longer record than a page cannot be stored, so that is the limit if the options set none.
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
   config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;
   config.max_value_bytes = options.max_value_bytes != 0 ? options.max_value_bytes : room;

@@ -19,8 +19,8 @@ MappedRegion::MappedRegion(std::size_t bytes, bool huge_pages) {
   if (region.data_ != nullptr && region.GrowTo(bytes)) *this = std::move(region);
 }
 
-// Without access the kernel counts it as nobody's memory, also where it promises no more than it
-// has.
+// Reserves addresses without access. The kernel does not count them as memory, even where it does
+// not overcommit.
 MappedRegion MappedRegion::Reserve(std::size_t reserved_bytes, bool huge_pages) {
   MappedRegion region;
   const std::size_t slack = reserved_bytes >= kHugePageBytes ? kHugePageBytes : 0;
@@ -31,16 +31,18 @@ MappedRegion MappedRegion::Reserve(std::size_t reserved_bytes, bool huge_pages) 
   region.mapping_bytes_ = reserved_bytes + slack;
   region.reserved_bytes_ = reserved_bytes;
   const auto address = reinterpret_cast<std::uintptr_t>(mapping);
+  // Huge pages need an alignment of 2 MiB.
   const std::uintptr_t aligned =
       slack == 0 ? address : (address + kHugePageBytes - 1) & ~(kHugePageBytes - 1);
   region.data_ = region.mapping_ + (aligned - address);
-  // Advice only: a kernel that does not know it changes nothing.
+  // Advice only: a kernel that does not know it ignores it.
   static_cast<void>(
       madvise(region.data_, reserved_bytes, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
   return region;
 }
 
 bool MappedRegion::GrowTo(std::size_t bytes) {
+  // The memory is allocated when it is first written; it is zero until then.
   if (bytes > reserved_bytes_ || mprotect(data_, bytes, PROT_READ | PROT_WRITE) != 0) return false;
   bytes_ = bytes;
   return true;
@@ -61,6 +63,7 @@ MappedRegion& MappedRegion::operator=(MappedRegion&& other) noexcept {
 
 void MappedRegion::Populate(std::size_t offset, std::size_t count) const {
 #ifdef MADV_POPULATE_WRITE  // Linux 5.14
+  // If it fails, the first writer of each page allocates it.
   static_cast<void>(madvise(data_ + offset, count, MADV_POPULATE_WRITE));
 #else
   static_cast<void>(offset);
@@ -69,10 +72,12 @@ void MappedRegion::Populate(std::size_t offset, std::size_t count) const {
 }
 
 void MappedRegion::Release(std::size_t offset, std::size_t count) const {
+  // Afterwards the range reads as zeros, and keeps its addresses.
   static_cast<void>(madvise(data_ + offset, count, MADV_DONTNEED));
 }
 
 std::uint64_t MappedRegion::huge_page_bytes() const {
+  // For statistics only.
   const int fd = AboveStandard(::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC));
   if (fd < 0) return 0;
   std::FILE* const maps = ::fdopen(fd, "r");

@@ -12,8 +12,9 @@
 namespace ebb::internal {
 namespace {
 
-// The ring's descriptor is the library's own, so it must not be 0, 1 or 2. False, and no ring, when
-// it cannot be moved. A template, because older versions of liburing have only one of the fields.
+// Moves the ring's descriptor, which belongs to the library, above 2. Returns false, and ends the
+// ring, if it cannot be moved. A template, because older versions of liburing have only one of the
+// fields.
 template <typename Ring>
 bool MoveAboveStandard(Ring& ring) {
   if (ring.ring_fd > STDERR_FILENO) return true;
@@ -25,12 +26,12 @@ bool MoveAboveStandard(Ring& ring) {
 }
 
 class Uring final : public ReadRing {
-  // One call of the kernel for so many is nearly as cheap as for one.
+  // One system call for so many reads costs nearly as much as for one.
   static constexpr std::size_t kTogether = 8;
 
  public:
   explicit Uring(unsigned depth) : depth_(depth) {
-    unsubmitted_.reserve(depth);  // may throw: before there is a ring to leave behind
+    unsubmitted_.reserve(depth);  // may throw, so before there is a ring
     open_ = io_uring_queue_init(depth, &ring_, 0) == 0;
     if (open_) open_ = MoveAboveStandard(ring_);
   }
@@ -43,6 +44,8 @@ class Uring final : public ReadRing {
 
   bool Start(File& file, std::uint64_t offset, std::byte* bytes, std::size_t count,
              void* tag) override {
+    // A simulated file has no descriptor. A full ring rejects the read: the caller takes an
+    // ended one out first.
     if (broken_ != 0 || file.descriptor() < 0 || submitted_ + unsubmitted_.size() >= depth_) {
       return false;
     }
@@ -55,8 +58,8 @@ class Uring final : public ReadRing {
     return true;
   }
 
-  // The kernel takes entries in their order, so the first ones of unsubmitted_. What it does not
-  // take while others are under way may be taken when they have ended.
+  // The kernel accepts entries in their order, so the first ones of unsubmitted_. If it rejects
+  // some while others are in flight, it may accept them when those have ended.
   void Submit() override {
     constexpr int kAttempts = 100;
     for (int attempt = 0; broken_ == 0 && !unsubmitted_.empty(); ++attempt) {
@@ -64,8 +67,10 @@ class Uring final : public ReadRing {
       if (taken > 0) {
         unsubmitted_.erase(unsubmitted_.begin(), unsubmitted_.begin() + taken);
         submitted_ += static_cast<unsigned>(taken);
+        // Reads in flight will end, so the next call tries again.
       } else if (submitted_ != 0) {
         return;
+        // Nothing is in flight and the kernel still rejects everything: the ring is given up.
       } else if (attempt == kAttempts) {
         broken_ = taken < 0 ? -taken : EAGAIN;
       } else {
@@ -76,6 +81,7 @@ class Uring final : public ReadRing {
 
   std::optional<Ended> Take(bool wait) override {
     Submit();
+    // Reads that were never submitted end with the error; the caller reads their blocks itself.
     if (broken_ != 0 && !unsubmitted_.empty()) {
       void* const tag = unsubmitted_.back();
       unsubmitted_.pop_back();
@@ -83,7 +89,7 @@ class Uring final : public ReadRing {
     }
     if (submitted_ == 0) return std::nullopt;
     io_uring_cqe* done = nullptr;
-    // Ends: whatever interrupts a wait, a read that is under way ends.
+    // Ends: a read in flight ends, even if the wait is interrupted.
     while ((wait ? io_uring_wait_cqe(&ring_, &done) : io_uring_peek_cqe(&ring_, &done)) != 0) {
       if (!wait) return std::nullopt;
     }
@@ -99,8 +105,8 @@ class Uring final : public ReadRing {
   const unsigned depth_;
   io_uring ring_;
   bool open_ = false;
-  int broken_ = 0;                  // an errno value: the kernel takes no more
-  unsigned submitted_ = 0;          // and not taken back
+  int broken_ = 0;                  // an errno value: the kernel accepts no more
+  unsigned submitted_ = 0;          // and not ended
   std::vector<void*> unsubmitted_;  // tags
 };
 

@@ -34,12 +34,14 @@ void BackgroundJob::Stop() {
     is_on_ = is_due_ = is_left_ = false;
     stats_.next_due_unix_ms = 0;
   }
+  // A run checks this once per chunk; Cancel waits for its end.
   is_stopping_.store(true, std::memory_order_relaxed);  // seen a chunk later
   timer_.Cancel();
   turn_.Cancel();
   is_stopping_.store(false, std::memory_order_relaxed);  // for the run after the next Start
 }
 
+// Called by page turns, commits and rejected updates. Only posts a turn.
 void BackgroundJob::Look() {
   if (!work_.is_worth_a_look || !work_.is_worth_a_look()) return;
   {
@@ -59,7 +61,7 @@ bool BackgroundJob::is_running() const {
   return is_running_;
 }
 
-// One that is set already stays as it is.
+// Sets the timer. If it is set already, it stays as it is.
 void BackgroundJob::SetTimer() {
   timer_.PostAfter(interval_);
   stats_.next_due_unix_ms = UnixMs() + static_cast<std::uint64_t>(interval_.count());
@@ -71,15 +73,18 @@ void BackgroundJob::TimeHasCome() {
     if (!is_on_) return;
     is_due_ = true;
   }
+  // Walk of a Checkpoint, 1: the job waits for its turn without occupying a thread of the pool.
   turn_.Post();
 }
 
-// False: it is not to run, or no longer.
+// Returns false if the job must not run, or no longer. Checked again in the turn: the reason may
+// have gone while it waited.
 bool BackgroundJob::Begin() {
   const bool is_worth_a_look = work_.is_worth_a_look && work_.is_worth_a_look();
   MutexLock lock(mu_);
   if (!is_on_ || core_.health.poisoned()) return false;
   if (!is_due_ && !is_left_ && !is_worth_a_look) return false;
+  // A run that left the lane and returns continues the same run, so its time is not measured again.
   if (!is_left_) {
     begun_ = std::chrono::steady_clock::now();
     stats_.last_begun_unix_ms = UnixMs();
@@ -89,13 +94,16 @@ bool BackgroundJob::Begin() {
   return true;
 }
 
-// A job that fails is tried again at its next interval; its statistics tell of it.
+// Runs the job in its turn. If it fails, it runs again at its next interval, and its statistics
+// report the failure.
 void BackgroundJob::Run() {
   if (!Begin()) return;
+  // In a destructor, so that no exception ends the series of runs.
   const absl::Cleanup end = [this] {
     MutexLock lock(mu_);
     is_running_ = false;
     if (!is_on_) return;
+    // It has left the lane for other jobs: queue up again after them.
     if (is_left_) {
       turn_.Post();
     } else {
@@ -105,10 +113,10 @@ void BackgroundJob::Run() {
   absl::StatusOr<Work::Outcome> outcome(NoMemory());
   try {
     outcome = work_.run([this] {
-      return is_stopping_.load(std::memory_order_relaxed);  // a bit later will do
+      return is_stopping_.load(std::memory_order_relaxed);  // a little later is soon enough
     });
   } catch (const std::bad_alloc&) {
-  } catch (...) {  // of a callback
+  } catch (...) {  // thrown by a callback
     outcome = absl::Status(absl::StatusCode::kUnknown, "");
   }
   Note(outcome);

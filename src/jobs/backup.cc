@@ -29,14 +29,14 @@ absl::Status SyncNames(Directory& directory) {
   return error == 0 ? absl::OkStatus() : FileError("sync", kBackupDirectory, 0, error);
 }
 
-// Files that a backup writes, whole or in part.
+// Returns whether a backup writes files of this name, complete or not.
 bool IsOfBackup(const std::string& name) {
   std::uint64_t number;
   return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
          name == kDurableEndName;
 }
 
-// Removes what a backup has written, but neither its marker nor the lock. Not synced yet.
+// Removes the files that a backup has written, but neither its marker nor the lock. Does not sync.
 absl::Status RemoveFiles(Directory& directory) {
   std::vector<std::string> names;
   if (const int error = directory.List(names); error != 0) {
@@ -67,6 +67,8 @@ class BackupWriter {
         ReadManifest(*core_.files.directory, core_.config.log.store_id, job_.checkpoint_id);
     if (!manifest.ok()) return manifest.status();
     manifest_ = *std::move(manifest);
+    // Walk of a Backup, 2. The order does not matter for a crash: the marker makes the directory
+    // unusable as a store until all of this is durable.
     absl::Status status = CopyLog();
     if (status.ok()) status = CopyImage();
     if (status.ok()) status = CopyManifest();
@@ -79,8 +81,9 @@ class BackupWriter {
   absl::Status CopyLog() {
     const Geometry& geometry = core_.log.geometry();
     const Address begin = core_.log.begin();
-    // The first block holds an open record and nothing that anybody could have truncated.
+    // The first block holds only an open record, and no truncation removes it.
     const std::uint64_t first = begin == geometry.BlockStart(1) ? 0 : geometry.BlockOf(begin);
+    // Up to the end of the checkpoint's own commit: later commits are not part of the backup.
     const std::uint64_t end = geometry.BlockOf(manifest_.durable);
     total_bytes_ =
         (end - first + 2) * kBlockBytes + manifest_.image_bytes + manifest_.manifest_bytes;
@@ -96,7 +99,7 @@ class BackupWriter {
     return absl::OkStatus();
   }
 
-  // Blocks [block, end), all of one file.
+  // Copies blocks [block, end), all of one file.
   absl::Status CopySegment(std::uint64_t block, std::uint64_t end) {
     const std::uint64_t segment_blocks = core_.log.geometry().segment_blocks;
     const std::uint64_t number = block / segment_blocks;
@@ -105,6 +108,7 @@ class BackupWriter {
     if (opened.file == nullptr) return FileError("create", name, 0, opened.error);
     const std::span<std::byte> header(buffer_.get(), kBlockBytes);
     std::memset(header.data(), 0, header.size());
+    // The header is encoded again, so a damaged header of the source is not copied.
     core_.files.headers->WriteHeader(number * segment_blocks, header);
     FullTransfer written = WriteFully(*opened.file, 0, header);
     while (written.error == 0 && block < end) {
@@ -117,6 +121,7 @@ class BackupWriter {
       Progress(bytes.size());
     }
     if (written.error != 0) return FileError("write", name, written.moved, written.error);
+    // Each file is durable before the marker is removed.
     if (const int error = opened.file->Sync(); error != 0) return FileError("sync", name, 0, error);
     if (const int error = opened.file->Close(); error != 0) {
       return FileError("close", name, 0, error);
@@ -133,6 +138,8 @@ class BackupWriter {
       const auto incarnation = i < *count ? VerifyBlock(bytes.subspan(i * kBlockBytes, kBlockBytes),
                                                         core_.config.log.store_id, block + i)
                                           : std::nullopt;
+      // A block that is not what the manifest promises must not get into the backup under a new,
+      // valid file.
       if (incarnation != IncarnationAt(manifest_.incarnations, block + i)) {
         return absl::DataLossError(fmt::format("{}: damaged: block {} is not what was written",
                                                device.Describe(block + i), block + i));
@@ -141,7 +148,8 @@ class BackupWriter {
     return absl::OkStatus();
   }
 
-  // Payload by payload, so that each block is verified on the one side and sealed on the other.
+  // Copied payload by payload, so that each block is verified when it is read and sealed again when
+  // it is written.
   absl::Status CopyImage() {
     const std::string name = ImageName(manifest_.id);
     const SealedFileId id{core_.config.log.store_id, manifest_.image_stamp};
@@ -171,6 +179,7 @@ class BackupWriter {
   }
 
   absl::Status WriteEnd() {
+    // As the manifest states it, not as this store has it by now: the backup ends there.
     absl::Status status = WriteDurableEnd(target_, core_.config.log.store_id,
                                           core_.log.geometry().BlockOf(manifest_.durable));
     ++info_.file_count;
@@ -209,6 +218,8 @@ absl::Status BackupTarget::OpenDirectories(FileSystem& file_system, const std::s
   absl::StatusOr<std::unique_ptr<Directory>> opened = OpenPath(file_system, path, /*create=*/true);
   if (!opened.ok()) return opened.status();
   directory_ = *std::move(opened);
+  // A second descriptor, since a directory holds one lock, and the marker and the lock file are
+  // two.
   opened = OpenPath(file_system, path, /*create=*/false);
   if (!opened.ok()) return opened.status();
   marker_directory_ = *std::move(opened);
@@ -228,13 +239,14 @@ absl::Status BackupTarget::Mark(const std::string& path) {
     return name != lock_name_ && name != marker_name_ && !(was_marked && IsOfBackup(name));
   });
   if (foreign != names.end()) {
-    // Nothing is created here: the lock tells a store that is open from one that is closed.
+    // Nothing is created here. The lock distinguishes a store that is open from one that is closed.
     if (is_there(lock_name_)) {
       if (absl::Status status = LockDirectory(*directory_, path); !status.ok()) return status;
     }
     return absl::InvalidArgumentError(
         fmt::format("directory {} is not empty: it holds {}", path, *foreign));
   }
+  // The marker first: from here on, an opening of the directory as a store is rejected.
   if (const int error = marker_directory_->Lock(marker_name_, LockKind::kNameOnly); error != 0) {
     return error == EWOULDBLOCK ? absl::FailedPreconditionError(fmt::format(
                                       "{}: another backup into it is in progress", path))
@@ -242,21 +254,23 @@ absl::Status BackupTarget::Mark(const std::string& path) {
   }
   const State marked = was_marked ? State::kWasMarked : State::kMarked;
   state_ = marked;
+  // The marker must be durable before the first file of the backup.
   if (absl::Status status = SyncNames(*directory_); !status.ok()) return status;
   if (absl::Status status = LockDirectory(*directory_, path); !status.ok()) {
-    // Unless someone else holds it, the lock file may have been created here: it must not be left
-    // without a marker.
+    // Unless another process holds it, the lock file may have been created here. It must not be
+    // left without a marker.
     if (!absl::IsFailedPrecondition(status)) state_ = State::kWasMarked;
     return status;
   }
   state_ = State::kLocked;
-  // Between the first look and the lock another opener may have created a store: it saw no marker.
+  // Between the first check and the lock another opener, which saw no marker, may have created a
+  // store.
   if (const int error = directory_->List(names); error != 0) {
     return FileError("listing", path, 0, error);
   }
   for (const std::string& name : names) {
     if (name == lock_name_ || name == marker_name_ || (was_marked && IsOfBackup(name))) continue;
-    state_ = marked;  // the files that are there are not ours to remove
+    state_ = marked;  // these files are not the backup's to remove
     return absl::InvalidArgumentError(
         fmt::format("directory {} is not empty: it holds {}", path, name));
   }
@@ -265,7 +279,7 @@ absl::Status BackupTarget::Mark(const std::string& path) {
 
 absl::Status BackupTarget::Complete() {
   if (absl::Status status = SyncNames(*directory_); !status.ok()) return status;
-  // Even a call that fails may have removed the marker. So from here on nothing is taken away: the
+  // Even a call that fails may have removed the marker. So from here on nothing is removed: the
   // directory is a complete backup, or marked.
   state_ = State::kDone;
   const int error = directory_->Unlink(marker_name_);
@@ -279,7 +293,8 @@ BackupTarget::~BackupTarget() {
   }
 }
 
-// The marker goes last, and only when everything else has gone durably.
+// Removes an unfinished backup. The marker goes last, and only when everything else is durably
+// removed.
 void BackupTarget::TakeAway() {
   if (state_ != State::kMarked && state_ != State::kLocked) return;
   if (state_ == State::kLocked) {

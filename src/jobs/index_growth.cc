@@ -25,16 +25,21 @@ absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
 
 absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
   using Clock = std::chrono::steady_clock;
-  // An earlier growth may have been left half-way.
+  // An earlier growth may have stopped in the middle, when a barrier failed.
   if (core.epochs.broken()) return core.health.status();
   HashIndex& index = core.index;
+  // Walk of a growth, 2: the first chunk drains.
   const HashIndex::GrowthStart start = index.BeginGrowth();
   if (start != HashIndex::GrowthStart::kStarted) return Refusal(index, start);
   std::uint64_t longest_us = 0;
   Clock::time_point begun = Clock::now();
   for (bool more = true; more;) {
+    // Only between two chunks. The growth word then says that a chunk drains, so operations in it
+    // wait, until Close, which is the reason to stop, rejects them.
     if (stop()) return absl::AbortedError("the store is being closed");
+    // Walk of a growth, 3: afterwards no guard may still change the chunk.
     if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
+    // Walk of a growth, 4.
     index.BeginSplit();
     more = index.FinishSplit();
     const Clock::time_point now = Clock::now();
@@ -42,11 +47,12 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
     longest_us = std::max(longest_us, static_cast<std::uint64_t>(took.count()));
     begun = now;
   }
+  // One more drain: afterwards no guard searches with the old mask.
   if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
   index.EndGrowth();
   Core::Counters& counters = core.counters;
   counters.index_growths.fetch_add(1, std::memory_order_relaxed);  // statistics
-  // Only growths write it, one at a time.
+  // Only growths write this counter, one at a time.
   const std::uint64_t before = counters.longest_split_us.load(std::memory_order_relaxed);
   counters.longest_split_us.store(std::max(before, longest_us), std::memory_order_relaxed);  // same
   return absl::OkStatus();

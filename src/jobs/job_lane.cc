@@ -15,6 +15,7 @@ LaneJob::LaneJob(JobLane& lane, std::function<void()> run) : lane_(lane), run_(s
 void LaneJob::Post() {
   MutexLock lock(lane_.mu_);
   if (lane_.is_closed_ || place_.is_waiting) return;
+  // A job never waits for its own turn while it has it: it gets another one afterwards.
   if (is_running_) {
     runs_again_ = true;
     return;
@@ -25,13 +26,14 @@ void LaneJob::Post() {
 
 void LaneJob::Cancel() {
   MutexLock lock(lane_.mu_);
+  // Posted again in the meantime, or running: neither may be the case when this returns.
   for (;;) {
     if (place_.is_waiting) lane_.Remove(place_);
     runs_again_ = false;
     if (!is_running_) break;
     lane_.changed_.Wait(lane_.mu_);
   }
-  // Users' threads behind it may be next now.
+  // Threads of users after this job may be next now.
   lane_.PostNext();
   lane_.changed_.NotifyAll();
 }
@@ -57,6 +59,8 @@ void JobLane::Remove(Place& place) {
 }
 
 bool JobLane::IsNext(const Place& place) const {
+  // A pool without threads runs posted jobs only when a test lets it, so threads of users must not
+  // wait for them.
   const Place* first = first_;
   while (users_overtake_ && first->job != nullptr) first = first->next;
   return !is_taken_ && first == &place;
@@ -65,6 +69,7 @@ bool JobLane::IsNext(const Place& place) const {
 void JobLane::Lock() {
   MutexLock lock(mu_);
   Place place;
+  // A place on the stack, in the order of arrival: turns are granted first come, first served.
   Append(place);
   while (!IsNext(place)) changed_.Wait(mu_);
   Remove(place);
@@ -72,6 +77,7 @@ void JobLane::Lock() {
 }
 
 bool JobLane::TryLock() {
+  // Only if no job has its turn: it need not wait in the queue.
   MutexLock lock(mu_);
   return !std::exchange(is_taken_, true);
 }
@@ -88,11 +94,12 @@ void JobLane::EndTurn() {
 }
 
 void JobLane::PostNext() {
+  // A posted job is first: the pool runs it. A thread of a user finds out itself (IsNext).
   if (!is_taken_ && first_ != nullptr && first_->job != nullptr) next_.Post();
 }
 
-// It may come in vain: a user's thread has overtaken, or the job was cancelled. Then the end of the
-// turn posts it again.
+// Runs the first posted job. It may find none: a thread of a user has overtaken it, or the job was
+// cancelled. Then the end of the turn posts it again.
 void JobLane::RunNext() {
   LaneJob* job;
   {
@@ -102,6 +109,7 @@ void JobLane::RunNext() {
     Remove(job->place_);
     job->is_running_ = is_taken_ = true;
   }
+  // In a destructor, because every other job waits for the end of this turn.
   const absl::Cleanup end = [this, job] {
     MutexLock lock(mu_);
     job->is_running_ = false;
@@ -116,6 +124,8 @@ bool JobLane::HasWaiters() const {
   return first_ != nullptr;
 }
 
+// Posted jobs are dropped; threads of users keep their places, and find the store closed in their
+// turn.
 void JobLane::Close() {
   MutexLock lock(mu_);
   is_closed_ = true;

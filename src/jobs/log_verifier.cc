@@ -16,6 +16,7 @@
 namespace ebb::internal {
 namespace {
 
+// The bits of a hash in which all records of a chain agree.
 std::uint64_t ChainMask(const HashIndex& index) {
   const int bits = std::max(index.exponent(), index.creation_exponent() + IndexEntry::kTagBits);
   return (std::uint64_t{1} << bits) - 1;
@@ -37,6 +38,8 @@ absl::Status VerifyCheckpoint(Core& core, Directory& directory, std::uint64_t id
   absl::Status status =
       ReadIndexImage(core, directory, *manifest, [&](std::uint64_t hash, Address address) {
         if (IsDead(address, truth.begin)) return true;
+        // Two errors: an entry may lead to a record that is not of its chain, or a chain may lack
+        // its entry.
         const IndexEntry newest = truth.log.Find(hash).entry;
         if (newest.is_empty() || newest.address() < address) ++strays;
         if (truth.index.Find(hash).entry.address() == address) ++needed;
@@ -47,7 +50,7 @@ absl::Status VerifyCheckpoint(Core& core, Directory& directory, std::uint64_t id
     return absl::DataLossError(
         fmt::format("{}: {} entries lead to no record of their chain", ImageName(id), strays));
   }
-  // Counted afterwards: updates only move entries of an open store up, so that fewer are needed.
+  // Counted afterwards: updates of an open store only move its entries up, so fewer are needed.
   std::uint64_t chains = 0;
   for (std::uint64_t bucket = 0; bucket < truth.index.bucket_count(); ++bucket) {
     truth.index.ForEachEntry(bucket, [&](IndexEntry entry) {
@@ -113,12 +116,15 @@ absl::Status LogVerifier::ReadLog() {
     if (stop_()) return core_.ClosedError();
     const std::uint64_t page_first = page * geometry_.blocks_per_page();
     const std::uint64_t page_end = page_first + geometry_.blocks_per_page();
+    // The rest of a page after a bad block cannot be parsed: no record's start is known.
     const std::uint64_t good_end =
         LoadPage(page, std::max(first_block, page_first), std::min(end_block, page_end));
     absl::Status status = CheckRecords(std::max(from, geometry_.PageStart(page)),
                                        (good_end - page_first) * kBlockPayloadBytes);
     if (!status.ok()) return status;
     const Address page_end_address = std::min(geometry_.PageStart(page + 1), end_);
+    // Chains that lead into the part that was not read are not reported as broken: that would
+    // repeat the same problem.
     if (good_end < std::min(end_block, page_end)) {
       unread_.push_back({read_end_, page_end_address});
       read_end_ = page_end_address;
@@ -132,7 +138,7 @@ absl::Status LogVerifier::ReadLog() {
   return absl::OkStatus();
 }
 
-// Copies payloads into page_. Returns the first block that is bad, or `end_block`.
+// Copies payloads into page_. Returns the first bad block, or `end_block`.
 std::uint64_t LogVerifier::LoadPage(std::uint64_t page, std::uint64_t first_block,
                                     std::uint64_t end_block) {
   Device& device = *core_.files.device;
@@ -162,7 +168,7 @@ std::uint64_t LogVerifier::LoadPage(std::uint64_t page, std::uint64_t first_bloc
                   kBlockPayloadBytes);
     }
     report_.block_count += there;
-    // After a missing part, the rest of this piece may exist.
+    // The rest of this piece may exist after a missing part.
     block += std::max<std::uint64_t>(there, read.ok() && there < count ? there + 1 : count);
   }
   return good_end;
@@ -184,6 +190,7 @@ absl::Status LogVerifier::CheckRecords(Address from, std::uint64_t end_offset) {
       Problem(address, "does not fit its page");
       break;
     }
+    // The record continues in a block that is bad or not flushed.
     if (offset + extent > end_offset) break;
     if (!record.WellFormed(room)) {
       Problem(address, "is malformed");
@@ -191,6 +198,7 @@ absl::Status LogVerifier::CheckRecords(Address from, std::uint64_t end_offset) {
     }
     if (const char* const what = CheckRecord(record, address)) Problem(address, what);
     if (is_record && record.header().LoadAcquire().valid()) {
+      // The verifier's own index: at each record it holds the newest record of the chain so far.
       if (!newest_.PutAlone(core_.HashOf(record), address).has_value()) {
         return absl::ResourceExhaustedError("no memory to verify the store: an index");
       }
@@ -234,9 +242,13 @@ const char* LogVerifier::CheckLink(const Record& record, Address address) {
   const std::uint64_t hash = core_.HashOf(record);
   const IndexEntry newest = newest_.Find(hash).entry;
   const Address expected = newest.is_empty() ? kNoRecord : newest.address();
+  // The usual case. Dead addresses may differ: all of them end the chain.
   if (prev == expected || (IsDead(prev, begin_) && IsDead(expected, begin_))) return nullptr;
   if (InUnread(prev)) return nullptr;
+  // Between the two there may be void records only.
   if (prev > expected) return "links to what is no record of its chain";
+  // Void records are of an earlier incarnation than the record that passes over them (see the
+  // header).
   const auto history = [&](Address at) {
     return IncarnationAt(log_.incarnations(), geometry_.BlockOf(at));
   };
@@ -259,6 +271,7 @@ absl::Status LogVerifier::FollowChains() {
   bool going = true;
   for (std::uint64_t bucket = 0; going && bucket < core_.index.bucket_count(); ++bucket) {
     entries.clear();
+    // Under no guard: entries only move up, and a growth is excluded by the turn.
     core_.index.ForEachEntry(bucket, [&](IndexEntry entry) { entries.push_back(entry); });
     for (const IndexEntry entry : entries) {
       if (IsDead(entry.address(), begin_)) continue;
@@ -272,7 +285,8 @@ absl::Status LogVerifier::FollowChains() {
   return going ? absl::OkStatus() : core_.ClosedError();
 }
 
-// Walks from the entry to the first record in the part that was read.
+// Follows a chain from its entry to the first record in the part that was read. Returns false if it
+// must stop.
 bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& slot) {
   while (address >= read_end_) {  // ends: previous addresses fall
     const char* problem = nullptr;
@@ -280,6 +294,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
     bool in_memory = false;
     {
       const EpochGuard guard(core_.epochs, slot);
+      // Only records in memory need a guard; it is left before a read of the device.
       in_memory = address >= log_.head_acquire();
       if (in_memory) {
         const Record record(log_.At(address, guard), shape_);
@@ -296,11 +311,12 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
         }
       }
       if (stop_()) return false;
+      // Without a valid second check, the record may have been read from a frame that was reused.
       if (!guard.Look()) continue;
     }
-    if (!in_memory) {  // written to the device since the log was read
+    if (!in_memory) {  // flushed and evicted since the log was read
       const absl::StatusOr<Record> record = log_.ReadFromDevice(address, record_);
-      if (absl::IsResourceExhausted(record.status())) throw std::bad_alloc();  // no damage either
+      if (absl::IsResourceExhausted(record.status())) throw std::bad_alloc();  // not damage either
       if (!record.ok()) {
         AddProblem(options_, std::string(record.status().message()), report_);
         return true;
@@ -326,6 +342,7 @@ bool LogVerifier::InUnread(Address address) const {
   });
 }
 
+// The chain has reached the part that was read: it must do so at the newest record of that part.
 void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
   const IndexEntry newest = newest_.Find(hash).entry;
   const Address expected = newest.is_empty() ? kNoRecord : newest.address();
@@ -343,8 +360,8 @@ void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
   if (!LeadsToChain(address, hash)) Problem(address, "is no record of the chain that leads to it");
 }
 
-// Finds chains of the log to which no entry of the index leads. Whether records of earlier
-// incarnations are void, only an opening knows.
+// Finds chains of the log to which no entry of the index leads. Records of earlier incarnations are
+// left out, since only an opening knows which of them are void.
 void LogVerifier::FindMissingChains() {
   EpochSlot* const slot = core_.epochs.AcquireSlot();
   const std::uint64_t first_block = log_.incarnations().back().first_block;

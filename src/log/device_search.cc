@@ -6,6 +6,8 @@
 
 namespace ebb::internal {
 
+// Searches the part of a chain from `from` down to `begin`, both as the operation saw them under
+// its guard.
 void DeviceSearch::Begin(Part part) {
   state_ = State::kUnderWay;
   part_ = part;
@@ -17,6 +19,7 @@ void DeviceSearch::Begin(Part part) {
 }
 
 bool DeviceSearch::Step(HybridLog& log, const void* key, std::size_t key_bytes) {
+  // The blocks that the last call requested have arrived.
   if (!read_.bytes.empty()) {
     have_ += read_.bytes.size() / kBlockBytes;
     status_ = log.TakeBlocks(read_);
@@ -27,14 +30,15 @@ bool DeviceSearch::Step(HybridLog& log, const void* key, std::size_t key_bytes) 
     if (more.ok() && *more) return true;
     status_ = more.status();
   }
-  // Below begin blocks are given back, so that an error there says nothing.
+  // Blocks below begin have been freed, so an error there proves nothing.
   if (!status_.ok() && IsDead(at_, log.begin())) status_ = absl::AbortedError("");
   state_ = State::kEnded;
   return false;
 }
 
 absl::StatusOr<bool> DeviceSearch::Look(HybridLog& log, const void* key, std::size_t key_bytes) {
-  // Ends: RecordIn sees to it that every previous address is smaller.
+  // Ends: RecordIn checks that every previous address is smaller.
+  // A hash collision: the chain holds several keys, so keys are compared here too.
   while (!IsDead(at_, part_.begin)) {
     const absl::StatusOr<bool> more = log.NextRead(at_, buffer_, have_, read_);
     if (!more.ok() || *more) return more;

@@ -24,16 +24,15 @@
 namespace ebb::internal {
 namespace {
 
-// Reports every block that fails its checksum although it is not dead in a log that begins at
-// `begin`, and something states that it was durable. `durable` is what checkpoints and the durable
-// end state.
+// Reports every block that fails its checksum, is not dead in a log that begins at `begin`, and is
+// stated to be durable. `durable` is the end that checkpoints and the durable end state.
 absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOptions& options,
                       VerifyReport& report) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to read the log");
   Device& device = *core.files.device;
   const std::uint64_t store_id = core.config.log.store_id;
-  std::vector<std::uint64_t> bad;  // blocks, while they may be below what is durable
+  std::vector<std::uint64_t> bad;  // blocks; some may not have been durable
   for (const BlockRange& held : device.HeldBlocks()) {
     for (std::uint64_t block = held.begin; block < held.end;) {
       const std::uint64_t wanted = std::min(kReadBlocks, held.end - block);
@@ -48,6 +47,7 @@ absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOp
         const auto commit =
             DecodeCommitRecord(bytes.first(kBlockPayloadBytes), store_id, block + i);
         if (!commit.has_value()) continue;
+        // A later commit record may state more than those files.
         durable = std::max(durable, commit->durable);
       }
       report.block_count += *count;
@@ -59,6 +59,7 @@ absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOp
   }
   const Geometry& geometry = core.log.geometry();
   for (const std::uint64_t block : bad) {
+    // A bad block beyond the durable part is the trace of a crash, not damage.
     if (geometry.BlockStart(block) >= durable || block < geometry.FrontBlock(begin)) continue;
     AddProblem(options,
                fmt::format("{}: block {} fails its checksum", device.Describe(block), block),
@@ -67,7 +68,7 @@ absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOp
   return absl::OkStatus();
 }
 
-// The log is read as if there were no checkpoints; then they are compared with it.
+// Reads the log as if there were no checkpoints, and then compares them with it.
 absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOptions& options,
                         VerifyReport& report) {
   auto checkpoints =
@@ -81,14 +82,15 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
   const absl::Status status =
       ScanLog(core, found, ScanMode::kLogAlone, progress, *checkpoints, scan);
   if (scan.has_value()) report.record_count = scan->replayed_records();
+  // The scan stops at the first bad block; the sweep below finds all of them.
   if (!status.ok()) {
     if (!absl::IsDataLoss(status)) return status;
     const std::uint64_t before = report.problem_count;
-    // The begin that the scan believed; without a scan there is none that could be believed.
+    // The begin from which the scan started; without a scan no begin is known.
     const Address begin = scan.has_value() ? scan->start().begin : Address();
     absl::Status swept = SweepLog(core, begin, checkpoints->durable, options, report);
     if (!swept.ok()) return swept;
-    // Not a block but what it holds.
+    // No block fails: the damage is in the contents of a block.
     if (report.problem_count == before) AddProblem(options, std::string(status.message()), report);
     return absl::OkStatus();
   }
@@ -102,7 +104,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
     ++report.checkpoint_count;
     absl::Status image = VerifyCheckpoint(core, *core.files.directory, manifest.id,
                                           {.log = core.index, .index = core.index, .begin = begin});
-    if (absl::IsResourceExhausted(image)) return image;  // that is no damage
+    if (absl::IsResourceExhausted(image)) return image;  // this is no damage
     if (!image.ok()) AddProblem(options, std::string(image.message()), report);
   }
   return absl::OkStatus();
@@ -110,6 +112,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
 
 absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std::string& path,
                                               const VerifyOptions& options) {
+  // A reader's lock: no process may write the store in the meantime.
   auto directory = OpenLocked(file_system, path, LockKind::kReader);
   if (!directory.ok()) return directory.status();
   VerifyReport report;
@@ -130,10 +133,11 @@ absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std
                                  {.segment_blocks = header.segment_blocks, .read_only = true});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);
+  // The smallest configuration that can read this store.
   Options least;
   least.read_only = true;
   least.log_memory_bytes = std::max(least.log_memory_bytes, std::uint64_t{16} << header.page_shift);
-  // A bucket for half a block of log, so for 2 to 80 records.
+  // One bucket per half block of log, so for 2 to 80 records.
   const int wanted = static_cast<int>(std::bit_width(files.device->EndBlock())) + 1;
   const int creation = static_cast<int>(header.creation_exponent);
   Environment environment;

@@ -33,6 +33,7 @@ class PendingSearch final : public PendingOperation {
 }  // namespace
 
 void BatchReads::Complete() {
+  // Walk of a batch, 2.
   if (scope_.has_value() && session_.batch != nullptr) session_.batch->Complete(/*wait=*/true);
 }
 
@@ -43,7 +44,7 @@ void BatchReads::Drop() {
 
 void BatchReads::BeginWindow(std::size_t end) {
   searches_.clear();
-  searches_.reserve(kMaxSearches);  // their places must not move
+  searches_.reserve(kMaxSearches);  // their addresses must not change
   next_ = 0;
   window_end_ = end;
 }
@@ -54,10 +55,12 @@ void BatchReads::Search(std::size_t item, const void* key, std::size_t key_bytes
   session_.slot->tally.Add(Count::kDeviceWaits, 1);
   Start(std::make_unique<PendingSearch>(session_.core->log, key, key_bytes, part,
                                         searches_.back().search));
+  // A full window ends here: the items after it are searched in the next one.
   window_end_ = full() ? item + 1 : window_end_;
 }
 
 DeviceSearch& BatchReads::SearchOf(std::size_t item) {
+  // Items ask in order, so each search is passed once.
   while (next_ < searches_.size() && searches_[next_].item < item) ++next_;
   if (next_ < searches_.size() && searches_[next_].item == item) return searches_[next_].search;
   session_.search.Clear();

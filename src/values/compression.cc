@@ -15,14 +15,14 @@ constexpr char kLz4 = 1;
 
 #ifdef EBB_HAS_LZ4
 constexpr std::size_t kLz4Header = 5;
-// A byte of a block stands for at most so many.
+// The maximum number of bytes that one byte of an LZ4 block can stand for.
 constexpr std::uint64_t kMostRatio = 255;
 
-// Appends nothing unless that makes it shorter.
+// Appends the compressed value, or nothing if it would not be shorter.
 bool CompressLz4(std::string_view bytes, std::string& out) {
   if (bytes.size() <= kLz4Header || bytes.size() > LZ4_MAX_INPUT_SIZE) return false;
   const std::size_t start = out.size();
-  // A block that gets longer than this is not wanted.
+  // A longer block is not worth storing.
   const std::size_t room = bytes.size() - kLz4Header;
   out.resize(start + kLz4Header + room);
   const int made = LZ4_compress_default(bytes.data(), out.data() + start + kLz4Header,
@@ -40,6 +40,8 @@ bool DecompressLz4(std::string_view stored, std::string& bytes) {
   std::uint32_t count;
   std::memcpy(&count, stored.data() + 1, sizeof count);
   const std::string_view block = stored.substr(kLz4Header);
+  // The count comes from the stored bytes: it must not make a reader allocate more than they can
+  // stand for.
   if (count > LZ4_MAX_INPUT_SIZE || count > kMostRatio * block.size()) return false;
   bytes.resize(count);
   return LZ4_decompress_safe(block.data(), bytes.data(), static_cast<int>(block.size()),
@@ -68,6 +70,7 @@ void Compress(std::string_view bytes, std::string& out) {
 }
 
 bool Decompress(std::string_view stored, std::string& bytes) {
+  // The empty string is no stored value, since each has a first byte that names its form.
   if (stored.empty()) return false;
   if (stored.front() == kLz4) return DecompressLz4(stored, bytes);
   if (stored.front() != kAsItIs) return false;
