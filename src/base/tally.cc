@@ -58,7 +58,7 @@ Tally::~Tally() { delete recorder(); }
 void Tally::StartTiming() {
   if (recorder() != nullptr) return;
   auto* const made = new (std::nothrow) LatencyRecorder;
-  // Without memory, latencies are not measured; only counted.
+  // Without memory, operations are only counted, not timed.
   if (made == nullptr) return;
   recorder_.store(made, std::memory_order_release);  // [recorder]
   for (std::size_t kind = 0; kind < kOpKindCount; ++kind) {

@@ -208,7 +208,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
                     std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
   }
   if (absl::Status status = SetIndexLimits(options, config); !status.ok()) return status;
-  // One thread more than requested, for maintenance.
+  // One thread more than requested, for the long jobs.
   config.pool_threads = environment.pool_threads >= 0
                             ? static_cast<unsigned>(environment.pool_threads)
                             : options.background_threads + 1;
