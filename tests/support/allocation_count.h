@@ -1,19 +1,19 @@
-// Counts what the calling thread allocates.
+// Counts the allocations of the calling thread.
 //
 //   const std::uint64_t before = AllocationCount();
-//   ... what must not allocate ...
+//   ... code that must not allocate ...
 //   EXPECT_EQ(AllocationCount(), before);
 //
-// Plain builds count operator new, by replacing it; sanitizer builds count malloc too, by the
-// sanitizer's own hook, so that its checks of new and delete stay whole.
+// Plain builds count operator new, by replacing it. Sanitizer builds count malloc too, by the
+// sanitizer's own hook, so that its checks of new and delete stay complete.
 //
-// And lets one of them fail, in plain builds:
+// In plain builds, also lets one of them fail:
 //
 //   FailAllocation(7);                           // the seventh operator new from now on throws
-//   ... what must tell of it ...
-//   EXPECT_TRUE(FailAllocation(0));              // no more; whether it has been met
+//   ... code that must report it ...
+//   EXPECT_TRUE(FailAllocation(0));              // no more; returns whether it has failed
 //
-// And lets allocations of the whole process fail, of which a test names those that may:
+// Also lets allocations of the whole process fail, of which a test selects those that may:
 //
 //   const OutsideLibrary outside;                       // the test's own never fail
 //   FailAllocations({.first = 7, .count = 3});          // the 7th to the 9th of all that may
@@ -38,9 +38,10 @@ namespace ebb::test {
 
 std::uint64_t AllocationCount();
 
-// False where allocations cannot be made to fail.
+// False if allocations cannot be made to fail.
 extern const bool kAllocationsCanFail;
-// Whether the failure that was ordered before has happened.
+// Lets the allocation of this number fail. Returns whether the failure that was set before has
+// happened.
 bool FailAllocation(std::uint64_t number);
 
 struct AllocationFaults {
@@ -50,7 +51,7 @@ struct AllocationFaults {
 };
 inline constexpr std::uint64_t kAllOfThem = ~std::uint64_t{0} / 2;
 void FailAllocations(AllocationFaults faults);
-// Ends that; how many have failed.
+// Ends that. Returns the number of allocations that have failed.
 std::uint64_t StopFailing();
 
 }  // namespace ebb::test

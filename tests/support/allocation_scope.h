@@ -1,8 +1,8 @@
-// Whose allocations are made: the library's or the test's. See allocation_count.h, which lets those
-// of the library fail.
+// The owner of an allocation: the library or the test. See allocation_count.h, which lets those of
+// the library fail.
 //
-// A header alone, so that a simulated file system can say that it is the test's wherever it is
-// linked.
+// This is only a header, so that a simulated file system can declare its allocations the test's
+// wherever it is linked.
 //
 // Thread safety: each thread has its own scopes.
 #pragma once
@@ -12,7 +12,7 @@
 
 namespace ebb::test {
 
-// A thread that says nothing is one of the library's.
+// A thread that declares nothing is one of the library's.
 enum class AllocationScope : std::uint8_t { kLibraryThread, kCall, kTest };
 // No constructor, so that it can be used before and after everything else of its thread.
 inline constinit thread_local AllocationScope t_allocation_scope = AllocationScope::kLibraryThread;
@@ -36,7 +36,7 @@ class InLibrary : private ScopeOfAllocations {
  public:
   InLibrary() : ScopeOfAllocations(AllocationScope::kCall) {}
 };
-// What the call returns; its allocations may fail.
+// Returns the result of the call, whose allocations may fail.
 template <typename Call>
 auto Inside(Call call) {
   const InLibrary in_library;

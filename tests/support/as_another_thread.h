@@ -1,6 +1,6 @@
 // AsAnotherThread: lets a callback call its own store, which is rejected otherwise, as if another
-// thread made the calls: so that an interleaving is the same one every time. The calls must not
-// wait for the callback.
+// thread made the calls. So an interleaving is the same every time. The calls must not wait for the
+// callback.
 //
 // Thread safety: the calling thread's.
 #pragma once

@@ -1,5 +1,5 @@
-// Collection kit: what suites about garbage share. A store of strings in small files, and a model
-// of what it holds.
+// Collection kit: shared by the suites about garbage. A store of strings in small files, and a
+// model of its contents.
 //
 // Thread safety: functions without state.
 #pragma once
@@ -15,11 +15,11 @@ namespace ebb::test {
 
 using GarbageModel = std::map<std::uint64_t, std::string>;
 
-// All of the log, a little at a time.
+// Collects all of the log, a little at a time.
 const GcOptions kCollectEverything{
     .min_reclaim_bytes = 0, .target_utilization = 1, .pass_bytes = 8 * 4096};
 
-// A collection comes by itself as soon as there is a little to be had.
+// Options of a store whose automatic collections begin as soon as there is a little garbage.
 inline Options Collecting() {
   Options options = TinyOptions();
   options.gc_interval_ms = 1000;

@@ -1,12 +1,12 @@
-// FaultFileSystem: any file system, with calls that go wrong when a test says so.
+// FaultFileSystem: any file system, with calls that fail when a test requests it.
 //
 //   FaultFileSystem files(PosixFileSystem());
 //   files.Arm({.kind = CallKind::kWrite, .skip = 2, .error = ENOSPC});   // the third write fails
 //   files.Arm({.kind = CallKind::kRead, .effect = Effect::kShort, .short_by_bytes = 512});
 //   ...
-//   EXPECT_EQ(files.FiredCount(), 1);   // else the test has tested nothing
+//   EXPECT_EQ(files.FiredCount(), 1);  // otherwise the test has tested nothing
 //
-// Faults are looked at in the order in which they were armed; the first that fits a call decides
+// Faults are checked in the order in which they were armed; the first that matches a call decides
 // it. Calls can also be held until they are released, to script a slow device:
 //
 //   files.Hold(CallKind::kWrite);
@@ -15,7 +15,7 @@
 //   files.Release(CallKind::kWrite);
 //
 // Thread safety: all methods, any thread. The wrapped file system and this object outlive the
-// directories and files that they open. The destructor releases what is held.
+// directories and files that they open. The destructor releases held calls.
 #pragma once
 
 #include <array>
@@ -56,15 +56,15 @@ const char* NameOf(CallKind kind);
 enum class Effect {
   kError,       // fails with `error` and does nothing
   kErrorAfter,  // does its work and then reports `error`
-  kShort,       // a transfer of `short_by_bytes` less than asked for, down to none at all
-  kFlipBit,     // a read that gives one wrong bit: bit `flip_bit` of what it transfers
+  kShort,       // a transfer of `short_by_bytes` less than requested, down to none at all
+  kFlipBit,     // a read with one wrong bit: bit `flip_bit` of the bytes transferred
 };
 
 struct Fault {
   std::optional<CallKind> kind = std::nullopt;  // nothing: any
   std::string name_part = {};                   // only files and names that contain this
-  std::uint64_t skip = 0;                       // calls that fit and are let through first
-  bool sticky = false;                          // every call that fits from then on, or just one
+  std::uint64_t skip = 0;                       // calls that match and are let through first
+  bool sticky = false;                          // every call that matches from then on, or just one
   Effect effect = Effect::kError;
   int error = 5;  // EIO
   std::size_t short_by_bytes = 0;
@@ -82,7 +82,7 @@ class FaultFileSystem final : public internal::FileSystem {
 
   void Arm(Fault fault);
   void Disarm();  // forgets all faults; counts stay
-  // How often any fault has struck.
+  // The number of times that any fault was applied.
   std::uint64_t FiredCount() const;
 
   // Calls so far, failed ones included.
@@ -97,7 +97,7 @@ class FaultFileSystem final : public internal::FileSystem {
   // Calls of `kind` wait before they do anything.
   void Hold(CallKind kind);
   void Release(CallKind kind);
-  // Returns once `count` calls of `kind` are waiting; false when that takes more than ten seconds.
+  // Returns once `count` calls of `kind` are waiting; false if that takes more than ten seconds.
   bool WaitUntilHeld(CallKind kind, std::size_t count) const;
 
  private:
@@ -113,9 +113,9 @@ class FaultFileSystem final : public internal::FileSystem {
     std::size_t waiting = 0;
   };
 
-  // Counts a call, holds it if it must wait, and says what is to go wrong with it.
+  // Counts a call, holds it if it must wait, and returns the fault to apply.
   std::optional<Fault> Begin(CallKind kind, const std::string& name);
-  // A call that gives 0 or an errno, with the fault applied.
+  // Makes a call that returns 0 or an errno value, with the fault applied.
   template <typename Call>
   int Run(CallKind kind, const std::string& name, Call call);
 

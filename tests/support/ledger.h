@@ -1,4 +1,4 @@
-// Ledger: a store of few keys in which every write is unique, and what it holds after each of them.
+// Ledger: a store of few keys in which every write is unique, and its contents after each of them.
 //
 //   Ledger ledger;
 //   Must(ledger.Upserts(session, 12));
@@ -6,11 +6,11 @@
 //   ...
 //   EXPECT_EQ(Must(ReadLedger(session)), ledger.After(15));   // after its first fifteen operations
 //
-// A state says for each key the stamp of its value, 0 when it is absent. No stamp is given twice,
-// whatever is undone. Values prove key and stamp, and fill a quarter of a block, so that a few of
+// A state gives for each key the stamp of its value, 0 if it is absent. No stamp is used twice,
+// even after an undo. Values prove key and stamp, and fill a quarter of a block, so that a few of
 // them turn pages.
 //
-// An operation that the store refuses leaves no trace in the ledger. Deletes of absent keys count
+// An operation that the store rejects leaves no trace in the ledger. Deletes of absent keys count
 // as operations, as they do for the serials of named sessions. Each operation is made in one of two
 // sessions, so that states can be compared with their serials:
 //
@@ -42,18 +42,18 @@ class Ledger {
   static constexpr const char* kSessionNames[] = {"one", "another"};
   using State = std::array<std::uint32_t, kKeyCount>;
 
-  // So many operations, on keys in turn. The first error ends them; those before it stay.
+  // Makes `count` operations, on keys in turn. The first error ends them; those before it stay.
   absl::Status Upserts(LedgerStore::Session& session, int count);
   absl::Status Rmws(LedgerStore::Session& session, int count);
   absl::Status Deletes(LedgerStore::Session& session, int count);
-  // At most kKeyCount at once, on different keys, and all of them, whichever fail.
+  // At most kKeyCount at once, on different keys. All of them are made, even if some fail.
   absl::Status AsyncRmws(LedgerStore::Session& session, int count);
   absl::Status BatchUpserts(LedgerStore::Session& session, int count);
 
-  // The named session `which` of a store that holds all operations; following ones are made in it.
-  // Internal when it does not go on where it should.
+  // Opens the named session `which` of a store that holds all operations; the following ones are
+  // made in it. Internal if the session does not continue at the right serial.
   absl::StatusOr<LedgerStore::Session> OpenSession(LedgerStore& store, std::size_t which);
-  // How many of the first `count` operations were made in a session.
+  // Returns how many of the first `count` operations were made in a session.
   std::uint64_t SerialAfter(std::size_t count, std::size_t which) const;
   testing::AssertionResult SerialsAre(const RecoveryReport& report, std::size_t count) const;
 
@@ -77,12 +77,12 @@ class Ledger {
   State now_{};
 };
 
-// The value that the operation with this stamp gives to `key`.
+// Returns the value that the operation with this stamp gives to `key`.
 std::string LedgerValue(std::uint64_t key, std::uint32_t stamp);
-// Of what operation a value of `key` is; 0: of none.
+// Returns the stamp of the operation that wrote a value of `key`; 0: none did.
 std::uint32_t LedgerStamp(std::uint64_t key, std::string_view value);
-// What the store holds; Internal for a value that no operation makes, or the error of the first
-// read that failed.
+// Returns the contents of the store; Internal for a value that no operation writes, or the error of
+// the first read that failed.
 absl::StatusOr<Ledger::State> ReadLedger(LedgerStore::Session& session);
 
 }  // namespace ebb::test

@@ -1,14 +1,14 @@
-// ScriptDevice and LogRig: a hybrid log on its own, with a device that tests can look into.
+// ScriptDevice and LogRig: a hybrid log alone, with a device that tests can inspect.
 //
 //   LogRig rig({.geometry = {.page_shift = 13, .frame_count = 8}});
 //   const Written first = Must(rig.Append(rig.slot(), 8, 100));   // key bytes, value bytes
 //   Must(rig.FlushAll());
 //   EXPECT_TRUE(rig.Holds(first));                                // from memory or the device
 //
-// What a record holds follows from its address and its lengths, so that nobody has to remember it.
+// The contents of a record follow from its address and its lengths, so they need not be remembered.
 //
-// Thread safety: of ScriptDevice all methods; of LogRig all that take a slot, each thread with a
-// slot of its own, and CheckBoundaries.
+// Thread safety: any thread may call all methods of ScriptDevice, and of LogRig those that take a
+// slot, each thread with its own slot, and CheckBoundaries.
 #pragma once
 
 #include <array>
@@ -58,16 +58,16 @@ class ScriptDevice final : public internal::Device {
   // There is space for blocks below `end_block` and for no others.
   static constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
   void LimitSpace(std::uint64_t end_block);
-  // The next `count` calls do nothing but answer `status`.
+  // The next `count` calls do nothing but return `status`.
   void FailWrites(int count, absl::Status status);
   void FailReads(int count, absl::Status status);
 
-  // Every write calls it, before and after (`done`) it has done something; before, its error is the
-  // answer instead. Set while nothing is written.
+  // Every write calls the hook, before and after (`done`) its work. An error from the first call is
+  // returned instead of writing. To be set while nothing is written.
   using WriteHook = std::function<absl::Status(std::uint64_t block, bool done)>;
   void HookWrites(WriteHook hook) { write_hook_ = std::move(hook); }
 
-  // Writes that did something, in their order.
+  // Returns the writes that did something, in order.
   std::vector<WriteCall> writes() const;
   std::optional<Block> Get(std::uint64_t block) const;
   void Put(std::uint64_t block, const Block& bytes);
@@ -101,7 +101,7 @@ class LogRig {
   static constexpr std::uint64_t kStoreId = 0x0123456789abcdef;
   static constexpr std::uint64_t kIncarnation = 0xfeedf00d;
   static constexpr std::uint32_t kVariable = internal::RecordShape::kVariable;
-  // Of a record with strings: what comes before the value of a key of 8 bytes.
+  // Of a record with strings: the bytes before the value of a key of 8 bytes.
   static constexpr std::uint64_t kOverheadBytes = 32;
 
   struct Setup {
@@ -110,7 +110,7 @@ class LogRig {
     std::uint64_t write_batch_bytes = std::uint64_t{1} << 16;
     unsigned pool_threads = 0;
     bool force_fallback = false;
-    // Nothing: an empty log that begins at its second block.
+    // If unset: an empty log that begins at its second block.
     std::optional<internal::HybridLog::Position> position = std::nullopt;
   };
   explicit LogRig(Setup setup);
@@ -122,37 +122,38 @@ class LogRig {
   internal::Health& health() { return health_; }
   internal::ThreadPool& pool() { return pool_; }
   const internal::Geometry& geometry() const { return setup_.geometry; }
-  // A session of the test's own thread.
+  // A slot for the test's own thread.
   internal::EpochSlot& slot() { return slot_; }
 
   // Waits for pages as operations do.
   absl::StatusOr<Written> Append(internal::EpochSlot& slot, std::uint32_t key_bytes,
                                  std::uint32_t value_bytes);
-  // A record of strings of exactly this extent, in the test's own thread.
+  // Appends a record of strings of exactly this extent, in the test's own thread.
   absl::StatusOr<Written> AppendExtent(std::uint64_t extent_bytes);
-  // Nothing when the page is full; never waits.
+  // Returns nothing if the page is full; never waits.
   std::optional<Written> TryAppendExtent(std::uint64_t extent_bytes);
-  // Extents of `extent_bytes` until the tail is in `page`.
+  // Appends extents of `extent_bytes` until the tail is in `page`.
   absl::Status FillUntilPage(std::uint64_t page, std::uint64_t extent_bytes);
-  // Pads the block with a filler, as a commit record does: for kSpare if `space` says so.
+  // Pads the block with a filler, as a commit record does, in the class `space`.
   absl::Status PadBlock(internal::EpochSlot& slot, internal::HybridLog::Space space);
   // Pads the block and writes everything.
   absl::Status FlushAll();
-  // Help until it has nothing to do; OK, or its first error.
+  // Calls Help until there is nothing to do. Returns OK, or its first error.
   absl::Status HelpUntilIdle();
 
-  // The record is where it was put, whole; reads memory or the device.
+  // Returns whether the record is complete at its place; reads memory or the device.
   bool Holds(internal::EpochSlot& slot, const Written& written);
   bool Holds(const Written& written) { return Holds(slot_, written); }
   absl::StatusOr<internal::Record> ReadFromDevice(internal::Address address);
-  // The header of what lies at an address that is in memory.
+  // Returns the header at an address that is in memory.
   internal::RecordHeader HeaderAt(internal::Address address);
 
-  // Verifies a page's blocks on the device and steps through its records, fillers included: their
-  // headers, or nothing when there is a block that does not verify or a step that leads nowhere.
+  // Verifies a page's blocks on the device and steps through its records, fillers included. Returns
+  // their headers, or nothing if a block does not verify or a step leads nowhere.
   std::optional<std::vector<internal::RecordHeader>> WalkPageOnDevice(std::uint64_t page);
 
-  // Boundaries in order and none behind an earlier call (of one thread).
+  // Checks that the boundaries are in order, and that none is below its value at an earlier call
+  // (of one thread).
   void ExpectOrderAndGrowth();
 
   std::uint64_t TailPage() { return geometry().PageOf(log_.tail()); }

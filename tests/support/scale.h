@@ -1,7 +1,8 @@
-// Scale and seed of the suites whose length and chance are variable.
+// Scale and seed of the randomized suites.
 //
-// A scale multiplies how much such a suite does and the minimums that it asserts. 1 is the full
-// length, which `go.sh test --long` runs; without a variable it is the short form, kShortScale.
+// A scale multiplies the amount of work of such a suite and the minimums that it asserts. 1 is the
+// full length, which `go.sh test --long` runs; without a variable it is the short form,
+// kShortScale.
 //
 //   EBB_STRESS_SCALE=1      the suites of ebb_tests
 //   EBB_SCHEDULE_SCALE=1    the schedule explorer

@@ -1,7 +1,8 @@
 // SimFileSystem: files in memory that can lose power.
 //
-// Every call that changes something is recorded. From the recording the state after any number of
-// calls can be built, and from that a crash: what a power loss at that moment may leave behind.
+// Every call that changes something is recorded. From the recording, the state after any number of
+// calls can be built, and from that a crash: a state that a power loss at that moment may leave
+// behind.
 //
 //   - A file's sectors of 512 bytes survive one by one. Each unsynced one comes back as it was at
 //     the last sync or after any of the writes since. A sector never tears.
@@ -10,17 +11,17 @@
 //   - Each name comes back as it was at the last sync of the directory or after any change since,
 //     independently of all other names: a rename may leave both names, or neither.
 //   - A file's sync does not make its name durable, nor the directory's sync its bytes.
-//   - A sync that is told to fail keeps an arbitrary subset and forgets that the rest was dirty:
-//     later syncs succeed without it, while reads still show it. That is what Linux does.
+//   - A sync that was set to fail keeps an arbitrary subset and forgets that the rest was dirty:
+//     later syncs succeed without it, while reads still show it. Linux behaves in this way.
 //
-// This is harsher than real file systems in one point: what a truncation cut off may come back
-// inside a file that has grown again.
+// This is harsher than real file systems in one point: bytes that a truncation cut off may come
+// back inside a file that has grown again.
 //
-// Everything is chosen by a seed: 0 lets nothing unsynced survive, 1 everything, any other a
-// random part, of a size that is random too. The same recording and seed give the same state. Or
-// one by one: UnsyncedChanges says what there is to choose, and picks decide each.
+// Everything is chosen by a seed: 0 lets nothing unsynced survive, 1 everything, and any other seed
+// a random part of random size. The same recording and seed give the same state. Or one by one:
+// UnsyncedChanges returns the choices, and picks decide each.
 //
-// A crash is a new SimFileSystem, so that the old one and a store that still uses it go on
+// A crash is a new SimFileSystem, so that the old one and a store that still uses it continue
 // undisturbed. Locks belong to the file system object; a new one has none.
 //
 // Thread safety: all methods, any thread. Progress: one lock around everything.
@@ -48,7 +49,7 @@ inline constexpr std::size_t kSectorBytes = 512;
 
 using SimBytes = std::vector<std::byte>;
 
-// One recorded call. Only what the kind needs is set.
+// One recorded call. Only the fields that the kind needs are set.
 struct SimCall {
   enum class Kind {
     kMakeDirectory,  // directory
@@ -56,7 +57,7 @@ struct SimCall {
     kWrite,          // file, offset, bytes
     kTruncate,       // file, offset: the new size
     kSync,           // file
-    kFailedSync,     // file, offset: the seed of what survives
+    kFailedSync,     // file, offset: the seed of the choice
     kRename,         // directory, name, new_name
     kUnlink,         // directory, name
     kSyncDirectory,  // directory
@@ -74,7 +75,7 @@ struct SimCall {
 struct SimChange {
   enum class Kind { kName, kSize, kSector };
   Kind kind = Kind::kSector;
-  std::size_t count = 0;  // so often
+  std::size_t count = 0;  // the number of its changes
 };
 
 // The state of a disk and of the cache above it. Plain data; changed by calls only.
@@ -83,12 +84,12 @@ class SimDisk {
   void Apply(const SimCall& call);
   SimDisk Crash(std::uint64_t seed) const;
 
-  // What a crash has to choose about, always in the same order.
+  // Returns the choices of a crash, always in the same order.
   std::vector<SimChange> UnsyncedChanges() const;
-  // The crash after which change i is as it was after `picks[i]` of its changes; 0: at its last
-  // sync. As many picks as there are changes.
+  // Returns the crash after which change i is in the state after `picks[i]` of its changes; 0: at
+  // its last sync. There are as many picks as changes.
   SimDisk Crash(std::span<const std::size_t> picks) const;
-  // Of all names and of what reads show of their files.
+  // Hashes all names and the bytes that reads show of their files.
   std::uint64_t Hash() const;
 
   bool HasDirectory(const std::string& directory) const;
@@ -97,10 +98,10 @@ class SimDisk {
   const SimBytes& Contents(std::uint64_t file) const;
   std::uint64_t next_file() const { return next_file_; }
   std::uint64_t UsedBytes() const;
-  // What a file takes of the disk: its size, or more that was reserved for it. Not recorded, and
+  // The space of a file on the disk: its size, or more that was reserved for it. Not recorded, and
   // forgotten by a crash.
   std::uint64_t SpaceOf(std::uint64_t file) const;
-  // Behind which it has no space.
+  // The end of its space.
   std::uint64_t EndOf(std::uint64_t file) const;
   void Reserve(std::uint64_t file, std::uint64_t end);
   void NotePunched(std::uint64_t file, std::uint64_t begin, std::uint64_t end);
@@ -108,11 +109,11 @@ class SimDisk {
  private:
   using Sector = std::vector<std::byte>;  // of 512 bytes
   struct File {
-    SimBytes cached;   // what reads show
-    SimBytes durable;  // what the last sync left
+    SimBytes cached;   // the bytes that reads show
+    SimBytes durable;  // the bytes at the last sync
     std::uint64_t reserved_end = 0;
-    std::set<std::uint64_t> punched_sectors;  // that take no space
-    // Since the last sync: what each changed sector was after each change, and each size.
+    std::set<std::uint64_t> punched_sectors;  // that use no space
+    // Since the last sync: the bytes of each changed sector after each change, and each size.
     std::map<std::uint64_t, std::vector<Sector>> changed_sectors;
     std::vector<std::uint64_t> changed_sizes;
   };
@@ -133,7 +134,7 @@ class SimDisk {
   static void SetName(Folder& folder, const std::string& name, Entry entry);
   static SimBytes Survivor(const File& file, Chooser& choose);
   SimDisk CrashBy(Chooser& choose) const;
-  // Files that a crash can leave a name of.
+  // Files of which a crash can leave a name.
   std::set<std::uint64_t> NamedFiles() const;
 
   std::map<std::uint64_t, File> files_;  // also unlinked ones, which handles may still use
@@ -143,16 +144,16 @@ class SimDisk {
 
 class SimFileSystem final : public internal::FileSystem {
  public:
-  // `direct`: files that are opened for direct transfers are, and refuse unaligned ones.
+  // `direct`: files that are opened for direct transfers are direct, and reject unaligned ones.
   explicit SimFileSystem(bool direct = true);
-  // Of a disk as it is, what is unsynced included.
+  // Begins with a disk as it is, including unsynced changes.
   explicit SimFileSystem(SimDisk disk, bool direct = true);
   ~SimFileSystem() override;
 
   // Directories are durable as soon as they exist, as the interface demands.
   internal::OpenedDirectory OpenDirectory(const std::string& path, bool create) override;
 
-  // Changing calls since this object was made.
+  // The number of changing calls since this object was created.
   std::size_t CallCount() const;
   SimCall Call(std::size_t index) const;
 
@@ -161,11 +162,11 @@ class SimFileSystem final : public internal::FileSystem {
   // A power loss now, or right after the first `call_count` calls.
   std::unique_ptr<SimFileSystem> Crash(std::uint64_t seed) const;
   std::unique_ptr<SimFileSystem> CrashAt(std::size_t call_count, std::uint64_t seed) const;
-  // The end of the process alone: caches stay, locks go.
+  // Returns the state after the end of the process alone: caches stay, locks are released.
   std::unique_ptr<SimFileSystem> Kill() const;
 
-  // The next sync of a file fails with `error`, or the one after `skip` others; `seed` chooses what
-  // of it survives.
+  // The next sync of a file, or the one after `skip` others, fails with `error`; `seed` chooses the
+  // part of it that survives.
   void FailNextSync(int error, std::uint64_t seed, std::uint64_t skip = 0);
   // Writes beyond this sum of file sizes are cut short after a whole block, then fail with ENOSPC.
   void SetCapacityBytes(std::uint64_t bytes);
@@ -181,7 +182,7 @@ class SimFileSystem final : public internal::FileSystem {
   std::uint64_t UsedBytes() const;
 
   bool Exists(const std::string& directory, const std::string& name) const;
-  // What reads show; empty when there is no such file.
+  // Returns the bytes that reads show; empty if there is no such file.
   SimBytes Contents(const std::string& directory, const std::string& name) const;
 
  private:
@@ -199,7 +200,7 @@ class SimFileSystem final : public internal::FileSystem {
   SimDisk first_ ABSL_GUARDED_BY(mu_);  // before the first recorded call
   SimDisk now_ ABSL_GUARDED_BY(mu_);
   std::vector<SimCall> calls_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, int> locks_ ABSL_GUARDED_BY(mu_);  // "directory/name": who holds it
+  std::map<std::string, int> locks_ ABSL_GUARDED_BY(mu_);  // "directory/name": the holder
   int next_sync_error_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_seed_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_skip_ ABSL_GUARDED_BY(mu_) = 0;

@@ -1,14 +1,14 @@
-// Stamp: values that say what they are.
+// Stamp: values that identify themselves.
 //
-// A stamped value carries a number and a proof that belongs to the number and to the key, so a
-// reader tells at once a torn value, a value of another key, and bytes that were never a value. A
-// string's stamp also fixes each byte behind it, whatever its length.
+// A stamped value carries a number and a proof that belongs to the number and to the key. So a
+// reader detects a torn value, a value of another key, and bytes that were never a value. A
+// string's stamp also determines each byte after it, at any length.
 //
 //   db.Upsert(key, Stamp<V>::Make(key, 41, room));
 //   db.Rmw(key, [&](V& v) { Stamp<V>::Add(key, 1, room, v); });      // absent counts from 0
 //   std::optional<std::uint64_t> n = Stamp<V>::Number(key, value);   // nothing: not a value of key
 //
-// `room` is how many bytes a string has behind its stamp; other types have no use for it.
+// `room` is the number of bytes of a string after its stamp; other types do not use it.
 //
 // Thread safety: pure functions.
 #pragma once

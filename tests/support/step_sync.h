@@ -1,8 +1,8 @@
 // StepSync: interleavings by script.
 //
-// The steps of a script are numbered in the order in which they have to happen. A thread that has
-// come to the end of a step announces it; whoever goes on from there waits for it. The numbers
-// stand at both places, so that a script can be read from 1 upwards:
+// The steps of a script are numbered in the order in which they must happen. A thread that has
+// reached the end of a step announces it; the thread that continues from there waits for it. The
+// numbers stand at both places, so that a script can be read from 1 upwards:
 //
 //   StepSync steps;
 //   std::thread writer([&] {
@@ -16,8 +16,8 @@
 //   ... the writer is inside its callback ...
 //   steps.Announce(2);   // 2 ->
 //
-// A wait of more than half a minute ends the program and says for which step: a script that hangs
-// should not be taken for a slow machine. A step is announced once; a callback that may run more
+// A wait of more than half a minute ends the program and prints the step: a script that hangs
+// should not be mistaken for a slow machine. A step is announced once; a callback that may run more
 // than once uses AnnounceOnce.
 //
 // Thread safety: all methods, any thread.
@@ -39,7 +39,7 @@ class StepSync {
     std::fprintf(stderr, "StepSync: step %d was announced twice\n", step);
     std::abort();
   }
-  // False when it had been announced before.
+  // Returns false if it had been announced before.
   bool AnnounceOnce(int step) {
     std::lock_guard lock(mu_);
     const bool first = done_.insert(step).second;

@@ -1,4 +1,4 @@
-// Store kit: what suites about whole stores share.
+// Store kit: shared by the suites about whole stores.
 //
 //   TempDir dir;
 //   auto store = ebb::Must(OpenTiny<U64Store>(dir / "db"));    // pages of one block, no threads
@@ -9,8 +9,9 @@
 //   EXPECT_EQ(SnapshotOf(dir / "db"), before);
 //
 // A tiny store keeps 32 KiB of its log in memory and has an index of two buckets, so a few hundred
-// small records turn pages, go to the device and share chains. It has no threads of its own: every
-// step of maintenance is made by the callers, so what a test does is what happens.
+// small records turn pages, go to the device and share chains. It has no background threads: every
+// step of maintenance is made by the callers, so the calls of a test determine everything that
+// happens.
 //
 // Thread safety: functions without state.
 #pragma once
@@ -53,7 +54,7 @@ using StringStore = Store<std::string, std::string>;
 
 // ---- statuses ----
 
-// The status has this code, and its message contains `part`.
+// Checks that the status has this code, and that its message contains `part`.
 inline testing::AssertionResult FailsWith(const absl::Status& status, absl::StatusCode code,
                                           const std::string& part = {}) {
   if (status.code() == code && status.message().find(part) != absl::string_view::npos) {
@@ -93,7 +94,7 @@ template <typename StoreType>
 internal::Core& CoreOf(StoreType& store) {
   return internal::StoreAccess::GetCore(store);
 }
-// What a later version of the library will offer as a call of the store.
+// A call of the store that a later version of the library will offer.
 template <typename StoreType>
 absl::Status Commit(StoreType& store) {
   return internal::StoreAccess::GetCoordinator(store).Commit();
@@ -110,12 +111,13 @@ void PushOut(StoreType& store, Fill fill) {
   }
 }
 
-// ---- what stores hold ----
+// ---- contents of stores ----
 
 template <typename Key, typename Value>
 using Model = std::map<Key, Value>;
 
-// Reads every key of the model, and some that it has not; the first difference, or success.
+// Reads every key of the model, and some that it does not have. Returns the first difference, or
+// success.
 template <typename StoreType, typename Key, typename Value>
 testing::AssertionResult Holds(StoreType& store, const Model<Key, Value>& model) {
   for (const auto& [key, value] : model) {
@@ -131,7 +133,7 @@ testing::AssertionResult Holds(StoreType& store, const Model<Key, Value>& model)
   }
   return testing::AssertionSuccess();
 }
-// Every key of `keys` that the model has not is absent.
+// Checks that every key of `keys` that the model does not have is absent.
 template <typename StoreType, typename Key, typename Value, typename Keys>
 testing::AssertionResult HoldsOnly(StoreType& store, const Model<Key, Value>& model,
                                    const Keys& keys) {
@@ -149,7 +151,7 @@ testing::AssertionResult HoldsOnly(StoreType& store, const Model<Key, Value>& mo
 
 // ---- directories ----
 
-// Every regular file below a directory, by name, with its bytes.
+// Returns every regular file below a directory, by name, with its bytes.
 struct Snapshot : std::map<std::string, std::string> {
   using map::map;
 };
@@ -157,7 +159,7 @@ struct Snapshot : std::map<std::string, std::string> {
 void PrintTo(const Snapshot& snapshot, std::ostream* out);
 Snapshot SnapshotOf(const std::string& directory);
 Snapshot SnapshotOf(const SimFileSystem& files, const std::string& directory);
-// Makes `directory` hold exactly these files.
+// Replaces the contents of `directory` by exactly these files.
 void Restore(const Snapshot& snapshot, const std::string& directory);
 void Restore(const Snapshot& snapshot, internal::FileSystem& files, const std::string& directory);
 
@@ -169,8 +171,8 @@ void Overwrite(internal::FileSystem& files, const std::string& directory, const 
 
 }  // namespace ebb::test
 
-// Compiled once, in store_kit.cc. What takes a callback is a template of its own, still compiled
-// where it is used.
+// Compiled once, in store_kit.cc. Functions that take a callback are templates, which are compiled
+// where they are used.
 extern template class ebb::Session<std::uint64_t, std::uint64_t>;
 extern template class ebb::Session<std::uint64_t, ebb::test::Triple>;
 extern template class ebb::Session<std::uint64_t, std::string>;

@@ -1,4 +1,4 @@
-// TempDir: a directory of its own for one test, removed with everything in it at the end.
+// TempDir: a directory for one test, removed with everything in it at the end.
 //
 // Thread safety: immutable after construction.
 #pragma once
@@ -29,7 +29,7 @@ class TempDir {
   TempDir& operator=(const TempDir&) = delete;
 
   const std::string& path() const { return path_; }
-  // The path of something below the directory.
+  // Returns a path below the directory.
   std::string operator/(const std::string& name) const { return path_ + "/" + name; }
 
  private:

@@ -1,6 +1,6 @@
-// Watchdog: ends the program when a test hangs, and says where.
+// Watchdog: ends the program if a test hangs, and prints where.
 //
-// Thread safety: made and ended by one thread.
+// Thread safety: created and ended by one thread.
 #pragma once
 
 #include <chrono>
@@ -28,7 +28,7 @@ class Watchdog {
     }
     thread_.join();
   }
-  // What comes next; it may take as long again.
+  // Names the next step, which may run as long again.
   void Next(std::string what) {
     std::lock_guard lock(mu_);
     what_ = std::move(what);

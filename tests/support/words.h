@@ -1,4 +1,4 @@
-// Types of keys and values for typed suites: how each is made from a number, and changed.
+// Types of keys and values for typed suites: how each is created from a number, and changed.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace ebb::test {
 
-// With a codec of its own.
+// With its own codec.
 struct Word {
   std::string text;
   bool operator==(const Word&) const = default;
@@ -29,7 +29,7 @@ struct ebb::Codec<ebb::test::Word> {
 };
 
 namespace ebb::test {
-// How a type of key or value is made from a number, and changed.
+// How a type of key or value is created from a number, and changed.
 template <typename T>
 struct Make;
 template <>

@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
 struct FoundSegments {
   std::vector<std::uint64_t> numbers;   // ascending
   std::optional<SegmentHeader> header;  // of the first good file; nothing: there is no store yet
-  std::map<std::uint64_t, std::string> bad_headers;  // segments, and what is wrong with them
+  std::map<std::uint64_t, std::string> bad_headers;  // segments, and the faults of them
   std::string foreign;  // a file that no store creates; empty: there is none
 };
 // Errors: FailedPrecondition (an unfinished backup); DataLoss (files of another store, no header

@@ -1,6 +1,6 @@
-// Reads of many blocks at a time, by jobs that go through a log or its files in order.
+// Reads of many blocks at a time, for jobs that read a log or its files in order.
 //
-// Thread safety and progress: as Device::Read. Errors: as well, but for the end of a file.
+// Thread safety and progress: as Device::Read. Errors: the same, except at the end of a file.
 #pragma once
 
 #include <cstddef>

@@ -21,7 +21,7 @@
 // kernel write to them through io_uring, and would report uninitialized bytes.
 //
 // Thread safety: one thread at a time; the pool's threads help. Progress: Start waits if the ring
-// is full. Take waits for the device if told to. Drop and the destructor wait for reads that have
+// is full. Take waits for the device with `wait`. Drop and the destructor wait for reads that have
 // begun. Only these may be called once the device is gone.
 #pragma once
 

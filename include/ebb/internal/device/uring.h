@@ -4,7 +4,7 @@
 // accepts none (out of memory, forbidden by a limit) and none is in flight, the reads that it was
 // to get end with that error, and the ring accepts no more: its user reads in another way.
 //
-// Thread safety: one thread at a time. Progress: Start never waits, Take as it is told.
+// Thread safety: one thread at a time. Progress: Start never waits; Take waits only with `wait`.
 #pragma once
 
 #include <memory>

@@ -29,7 +29,7 @@
 // then last in the queue, so each of the waiting jobs comes before it. (Only collections do this,
 // so a collection is the only job that others can delay, and only for as long as they run.)
 //
-// Close of the store takes a turn like every user: it first tells the running job to end soon.
+// Close of the store takes a turn like every user. First it requests that the running job end soon.
 //
 // Thread safety: any thread may call all methods. Posting never waits for a job; Lock does, and so
 // does Cancel of a running job.

@@ -54,7 +54,7 @@ class LogScan {
     // The first block of the first file of the log whose header is not this store's. It counts as
     // bad.
     std::uint64_t bad_header_block = kNoBlock;
-    std::string bad_header;  // what is wrong with the header
+    std::string bad_header;  // the fault of the header
     // The begin of the log and its incarnation; null: at the log's first block.
     Address begin;
     std::uint64_t begin_incarnation = 0;

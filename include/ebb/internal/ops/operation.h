@@ -433,7 +433,7 @@ class Operations {
   // ---- slow paths, up to where they need the device ----
   //
   // They return kDone and the operation's outcome; or kOnDevice: `search` has begun, and when it
-  // has ended, the operation continues from there, whatever happened in the meantime. They wait
+  // has ended, the operation continues from there, even if the chain has changed. They wait
   // themselves for everything else. To be called inside a SlowScope, outside guards.
 
   template <typename Consume>

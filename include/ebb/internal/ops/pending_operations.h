@@ -26,7 +26,7 @@
 // its callback receives ResourceExhausted.
 //
 // Thread safety: one thread at a time, and Close concurrently with it. Progress: Start and
-// CompleteOne may wait as a call on the slow path does, and for the device if told to.
+// CompleteOne may wait as a call on the slow path does, and with `wait` for the device.
 #pragma once
 
 #include <cstddef>
@@ -126,8 +126,8 @@ class PendingOperations {
 void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& list,
                   PendingOperations::Owned operation);
 
-// Ends what is in all lists of a store and tells it. Only when the store is closed and no slow call
-// is left.
+// Ends all pending operations of a store and runs their callbacks. To be called only when the store
+// is closed and no slow call is left.
 void AbandonPending(Core& core);
 
 }  // namespace ebb::internal
