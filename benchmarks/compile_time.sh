@@ -5,8 +5,8 @@
 #   compile_time.sh [COMPILER [FLAGS...]]
 #
 # Prints the medians of five rounds in turn: "store 4.71" and "headers 2.50". Processor time,
-# because what else the machine does is not the compiler's fault. Which headers are the same is
-# taken from the sources: whatever the headers of ebb include that is not ebb's own.
+# because other work of the machine is not the compiler's fault. The list of these headers is taken
+# from the sources: all headers that ebb's headers include and that are not ebb's own.
 set -eu
 compiler=${1:-c++}
 [ $# -eq 0 ] || shift
@@ -35,7 +35,7 @@ END
 
 compile() { "$compiler" -std=c++20 -O2 -I "$include" "$@"; }
 
-# The headers of ebb that the file reaches, then what they include of others.
+# The headers of ebb that the file reaches, then the other headers that they include.
 compile "$@" -MM "$folder/store.cc" | tr ' \\' '\n\n' | grep "/ebb/" |
   xargs sed -n -e 's/^#include <.*>.*/&/p' -e 's/^#include "absl.*/&/p' | sort -u \
   >"$folder/headers.cc"

@@ -4,10 +4,10 @@
 #
 #   instructions.sh path/to/ebb_instructions [NAME=MOST...]
 #
-# Fails when a figure that is named is more than 10 % above what it may be. Prints lines "read
+# Fails when a named figure is more than 10 % above its maximum. Prints lines "read
 # 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only;
-# the same loop without a store is subtracted, so a figure is what the operation itself costs.
-# Counts repeat to the instruction on one machine and compiler, whatever else the machine does.
+# the same loop without a store is subtracted, so a figure is the cost of the operation alone.
+# Counts repeat to the instruction on one machine and compiler, even while the machine is busy.
 set -eu
 program=${1:?usage: instructions.sh path/to/ebb_instructions [NAME=MOST...]}
 shift

@@ -5,11 +5,12 @@
 #   test   builds and runs the tests, the long ones in a short form unless --long is the first
 #          argument; other arguments: those of ctest, such as -R HashIndexTest
 #   bench  builds and runs the benchmarks; arguments: those of Google Benchmark
-#   report builds the benchmarks and prints what matters as ratios; arguments: benchmarks/report.cc
-#   compare runs YCSB beside other stores; arguments: benchmarks/compare/compare.cc
+#   report builds the benchmarks and prints the main results as ratios; arguments: those of
+#          benchmarks/report.cc
+#   compare runs YCSB on ebb and other stores; arguments: benchmarks/compare/compare.cc
 #
-# On Debian and its kin it first installs what is missing, and says what that is. It touches
-# nothing but those packages and the folder build/. CXX=clang++ chooses another compiler, and
+# On Debian and its kin it first installs missing packages, and prints their names. It touches
+# only those packages and the folder build/. CXX=clang++ chooses another compiler, and
 # EBB_WERROR=ON makes warnings errors. Plain sh, because a bare Debian has no git, make or cmake.
 set -eu
 cd "$(dirname "$0")/.."

@@ -41,7 +41,7 @@ Compare() {
   CompareRun "word_count $*"
 }
 
-# Compares what a run, named $1, has left with what was expected.
+# Compares the results of a run, named $1, with the expected ones.
 CompareRun() {
   sort "$directory/dump" >"$directory/sorted"
   diff "$directory/expected" "$directory/sorted" >"$directory/difference" ||

@@ -255,8 +255,7 @@ absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& director
   std::sort(numbers.begin(), numbers.end());
 
   std::unique_ptr<FileDevice> device(new FileDevice(directory, headers, config));
-  // All are opened once, also beyond config.open_files, so that damage is found now: MakeRoom
-  // closes the idle ones.
+  // All files are opened once, so that damage is found now. MakeRoom closes idle ones again.
   for (const std::uint64_t number : numbers) {
     if (absl::Status status = device->OpenSegment(number); !status.ok()) return status;
   }
@@ -458,7 +457,7 @@ void FileDevice::SyncOldest() {
     oldest->unsynced = oldest->written = false;
     file = oldest->file;
   }
-  // Sync returns this failure: its caller must learn that a sync failed, whoever called it.
+  // Sync returns this failure: its caller must learn that a sync failed.
   sync_failure_.Update(SyncSegment(number, *file));
 }
 

@@ -178,7 +178,7 @@ HashIndex::CreateResult HashIndex::FindOrCreate(std::uint64_t hash, Slot& slot) 
       // Search again from the start, since another thread may have inserted the same tag.
       continue;
     }
-    // Phase 1: claim the word with a tentative entry, which no search returns.
+    // Phase 1: claim the word with a tentative entry, which no exact search returns.
     std::uint64_t none = 0;
     if (!empty->compare_exchange_strong(none, claim.word(),
                                         std::memory_order_seq_cst)) {  // [claim]
@@ -202,7 +202,7 @@ bool HashIndex::OtherEntryHasTag(IndexBucket* first, std::uint32_t tag,
                                  const AtomicWord* own) const {
   for (const IndexBucket* bucket = first; bucket != nullptr; bucket = Next(*bucket)) {
     for (const AtomicWord& word : bucket->entries) {
-      // Tentative entries count too: that is what makes one of two inserters withdraw.
+      // Tentative entries count too, so at least one of two inserters withdraws.
       if (&word == own) continue;
       const IndexEntry entry(word.load(std::memory_order_seq_cst));  // [claim]
       if (!entry.is_empty() && entry.tag() == tag) return true;

@@ -138,8 +138,7 @@ class BackupWriter {
       const auto incarnation = i < *count ? VerifyBlock(bytes.subspan(i * kBlockBytes, kBlockBytes),
                                                         core_.config.log.store_id, block + i)
                                           : std::nullopt;
-      // A block that is not what the manifest promises must not get into the backup under a new,
-      // valid file.
+      // A block that does not agree with the manifest must not get into the backup.
       if (incarnation != IncarnationAt(manifest_.incarnations, block + i)) {
         return absl::DataLossError(fmt::format("{}: damaged: block {} is not what was written",
                                                device.Describe(block + i), block + i));
@@ -293,8 +292,8 @@ BackupTarget::~BackupTarget() {
   }
 }
 
-// Removes an unfinished backup. The marker goes last, and only when everything else is durably
-// removed.
+// Removes an unfinished backup. The marker goes last, and only when all other files
+// are durably removed.
 void BackupTarget::TakeAway() {
   if (state_ != State::kMarked && state_ != State::kLocked) return;
   if (state_ == State::kLocked) {

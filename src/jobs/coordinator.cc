@@ -746,7 +746,7 @@ absl::Status Coordinator::GrowIndex() {
 }
 
 absl::Status Coordinator::GrowInTurn() {
-  // Set before the index is left half-way, and then no job reads it any more. A checkpoint may
+  // Set before the index is left partly split, and then no job reads it any more. A checkpoint may
   // still wait for its turn, but it stops before it reads a bucket.
   const auto stop = [this] {
     return closing_.load(std::memory_order_relaxed);  // a chunk later is soon enough

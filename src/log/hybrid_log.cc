@@ -124,7 +124,7 @@ void HybridLog::Restore(Position position) {
 Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard, Space space) {
   EBB_DCHECK(extent_bytes % 8 == 0 && extent_bytes <= payload_bytes_);
   // Walk of an Upsert, 4. A full page is checked before the addition, so that rejected calls change
-  // nothing: this is what keeps the offset out of the page number (see the argument in the header).
+  // nothing. So the offset never grows into the page number (see the argument in the header).
   std::uint64_t word = tail_.load(std::memory_order_relaxed);  // the fetch_add takes the place
   if (TailOffset(word) >= payload_bytes_) [[unlikely]]
     return Address();
@@ -920,7 +920,7 @@ absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
 
 absl::StatusOr<bool> HybridLog::NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
                                          BlockRead& next) const {
-  // Two reads at most: one block for the lengths, then the rest of the record.
+  // Two reads at most: the blocks with the lengths, then the rest of the record.
   std::byte* bytes = buffer.Reserve(have, have);
   const absl::StatusOr<std::uint64_t> blocks = BlocksOf(address, {bytes, have * kBlockBytes});
   if (!blocks.ok()) return blocks.status();

@@ -221,7 +221,7 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   const RecordHeader header = record.header().LoadAcquire();
   // A control record ends at the end of a block's payload, where FindLastCommit looks for it.
   const bool at_block_end = (geometry_.OffsetOf(address) + extent) % kBlockPayloadBytes == 0;
-  // Each field is checked against what the scan already knows. The record has verified, so a
+  // Each field is checked against the state of the scan. The record has verified, so a
   // contradiction means damage or a bug, not a torn write.
   if (!commit.has_value() || commit->kind != header.kind() || !at_block_end ||
       commit->durable > address || commit->shift_tail > address ||

@@ -294,8 +294,8 @@ absl::Status Salvage(Core& core, const FoundSegments& found, const Options& opti
   const Device& device = *core.files.device;
   const std::uint64_t end_block =
       std::max(geometry.BlockOf(checkpoints.durable), device.EndBlock());
-  // The statements about the durable end are what the log violates. They are ignored here, and
-  // withdrawn before the log is cut (ForgetBehind).
+  // The log violates the statements about the durable end. They are ignored here, and withdrawn
+  // before the log is cut (ForgetBehind).
   checkpoints.durable = Address();
   checkpoints.manifests.clear();
   core.index.Clear();

@@ -84,8 +84,7 @@ bool Liveness::DecideInMemory(std::span<Candidate> group, Address below, std::ve
     if (walk.at > walk.address) {
       open.push_back({walk.at, candidate.address, candidate.head, KeepKey(candidate)});
     } else {
-      // A chain that passes the candidate's address without meeting it: another process of the
-      // chain has replaced it.
+      // A chain that ends below the candidate's address does not contain it: its record is void.
       candidate.answer = walk.at == walk.address ? Answer::kLive : Answer::kDead;
     }
   }

@@ -69,7 +69,7 @@ absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
   if (asked_.empty() && !Begin(piece)) {
     return NoMemory();
   }
-  // Pieces are taken in the order in which they were requested, whatever the order of their ends.
+  // Pieces are taken in the order in which they were requested, not in which they end.
   Slot& slot = *asked_.front();
   while (!slot.ended) static_cast<Slot*>(queue_->Take(/*wait=*/true)->owner)->ended = true;
   const std::uint64_t blocks = slot.piece.end - slot.piece.first;
