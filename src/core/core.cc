@@ -352,8 +352,8 @@ Core::KeyEstimates Core::EstimateKeys() noexcept {
     std::uint64_t keys = LiveKeys(sample, index.creation_exponent());
     if (keys == 0 && sample.entries != 0) keys = TryCountKeys(*slot, 1).value_or(1);
     return {sample.entries * sample.step, keys};
-    // Statistics report zeros if there is no memory, instead of an error.
   } catch (const std::bad_alloc&) {
+    // Statistics report zeros if there is no memory, instead of an error.
     return {};
   }
 }

@@ -67,11 +67,11 @@ class Uring final : public ReadRing {
       if (taken > 0) {
         unsubmitted_.erase(unsubmitted_.begin(), unsubmitted_.begin() + taken);
         submitted_ += static_cast<unsigned>(taken);
-        // Reads in flight will end, so the next call tries again.
       } else if (submitted_ != 0) {
+        // Reads in flight will end, so the next call tries again.
         return;
-        // Nothing is in flight and the kernel still rejects everything: the ring is given up.
       } else if (attempt == kAttempts) {
+        // Nothing is in flight and the kernel still rejects everything: the ring is given up.
         broken_ = taken < 0 ? -taken : EAGAIN;
       } else {
         sched_yield();

@@ -216,8 +216,8 @@ absl::Status Coordinator::WriteControl(std::uint64_t version) {
     // The serials precede the control record that makes them valid.
     status = AppendSessions(version);
     if (status.ok()) status = AppendControl(version, extent);
-    // Lack of memory is like lack of space: the version has drained and its control record is owed.
   } catch (const std::bad_alloc&) {
+    // Lack of memory is like lack of space: the version has drained and its control record is owed.
     status = NoMemory();
   }
   owes_control_ = !status.ok();
@@ -362,8 +362,8 @@ absl::Status Coordinator::RunCheckpointLocked() {
   absl::Status status = CheckpointIsNeeded(needed);
   try {
     if (status.ok() && needed) status = WriteCheckpoint();
-    // A checkpoint that fails for lack of memory can be tried again; the log alone is complete.
   } catch (const std::bad_alloc&) {
+    // A checkpoint that fails for lack of memory can be tried again; the log alone is complete.
     status = NoMemory();
   }
   MutexLock list_lock(list_mu_);

@@ -283,8 +283,8 @@ void GarbageCollector::Rest(const GcOptions& options, const Start& start, const 
   // The estimate was wrong: wait until updates have appended a quarter of the log.
   if (!has_kept_promise) {
     resting_until_ = tail + std::max((tail - collected_) / 4, options.min_reclaim_bytes);
-    // The tail stands still: nothing new can be garbage.
   } else if (start.tail < last_tail_ + quarter) {
+    // The tail stands still: nothing new can be garbage.
     resting_until_ = tail + quarter;
   }
   last_tail_ = tail;

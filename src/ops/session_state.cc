@@ -50,8 +50,8 @@ void MakeStandIns(Core& core) {
 OwnedSession NewSessionState(Core& core) noexcept {
   try {
     return OwnedSession(new SessionState(core));
-    // A session must exist even without memory: the stand-in returns the error from every call.
   } catch (const std::bad_alloc&) {
+    // A session must exist even without memory: the stand-in returns the error from every call.
     return OwnedSession(core.session_without_memory.get());
   }
 }

@@ -33,8 +33,8 @@ absl::StatusOr<bool> LiveReader::Step() {
   absl::Status status;
   if (is_decided_) {
     status = RevisitChunk();
-    // Decide them now: they are too many, or there is nothing else left to read.
   } else if (open_bytes >= most_open_bytes_ || (at_end_ && !open_.empty())) {
+    // Decide them now: they are too many, or there is nothing else left to read.
     status = SettleOpen();
   } else if (!at_end_) {
     status = ReadChunk();
