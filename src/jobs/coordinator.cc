@@ -189,8 +189,7 @@ absl::Status Coordinator::ShiftVersion() {
   // place that an operation of the old one may still be changing.
   core_.log.BeginVersionShift();
   ++version_;
-  // Returns the epoch whose drain ends the old version. From here on operations act in the new
-  // version.
+  // The bump. From here on operations act in the new version; the drain ends the old one.
   const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>(version_ & 3));
   // Afterwards no operation of the old version is left, so its records below the control record are
   // complete.
@@ -241,7 +240,7 @@ absl::Status Coordinator::AppendControl(std::uint64_t version, HybridLog::Extent
   record.version = version;
   record.shift_tail = shift_began_;
   record.unix_us = UnixUs();
-  // `begin` and its incarnation let an opening recognize a begin whose blocks were written again.
+  // A scan that starts at begin must know the incarnation of its first block.
   record.begin = begin_;
   record.begin_incarnation = log.IncarnationAt(begin_);
   // The end of the last commit that is durable: recovery uses it to distinguish the end of the log
@@ -288,8 +287,8 @@ absl::Status Coordinator::AppendSessions(std::uint64_t version) {
       core_.sessions.Changes(static_cast<unsigned>(version & 3), record_all_sessions_);
   const std::uint64_t room = core_.log.geometry().payload_bytes();
   for (std::span<const SessionReport> rest = changes; !rest.empty();) {
-    // A list that is longer than a page is divided; a torn list is never used, because no control
-    // record follows it.
+    // A list that is longer than a page is divided. An incomplete list is never used, because no
+    // control record follows it.
     const SessionsExtent fitting = FitSessions(rest, room);
     const auto reserve = [&](const EpochGuard& guard) {
       const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kCommit);
