@@ -312,7 +312,8 @@ class FullDiskTest : public testing::Test {
     const std::uint64_t live = LiveBytes() / 4080 + 2 * page;
     const std::uint64_t waste = CoreOf(*store_).log.GetCollectionSpace().waste_blocks;
     const auto root = static_cast<std::uint64_t>(std::sqrt(static_cast<double>(waste * live)));
-    const std::uint64_t whole_files = disk_.way == Way::kNoHoles ? 16 + live / 4 : 0;
+    // Where holes cannot be punched: a file at each end, and what each file of live records wastes.
+    const std::uint64_t whole_files = disk_.way == Way::kNoHoles ? 16 + waste * (live / 8 + 1) : 0;
     const std::uint64_t slices = 4 * waste + 8 + 2 * (2 * page + 2 * waste) + 3 * root;
     const std::uint64_t wasted = 3 * waste;                  // by going through all of it
     return live + page + slices + wasted + whole_files + 8;  // headers and small files
