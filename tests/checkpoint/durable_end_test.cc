@@ -208,7 +208,7 @@ TEST_F(DurableEndTest, AFailedWriteIsMadeGoodAndAFailedSyncIsReported) {
   EXPECT_TRUE(FailsWith(end->Sync(), StatusCode::kUnavailable, "durable.ebb"));
   files_.FailNextSync(EIO, kNothingSurvives);
   EXPECT_TRUE(FailsWith(end->Sync(), StatusCode::kUnavailable, "durable.ebb"));
-  // The kernel has dropped what was dirty: it is written again before a sync is believed.
+  // The kernel has dropped the dirty pages: they are written again before a sync is believed.
   Must(end->Sync());
   const auto crashed = files_.Crash(kNothingSurvives);
   EXPECT_EQ(EndIn(*crashed, 0), 4U);
@@ -450,7 +450,7 @@ TEST_F(DurableEndOfAStoreTest, AFileOfAStoreThatWasNeverMadeIsReplaced) {
   }
 }
 
-// A process that dies has written what its commits left, without any sync of the file.
+// A process that dies has written the data of its commits, without any sync of the file.
 TEST_F(DurableEndOfAStoreTest, ItKnowsTheCommitsOfAProcessThatDied) {
   auto store = Must(Open(files_));
   for (std::uint64_t i = 0; i < 3000; ++i) Must(store.Upsert(i, model_[i] = i));

@@ -1,5 +1,5 @@
-// Compaction and what the coordinator makes of it: live records survive, the front goes. Whatever a
-// collection has left, the store verifies.
+// Compaction and its use by the coordinator: live records survive, the front is released. The store
+// verifies after each collection.
 #include "ebb/internal/jobs/compaction.h"
 
 #include <gtest/gtest.h>
@@ -54,7 +54,7 @@ TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   EXPECT_LT(files.UsedBytes(), used / 3);
   EXPECT_GE(stats.freed_bytes, used / 2);
   ExpectHolds(store, model, 40);
-  // A second round finds nothing but what is live, and ends.
+  // A second round finds only live records, and ends.
   EXPECT_EQ(Must(store.CollectGarbage(kCollectEverything)).copied_records, model.size());
   ExpectHolds(store, model, 40);
   EXPECT_TRUE(Verifies(store));
@@ -110,8 +110,8 @@ void UpdateSomehow(StoreType& store, std::uint64_t key, const Value& old, const 
   }
 }
 
-// An update in place within a copy's own version would be hidden from whoever leaves copies out;
-// and a Delete that waits for the copy to freeze would wait for ever.
+// An update in place within a copy's own version would be hidden from a reader that skips copies;
+// and a Delete that waits for the copy to freeze would wait forever.
 template <typename StoreType, typename Make>
 void ExpectCopiesStay(Make make) {
   SimFileSystem files;
@@ -159,8 +159,8 @@ TEST(CompactionTest, ACopyIsNeverChangedInPlace) {
   ExpectCopiesStay<U64TripleStore>([](std::uint64_t number) { return Triple{number, 1, number}; });
 }
 
-// Chance at work, in a store whose log is many times its memory, by the log alone and with
-// checkpoints; each kind of opening finds what there was.
+// Random operations, in a store whose log is many times its memory, with the log alone and with
+// checkpoints; each kind of opening finds the same values.
 TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
   for (const bool checkpoints : {false, true}) {
     SimFileSystem files;
@@ -243,7 +243,7 @@ TEST(CompactionTest, SessionsSurviveTheLossOfTheirRecords) {
   EXPECT_EQ(store.recovery().sessions[0].serial, 7U);
 }
 
-// A checkpoint that would have to scan what is gone is replaced by one that has not.
+// A checkpoint that would have to scan a released part of the log is replaced by one that does not.
 TEST(CompactionTest, ACheckpointOfTheOldFrontIsReplaced) {
   SimFileSystem files;
   Model model;
@@ -264,7 +264,7 @@ TEST(CompactionTest, ACheckpointOfTheOldFrontIsReplaced) {
   ExpectHolds(store, model, 40);
 }
 
-// Hazard 33: what a scan still reads is not taken away, and goes when it has ended.
+// Hazard 33: the part that a scan still reads is not released until the scan has ended.
 TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
   SimFileSystem files;
   Model model;
@@ -293,9 +293,9 @@ TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
 }
 
 // A scan finds a key by the tombstone that came after it: the entry leads to the tombstone, below
-// which the walk goes on. A collection drops the tombstone and moves begin above it, but the entry
-// must stay as long as the scan's pin is below it. The index is swept when the lowest pin has moved
-// far enough, so an older scan delays that until the tombstones have been dropped.
+// which the walk continues. A collection drops the tombstone and moves begin above it, but the
+// entry must stay as long as the scan's pin is below it. The index is swept when the lowest pin has
+// moved far enough, so an older scan delays that until the tombstones have been dropped.
 TEST(CompactionTest, AScanFindsKeysWhoseTombstonesAreCollected) {
   SimFileSystem files;
   Model model;
@@ -344,10 +344,10 @@ TEST(CompactionTest, AFullDiskCanBeGivenSpaceBack) {
   ExpectHolds(again, model, 40);
 }
 
-// A pass that runs out of space keeps what it has not copied. 48,000 keys were written twice. What
-// superseded records of a pass lead to is looked up when there are 32,768 of them, so the pass has
-// a settled part: old records. Then the disk fills up while it copies new ones. Below what it
-// returns nothing is live.
+// A pass that runs out of space keeps what it has not copied. 48,000 keys were written twice. The
+// chains below superseded records of a pass are looked up when there are 32,768 such records, so
+// the pass has a settled part: old records. Then the disk fills up while it copies new ones.
+// Nothing below the returned address is live.
 TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeWhatItHasNotCopied) {
   constexpr std::uint64_t kKeys = 48000;
   SimFileSystem files;
@@ -386,7 +386,7 @@ TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeWhatItHasNotCopied) {
   EXPECT_TRUE(Verifies(store));
 }
 
-// Each call that a collection makes fails once, and for good: nothing is lost, and the next one
+// Each call that a collection makes fails once, and permanently: nothing is lost, and the next one
 // does the work.
 TEST(CompactionTest, AFailedCallLosesNothing) {
   std::uint64_t failed = 0;
@@ -431,12 +431,12 @@ TEST(CompactionTest, AFailedCallLosesNothing) {
   EXPECT_GE(failed, 20U);
 }
 
-// ---- beside everything else ----
+// ---- during everything else ----
 
 constexpr std::uint64_t kThreads = 3;
 constexpr std::uint64_t kKeysOfAThread = 40;
 
-// What thread `id` does: it owns keys, and knows what they hold.
+// The work of thread `id`: it owns keys, and knows their values.
 void UseOwnKeys(U64StringStore& store, std::uint64_t id, std::uint64_t turns, Model& model,
                 std::mt19937_64& random) {
   auto session = store.NewSession();
@@ -497,7 +497,7 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
     for (std::uint64_t id = 0; id < kThreads; ++id) {
       threads.emplace_back([&, id] {
         std::mt19937_64 random(Seed() + id);
-        // However slow the collections are, the log is no longer than what two rounds write.
+        // However slow the collections are, the log is no longer than the writes of two rounds.
         for (int round = 0; round < 10; ++round) {
           const int seen = collections.load();
           UseOwnKeys(store, id, turns, models[id], random);

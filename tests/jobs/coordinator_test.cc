@@ -1,8 +1,8 @@
 // Coordinator: commits and closing, with everything that can go wrong at the device, and with
-// operations that run beside them.
+// operations that run concurrently.
 //
-// What is durable is asked of a simulated crash: SimFileSystem::Crash(kNothingSurvives) is the disk
-// with what was synced and nothing else, and a store opened on it shows what was promised.
+// A simulated crash shows which data is durable: SimFileSystem::Crash(kNothingSurvives) is the disk
+// with the synced data and nothing else, and a store opened on it has the promised state.
 //
 // Hazards: 11 (records of a version change after it), 21 (a copy of a record that still changes),
 // 28 (a failed flush counts as done), 31 (a failed sync is forgotten), 34 (records of the next
@@ -41,7 +41,7 @@ using internal::EpochGuard;
 using internal::EpochSlot;
 using U64Model = Model<std::uint64_t, std::uint64_t>;
 
-// Opens what a crash leaves of `files`, in tiny geometry, and compares.
+// Opens the files that a crash leaves of `files`, in tiny geometry, and compares.
 template <typename StoreType, typename Key, typename Value, typename Keys>
 testing::AssertionResult CrashLeaves(const SimFileSystem& files, std::uint64_t seed,
                                      const Model<Key, Value>& model, const Keys& keys) {
@@ -57,7 +57,7 @@ std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
   return keys;
 }
 
-// A place where a thread stops until it is told to go on.
+// A place where a thread stops until it is released.
 class Gate {
  public:
   void Arrive() {
@@ -248,8 +248,8 @@ struct Rig {
   FaultFileSystem faults{files};
 };
 
-// Each of the writes that a commit makes fails once: the commit answers it, nothing is lost,
-// reads and writes go on, and the next commit succeeds.
+// Each of the writes that a commit makes fails once: the commit returns the error, nothing is lost,
+// reads and writes continue, and the next commit succeeds.
 TEST(CoordinatorTest, AFailedWriteFailsTheCommitAndNothingElse) {
   std::uint64_t failed_commits = 0;
   for (const int error : {ENOSPC, EIO}) {
@@ -284,9 +284,9 @@ TEST(CoordinatorTest, AFailedWriteFailsTheCommitAndNothingElse) {
   EXPECT_GE(failed_commits, 10U) << "the commit made too few writes to test";
 }
 
-// A full device: commit after commit fails, through more versions than two bits can tell apart.
-// The writes in between are kept and committed once there is room. Both ways of failing: memory
-// has room for the control record, or has none.
+// A full device: commit after commit fails, through more versions than two bits can distinguish.
+// The writes in between are kept and committed once there is room. Both ways of failing: memory has
+// room for the control record, or has none.
 TEST(CoordinatorTest, CommitsThatFailOverAndOverLoseNothing) {
   for (const bool memory_is_full : {false, true}) {
     SCOPED_TRACE(memory_is_full ? "memory is full" : "memory has room");
@@ -331,9 +331,9 @@ TEST(CoordinatorTest, CommitsThatFailOverAndOverLoseNothing) {
   }
 }
 
-// Close on a full device answers so and loses nothing: the store stays closed to operations, and
-// the same call succeeds when there is room.
-// Each of them once left a control record, a block, behind in memory, until there was none left.
+// Close on a full device returns an error and loses nothing: the store stays closed to operations,
+// and the same call succeeds when there is room. Each failed call once left a control record, a
+// block, in memory, until there was no memory left.
 TEST(CoordinatorTest, CommitsThatFailDoNotUseUpTheMemory) {
   Rig rig;
   auto store = Must(OpenTiny<U64Store>("db", &rig.faults));
@@ -350,8 +350,8 @@ TEST(CoordinatorTest, CommitsThatFailDoNotUseUpTheMemory) {
       (CrashLeaves<U64Store>(rig.files, kNothingSurvives, U64Model{{1, 1}, {2, 2}}, KeysUpTo(9))));
 }
 
-// What has been accepted can be committed on a disk that is full, and the store be closed and
-// opened; only updates that need space are refused.
+// Accepted updates can be committed on a full disk, and the store can be closed and opened; only
+// updates that need space are rejected.
 TEST(CoordinatorTest, AFullDiskRefusesUpdatesAndNothingElse) {
   SimFileSystem files;
   U64Model model;
@@ -408,8 +408,8 @@ TEST(CoordinatorTest, CloseCanBeTriedAgainOnceThereIsRoom) {
   }
 }
 
-// Destroying a store whose Close has failed gives up what was not committed, and only that; and it
-// lets go of the files, although the thread's own session and another one outlive it.
+// Destroying a store whose Close has failed discards the uncommitted updates, and only those; and
+// it releases the files, although the thread's own session and another one outlive it.
 TEST(CoordinatorTest, DestructionAfterAFailedCloseLeavesTheLastCommit) {
   Rig rig;
   U64Model model;
@@ -442,7 +442,7 @@ void ExpectPoisoned(StoreType& store, const U64Model& model) {
   const auto poisoned = [](const absl::Status& status) {
     return FailsWith(status, StatusCode::kUnavailable, "errno 5");
   };
-  // The first cause, for everybody and every update, whatever went wrong since.
+  // The first cause, for every session and every update, even if other calls have failed since.
   auto session = store.NewSession();
   for (const std::uint64_t key : {std::uint64_t{0}, std::uint64_t{999999}}) {
     EXPECT_TRUE(poisoned(session.Upsert(key, 1)));
@@ -451,7 +451,7 @@ void ExpectPoisoned(StoreType& store, const U64Model& model) {
     EXPECT_TRUE(poisoned(store.InsertIfAbsent(key, 1)));
   }
   EXPECT_TRUE(poisoned(Commit(store)));
-  // What is there can still be read, in memory and on the device.
+  // The existing records can still be read, in memory and on the device.
   const std::uint64_t reads = store.Metrics().device_reads;
   EXPECT_TRUE(Holds(store, model));
   EXPECT_GT(store.Metrics().device_reads, reads);
@@ -510,7 +510,7 @@ TEST(CoordinatorTest, AFailedSyncOfTheDirectoryPoisonsToo) {
   EXPECT_EQ(store.Close().code(), StatusCode::kUnavailable);
 }
 
-// A writer that waits for a page when the store is poisoned is told so.
+// A writer that waits for a page when the store is poisoned gets the error.
 TEST(CoordinatorTest, WritersWithoutRoomHearOfThePoison) {
   Rig rig;
   auto store = Must(OpenTiny<U64Store>("db", &rig.faults));
@@ -525,10 +525,10 @@ TEST(CoordinatorTest, WritersWithoutRoomHearOfThePoison) {
   EXPECT_EQ(store.Close().code(), StatusCode::kUnavailable);
 }
 
-// ---- beside operations ----
+// ---- during operations ----
 
-// A commit of v waits for an operation of v that is in its callback. Others go on as v+1; what
-// they write lies below the control record of v and is not part of it.
+// A commit of v waits for an operation of v that is in its callback. Others continue as v+1; their
+// records lie below the control record of v and are not part of it.
 //
 //   writer     1 -> in its callback on key 1, in v        6 -> done
 //   committer        2 -> Commit: bump, waits for the drain    7 -> control record
@@ -590,7 +590,7 @@ TEST(CoordinatorTest, WhatRunsBesideACommitBelongsToTheNextOne) {
   EXPECT_TRUE(CrashLeaves<U64Store>(files, kNothingSurvives, after, KeysUpTo(6)));
 }
 
-// Closing takes what ran beside the last commit along.
+// Closing also commits the updates that ran during the last commit.
 TEST(CoordinatorTest, CloseHoldsWhatRanBesideTheLastCommit) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -606,8 +606,8 @@ TEST(CoordinatorTest, CloseHoldsWhatRanBesideTheLastCommit) {
       CrashLeaves<U64Store>(files, kNothingSurvives, U64Model{{1, 101}, {2, 20}}, KeysUpTo(4)));
 }
 
-// Hazards 11, 21. What depends on a record of v waits until v has drained, because somebody may
-// still be changing it.
+// Hazards 11, 21. An operation that depends on a record of v waits until v has drained, because
+// another thread may still be changing it.
 TEST(CoordinatorTest, DependentUpdatesWaitForTheDrain) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -640,7 +640,7 @@ TEST(CoordinatorTest, DependentUpdatesWaitForTheDrain) {
                                     U64Model{{1, 101}, {2, 2}, {3, 3}, {4, 4}}, KeysUpTo(6)));
 }
 
-// Close refuses what comes later, waits for the callback that runs, and keeps its effect.
+// Close rejects later calls, waits for the running callback, and keeps its effect.
 TEST(CoordinatorTest, CloseWaitsForACallbackThatRuns) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -669,8 +669,8 @@ TEST(CoordinatorTest, CloseWaitsForACallbackThatRuns) {
   EXPECT_TRUE(CrashLeaves<U64Store>(files, kNothingSurvives, U64Model{{1, 101}}, KeysUpTo(3)));
 }
 
-// A commit holds at least everything that had returned when it was called, however many write
-// beside it.
+// A commit holds at least every update that had returned when it was called, however many threads
+// write concurrently.
 TEST(CoordinatorTest, CommitsBesideWritersHoldWhatHadReturned) {
   SimFileSystem files;
   internal::Environment environment = TinyEnvironment(&files);
@@ -687,7 +687,7 @@ TEST(CoordinatorTest, CommitsBesideWritersHoldWhatHadReturned) {
       auto session = store.NewSession();
       for (std::uint64_t n = 1; n <= kWriteCount; ++n) {
         // The n-th write of a writer goes to one of its keys, so the largest value of them all
-        // tells how far it came.
+        // shows how far it came.
         Must(session.Rmw(w * kKeyCount + n % kKeyCount, [&](std::uint64_t& v) { v = n; }));
         returned[w].store(n, std::memory_order_release);
       }

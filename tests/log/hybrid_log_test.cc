@@ -345,7 +345,7 @@ TEST(HybridLogTest, FlushWaitsForGuardsThatSawTheOldReadOnlyBoundary) {
   EXPECT_EQ(rig.log().safe_read_only(), rig.geometry().PageStart(1));
   EXPECT_EQ(rig.log().flushed_until(), rig.geometry().PageStart(1));
   EXPECT_TRUE(rig.device().writes().empty());
-  // What the writer does now is still in what the flush writes.
+  // The writer's change is still part of the flushed data.
   std::byte* const value = rig.log().At(written.address, *writer) + LogRig::kOverheadBytes;
   internal::WordAt(value).store(0x1234567812345678, std::memory_order_relaxed);
   writer.reset();
@@ -356,7 +356,8 @@ TEST(HybridLogTest, FlushWaitsForGuardsThatSawTheOldReadOnlyBoundary) {
   EXPECT_EQ(flushed, 0x1234567812345678U);
 }
 
-// A scan may end anywhere: what is below is frozen, and blocks are still written whole and once.
+// A scan may end anywhere: the records below its end are frozen, and blocks are still written whole
+// and once.
 TEST(HybridLogTest, FreezingEndsWithinABlockAndFlushingBeforeIt) {
   LogRig rig({});
   const Written first = Must(rig.AppendExtent(1000));
@@ -391,7 +392,7 @@ TEST(HybridLogTest, FreezingEndsWithinABlockAndFlushingBeforeIt) {
   EXPECT_GE(blocks.size(), 3U);
 }
 
-// What cannot be written yet is no work: the only thread of the pool does not wait for the rest.
+// A part that cannot be written yet is no work: the only thread of the pool does not wait for it.
 TEST(HybridLogTest, ABlockThatIsFrozenInPartKeepsNoThreadBusy) {
   LogRig rig({.pool_threads = 1});
   Must(rig.AppendExtent(1000));
@@ -468,7 +469,8 @@ TEST(HybridLogTest, VersionShiftNeverLowersTheFloor) {
   EXPECT_EQ(rig.log().update_from(), floor);
 }
 
-// A plain store of the control record's end would forget what a page turn raised meanwhile.
+// A plain store of the control record's end would lose the value that a page turn has raised in the
+// meantime.
 TEST(HybridLogTest, PageTurnDuringAVersionShiftRaisesTheFloorAndKeepsTheBit) {
   LogRig rig({});
   Must(rig.FillUntilPage(8, 4080));
@@ -683,7 +685,7 @@ TEST(HybridLogTest, RecordsOfEveryLengthAndPlaceComeBackFromTheDevice) {
   EXPECT_GE(rig.log().counters().device_reads.load(std::memory_order_relaxed), all.size());
 }
 
-// A block ends between the header and the lengths, which are needed to know what else to read.
+// A block ends between the header and the lengths, which are needed to know how much more to read.
 TEST(HybridLogTest, LengthsMayBeInTheNextBlock) {
   const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
   for (const std::uint64_t extent :
@@ -799,7 +801,7 @@ TEST_F(HybridLogDamageTest, PlacesThatNoRecordCanHaveAreDataLoss) {
   }
 }
 
-// Blocks that verify and hold nonsense, made by somebody who can compute checksums.
+// Blocks that verify and hold nonsense, made by an attacker who can compute checksums.
 TEST_F(HybridLogDamageTest, ForgedRecordsAreDataLoss) {
   const RecordHeader good =
       RecordHeader::Make(RecordKind::kRecord, internal::kNoRecord, 0).With(RecordHeader::kValid);
@@ -886,7 +888,7 @@ TEST(HybridLogTest, FailedWriteIsReportedAndTheNextOneGoesOn) {
 // until the second has been done.
 class TwoChunks {
  public:
-  // `first`: what becomes of the first write.
+  // `first`: the fate of the first write.
   explicit TwoChunks(absl::Status first) : first_(std::move(first)) {
     while (rig_.TailPage() < 4) all_.push_back(Must(rig_.AppendExtent(408)));
     Must(rig_.log().FreezeTo(rig_.geometry().PageStart(4)));
@@ -901,7 +903,7 @@ class TwoChunks {
     });
   }
 
-  // The first chunk's answer and the second's.
+  // The results of the first chunk and the second.
   struct Answers {
     absl::StatusOr<bool> first = false;
     absl::StatusOr<bool> second = false;
@@ -1028,7 +1030,7 @@ TEST(HybridLogTest, UsedUpAddressSpaceIsResourceExhaustedAndEverythingStaysReada
 }
 
 // Hazard 26, at the real end: the largest page number and the largest addresses. Updates end a
-// hundredth before it; what is left is for collections and commits.
+// hundredth before it; the rest is for collections and commits.
 TEST(HybridLogTest, LastPagesOfFortyEightBitsAreUsedAndNoMore) {
   const Geometry geometry{.page_shift = 12, .frame_count = 8};
   const std::uint64_t max_pages = std::uint64_t{1} << (Address::kBits - 12);
@@ -1067,16 +1069,16 @@ TEST(HybridLogTest, LastPagesOfFortyEightBitsAreUsedAndNoMore) {
 
 // ---- Threads ----
 
-// Without pool threads nobody but the writers moves boundaries, so a full log ends their wait only
-// because they help.
+// Without pool threads only the writers move boundaries, so a full log ends their wait only because
+// they help.
 TEST(HybridLogTest, WritersThatWaitForFramesMakeThemThemselves) {
   LogRig rig({});
   for (int i = 0; i < 2000; ++i) Must(rig.AppendExtent(4080));
   EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 1999U);
 }
 
-// Hazards 22 and 27: the fewest frames, records of all sizes, writers that read their older
-// records meanwhile; with and without a pool, with both kinds of guards.
+// Hazards 22 and 27: the fewest frames, records of all sizes, writers that read their older records
+// in the meantime; with and without a pool, with both kinds of guards.
 struct LoadCase {
   std::uint64_t frames;
   unsigned pool_threads;
@@ -1163,7 +1165,7 @@ class HybridLogRejectionTest : public ::testing::TestWithParam<RejectionCase> {
  protected:
   static constexpr int kRounds = 6;
 
-  // What one writer does until it has been rejected `rejections` times.
+  // The work of one writer until it has been rejected `rejections` times.
   void WriteUntilRejected(std::size_t writer, std::uint64_t seed, int rejections) {
     EpochSlot& slot = *rig_.epochs().AcquireSlot();
     std::mt19937_64 random(seed);

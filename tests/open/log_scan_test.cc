@@ -1,14 +1,15 @@
-// LogScan: what becomes of every kind of damage to a log's files.
+// LogScan: the effect of every kind of damage to a log's files.
 //
 // A small store is closed, and then each byte of its files is changed, blocks are swapped or
-// replaced by older ones, files are cut. An opening then gives exactly what the store held, or it
-// answers DataLoss and names the file and the place. Never anything else, and never other data. The
-// same for damage that happens while the store is open, below what is in memory.
+// replaced by older ones, files are cut. An opening then shows exactly the values of the store, or
+// it returns DataLoss and names the file and the place. It never does anything else, and never
+// shows other data. The same holds for damage that happens while the store is open, below the part
+// in memory.
 //
 // That holds for the end of the log too, because the durable end (durable_end.h) states where it
 // was.
 //
-// Hazards: 16 (holes), 23 (checksums of what still changes), 37 (recovery).
+// Hazards: 16 (holes), 23 (checksums of data that still changes), 37 (recovery).
 #include "ebb/internal/open/log_scan.h"
 
 #include <algorithm>
@@ -88,11 +89,11 @@ struct Closed {
   }
 };
 
-// What came of a damaged store.
+// The result of opening a damaged store.
 enum class Outcome { kRight, kRefused, kWrong };
 
-// Right: it opens and holds exactly what was closed. Refused: DataLoss that names a file and an
-// offset. `why` says more.
+// Right: it opens and holds exactly the values at its close. Refused: DataLoss that names a file
+// and an offset. `why` has the details.
 Outcome OutcomeOf(SimFileSystem& files, const StringModel& model, std::string& why) {
   absl::StatusOr<StringStore> store = OpenForScan(files);
   if (!store.ok()) {
@@ -198,7 +199,7 @@ TEST(LogScanTest, AnyByteChangedUnderAnOpenStoreIsToldByTheRead) {
 
 // ---- whole blocks ----
 
-// Calls `damage(files)` on a fresh copy of a closed store, and says what came of it.
+// Calls `damage(files)` on a fresh copy of a closed store, and returns the result.
 template <typename Damage>
 Outcome DamageOutcome(const Closed& closed, std::string& why, Damage damage) {
   const std::unique_ptr<SimFileSystem> files = closed.files->Kill();
@@ -261,8 +262,9 @@ TEST(LogScanTest, CopiedAndErasedBlocksAreTold) {
   }
 }
 
-// Two stores go on from the same files. Blocks of the one are older blocks of the other: of the
-// same store, at the same place, with a right checksum, and still not what was written last.
+// Two stores continue from the same files. Blocks of the one are older blocks of the other: of the
+// same store, at the same place, with a right checksum, and still not the block that was written
+// last.
 TEST(LogScanTest, BlocksOfAnotherHistoryAreTold) {
   Closed sides[2];
   sides[1].files = sides[0].files->Kill();
@@ -285,7 +287,7 @@ TEST(LogScanTest, BlocksOfAnotherHistoryAreTold) {
       std::string why;
       const Outcome outcome = OutcomeOf(*files, sides[0].model, why);
       if (outcome == Outcome::kRefused) continue;
-      // All of it: then it is the other store, whole. Nobody can tell.
+      // All of it: then it is the other store, whole. No check can find that.
       ASSERT_TRUE(i == first && end == stale.size()) << i << " to " << end << ": " << why;
       EXPECT_EQ(OutcomeOf(*files, sides[1].model, why), Outcome::kRight) << why;
     }
@@ -294,8 +296,8 @@ TEST(LogScanTest, BlocksOfAnotherHistoryAreTold) {
 
 // ---- ends ----
 
-// A link to something that is no record of its chain, made by somebody who can compute checksums.
-// Once it is in memory nobody verifies it again, and it could lead a reader anywhere.
+// A link to something that is no record of its chain, made by an attacker who can compute
+// checksums. Once it is in memory it is not verified again, and it could lead a reader anywhere.
 TEST(LogScanTest, AForgedLinkIsTold) {
   SimFileSystem files(/*direct=*/false);
   {
@@ -323,7 +325,7 @@ TEST(LogScanTest, AForgedLinkIsTold) {
   EXPECT_TRUE(FailsWith(OpenForScan(files).status(), StatusCode::kDataLoss, "links"));
 }
 
-// A bit that is reserved for a later version, made by somebody who can compute checksums.
+// A bit that is reserved for a later version, set by an attacker who can compute checksums.
 TEST(LogScanTest, AReservedBitOfARecordIsRefused) {
   SimFileSystem files;
   {
@@ -350,8 +352,8 @@ TEST(LogScanTest, AReservedBitOfARecordIsRefused) {
   }
 }
 
-// An open record that says that it cuts the log at another block than its own, made by somebody who
-// can compute checksums. It begins no history; commits after it state that it was durable.
+// An open record that says that it cuts the log at another block than its own, made by an attacker
+// who can compute checksums. It begins no incarnation; commits after it state that it was durable.
 TEST(LogScanTest, AnOpenRecordWithAnotherCutIsTold) {
   const Closed closed;
   const std::vector<Block> blocks = BlocksOf(*closed.files);
@@ -409,7 +411,7 @@ TEST(LogScanTest, CutFilesAreRefused) {
   EXPECT_GE(refused, 40U);
 }
 
-// Bytes behind the end are nobody's, whatever they are.
+// Bytes beyond the end belong to no record and are ignored.
 TEST(LogScanTest, WhatLiesBehindTheEndIsIgnoredOrTold) {
   const Closed closed;
   const Snapshot whole = SnapshotOf(*closed.files, "db");

@@ -28,7 +28,7 @@ namespace {
 
 using absl::StatusCode;
 
-// A store on the device, and a model of what is acknowledged. At most one operation of a key is
+// A store on the device, and a model of the acknowledged updates. At most one operation of a key is
 // pending, so that its outcome is known when it is begun.
 template <typename Types>
 class AsyncTypesTest : public testing::Test {
@@ -145,7 +145,7 @@ TEST(AsyncTest, WhatIsInMemoryEndsInsideTheCall) {
     EXPECT_EQ(Must(value), "1");
     ++told;
   });
-  auto owned = std::make_unique<int>(2);  // what only moves will do
+  auto owned = std::make_unique<int>(2);  // a move-only type
   session.RmwAsync(
       "a", [owned = std::move(owned)](std::string& value) { value += std::to_string(*owned); },
       [&, more = std::make_unique<int>(1)](const absl::Status& status) {
@@ -292,8 +292,8 @@ TEST(AsyncTest, ARejectedUpdateCallsBackWithoutASerial) {
   EXPECT_EQ(session.serial(), 2U);
 }
 
-// A callback commits, and the power fails. What is left are the updates whose serials are not above
-// the one that is reported, whenever they were begun.
+// A callback commits, and the power fails. The surviving updates are those whose serials are not
+// above the reported one, whenever they were begun.
 TEST(AsyncTest, ACrashLeavesTheUpdatesUpToTheRecoveredSerial) {
   constexpr std::uint64_t kKeys = 200;
   SimFileSystem files;

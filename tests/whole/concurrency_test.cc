@@ -1,6 +1,6 @@
-// What sessions do at the same time, for each of the three kinds of values: unlocked, locked and
-// fixed, locked and of changing length. Races by chance that last a moment, each with an exact
-// account at its end; then scripts that stop a thread inside its callback, where it holds a guard.
+// Concurrent sessions, for each of the three kinds of values: unlocked, locked and fixed, locked
+// and of changing length. Short random races, each with an exact account at its end; then scripts
+// that stop a thread inside its callback, where it holds a guard.
 //
 // Hazards are numbered as in the table of tests/README.md.
 #include <gtest/gtest.h>
@@ -101,7 +101,7 @@ TYPED_TEST(ConcurrencyTest, EveryRmwCounts) {
 }
 
 // Hazard 8, the case it is named for: one thread's values never fit into the record, the other's
-// always do. The record that is left must be sealed before its successor is seen, and whoever
+// always do. The record that is left must be sealed before its successor is seen, and a thread that
 // writes in place must recheck the seal under the lock.
 TEST(ConcurrencyTest, GrowthAndUpdatesInPlaceBothCount) {
   using S = Stamp<std::string>;
@@ -126,7 +126,7 @@ TEST(ConcurrencyTest, GrowthAndUpdatesInPlaceBothCount) {
   }
 }
 
-// Hazard 11: a delete that returns OK has removed what one insert has put in, exactly once.
+// Hazard 11: a delete that returns OK has removed the value of one insert, exactly once.
 TYPED_TEST(ConcurrencyTest, InsertsLessDeletesIsWhatIsThere) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
@@ -201,7 +201,7 @@ TYPED_TEST(ConcurrencyTest, OneDeleteOfTwoWins) {
         }
         if (session.Delete(key).ok()) wins.fetch_add(1);
       }
-      // Nobody inserts again before both are through.
+      // No thread inserts again before both have finished.
       through.fetch_add(1);
       while (through.load() < 2 * (turn + 1)) std::this_thread::yield();
     }
@@ -270,7 +270,7 @@ TYPED_TEST(ConcurrencyTest, ReadersNeverSeeATornValue) {
 }
 
 // Hazard 24: a visitor looks at log memory itself, while pages leave it and frames are used again.
-// What it sees must not change under it, however long it looks.
+// The bytes that it sees must not change under it, however long it looks.
 TYPED_TEST(ConcurrencyTest, ViewsStayWhatTheyAreWhilePagesLeave) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
@@ -300,7 +300,7 @@ TYPED_TEST(ConcurrencyTest, ViewsStayWhatTheyAreWhilePagesLeave) {
   EXPECT_EQ(wrong.load(), 0U);
 }
 
-// ---- commits beside everything ----
+// ---- commits during everything else ----
 
 // Hazards 12, 13: each kind of operation in each phase of a commit, most of them with a page turn
 // in the middle. An operation that cannot go on starts again and is done exactly once.
@@ -372,8 +372,8 @@ struct PrefixWriter {
   }
 };
 
-// What a commit makes durable is a prefix of what each session did: everything that returned
-// before Commit was called, perhaps more, but nothing with a gap before it.
+// A commit makes a prefix of each session's operations durable: everything that returned before
+// Commit was called, perhaps more, but nothing with a gap before it.
 TYPED_TEST(ConcurrencyTest, ACrashLeavesAPrefixOfWhatEachSessionDid) {
   using Db = typename TestFixture::StoreType;
   SimFileSystem files;
@@ -430,7 +430,7 @@ TYPED_TEST(ConcurrencyTest, ACrashLeavesAPrefixOfWhatEachSessionDid) {
   Must(db.Close());
 }
 
-// What was acknowledged before a Close that runs beside it is there after opening again.
+// Updates acknowledged before a concurrent Close are there after reopening.
 TYPED_TEST(ConcurrencyTest, WhatCloseDoesNotRefuseItKeeps) {
   using Db = typename TestFixture::StoreType;
   using S = typename TestFixture::Stamped;
@@ -461,8 +461,8 @@ TYPED_TEST(ConcurrencyTest, WhatCloseDoesNotRefuseItKeeps) {
   }
 }
 
-// Hazard 27: as many writers as the least memory has frames, each of whose records turns a page or
-// two, and nobody but themselves to write pages out.
+// Hazard 27: as many writers as the minimum memory has frames, each of whose records turns a page
+// or two, and only the writers themselves to write pages out.
 TYPED_TEST(ConcurrencyTest, TheLeastMemoryServesManyWriters) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
@@ -483,7 +483,7 @@ TYPED_TEST(ConcurrencyTest, TheLeastMemoryServesManyWriters) {
 // ---- scripts: a thread stands inside its callback, under its guard ----
 
 // Hazards 20, 21: a page becomes read-only while a thread is about to update a record of it. The
-// update may still come, so nobody may flush, copy or supersede the record until it has.
+// update may still come, so no thread may flush, copy or supersede the record until it has.
 TYPED_TEST(ConcurrencyTest, AWriterInsideItsCallbackHoldsUpWhatDependsOnIt) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
@@ -514,7 +514,7 @@ TYPED_TEST(ConcurrencyTest, AWriterInsideItsCallbackHoldsUpWhatDependsOnIt) {
   EXPECT_LT(log.safe_read_only(), end_of_record);
   EXPECT_LT(log.flushed_until(), end_of_record);
 
-  // What needs no decision goes on; what depends on the value waits.
+  // Operations that need no decision continue; those that depend on the value wait.
   EXPECT_EQ(this->NumberOf(session, kKey), 10U);
   EXPECT_TRUE(absl::IsAlreadyExists(session.InsertIfAbsent(kKey, S::Make(kKey, 5, 8))));
   const std::uint64_t waits_before = core.counters.fuzzy_waits.load();
@@ -534,7 +534,7 @@ TYPED_TEST(ConcurrencyTest, AWriterInsideItsCallbackHoldsUpWhatDependsOnIt) {
   EXPECT_GE(log.safe_read_only(), end_of_record);
 }
 
-// The same for a delete: it waits, and what it deletes then is the updated value.
+// The same for a delete: it waits, and then deletes the updated value.
 TYPED_TEST(ConcurrencyTest, ADeleteWaitsForTheWriterInsideItsCallback) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
@@ -598,7 +598,7 @@ TYPED_TEST(ConcurrencyTest, ACommitWaitsForTheCallbackThatRuns) {
   });
   SleepMilliseconds(20);
   EXPECT_FALSE(steps.Done(2));
-  // Meanwhile others are served, in the new version.
+  // In the meantime others are served, in the new version.
   Must(session.Upsert(2, S::Make(2, 20, 8)));
   EXPECT_EQ(this->NumberOf(session, kKey), 10U);
   steps.Announce(3);  // 3 ->
@@ -668,7 +668,7 @@ TYPED_TEST(ConcurrencyTest, IdleSessionsHoldNothingUp) {
 }
 
 // Hazard 5: a thread that ends takes its session with it, and a session may end in another thread
-// than it worked in; neither leaves a slot behind that somebody would wait for.
+// than it worked in; neither leaves a slot behind that another thread would wait for.
 TYPED_TEST(ConcurrencyTest, ThreadsThatEndHoldNothingUp) {
   using Db = typename TestFixture::StoreType;
   using S = typename TestFixture::Stamped;
@@ -814,8 +814,8 @@ TEST(ConcurrencyTest, AnEditNoticesThatItsRecordWasOutgrown) {
   EXPECT_EQ(S::Number(1, Must(session.Read(1))), 111U);
 }
 
-// The seal of a successor that was not published is taken back: the record stays what it was, and
-// the next try, or anybody else, goes on with it. (Else this test hangs.)
+// The seal of a successor that was not published is taken back: the record stays as it was, and the
+// next try, or another thread, continues with it. (Otherwise this test hangs.)
 TEST(ConcurrencyTest, ALostPublicationTakesItsSealBack) {
   using S = Stamp<std::string>;
   const TempDir dir;
@@ -870,9 +870,9 @@ TEST(ConcurrencyTest, GrowthInPlaceEndsWhereTheRecordDoes) {
 // ---- regressions ----
 
 // A commit bumps the version and waits for the drain before it reserves its control record. An
-// operation that acted in the new version meanwhile lies below that record, and is not part of the
-// commit. The next commit found the tail where the first had left it, took that for "nothing has
-// changed", and answered OK without making the operation durable.
+// operation that acted in the new version in the meantime lies below that record, and is not part
+// of the commit. The next commit found the tail where the first had left it, took that for "nothing
+// has changed", and returned OK without making the operation durable.
 TYPED_TEST(ConcurrencyTest, ACommitCoversWhatActedBesideTheOneBefore) {
   using Db = typename TestFixture::StoreType;
   using S = typename TestFixture::Stamped;

@@ -1,18 +1,19 @@
-// Crashes: every short workload, a power loss at every call of it, and what may survive each.
+// Crashes: every short workload, a power loss at every call of it, and each set of writes that may
+// survive.
 //
 // A workload is a sequence of up to three steps, then a Close or not; all sequences are run. Each
 // runs once on the simulated disk (sim_file_system.h), in a store of one-block pages, eight frames
 // and files of four blocks. Each call that its last step made is a crash point; those before belong
-// to a shorter workload. At each point the unsynced names, sizes and sectors are what a crash can
-// choose about: all combinations where they are few; else nothing, everything, single ones dropped
+// to a shorter workload. At each point a crash can keep or drop the unsynced names, sizes and
+// sectors: all combinations where they are few; otherwise nothing, everything, single ones dropped
 // or kept, and random ones. So sectors are torn, reordered and lost in any mixture.
 //
-// What comes back is opened and compared with an exact oracle. It is the state that some commit,
+// The surviving disk is opened and compared with an exact oracle. It is the state that some commit,
 // checkpoint or close covers: not older than the last one that had returned, not newer than the one
-// under way; and the serials of two named sessions are exactly those of that state. Opening reports
-// no damage, since there is none. Then it is written, closed and opened
-// once more. One crash in sixteen is also verified: the directory before it is opened, the store,
-// and the directory after each Close. So is each store when its workload ends.
+// in progress; and the serials of two named sessions are exactly those of that state. Opening
+// reports no damage, since there is none. Then it is written, closed and opened once more. One
+// crash in sixteen is also verified: the directory before it is opened, the store, and the
+// directory after each Close. So is each store when its workload ends.
 //
 // Some of the openings are recorded in their turn, and interrupted at each of their calls: by a
 // power loss, and as the second crash after a process died with unsynced data in the page cache.
@@ -195,8 +196,8 @@ class Run {
     if (stats.pass_count != 0) promises_.push_back({begun, files_->CallCount(), ledger_.size()});
   }
 
-  // As a background job does: what it goes through is left for the next commit to state, and for
-  // the next collection to give back; unless the log is too long, which takes a commit.
+  // As a background job does: the next commit states the collected part, and the next collection
+  // releases it; unless the log is too long, which requires a commit.
   void CollectByItself() {
     const std::size_t begun = files_->CallCount();
     const std::uint64_t commits = store_->Metrics().commits;
@@ -210,7 +211,7 @@ class Run {
     }
   }
 
-  // What was not committed is undone, as the ledger sees it too, when it is next written.
+  // Uncommitted updates are undone, in the ledger too, when it is next written.
   void Kill() {
     std::unique_ptr<SimFileSystem> left = files_->Kill();
     store_.reset();
@@ -228,7 +229,7 @@ class Run {
   std::uint64_t shared_passes_ = 0;
 };
 
-// ---- what a crash chooses ----
+// ---- the choices of a crash ----
 
 // At most about `limit` crashes; every one if there are no more.
 std::vector<Picks> ChooseCrashes(const std::vector<SimChange>& changes, std::size_t limit,
@@ -254,7 +255,7 @@ std::vector<Picks> ChooseCrashes(const std::vector<SimChange>& changes, std::siz
   for (const SimChange& change : changes) everything.push_back(change.count);
   crashes = {nothing, everything};
 
-  // Single ones dropped and kept: names and sizes first, then sectors by chance.
+  // Single ones dropped and kept: names and sizes first, then random sectors.
   std::vector<std::size_t> order(count);
   for (std::size_t i = 0; i < count; ++i) order[i] = i;
   std::shuffle(order.begin(), order.end(), random);
@@ -277,7 +278,7 @@ std::vector<Picks> ChooseCrashes(const std::vector<SimChange>& changes, std::siz
   return crashes;
 }
 
-// ---- what comes back ----
+// ---- the recovered state ----
 
 struct Counts {
   std::uint64_t workloads = 0;
@@ -297,7 +298,7 @@ absl::Status StatusOfFiles(SimFileSystem& files) {
   return absl::IsInvalidArgument(report.status()) ? absl::OkStatus() : StatusOf(report);
 }
 
-// What was found after so many operations, or what is wrong.
+// The state found after so many operations, or a description of the error.
 using Found = absl::StatusOr<std::size_t>;
 
 // The state that the store is in, which must be one of `allowed`.
@@ -410,7 +411,7 @@ class Explorer {
     if (counts_.points % 12 == 0) ExploreRecovery(run, disk, call);
   }
 
-  // Opens `disk`, with whatever is unsynced there, and crashes at each call that this makes.
+  // Opens `disk`, with its unsynced data, and crashes at each call that this makes.
   void ExploreRecovery(const Run& run, const SimDisk& disk, std::size_t call) {
     ++counts_.recoveries;
     SimFileSystem files(disk);
@@ -423,8 +424,8 @@ class Explorer {
       opened = store.ok() ? StateOf(*store, run.ledger(), allowed) : Found(store.status());
     }
     if (!opened.ok()) return Fail(run, call, {}, opened.status());
-    // What an opening has shown, once it has returned, is durable. Before, what was in the cache
-    // only can still get lost.
+    // Once an opening has returned, the state that it shows is durable. Before, data that was in
+    // the cache only can still get lost.
     const std::vector<std::size_t> shown = {*opened};
     const bool was_durable = disk.UnsyncedChanges().empty();
     SimDisk now = disk;
@@ -476,7 +477,7 @@ void RunAndExplore(const std::vector<Step>& steps, bool closes, Explorer& explor
   for (std::size_t i = 0; i < steps.size(); ++i) {
     first_call = run.files().CallCount();
     run.Do(steps[i]);
-    // The calls of a recovery after a kill are counted anew.
+    // The calls of a recovery after a kill are counted from zero again.
     if (steps[i] == Step::kKill) first_call = 0;
   }
   if (closes) {

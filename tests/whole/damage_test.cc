@@ -1,15 +1,15 @@
-// Damage: a closed store whose files are not what they were.
+// Damage: a closed store whose files have changed.
 //
 // Bits flipped, files cut off, blocks and sectors exchanged, put elsewhere, or taken from an
-// earlier life of the same store. Opening it and reading every key gives what the store held, or
-// DataLoss that names file and offset; never a crash, a hang, another value, or an older state: a
-// close has recorded everything as durable. Only a log that has lost its end to the last byte
+// earlier life of the same store. Opening it and reading every key returns the values of the store,
+// or DataLoss that names file and offset; never a crash, a hang, another value, or an older state:
+// a close has recorded everything as durable. Only a log that has lost its end to the last byte
 // cannot be told from one that never had it; it comes back as its last commit that is whole.
 //
-// Every bit is flipped in blocks that hold what the store knows about itself (headers of files and
-// blocks with commit records), one bit by chance in every byte elsewhere. At scale 1 the former are
-// all bits of one block of each kind and one bit of every byte of the others; from scale 10 on all
-// bits of all of them. Counts are printed, and their minimums asserted.
+// Every bit is flipped in blocks of metadata (headers of files and blocks with commit records), one
+// random bit in every byte of other blocks. At scale 1 the former are all bits of one block of each
+// kind and one bit of every byte of the others; from scale 10 on all bits of all of them. Counts
+// are printed, and their minimums asserted.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -156,7 +156,7 @@ bool NamesItsPlace(const absl::Status& status) {
           message.find("missing") != std::string::npos);
 }
 
-// What opening `disk` and reading all of it comes to; `expected` is right.
+// The result of opening `disk` and reading all of it; `expected` is right.
 Outcome Judge(SimDisk disk, const Ledger::State& expected, std::string& what) {
   SimFileSystem files(std::move(disk), /*direct=*/false);
   absl::StatusOr<LedgerStore> store = Open(files);
@@ -255,7 +255,7 @@ class DamageTest : public testing::Test {
   Judgement judgement_{subject_};
   std::mt19937_64 random_{Seed()};
 };
-// The same with two checkpoints. What is wrong with them is made good from the log.
+// The same with two checkpoints. Damage to them is repaired from the log.
 class DamageWithCheckpointsTest : public DamageTest {
  protected:
   DamageWithCheckpointsTest() : DamageTest(Checkpointed()) {}
@@ -368,7 +368,7 @@ void DamageTest::MisplaceSectors() {
   judgement_.Print("misplaced sectors");
 }
 
-// What an earlier life of the store had at the same place: whole files, blocks, sectors.
+// Data of an earlier life of the store from the same place: whole files, blocks, sectors.
 void DamageTest::PutStaleParts() {
   for (const auto& [name, bytes] : subject_.stale) {
     const auto now = subject_.files.find(name);
@@ -433,7 +433,7 @@ TEST_F(DamageWithCheckpointsTest, AMisplacedSectorIsDetectedOrHarmless) { Mispla
 TEST_F(DamageWithCheckpointsTest, AStalePartIsDetectedOrHarmless) { PutStaleParts(); }
 TEST_F(DamageWithCheckpointsTest, AMisplacedFileIsDetectedOrHarmless) { MisplaceFiles(); }
 
-// Damage to a checkpoint costs nothing but time, and is told of where it was met.
+// Damage to a checkpoint costs nothing but time, and is reported with its place.
 TEST_F(DamageWithCheckpointsTest, ADamagedCheckpointIsMadeGoodFromTheLogAndReported) {
   std::string newest;
   {
@@ -463,7 +463,7 @@ TEST_F(DamageWithCheckpointsTest, ADamagedCheckpointIsMadeGoodFromTheLogAndRepor
   EXPECT_GE(reported, 100U);
 }
 
-// While the store is open: a read of the device finds what opening could not have seen.
+// While the store is open: a read of the device finds damage that opening could not have seen.
 TEST_F(DamageTest, DamageDoneToAnOpenStoreIsDetectedOrHarmless) {
   SimFileSystem files(subject_.disk, /*direct=*/false);
   auto store = Must(Open(files));

@@ -1,14 +1,14 @@
 // I/O faults: every call of some workloads fails, each in every way.
 //
 // A workload runs once for each of its calls to the file system and each fault: the call fails, or
-// does its work and then reports an error, or moves less than it was asked to; once, or for ever
+// does its work and then reports an error, or moves less than it was asked to; once, or permanently
 // from there on. Then
-//   - what fails says ResourceExhausted or Unavailable, and nothing else fails;
-//   - a failed sync or close poisons the store: commits and closes go on failing with the first
-//     cause, reads of what is in memory go on;
+//   - a failed call returns ResourceExhausted or Unavailable, and nothing else fails;
+//   - a failed sync or close poisons the store: commits and closes keep failing with the first
+//     cause, reads of records in memory continue;
 //   - any other fault passes with its cause: the next commit covers everything that was accepted;
-//   - what a commit has acknowledged is there after reopening: as the process left it, and after
-//     power losses. A commit that failed may be there as well.
+//   - acknowledged updates are there after reopening: as the process left them, and after power
+//     losses. A commit that failed may be there as well.
 //
 // Hazards: 28 (errors of the device), 30 (short transfers), 31 (a second sync may lie), 32 (no
 // space in mid-flush).
@@ -158,9 +158,10 @@ TEST(IoFaultTest, AnyCallThatFailsLosesNothingThatWasAcknowledged) {
   EXPECT_GE(counts.resumed, scaled(100));
 }
 
-// A sync that fails has dropped what was dirty, and the next one answers OK without it, while reads
-// still show it. So nothing is acknowledged after it; and whoever reopens the store, and reads from
-// the page cache what may be on no disk, must not build upon it before it has been written again.
+// A sync that fails has dropped the dirty pages, and the next one returns OK without them, while
+// reads still show them. So nothing is acknowledged after it. A process that reopens the store, and
+// reads data from the page cache that may be on no disk, must write that data again before it
+// relies on it.
 TEST(IoFaultTest, ASyncThatFailsIsNotBelievedLater) {
   const WithoutClosingErrors quiet;
   Counts counts;
@@ -207,8 +208,8 @@ TEST(IoFaultTest, ASyncThatFailsIsNotBelievedLater) {
 
 // ---- memory ----
 
-// Every allocation of an opening fails in turn: the opening says so, and the next one finds what
-// was there. On real files, since simulated ones allocate too.
+// Every allocation of an opening fails in turn: the opening returns the error, and the next one
+// finds the same state. On real files, since simulated ones allocate too.
 TEST(IoFaultTest, AnOpeningWithoutMemoryCanBeRepeated) {
   if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
   const TempDir dir;
@@ -248,7 +249,7 @@ TEST(IoFaultTest, AnOpeningWithoutMemoryCanBeRepeated) {
   EXPECT_GE(failures, 20U);
 }
 
-// Whoever waits for it hears of it, nothing is lost, and the next one goes on.
+// A thread that waits for it gets the error, nothing is lost, and the next one continues.
 TEST(IoFaultTest, JobsAndClosingWithoutMemory) {
   if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
   const TempDir dir;

@@ -1,22 +1,22 @@
 // Kills: a process that writes to real files is killed at any moment, 500 times.
 //
 // A child process opens a store and writes with four threads, each in a named session and each
-// committing now and then; what it has begun, and what a commit has acknowledged, it notes in
-// memory that it shares with its parent, outside the store. The parent kills it after a random time
-// (SIGKILL, also while it opens), opens the store itself, sometimes with less memory, and checks
-// for every thread:
-//   - what was acknowledged is there;
-//   - what is there is exactly what the thread had done up to the serial that recovery reports;
+// committing now and then. It notes the updates that it has begun, and those that a commit has
+// acknowledged, in memory that it shares with its parent, outside the store. The parent kills it
+// after a random time (SIGKILL, also while it opens), opens the store itself, sometimes with less
+// memory, and checks for every thread:
+//   - the acknowledged updates are there;
+//   - the state is exactly the thread's updates up to the serial that recovery reports;
 //   - the directory verified before it was opened, and the store does afterwards.
-// Then the next child goes on from there.
+// Then the next child continues from there.
 //
 // Another child does the same with several updates in flight: one thread writes batches of keys in
 // memory and on the device, another begins asynchronous updates, and a third commits all the time.
 //
-// The kernel keeps what a killed process has written, so this is about the death of a process, with
-// real threads at real moments. Power losses are simulated in crash_test.cc; and, where root may
-// mount an image, made: ext4 is shut down without writing its journal while the child writes, as if
-// the power had failed, and mounted again.
+// The kernel keeps the writes of a killed process, so these tests are about the death of a process,
+// with real threads at real moments. Power losses are simulated in crash_test.cc; and, where root
+// may mount an image, real: ext4 is shut down without writing its journal while the child writes,
+// as if the power had failed, and mounted again.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
@@ -66,7 +66,7 @@ struct Shared {
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "shared between processes");
 
-// ---- what a thread writes ----
+// ---- the writes of a thread ----
 
 std::uint64_t KeyOf(unsigned thread, std::uint64_t n) { return thread * 100 + n % kKeys; }
 std::string ValueOf(unsigned thread, std::uint64_t n) {
@@ -89,7 +89,7 @@ absl::Status Write(LedgerStore::Session& session, unsigned thread, std::uint64_t
 
 using Found = std::array<std::string, kKeys>;  // the values of a thread's keys; empty: absent
 
-// What a thread's keys hold after its first `count` writes.
+// The values of a thread's keys after its first `count` writes.
 Found After(unsigned thread, std::uint64_t count) {
   Found found;
   for (std::uint64_t n = count; n > 0 && n + kKeys > count; --n) {
@@ -108,7 +108,7 @@ internal::Environment SmallEnvironment(std::uint64_t frame_count) {
   return environment;
 }
 
-// What goes wrong in the child is told by its exit, which the parent does not expect.
+// An error in the child makes it exit, which the parent does not expect.
 [[noreturn]] void Fail(const absl::Status& status) {
   std::fprintf(stderr, "child: %s\n", status.ToString().c_str());
   ::_exit(2);
@@ -166,11 +166,11 @@ class KillTest : public testing::Test {
   }
   void TearDown() override { ::munmap(shared_, sizeof(Shared)); }
 
-  // One child, struck while it writes, and killed. What it is to write first comes after `counts_`.
+  // One child, struck while it writes, and killed. Its first write is the one after `counts_`.
   void RunAndKill(
       const std::string& path, const std::function<void()>& strike = [] {});
   void Print(const char* what) const;
-  // Opens, checks, closes; sets counts_ to what is there.
+  // Opens, checks, closes; sets counts_ to the recovered counts.
   void Check(const std::string& path);
 
   std::uint64_t FrameCount() { return std::array<std::uint64_t, 3>{8, 12, 64}[random_() % 3]; }
@@ -199,7 +199,7 @@ void KillTest::RunAndKill(const std::string& path, const std::function<void()>& 
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    // What strikes can be an error for the child before it is killed.
+    // The strike can be an error for the child before it is killed.
     if (struck_) ::close(STDERR_FILENO);
     RunChild(path, frame_count, seed, first, *shared_);
   }
@@ -222,8 +222,8 @@ void KillTest::RunAndKill(const std::string& path, const std::function<void()>& 
   ASSERT_EQ(::waitpid(child, &result, 0), child);
   const bool killed = WIFSIGNALED(result) && WTERMSIG(result) == SIGKILL;
   ASSERT_TRUE(killed || struck_) << "the child has failed";
-  // After a loss of power nobody would hear of a commit that ends; here the machine goes on, and a
-  // sync that was under way when the file system was shut down can answer OK.
+  // After a loss of power no process would see a commit end; here the machine continues, and a sync
+  // that was in progress when the file system was shut down can return OK.
   for (unsigned id = 0; struck_ && id < kThreads; ++id) {
     shared_->threads[id].acknowledged.store(acknowledged[id]);
   }
@@ -506,7 +506,7 @@ class Ext4Image {
   bool works() const { return works_; }
   const std::string& path() const { return mount_point_; }
 
-  // From now on nothing reaches the image, and what the journal has not written is lost.
+  // From now on nothing reaches the image, and the data that the journal has not written is lost.
   bool ShutDown() const {
     constexpr unsigned long kShutDown = _IOR('X', 125, std::uint32_t);
     constexpr std::uint32_t kWithoutLog = 2;

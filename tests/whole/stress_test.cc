@@ -1,24 +1,24 @@
-// Stress: chance at work, with an exact oracle.
+// Stress: random operations, with an exact oracle.
 //
 // Threads do everything that sessions can do, on few keys and little memory, while another thread
-// commits and lets the index grow, one scans, and one collects garbage. Four kinds of keys, each
-// with a truth of its own:
+// commits and lets the index grow, one scans, and one collects garbage. There are four kinds of
+// keys, each with its own invariant:
 //
 //   counters   all threads Rmw them, or read and CompareExchange until that succeeds; half of them
-//              are in chains that several keys share. The value is
-//              the sum of what was added, never less than what one has seen or added oneself.
-//   owned      one thread writes, deletes and inserts each; it knows exactly what the key holds.
-//              The others read: never something older than what was acknowledged when they began,
-//              never something newer than what was begun when they ended, never a deleted value.
+//              are in chains that several keys share. The value is the sum of the additions, never
+//              less than a thread has seen or added itself.
+//   owned      one thread writes, deletes and inserts each; it knows the exact value. The others
+//              read: never a value older than the write acknowledged when they began, never one
+//              newer than the write begun when they ended, never a deleted value.
 //   contested  all threads insert and delete them; successful inserts less successful deletes is
-//              what is left, 0 or 1.
+//              the number of values left, 0 or 1.
 //   every value carries a proof of its number and key (stamp.h), so nothing torn passes.
 //
 // Each phase ends with Close, a new Open and a check of every key. The store is verified now and
 // then while all threads work, at the end, closed, and reopened. The phases of a run: one mostly
 // in memory, for the count of operations, and two with 8 and 12 frames, in which page turns, waits
 // for records to freeze, lost publications and reads of the device happen all the time. A phase
-// goes on until its time is over and its minimums are met; those are asserted.
+// continues until its time is over and its minimums are met; those are asserted.
 //
 // The scale multiplies times, operations and minimums. EBB_STRESS_SEED repeats a run's choices,
 // though not its interleaving.
@@ -73,7 +73,7 @@ class Failures {
   std::atomic<bool> any_{false};
 };
 
-// What happened, and what has to.
+// The counts of events, and their minimums.
 struct Events {
   std::uint64_t operations = 0;
   std::uint64_t page_turns = 0;
@@ -111,7 +111,7 @@ struct Phase {
   Events least;  // this phase goes on until it has seen these
 };
 
-// What one owned key holds, as its owner announces it: the number of the last write (deletes
+// The state of one owned key, as its owner announces it: the number of the last write (deletes
 // count) and whether it left a value.
 struct alignas(64) Owned {
   static std::uint64_t Pack(std::uint64_t number, bool present) {
@@ -272,7 +272,7 @@ class Run {
 
     void ReadCounter(std::size_t i) {
       const std::uint64_t key = run_.counter_keys_[i];
-      // What has been added for certain; updates that return later may be seen too.
+      // The sum of the additions that have returned; later updates may be seen too.
       const std::uint64_t least = run_.added_[i].load(std::memory_order_relaxed);
       const absl::Status status = session_.Read(key, value_);
       if (!status.ok()) return Fail("Read of a counter: " + status.ToString());
@@ -365,7 +365,7 @@ class Run {
       });
       if (Random(16) == 0) session_.CompletePending(Random(2) == 0);
     }
-    // What a read has answered that began when `acked` was acknowledged.
+    // The result of a read that began when `acked` was acknowledged.
     void CheckOwned(std::size_t i, std::uint64_t acked, const absl::Status& status,
                     const Value& value) {
       const std::uint64_t begun = run_.owned_[i].begun.load(std::memory_order_acquire);
@@ -482,8 +482,8 @@ class Run {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
   }
-  // Every key once, none older than what was acknowledged before the scan was made, none newer than
-  // what had begun afterwards.
+  // Every key once, none older than the write acknowledged before the scan was created, none newer
+  // than the write begun afterwards.
   void ScanOnce(Db& db) {
     std::vector<std::uint64_t> least;
     std::vector<std::uint64_t> acked;
@@ -540,7 +540,7 @@ class Run {
     }
   }
 
-  // No thread works: each key holds exactly what the oracle says.
+  // No thread works: each key has exactly the value in the oracle.
   void CheckEverything(Db& db, const std::string& when) {
     VerifyNow(when, db.Verify());
     auto session = db.NewSession();
@@ -642,7 +642,7 @@ class StressTest : public testing::Test {};
 using Values = testing::Types<std::uint64_t, Triple, std::string>;
 TYPED_TEST_SUITE(StressTest, Values);
 
-// Hazards 8, 11, 13, 15, 19, 20, 21, 24, 27 and 50 are all in here, by chance.
+// Hazards 8, 11, 13, 15, 19, 20, 21, 24, 27 and 50 are all in here, at random.
 TYPED_TEST(StressTest, EveryKeyHoldsWhatItsWritersSay) {
   const std::uint64_t seed = Seed();
   Events total;

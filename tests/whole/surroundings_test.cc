@@ -1,7 +1,7 @@
-// Surroundings: what the rest of the system may do to a program that has a store open. A filter
+// Surroundings: actions of the rest of the system on a program that has a store open. A filter
 // forbids a system call, the standard descriptors are closed, someone removes the files or the lock
 // file, a process dies while its child lives. The store reports it, or is not affected; it never
-// aborts, hangs, or acknowledges anything that is lost.
+// aborts, hangs, or acknowledges an update that is lost.
 //
 // Hazard 56.
 #include <fcntl.h>
@@ -56,7 +56,7 @@ Options QuietOptions() {
 // Keys that each store holds: more than its memory, so some are on the device.
 constexpr std::uint64_t kCommitted = 60'000;
 
-// What a child reports: a line to the descriptor `log` for everything that is wrong.
+// The report of a child: a line to the descriptor `log` for each error.
 class Findings {
  public:
   explicit Findings(int log = STDERR_FILENO) : log_(log) {}
@@ -546,7 +546,7 @@ TEST(LockTest, AKilledProcessLeavesTheStoreToItsSuccessor) {
   ::close(end[1]);
 }
 
-// daemon() ends the process that opened the store and goes on in a child. The child's store is of
+// daemon() ends the process that opened the store and continues in a child. The child's store is of
 // no use, but the child can open it again.
 TEST(LockTest, ADaemonOpensItsStoreAgain) {
   const TempDir dir;
