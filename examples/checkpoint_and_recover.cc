@@ -3,15 +3,15 @@
 //   checkpoint_and_recover [seconds=5] [directory without a bank.ebb]
 //
 // A child process opens the bank and moves money between accounts, on several threads, while
-// commits and checkpoints come by themselves. At a random moment it is killed with SIGKILL. Then
-// this process opens the bank and checks it, and the next child goes on.
+// automatic commits and checkpoints run in the background. At a random moment it is killed with
+// SIGKILL. Then this process opens the bank and checks it, and the next child continues.
 //
 // A transfer is two updates, a withdrawal and a deposit, and a crash may fall between them. So each
-// thread is a named session, a teller: the store says up to which update of each teller everything
-// is there, and nothing after it. Update 2t + 1 of a teller is the withdrawal of its transfer t,
-// update 2t + 2 the deposit, and everything about a transfer follows from the teller and t. So an
-// odd number of updates means that exactly one known amount is on its way, and the next child
-// begins with its deposit.
+// thread is a named session, a teller: the store reports the serial of the last recovered update of
+// each teller; every update up to it is there, and none after it. Update 2t + 1 of a teller is the
+// withdrawal of its transfer t, update 2t + 2 the deposit, and everything about a transfer follows
+// from the teller and t. So an odd number of updates means that exactly one known amount is on its
+// way, and the next child begins with its deposit.
 //
 // Exit status: 0 all right, 1 money was lost or made, or a store failed, 2 bad usage.
 #include <signal.h>
@@ -87,7 +87,7 @@ void Work(Bank& bank, std::uint64_t teller) {
   for (;;) pause();
 }
 
-// Lets a child work and kills it at a random moment. False when it died by itself.
+// Lets a child work and kills it at a random moment. False when it died before it was killed.
 bool WorkAndDie(const std::string& path, std::mt19937_64& random) {
   int ready[2];
   if (pipe(ready) != 0) return false;

@@ -1,4 +1,4 @@
-// Metrics: counts of what a store has done, as numbers, as JSON and as text for Prometheus.
+// Metrics: counts of a store's operations, as numbers, as JSON and as text for Prometheus.
 #include <cstdint>
 #include <cstdio>
 #include <string>

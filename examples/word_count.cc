@@ -5,17 +5,17 @@
 //              [--top=10] [--store=DIRECTORY] [--dump=FILE] [file or folder]...
 //
 // A word is a maximal run of ASCII letters and digits, in lower case. Folders are walked without
-// following symbolic links; what cannot be read is noted, counted and passed over. Without a file
-// or folder it reads the licences and headers that the system has, and ebb's own sources, with log
+// following symbolic links; unreadable files are noted, counted and skipped. Without a file or
+// folder it reads the licences and headers that the system has, and ebb's own sources, with log
 // memory of only 1 MiB, so that words leave memory.
 //
 // How it works. Several threads, a session each, take pieces of the files and add one to the count
-// of each word: one Rmw. Then the store is closed and opened again, and the input is read once
-// more. This time each word adds one to the upper half of its value, so the upper half says how
-// often the word was met again, the lower half how often it had been counted, and for every word
-// both must end equal. The first to meet a word again is told so by its own Rmw, and is the one
-// that reports it: that gives the most frequent words and the dump, without a scan of the store.
-// The memory used does not grow with the number of words.
+// of each word: one Rmw. Then the store is closed and opened again, and the input is read again.
+// This time each word adds one to the upper half of its value, so the upper half says how often the
+// word was met again, the lower half how often it had been counted, and for every word both must
+// end equal. The thread that first meets a word again learns that from its own Rmw, and reports the
+// word: that gives the most frequent words and the dump, without a scan of the store. The memory
+// used does not grow with the number of words.
 //
 // --store keeps the store in that directory, which must be empty or absent; without it the store
 // is in a temporary directory that is removed. --dump writes "count word" for every word, in no
@@ -74,7 +74,7 @@ struct Settings {
   std::vector<std::string> inputs;
 };
 
-// What one thread, or all of them, found in a pass over the input.
+// The words that one thread, or all of them, found in a pass over the input.
 struct Tally {
   TextTally text;
   std::uint64_t distinct = 0;    // words met for the first time in this pass
@@ -112,7 +112,7 @@ class Pass {
     return index < input_.pieces.size() ? &input_.pieces[index] : nullptr;
   }
 
-  // What has been done since the last call; it is an error once somebody wants the program to end.
+  // Adds the work since the last call to the totals; an error once the program is to end.
   absl::Status Advance(std::uint64_t files, std::uint64_t bytes, std::uint64_t words) {
     files_.fetch_add(files, std::memory_order_relaxed);
     bytes_.fetch_add(bytes, std::memory_order_relaxed);
@@ -158,7 +158,7 @@ class Pass {
   std::mutex mutex_;
   std::condition_variable_any wake_;
   absl::Status status_;    // guarded by mutex_
-  std::jthread reporter_;  // last, so that it ends before what it looks at
+  std::jthread reporter_;  // last, so that it ends before the members it reads
 };
 
 // The n most frequent words of those added; of equally frequent ones the first in the alphabet.
@@ -246,7 +246,7 @@ absl::Status RunPass(const char* name, const Settings& settings, Input& input, T
 template <typename OnWord, typename OnPiece>
 void ReadPieces(Pass& pass, Tally& tally, OnWord on_word, OnPiece on_piece) {
   PieceReader reader;
-  TextTally told;  // what the pass has been told of
+  TextTally told;  // the words reported in this pass
   auto tell = [&](std::uint64_t files) {
     const std::uint64_t bytes = tally.text.bytes - told.bytes;
     const std::uint64_t words = tally.text.words - told.words;
@@ -410,7 +410,7 @@ void PrintInput(const Input& input, const Tally& tally) {
               Printable(tally.text.too_long));
 }
 
-// Whether the second pass found what the first had counted; says what differs.
+// Whether the second pass found the counts of the first; prints the differences.
 bool Agree(const Tally& counted, const Tally& verified) {
   struct Equality {
     const char* what;

@@ -79,8 +79,8 @@ TEST(AtomicTest, CopyTouchesNothingButItsBytes) {
   }
 }
 
-// A torn copy is made of whole words, each of which somebody wrote; and for ThreadSanitizer it is
-// no race.
+// A torn copy is made of whole words, each of which some thread wrote; and for ThreadSanitizer it
+// is no race.
 TEST(AtomicTest, ConcurrentCopiesTearOnlyBetweenWords) {
   constexpr std::size_t kWords = 8;
   alignas(64) std::byte log[kWords * 8] = {};

@@ -305,7 +305,7 @@ TEST(HashTest, EvenlySpacedIntegersSpreadOverTags) {
   }
 }
 
-// The tags of the keys of one bucket tell them apart, or different keys would share a chain. A
+// The tags of the keys of one bucket distinguish them, or different keys would share a chain. A
 // random function of 2^16 keys to 2^31 chains puts one or two together.
 TEST(HashTest, EvenlySpacedIntegersHaveChainsOfTheirOwn) {
   for (const std::uint64_t stride : Strides()) {

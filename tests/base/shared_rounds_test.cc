@@ -70,7 +70,7 @@ TEST(SharedRoundsTest, AFailureIsTheAnswerOfItsRoundOnly) {
   EXPECT_TRUE(rounds.Join().ok());
 }
 
-// Else everybody would wait for ever for a round that nobody runs.
+// Otherwise every thread would wait forever for a round that no thread runs.
 TEST(SharedRoundsTest, WorkWithoutMemoryEndsItsRound) {
   int runs = 0;
   SharedRounds rounds([&]() -> absl::Status {

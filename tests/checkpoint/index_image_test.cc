@@ -1,4 +1,4 @@
-// Index images: what goes into one, and that it fits an index of any size.
+// Index images: their contents, and that an image fits an index of any size.
 #include "ebb/internal/checkpoint/index_image.h"
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// Store files: what a directory holds is found, and what does not belong together is refused.
+// Store files: the files of a directory are found, and files that do not belong together are
+// rejected.
 #include "ebb/internal/checkpoint/store_files.h"
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// Callbacks: which calls they may make, from every callback; what is destroyed inside one; and what
-// a throw does. The tables in ebb/session.h and ebb/options.h say what is expected here.
+// Callbacks: which calls they may make, from every callback; objects destroyed inside one; and the
+// effect of a throw. The tables in ebb/session.h and ebb/options.h state the expected results.
 //
 // Hazard: 49 (a callback throws or calls back).
 #include "ebb/internal/core/callback_scope.h"
@@ -303,7 +303,7 @@ void MakeAllowedCalls(Rig<Value>& r) {
   }
 }
 
-// Whatever a program does with another store, also inside a callback of that one.
+// All calls of a program on another store, also inside a callback of that one.
 void UseAnotherStore(const std::function<void()>& inside) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   for (std::uint64_t i = 0; i < 3000; ++i) Must(store.Upsert(i, i));
@@ -562,7 +562,7 @@ TEST(CompletionTest, ACallbackOfCloseMayNotCallTheStore) {
   EXPECT_EQ(r.told, 1);
 }
 
-// ---- what is destroyed inside a callback ----
+// ---- objects destroyed inside a callback ----
 
 TEST(DestructionTest, ASessionLeaksInsideItsOwnCallback) {
   const Watchdog watchdog("the destruction of a session inside its callback");
@@ -600,7 +600,7 @@ TEST(DestructionTest, ASessionLeaksInsideItsOwnCallback) {
   Must(store.Close());
 }
 
-// Inside a callback nothing may wait: what is pending ends without effect, and is told.
+// Inside a callback nothing may wait: pending operations end without effect, and are reported.
 TEST(DestructionTest, AnotherSessionEndsInsideACallback) {
   const Watchdog watchdog("the destruction of a session inside another's callback");
   StringRig r;
@@ -754,7 +754,7 @@ TEST(ThrowTest, OfARecoveryLetsGoOfEverythingAndComesThrough) {
   }
 }
 
-// What a completion callback throws leaves the call that ran it. All others are told all the same.
+// An exception of a completion callback leaves the call that ran it. All others still run.
 TEST(ThrowTest, OfACompletionLeavesCloseWhichCanBeCalledAgain) {
   StringRig r;
   int told = 0;

@@ -1,5 +1,5 @@
-// Core: what one open store consists of; its errors, its account of itself, and the walk of a
-// chain on the device.
+// Core: the parts of one open store; its errors, its statistics, and the walk of a chain on the
+// device.
 #include "ebb/internal/core/core.h"
 
 #include <cstdint>

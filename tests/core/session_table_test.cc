@@ -1,4 +1,4 @@
-// SessionTable: what the log learns of named sessions, and when.
+// SessionTable: the entries that the log receives for named sessions, and when.
 #include "ebb/internal/core/session_table.h"
 
 #include <string>
@@ -19,7 +19,7 @@ constexpr std::uint64_t kForgotten = SessionTable::kForgotten;
 
 class SessionTableTest : public testing::Test {
  protected:
-  // What the commit of `version` writes.
+  // The entries that the commit of `version` writes.
   Reports Commit(unsigned version) {
     Reports changes = table_.Changes(version & 3);
     table_.SetRecorded(changes);
@@ -41,7 +41,7 @@ TEST_F(SessionTableTest, SerialsBelongToTheVersionOfTheirEffect) {
   EXPECT_EQ(Commit(3), Reports{});
 }
 
-// The word of a parity may be of a version long past; what was recorded since then is more.
+// The word of a parity may be of a version long past; a serial recorded since then is larger.
 TEST_F(SessionTableTest, AVersionWithoutUpdatesTakesNothingBack) {
   ASSERT_TRUE(table_.Enter("a", a_).ok());
   a_.Take(1);
@@ -101,7 +101,7 @@ TEST_F(SessionTableTest, ANameForgottenAndUsedAgainBeforeTheCommitIsRecordedAsNe
   EXPECT_EQ(Commit(2), (Reports{{"a", 1}}));
 }
 
-// Between what a commit collects and what it notes a name can begin anew.
+// A name can begin again between the collection of a commit's entries and their recording.
 TEST_F(SessionTableTest, ACommitDoesNotGiveANewSessionTheSerialsOfTheOldOne) {
   ASSERT_TRUE(table_.Enter("a", a_).ok());
   for (int i = 0; i < 5; ++i) a_.Take(1);

@@ -1,5 +1,4 @@
-// Store config: what fits a store is taken over, what does not is refused by the name of its
-// option.
+// Store config: options that fit a store are used; one that does not is rejected by its name.
 #include "ebb/internal/core/store_config.h"
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// BlockQueue: every read that was started ends once, with what the device holds or with the
-// device's own error, whoever reads it and whatever the ring says.
+// BlockQueue: every read that was started ends once, with the bytes of the device or with the
+// device's own error, for each reader and each result of the ring.
 #include "ebb/internal/device/block_queue.h"
 
 #include <algorithm>
@@ -38,7 +38,7 @@ class NoHeaders final : public FileDevice::HeaderSource {
   void WriteHeader(std::uint64_t, std::span<std::byte>) const override {}
 };
 
-// A ring that reads rightly, unless it is told to do something else.
+// A ring that reads correctly, unless it is set to do something else.
 class ScriptedRing final : public ReadRing {
  public:
   enum class Trick { kNone, kRefuse, kError, kShort, kNothing };
@@ -118,7 +118,7 @@ class BlockQueueTest : public testing::TestWithParam<Way> {
     AlignedBuffer buffer;
     BlockRead read;
   };
-  // What has ended is what the device holds, or an error if it holds less.
+  // A completed read returns the bytes of the device, or an error if it has fewer.
   static void Check(const BlockRead& read) {
     const std::uint64_t count = read.bytes.size() / kBlockBytes;
     if (read.block + count > kBlocks) {

@@ -43,7 +43,7 @@ constexpr std::uint64_t kSegmentBlocks = 4;
 
 std::string MessageOf(const absl::Status& status) { return status.ToString(); }
 
-// Blocks of memory whose content tells where they belong and who wrote them.
+// Blocks of memory whose content shows where they belong and who wrote them.
 class Blocks {
  public:
   explicit Blocks(std::size_t count) : bytes_(AllocateAligned(count * kBlockBytes)), count_(count) {
@@ -115,7 +115,7 @@ class Rig {
   absl::Status Write(std::uint64_t block, std::size_t count, unsigned generation = 1) {
     return device_->Write(block, Blocks(block, count, generation).span());
   }
-  // OK when the blocks hold what Write put there.
+  // OK when the blocks hold the bytes that Write put there.
   absl::Status Check(std::uint64_t block, std::size_t count, unsigned generation = 1) {
     const Blocks read(count);
     if (absl::Status status = device_->Read(block, read.span()); !status.ok()) return status;
@@ -262,7 +262,7 @@ TEST_F(DeviceTest, TheFrontIsGivenBackByFilesAndInsideOne) {
               ElementsAre("log-00000000.ebb", "log-00000001.ebb", "log-00000002.ebb"));
   EXPECT_TRUE(rig_.Check(1, 3 * kSegmentBlocks - 1).ok());
 
-  // Two files but for a block; what had gone before does not count again.
+  // Two files except for a block; the part released before does not count again.
   EXPECT_EQ(*rig_.device().TruncateFront(2 * kSegmentBlocks + 1),
             (2 * kSegmentBlocks + 2) * kBlockBytes);
   EXPECT_THAT(rig_.Names(), ElementsAre("log-00000002.ebb"));
@@ -702,7 +702,7 @@ TEST_F(DeviceTest, SpaceIsReservedAheadAndItsLackIsFoundBeforeAnythingIsWritten)
   ASSERT_TRUE(device->Write(0, Blocks(0, 3).span()).ok());
   EXPECT_EQ(device->Reserve(3, 4).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(rig_.SizeOf("log-00000000.ebb"), 4 * kBlockBytes);
-  // Not enough to take some ahead, but for what is needed, in two files.
+  // Not enough to reserve some ahead, only for the needed blocks, in two files.
   files_.SetCapacityBytes(7 * kBlockBytes);
   EXPECT_TRUE(device->Reserve(3, 5).ok());
   EXPECT_EQ(files_.UsedBytes(), 7 * kBlockBytes);
@@ -980,7 +980,7 @@ TEST_F(DescriptorTest, AWriteWithoutADescriptorSyncsAndClosesAFile) {
   EXPECT_EQ(rig.faults().UnsyncedCloseCount(), 0U);
 }
 
-// What Locate returns is read by the kernel at any time until its user has dropped it.
+// The kernel may read the result of Locate at any time until its user has dropped it.
 TEST_F(DescriptorTest, AFileInUseIsNotClosed) {
   WriteAll(kManySegments);
   ASSERT_TRUE(rig_.device().Sync().ok());

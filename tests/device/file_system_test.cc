@@ -35,7 +35,7 @@ bool IsDirectory(int fd) {
 }  // namespace
 
 // Stands before the C library's function, to script what happens right before a lock file is
-// locked, and to be a file system that cannot lock directories.
+// locked, and to act as a file system that cannot lock directories.
 extern "C" int flock(int fd, int operation) noexcept {
   if (IsDirectory(fd)) {
     if (!g_directories_have_locks) {
@@ -96,7 +96,7 @@ void WriteText(File& file, std::uint64_t offset, const std::string& text) {
   EXPECT_EQ(transfer.count, text.size());
 }
 
-// Runs `body` in a forked child and gives back what it returns.
+// Runs `body` in a forked child and returns its result.
 template <typename Body>
 int InChild(Body body) {
   std::fflush(nullptr);  // else the child may print our buffer once more
@@ -303,15 +303,15 @@ TEST(FileSystemTest, DirectFilesSayThatTheyAre) {
   const internal::AlignedBuffer buffer = internal::AllocateAligned(4096);
   std::memset(buffer.get(), 'x', 4096);
   EXPECT_EQ(opened.file->WriteAt(0, buffer.get(), 4096).count, 4096U);
-  // Whether 4 KiB are enough is asked of the kernel; a direct file refuses what is not aligned.
+  // The kernel reports whether 4 KiB are enough; a direct file rejects unaligned transfers.
   const int unaligned_error = opened.file->WriteAt(1, buffer.get() + 1, 7).error;
   EXPECT_EQ(unaligned_error, opened.file->direct() ? EINVAL : 0);
   if (!opened.file->direct()) GTEST_SKIP() << "no direct transfers in " << temp.path();
 }
 
 TEST(FileSystemTest, FileSystemWithoutDirectTransfersIsUsedBuffered) {
-  // procfs and sysfs have no direct transfers anywhere; a file there that may be rewritten with
-  // what it holds is found on every Linux.
+  // procfs and sysfs have no direct transfers anywhere; every Linux has a file there that may be
+  // rewritten with its own content.
   const OpenedDirectory opened = PosixFileSystem().OpenDirectory("/proc/self", false);
   if (opened.error != 0) GTEST_SKIP() << "no procfs";
   const OpenedFile file = opened.directory->Open("comm", {.direct = true});
@@ -439,7 +439,7 @@ TEST(FileSystemTest, ForkedChildKeepsNoLockAliveAndTakesNoneAway) {
   EXPECT_EQ(::waitpid(child, nullptr, 0), child);
 }
 
-// Where directories cannot be locked, the lock file must do by itself.
+// Where directories cannot be locked, the lock file alone must be enough.
 class LockFileTest : public testing::Test {
  protected:
   LockFileTest() { g_directories_have_locks = false; }
@@ -535,7 +535,7 @@ TEST(FileSystemTest, ReadersShareALockAndWriteNothing) {
   }
 }
 
-// The lock of a file beside it, as of a backup's marker, is not the directory's.
+// The lock of a file next to it, as of a backup's marker, is not the directory's.
 TEST(FileSystemTest, ANameIsLockedWithoutItsDirectory) {
   const TempDir temp;
   const auto first = MustOpen(temp / "store");

@@ -58,7 +58,7 @@ TEST(MappedRegionTest, WhatIsPopulatedIsResidentAndKeepsItsBytes) {
   EXPECT_EQ(region.data()[5 * kMiB], std::byte{1});
 }
 
-// Fails when GrowTo maps anew, or when Reserve asks for memory.
+// Fails when GrowTo creates a new mapping, or when Reserve allocates memory.
 TEST(MappedRegionTest, AReservedRegionGrowsWhereItLies) {
   MappedRegion region = MappedRegion::Reserve(std::size_t{1} << 36, false);
   ASSERT_NE(region.data(), nullptr);
@@ -74,7 +74,7 @@ TEST(MappedRegionTest, AReservedRegionGrowsWhereItLies) {
     data[bytes - 1] = std::byte{7};
   }
   EXPECT_LE(ResidentPages(region), 4U);
-  EXPECT_FALSE(region.GrowTo(std::size_t{1} << 46));  // beyond what is reserved
+  EXPECT_FALSE(region.GrowTo(std::size_t{1} << 46));  // beyond the reservation
   EXPECT_EQ(region.bytes(), 64 * kMiB);
 }
 

@@ -1,7 +1,8 @@
-// The announcement of a guard against the bump of whoever takes something away, on real hardware.
+// The announcement of a guard against the bump of a thread that takes something away, on real
+// hardware.
 //
 // Entering a guard is a plain store and a compiler barrier, so the processor may do the loads that
-// follow before the store is seen by anybody (hazard 1). The bump pays for it with a membarrier.
+// follow before any other thread sees the store (hazard 1). The bump pays for it with a membarrier.
 // ThreadSanitizer does not know membarrier, and no checker runs this path; so it is run here, as it
 // is in a release build, often enough that a missing barrier shows.
 //
@@ -11,18 +12,18 @@
 //   session, all the time            scanner, all the time, n = 1, 2, 3 ...
 //     enter                            boundary = n           everything below n is to go
 //     b = boundary                     bump
-//     freed > b?  then what we hold    wait until drained
+//     freed > b?  then our object      wait until drained
 //                 was taken away       freed = n              and now it is gone
 //     leave
 //
 // To be caught, the announcement must be late by more than the scanner needs from its boundary to
-// its look at the slot, and the session must stay to see the end. So one round in 64 is a slow one:
-// it first stores to a few lines that no cache holds, behind which the announcement has to queue,
-// as it does behind a record that was just written; and it looks many times.
+// its check of the slot, and the session must stay to see the end. So one round in 64 is a slow
+// one: it first stores to a few lines that no cache holds, after which the announcement has to
+// queue, as it does after a record that was just written; and it checks many times.
 //
-// The twin is the same with a manager of its own that lacks nothing but the heavy half. It must be
-// caught, or the test could not catch anything; and with the heavy half it must pass, or the twin
-// would be caught for another reason.
+// The twin is the same with its own manager that lacks only the heavy half. It must be caught, or
+// the test could not catch anything; and with the heavy half it must pass, or the twin would be
+// caught for another reason.
 #include <gtest/gtest.h>
 #include <linux/membarrier.h>
 #include <sched.h>
@@ -97,7 +98,7 @@ struct Outcome {
   std::uint64_t violations = 0;
 };
 
-// What the session holds was taken away. When the scanner has missed us its store is on its way.
+// The session's object was taken away. When the scanner has missed us its store is on its way.
 inline bool WasTakenAway(const Words& words, std::uint64_t boundary, int look_count) {
   for (int look = 0; look < look_count; ++look) {
     if (words.freed.load(std::memory_order_acquire) > boundary) return true;

@@ -25,7 +25,7 @@ using internal::EpochState;
 using internal::SlowScope;
 
 // Everything once with the guards of this machine, once with atomic exchanges. A slot, not a
-// thread, is what announces, so most interleavings are scripted in one thread.
+// thread, announces, so most interleavings are scripted in one thread.
 class EpochTest : public ::testing::TestWithParam<bool> {
  protected:
   EpochManager epochs_{0, GetParam()};
@@ -264,7 +264,7 @@ TEST_P(EpochTest, FallbackCanBeForced) {
 
 // ---- Fork ----
 
-// The allocators of sanitizers do not survive a fork beside other threads; glibc's does.
+// The allocators of sanitizers do not survive a fork while other threads run; glibc's does.
 #if defined(EBB_TSAN) || defined(__SANITIZE_ADDRESS__)
 constexpr bool kMayAllocateInChild = false;
 #elif defined(__has_feature)
@@ -273,7 +273,7 @@ constexpr bool kMayAllocateInChild = !__has_feature(address_sanitizer);
 constexpr bool kMayAllocateInChild = true;
 #endif
 
-// Runs `body` in a forked child; what it returns is the child's exit code.
+// Runs `body` in a forked child; its result is the child's exit code.
 template <typename Body>
 int InChild(Body body) {
   const pid_t child = ::fork();
@@ -355,8 +355,8 @@ TEST_P(EpochTest, ForkWaitsForSlotsThatAreBeingTaken) {
 
 // ---- Threads ----
 
-// A writer hides what it takes away, waits for the drain and takes it away; readers of it must
-// find it whole. AddressSanitizer sees a use after free, ThreadSanitizer a missing edge.
+// A writer hides an object, waits for the drain and frees it; readers of it must find it whole.
+// AddressSanitizer sees a use after free, ThreadSanitizer a missing edge.
 TEST_P(EpochTest, WhatWasHiddenAndDrainedIsNotSeenAgain) {
   constexpr int kReaders = 3;
   constexpr int kRounds = 1000;

@@ -1,6 +1,6 @@
 // Sessions: handles that share one store, cost nothing while idle, and move.
 //
-// Hazard: 6 (an idle session holds up everybody).
+// Hazard: 6 (an idle session blocks every thread).
 #include "ebb/session.h"
 
 #include <cstdint>
@@ -93,7 +93,7 @@ TEST(SessionTest, OutcomesHaveNoMessageAndErrorsDo) {
   const absl::Status refused = session.Upsert("key", std::string(5000, 'x'));
   EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
   EXPECT_FALSE(refused.message().empty());
-  // A refusal leaves nothing behind that a later call could answer with.
+  // A rejection leaves nothing behind that a later call could return.
   EXPECT_EQ(session.Read("absent").status(), absl::Status(StatusCode::kNotFound, ""));
   EXPECT_EQ(session.Upsert("key", "next"), absl::OkStatus());
   EXPECT_EQ(Must(session.Read("key")), "next");
@@ -128,8 +128,8 @@ TEST(SessionTest, ASessionMayEndInAnotherThreadAndAfterItsStore) {
   std::thread([&] { session.reset(); }).join();
 }
 
-// What the visitor is shown of a value that may change is a copy, so a later write (by another
-// session, from inside the visitor) does not change it under the visitor's eyes.
+// The visitor is shown a copy of a value that may change, so a later write (by another session,
+// from inside the visitor) does not change it under the visitor's eyes.
 TEST(SessionTest, AVisitorsViewStaysWhileOthersWrite) {
   auto store = Must(OpenTinyInMemory<StringStore>());
   auto reader = store.NewSession();

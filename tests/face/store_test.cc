@@ -1,4 +1,4 @@
-// One thread, one store: what each call means, for each kind of key and value; and the ends of a
+// One thread, one store: the effect of each call, for each kind of key and value; and the ends of a
 // store's life: close, destruction, moves, threads that come and go, forks.
 //
 // Hazards: 5 (a thread ends without notice), 49 (a callback throws or calls back).
@@ -155,7 +155,7 @@ TYPED_TEST(StoreTest, RmwEditsACopyOfTheValueOrOfTheInitialOne) {
   EXPECT_EQ(Must(store.Read(key)), TypeParam::MakeValue(4));
 }
 
-// Any mix of calls, on keys in memory and on the device, against a map; then once more reopened.
+// Any mix of calls, on keys in memory and on the device, against a map; then again after reopening.
 TYPED_TEST(StoreTest, AnyMixOfCallsGivesWhatAMapGives) {
   using Value = typename TypeParam::Value;
   constexpr std::uint64_t kSeed = 20240607;
@@ -329,7 +329,7 @@ TEST(StoreTest, RmwGrowsAndShrinksStrings) {
   }
 }
 
-// A value that fits what its record has room for is changed in place; one that does not is copied.
+// A value that fits the room of its record is changed in place; one that does not is copied.
 TEST(StoreTest, OnlyGrowthBeyondTheRecordAppends) {
   auto store = Must(OpenTinyInMemory<StringStore>());
   Must(store.Upsert("key", std::string(100, 'x')));
@@ -443,7 +443,7 @@ TEST(StoreTest, KeysAndValuesBeyondTheirLimitsAreRefusedByName) {
   EXPECT_TRUE(refused(store.Rmw("k", keep, "12345678"), "max_value_bytes"));
   EXPECT_TRUE(refused(store.Rmw("12345", [](std::string& v) { v += "8"; }), "max_value_bytes"));
   EXPECT_EQ(Must(store.Read("12345")), "1234567");
-  // What cannot be there is absent, and no error.
+  // A key that cannot exist is absent, and no error.
   EXPECT_EQ(store.Read("123456").status().code(), StatusCode::kNotFound);
   EXPECT_EQ(store.Delete("123456").code(), StatusCode::kNotFound);
   EXPECT_FALSE(Must(store.Contains("123456")));
@@ -527,8 +527,8 @@ TEST(StoreTest, ThrowingCallbackOnAnAbsentKeyLeavesItAbsent) {
   EXPECT_EQ(Must(store.Read("key")), "value");
 }
 
-// Every call that a callback makes on what called it is refused, and the callback's own call goes
-// on as if nothing had happened.
+// Every call that a callback makes on its own store is rejected, and the callback's own call
+// continues as if nothing had happened.
 template <typename Calls>
 void ExpectReentryRefused(Calls& calls, StringStore& store) {
   Must(calls.Upsert("key", "value"));
@@ -681,7 +681,7 @@ TEST(StoreTest, SessionsMayOutliveTheirStore) {
     Must(session->Upsert("key", "value"));
   }
   ExpectClosed(*session);
-  // The files are free for somebody else all the same.
+  // The files are still free for another store.
   auto store = Must(OpenTiny<StringStore>(dir / "db"));
   EXPECT_EQ(Must(store.Read("key")), "value");
   ExpectClosed(*session);
@@ -731,7 +731,7 @@ TEST(StoreTest, ThreadsThatComeAndGoLeaveNoSessionBehind) {
   for (std::uint64_t i = 0; i < kThreadCount; ++i) {
     std::thread([&] {
       Must(store.Rmw("key", [](std::uint64_t& n) { ++n; }));
-      internal::EpochSlot* const slot = epochs.AcquireSlot();  // what is free beside the thread's
+      internal::EpochSlot* const slot = epochs.AcquireSlot();  // a free one, not the thread's
       free_slots.insert(slot);
       epochs.ReleaseSlot(slot);
     }).join();

@@ -200,7 +200,7 @@ TEST(BlockTest, CommitRecordIsARecordOfItsExtentWithZerosInFrontOfItsFields) {
   for (std::size_t i = 8; i < 1000 - CommitRecord::kFieldBytes; ++i) {
     ASSERT_EQ(extent[i], std::byte{0}) << i;
   }
-  // What lies in front of the record is not touched.
+  // The bytes in front of the record are not touched.
   EXPECT_EQ(std::memcmp(block.bytes.data(), PatternBlock().bytes.data(), 3080), 0);
 }
 

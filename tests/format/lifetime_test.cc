@@ -1,4 +1,4 @@
-// What is dead is no damage: recovery, both verifiers, checkpoints and backups share one
+// Dead records are no damage: recovery, both verifiers, checkpoints and backups share one
 // definition.
 //
 // Hazard 55: an entry of an image that was right when it was written, and whose records a
@@ -36,7 +36,7 @@ static_assert(BeginOfFiles(Geometry{}, Address(1 << 20)) == Address(1 << 20));
 constexpr std::uint64_t kKeys = 600;        // of a round
 constexpr std::uint64_t kKeyStride = 4000;  // from round to round
 
-// A store whose checkpoints and collections alternate, and what it should hold.
+// A store whose checkpoints and collections alternate, and its expected values.
 class LifetimeTest : public testing::Test {
  protected:
   absl::StatusOr<U64Store> Open(internal::FileSystem& files, const std::string& path = "db") {
@@ -161,7 +161,7 @@ TEST_F(LifetimeTest, ImageEntriesOfDroppedTombstonesAreDead) {
   ExpectWhole(files, "db");
 }
 
-// A manifest that a crash left, older than begin: nobody reads it, so it is not looked at.
+// A manifest that a crash left, older than begin: no opening reads it, so it is not checked.
 TEST_F(LifetimeTest, ACheckpointBelowBeginIsDead) {
   SimFileSystem files;
   Snapshot old;

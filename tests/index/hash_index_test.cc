@@ -36,7 +36,7 @@ Slot Create(HashIndex& index, std::uint64_t hash) {
   return slot;
 }
 
-// Until nobody else inserts the same tag, as operations do.
+// Until no other thread inserts the same tag, as operations do.
 Slot CreateContended(HashIndex& index, std::uint64_t hash) {
   Slot slot;
   while (index.FindOrCreate(hash, slot) != CreateResult::kFound) std::this_thread::yield();
@@ -149,8 +149,8 @@ TEST_F(HashIndexTest, HashesThatAgreeInBucketAndTagShareAnEntry) {
   EXPECT_EQ(Entries(BucketAround(slot)).size(), 2U);
 }
 
-// The tag begins at the exponent of the creation, whatever the size is now: so a chain is the same
-// chain at every size.
+// The tag begins at the exponent of the creation, independent of the current size: so a chain is
+// the same chain at every size.
 TEST_F(HashIndexTest, TagsDoNotDependOnTheSize) {
   HashIndex grown(6, 2, false);
   EXPECT_EQ(grown.bucket_count(), 64U);
@@ -288,7 +288,8 @@ std::vector<std::multiset<std::uint64_t>> Rows(const HashIndex& index) {
   return rows;
 }
 
-// Fails when the bit that splits is another one, when a row keeps what goes up, or leaves holes.
+// Fails when the bit that splits is another one, when a row keeps entries that go up, or leaves
+// holes.
 TEST_F(HashIndexTest, AGrownIndexIsWhatAFreshOneOfItsSizeWouldBe) {
   std::vector<std::uint64_t> hashes;
   for (std::uint32_t tag = 0; tag < 700; ++tag) {
@@ -356,7 +357,7 @@ class HashIndexGrowthTest : public HashIndexTest {
     }
     index_.EndGrowth();
   }
-  // The row answers as one whose chunk is not being moved.
+  // The row returns results as one whose chunk is not being moved.
   void ExpectKnown(std::uint64_t row) {
     for (const std::uint64_t tag : kTags) {
       EXPECT_EQ(index_.Find(Hash(row, tag)).entry.address(), AddressFor(Hash(row, tag)))
@@ -378,8 +379,8 @@ class HashIndexGrowthTest : public HashIndexTest {
   HashIndex index_{kExponent, kExponent, false};
 };
 
-// Hazard 14. Fails when FindSlow takes a miss in a chunk that moves for an answer, or looks for
-// what has been split in its old row only.
+// Hazard 14. Fails when FindSlow takes a miss in a chunk that moves for a result, or searches for
+// entries of a split row in the old row only.
 TEST_F(HashIndexGrowthTest, ReadersKnowEveryRowButMissesOfTheOneThatIsMoved) {
   for (std::uint64_t moving = 0; moving < kRows; ++moving) {
     for (std::uint64_t row = 0; row < kRows; ++row) ExpectKnown(row);
@@ -453,7 +454,7 @@ TEST_F(HashIndexGrowthTest, UnlinkedBucketsAreUsedAgainOnlyAfterTheNextDrain) {
   SplitNext();
   EXPECT_TRUE(Entries(*retired).empty());
   EXPECT_EQ(index_.overflow_count(), kRows);
-  // Whoever needs one now gets another.
+  // A caller that needs one now gets another.
   for (std::uint64_t tag = 20; tag < 40; ++tag) CreateAndPublish(index_, Hash(7, tag));
   EXPECT_TRUE(Entries(*retired).empty());
   EXPECT_EQ(retired->overflow.load(std::memory_order_relaxed), 0U);
@@ -469,7 +470,7 @@ TEST_F(HashIndexGrowthTest, UnlinkedBucketsAreUsedAgainOnlyAfterTheNextDrain) {
   }
 }
 
-// Hazard 18: nobody can hold them any more.
+// Hazard 18: no thread can hold them any more.
 TEST_F(HashIndexGrowthTest, EntriesWithoutARecordGo) {
   for (std::uint64_t tag = 100; tag < 120; ++tag) Create(index_, Hash(9, tag));
   SplitTheRest();
@@ -517,7 +518,7 @@ TEST_F(HashIndexTest, ACrowdedIndexSaysSoWhenItTakesAnotherOverflowBucket) {
 
 // ---- Sweeping ----
 
-// Hazard 18. Fails when SweepBucket takes claims, or what is not below.
+// Hazard 18. Fails when SweepBucket removes claims, or entries that are not below.
 TEST_F(HashIndexTest, ASweepTakesDeadEntriesAndThoseWithoutARecordAndNoOthers) {
   for (std::uint32_t tag = 0; tag < 20; ++tag) CreateAndPublish(tiny_, TinyHash(0, tag));
   Create(tiny_, TinyHash(0, 30));
@@ -533,7 +534,7 @@ TEST_F(HashIndexTest, ASweepTakesDeadEntriesAndThoseWithoutARecordAndNoOthers) {
   EXPECT_EQ(tiny_.Find(TinyHash(0, 30)).word, nullptr);
   EXPECT_TRUE(IndexEntry(claim.word->load(std::memory_order_relaxed)).tentative());
   EXPECT_FALSE(tiny_.Find(TinyHash(1, 3)).entry.is_empty());
-  // Their places are taken again, and what is behind the holes is found.
+  // Their places are used again, and entries after the holes are found.
   const std::uint64_t buckets = tiny_.overflow_count();
   for (std::uint32_t tag = 40; tag < 51; ++tag) CreateAndPublish(tiny_, TinyHash(0, tag));
   EXPECT_EQ(tiny_.overflow_count(), buckets);
@@ -637,9 +638,9 @@ RaceResult RaceInOneBucket(TagOf tag_of) {
 }
 
 // Hazard 9: inserters of one tag that do not see each other's claims leave two entries for it, and
-// half of what is written under the one is lost under the other. (Whoever loses the race for a
-// slot scans the chain before it claims another, so that it takes a badly timed preemption to get
-// there by chance; the two tests above go there by script.)
+// half of the writes under the one are lost under the other. (A thread that loses the race for a
+// slot scans the chain before it claims another, so that only a badly timed preemption gets there
+// at random; the two tests above go there by script.)
 TEST_F(HashIndexTest, ThreadsThatInsertOneTagMakeExactlyOneEntry) {
   std::multiset<std::uint32_t> expected;
   for (std::uint32_t tag = 0; tag < kRaceRounds; ++tag) expected.insert(tag);

@@ -273,7 +273,7 @@ TEST(BackgroundJobsTest, StopBackgroundLeavesAUsersCollectionAlone) {
   ExpectHolds(store, model, 310);
 }
 
-// ---- what cannot be had ----
+// ---- unavailable resources ----
 
 TEST(BackgroundJobsTest, AThreadThatCannotBeStartedFailsTheOpening) {
   SimFileSystem files;

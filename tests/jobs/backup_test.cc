@@ -1,5 +1,5 @@
 // Backups: a copy of a checkpoint that opens as a store and holds exactly what the checkpoint does,
-// whatever goes on beside it, and nothing that opens when it was interrupted.
+// whatever runs concurrently, and nothing that opens when it was interrupted.
 //
 // features.md: Backup(directory) from a live store.
 #include "ebb/internal/jobs/backup.h"
@@ -67,7 +67,7 @@ TEST(BackupTest, OpensAsTheStoreThatItWasMadeOf) {
   const BackupInfo info =
       Must(store.Backup("copy", [&](const BackupProgress& step) { steps.push_back(step); }));
   const U64Model copied = model;
-  // What comes later is in the store and not in the copy.
+  // Later updates are in the store and not in the copy.
   for (std::uint64_t i = 0; i < 5000; ++i) Must(store.Upsert(i, model[i] = 5));
   Must(store.Commit());
 
@@ -161,10 +161,10 @@ TEST(BackupTest, DirectoriesThatWillNotDoAreRefusedAndLeftAlone) {
   EXPECT_TRUE(FailsWith(in_memory.Backup("copy").status(), StatusCode::kFailedPrecondition));
 }
 
-// ---- beside others ----
+// ---- concurrent with others ----
 
 // Writers commit, checkpoint and turn pages while backups are made. Each session increments its own
-// key: whatever it is in a copy, it is the serial that the copy states.
+// key: its value in a copy is the serial that the copy states.
 TEST(BackupTest, CopiesMadeUnderLoadAreWholeStates) {
   constexpr std::uint64_t kWriters = 2;
   SimFileSystem files;
@@ -255,7 +255,7 @@ TEST(BackupTest, CloseEndsABackup) {
   EXPECT_TRUE(SnapshotOf(files, "copy").empty());
 }
 
-// ---- what goes wrong ----
+// ---- failures ----
 
 TEST(BackupTest, ADamagedBlockIsNotCopied) {
   SimFileSystem files;
@@ -280,7 +280,7 @@ U64Store SmallStore(internal::FileSystem& files, U64Model& model) {
 
 enum class Left { kNothing, kMarked, kWhole };
 
-// What a backup into "copy" has left: nothing at all, the whole copy, or a directory that Open
+// The remains of a backup into "copy": nothing at all, the whole copy, or a directory that Open
 // rejects with a message that names the marker. Anything else fails the test: above all, a
 // directory that opens as a new store.
 Left CheckWhatIsLeft(SimFileSystem& files, const U64Model& model) {
@@ -416,8 +416,8 @@ TEST(BackupTest, AMarkedDirectoryWithOtherFilesIsLeftAlone) {
   EXPECT_EQ(CheckWhatIsLeft(files, model), Left::kWhole);
 }
 
-// Power goes at every call of a backup. What it leaves is the whole copy, or is rejected, or is an
-// empty directory. A backup into what is left works.
+// Power goes at every call of a backup. Afterwards the copy is whole, or is rejected, or is an
+// empty directory. A backup into that directory works.
 TEST(BackupTest, APowerLossLeavesTheWholeCopyOrNothingThatOpens) {
   SimFileSystem files;
   U64Model model;
@@ -441,7 +441,7 @@ TEST(BackupTest, APowerLossLeavesTheWholeCopyOrNothingThatOpens) {
   EXPECT_GT(left_counts[static_cast<int>(Left::kNothing)], 0U);
   EXPECT_GT(left_counts[static_cast<int>(Left::kMarked)], 100U);
   EXPECT_GT(left_counts[static_cast<int>(Left::kWhole)], 0U);
-  // Once the call has returned it is there for good.
+  // Once the call has returned it is there permanently.
   for (std::uint64_t seed = 0; seed < 12; ++seed) {
     const std::unique_ptr<SimFileSystem> crashed = files.Crash(seed);
     EXPECT_TRUE(Opens("copy", crashed.get(), model));

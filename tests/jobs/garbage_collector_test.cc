@@ -1,4 +1,4 @@
-// Garbage collection as users meet it: what is due, when it ends, how fast it goes.
+// Garbage collection as users meet it: when it is due, when it ends, how fast it is.
 #include "ebb/internal/jobs/garbage_collector.h"
 
 #include <gtest/gtest.h>
@@ -67,8 +67,8 @@ TEST(GarbageCollectorTest, TheEstimateIsNear) {
   EXPECT_EQ(estimate.garbage_bytes, estimate.log_bytes - estimate.live_bytes);
 }
 
-// What memory holds need not be like the rest. By sizes in memory alone the share would be 0.1; the
-// sample of 64 records on the device has a standard deviation of 0.2, and depends on the hash.
+// The records in memory need not be like the rest. By sizes in memory alone the share would be 0.1;
+// the sample of 64 records on the device has a standard deviation of 0.2, and depends on the hash.
 TEST(GarbageCollectorTest, TheEstimateKnowsTheSizesOnTheDevice) {
   SimFileSystem files;
   internal::Environment environment = TinyEnvironment(&files);
@@ -124,8 +124,8 @@ TEST(GarbageCollectorTest, ItTakesAsLongAsItIsTold) {
   collector.join();
 }
 
-// One that comes by itself has no commit of its own while the log is not too long, and gives back
-// what the commits of others let it.
+// A background collection makes no commit of its own while the log is not too long, and releases
+// the space that the commits of others allow.
 TEST(GarbageCollectorTest, ItSharesTheCommitsOfOthers) {
   SimFileSystem files;
   Model model;
@@ -149,12 +149,12 @@ TEST(GarbageCollectorTest, ItSharesTheCommitsOfOthers) {
   write_until([&] { return store.Metrics().collection_scanned_bytes != 0; });
   EXPECT_EQ(store.Metrics().commits, 0U);
   EXPECT_EQ(begin(), first);
-  // What a commit has stated, the next look gives back; that makes no commit either.
+  // The next check releases the space that a commit has stated; that makes no commit either.
   Must(store.Commit());
   EXPECT_EQ(begin(), first);
   write_until([&] { return begin() != first; });
   EXPECT_EQ(store.Metrics().commits, 1U);
-  // Nobody commits, so in the end it does.
+  // No session commits, so in the end it does.
   const std::uint64_t second = begin();
   write_until([&] { return begin() != second; });
   EXPECT_EQ(store.Metrics().commits, 2U);
@@ -204,7 +204,7 @@ int CollectRepeatedly(U64StringStore& store, const GcOptions& options) {
   return collections;
 }
 
-// Whatever a store holds, once its updates end it rewrites itself twice at most.
+// Any store rewrites itself twice at most once its updates have ended.
 TEST(GarbageCollectorTest, AnIdleStoreComesToRest) {
   struct Shape {
     const char* name;

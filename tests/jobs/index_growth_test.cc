@@ -1,10 +1,10 @@
-// Index growth in whole stores: beside operations, checkpoints and closing, and what an opening
-// makes of it. The steps of a growth by themselves are in hash_index_test.cc; every order of them
-// and of operations in schedule/.
+// Index growth in whole stores: during operations, checkpoints and closing, and its state after an
+// opening. The single steps of a growth are in hash_index_test.cc; every order of them and of
+// operations in schedule/.
 //
-// Hazards: 13 (an operation goes on after the index has changed), 14 (entries of records on the
-// device, and operations on what is being split), 17 (keys that all have one tag), 18 (entries that
-// are taken away under an insert), 40 (a checkpoint beside a growth).
+// Hazards: 13 (an operation continues after the index has changed), 14 (entries of records on the
+// device, and operations on entries that are being split), 17 (keys that all have one tag), 18
+// (entries that are taken away under an insert), 40 (a checkpoint during a growth).
 #include "ebb/internal/jobs/index_growth.h"
 
 #include <algorithm>
@@ -94,7 +94,7 @@ TEST(IndexGrowthTest, TheLimitIsToldAndTheStoreGoesOn) {
   EXPECT_EQ(store.Stats().index_growth_count, 15U);
 }
 
-// ---- by itself ----
+// ---- automatic growth ----
 
 // Hazard 17: were the hash the key itself, keys in a row would have few tags, or few buckets.
 TEST(IndexGrowthTest, AnIndexThatGrowsByItselfStaysRoomyForKeysInARow) {
@@ -112,8 +112,8 @@ TEST(IndexGrowthTest, AnIndexThatGrowsByItselfStaysRoomyForKeysInARow) {
   for (std::uint64_t key = 0; key < 20000; ++key) ASSERT_EQ(Must(store.Read(key << 20)), key);
 }
 
-// Keys that live for a short time: 100,000 of them, of which 60 exist at any time, beside 100 that
-// stay. The index has room for 448 entries without overflow buckets.
+// Keys that live for a short time: 100,000 of them, of which 60 exist at any time, in addition to
+// 100 that stay. The index has room for 448 entries without overflow buckets.
 TEST(IndexGrowthTest, TheIndexKeepsItsSizeWhileKeysComeAndGo) {
   SimFileSystem files;
   for (const bool has_long_lived : {false, true}) {
@@ -157,8 +157,8 @@ TEST(IndexGrowthTest, WithoutTheOptionItStaysAsItIs) {
 }
 
 // The load itself grows it, eight threads at a time, from two buckets to thousands, with nearly all
-// records on the device; checkpoints come in between. Each thread knows exactly what its own keys
-// hold, and all of them add to the same counters.
+// records on the device; checkpoints come in between. Each thread knows the exact values of its own
+// keys, and all of them add to the same counters.
 class GrowthUnderLoad {
  public:
   static constexpr std::uint64_t kThreads = 8;
@@ -285,8 +285,8 @@ TEST(IndexGrowthTest, EveryKeyIsRightWhileLoadGrowsTheIndexAndAtEverySizeAfterwa
   for (const int exponent : {1, 2, 5, 9, 13, 16}) load.Reopen(exponent);
 }
 
-// From the default size, in memory. What a key holds follows from its number: each thread adds one
-// to the first half of its own, once to each, while it inserts more.
+// From the default size, in memory. The value of a key follows from its number: each thread adds
+// one to the first half of its own, once to each, while it inserts more.
 class LargeLoad {
  public:
   static constexpr std::uint64_t kThreads = 8;
@@ -359,7 +359,7 @@ TEST(IndexGrowthTest, ALargeLoadFindsEveryKeyWhileItGrowsTheIndex) {
   EXPECT_GE(65536U << stats.index_growth_count, keys_each * LargeLoad::kThreads / 10);
 }
 
-// ---- what waits for what ----
+// ---- waits ----
 
 class GrowingStoreTest : public ::testing::Test {
  protected:
@@ -383,8 +383,8 @@ class GrowingStoreTest : public ::testing::Test {
   const std::uint64_t other_in_second_ = KeyWithBits(1, 1, in_second_ + 1);
 };
 
-// What a growth does not concern returns at once: here, in one thread, or never. Fails (hangs) when
-// a hit asks for the state of its chunk, or writers ask for any but their own.
+// An operation that a growth does not concern returns at once: here, in one thread, or never. Fails
+// (hangs) when a hit checks the state of its chunk, or writers check any but their own.
 TEST_F(GrowingStoreTest, OnlyWhatNeedsTheChunkBeingSplitWaits) {
   EXPECT_EQ(Must(store_.Read(in_first_)), in_first_);
   EXPECT_FALSE(Must(store_.Contains(other_in_first_)));  // it only drains
@@ -402,7 +402,7 @@ TEST_F(GrowingStoreTest, OnlyWhatNeedsTheChunkBeingSplitWaits) {
   EXPECT_FALSE(Must(store_.Contains(in_second_)));
 }
 
-// Fails when a search that must be made again counts as absent, or a writer goes on.
+// Fails when a search that must be made again counts as absent, or a writer continues.
 TEST_F(GrowingStoreTest, WhatNeedsTheChunkBeingSplitWaitsForItWithoutAGuard) {
   core_.index.BeginSplit();
   std::atomic<int> done{0};
@@ -418,7 +418,7 @@ TEST_F(GrowingStoreTest, WhatNeedsTheChunkBeingSplitWaitsForItWithoutAGuard) {
   start([&] { EXPECT_TRUE(absl::IsNotFound(store_.Delete(other_in_first_))); });
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_EQ(done.load(std::memory_order_acquire), 0);
-  // Nobody holds anything up meanwhile.
+  // No thread delays another in the meantime.
   const std::uint64_t epoch = core_.epochs.Bump();
   while (!core_.epochs.Drained(epoch)) std::this_thread::yield();
   FinishGrowth();
@@ -466,8 +466,8 @@ TEST(IndexGrowthTest, AGrowthWaitsForOperationsThatHaveFoundTheirEntry) {
 }
 
 // Hazard 18: the entry is swept under an operation that has found it, and its word becomes another
-// tag's. Fails when Attempt goes on with whatever Reload finds: the record then hangs in the chain
-// of another key.
+// tag's. Fails when Attempt continues with any entry that Reload finds: the record then hangs in
+// the chain of another key.
 TEST(IndexGrowthTest, AnOperationWhoseEntryWasSweptStartsAgain) {
   for (const bool taken : {false, true}) {
     auto store = Must(OpenTinyInMemory<U64Store>());
@@ -500,7 +500,7 @@ TEST(IndexGrowthTest, ClosingDuringAGrowthLosesNothing) {
     auto store = Must(OpenIn<U64Store>("db", environment));
     U64Model model;
     for (std::uint64_t key = 0; key < 500; ++key) Must(store.Upsert(key, model[key] = key * 3));
-    // As when the store is closed for good at that moment.
+    // As when the store is closed permanently at that moment.
     int left = chunks;
     EXPECT_EQ(internal::GrowIndex(CoreOf(store), [&] { return left-- == 0; }).code(),
               StatusCode::kAborted);
@@ -512,7 +512,7 @@ TEST(IndexGrowthTest, ClosingDuringAGrowthLosesNothing) {
   }
 }
 
-// Whoever asks meanwhile gets its growth or is refused; Close is not held up for long.
+// A concurrent caller gets its growth or is rejected; Close is not delayed for long.
 TEST(IndexGrowthTest, ClosingBesideAGrowthIsClean) {
   TempDir dir;
   for (int round = 0; round < 10; ++round) {
@@ -579,8 +579,8 @@ TEST(IndexGrowthTest, AnOpeningBeginsWithTheSizeThatTheCheckpointNeedsAndGrowsAs
   EXPECT_TRUE(Holds(store, model));
 }
 
-// Hazard 40: what is in the image of a growing index, and nothing else, is what a crash leaves.
-// Fails when images and growths run at once.
+// Hazard 40: a crash leaves exactly the entries in the image of a growing index. Fails when images
+// and growths run at once.
 TEST(IndexGrowthTest, CheckpointsBesideGrowthsHoldEverything) {
   SimFileSystem files;
   Environment environment = TinyEnvironment(&files);

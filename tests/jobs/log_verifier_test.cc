@@ -1,6 +1,6 @@
-// Verify of a live store: what is whole is found whole whatever goes on, and each kind of damage is
-// told with its place. Damage is made in the files behind the store's back, with checksums made
-// right again where the damage is meant to lie deeper.
+// Verify of a live store: an intact store is found intact during all operations, and each kind of
+// damage is reported with its place. Damage is made in the files without the store's knowledge,
+// with checksums made right again where the damage is meant to lie deeper.
 //
 // features.md: Verify() on line.
 #include "ebb/internal/jobs/log_verifier.h"
