@@ -25,7 +25,7 @@ constexpr std::string_view kDigits = "0123456789abcdefghijklmnopqrstuvwxyz";
 constexpr std::size_t kNumberDigits = 6;  // 36^6 words at most
 constexpr std::uint64_t kSeed = 20240229;
 
-// One step of SplitMix64: the state goes on by a constant, the result is its mixed value.
+// One step of SplitMix64: the state advances by a constant, the result is its mixed value.
 std::uint64_t NextRandom(std::uint64_t& state) {
   state += 0x9e3779b97f4a7c15;
   std::uint64_t mixed = state;

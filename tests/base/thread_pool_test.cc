@@ -218,7 +218,7 @@ TEST(ThreadPoolTest, ATimerComesInTimeWhileAnotherThreadIsBusy) {
 
 // ---- exceptions ----
 
-// Hazard 53: neither the thread nor the job's next run is lost, whatever it throws.
+// Hazard 53: neither the thread nor the job's next run is lost, for any exception.
 TEST(ThreadPoolTest, AJobThatThrowsLosesNeitherTheThreadNorItsTimer) {
   StepSync steps;
   ThreadPool pool(1);

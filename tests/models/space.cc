@@ -1,6 +1,6 @@
 // The space of a log on a disk that is full, as hybrid_log.h, garbage_collector.h, coordinator.cc
 // and recovery.cc use it: every interleaving of one store, its crashes and openings, and another
-// program that takes what blocks are free.
+// program that takes free blocks.
 //
 //   space NAME=NUMBER... RULE...     see Config and Rules below; `-v` shows the trace of a failure
 //
@@ -13,11 +13,11 @@
 // Checked in every state that can be reached (breadth first, so a trace is a shortest one):
 //   I1     A commit that settles records, and Close's, can be written; an opening has the block of
 //          its open record.
-//   I2     If the live records, one page, and what a collection wastes fit below the ordinary
+//   I2     If the live records, one page, and the waste of a collection fit below the ordinary
 //          limit, and no scan pins the front, then repeated CollectGarbage reaches a state in which
-//          an update succeeds. (Meanwhile the other program is quiet.)
+//          an update succeeds. (During these the other program is quiet.)
 //   REST   Collections that a pin makes useless come to rest and leave themselves a slice.
-//   LOST   No block is given back that a committed record lies in.
+//   LOST   No block that holds a committed record is released.
 //   CLASS  An ordinary record lies in a page that is ordinary.
 //   SPIN   A call that finds no place ends.
 // Two more scripts, too long for a search, are run once with the sizes that the library uses, on
@@ -66,7 +66,7 @@ struct Config {
   int most = 4'000'000;
 };
 
-// What is left out, or done wrongly.
+// The rules that are left out, or applied wrongly.
 struct Rules {
   bool one_reserve = false;   // the three slices are one
   bool half_commits = false;  // slices of half the size
@@ -78,7 +78,7 @@ struct Rules {
   bool close_states_begin = false;  // Close commits for a new begin alone
   bool close_serials = false;       // Close commits for serials alone, whatever that takes
   bool open_each = false;           // each opening takes a block
-  bool pinned_garbage = false;      // what a pin holds counts as garbage that a pass would free
+  bool pinned_garbage = false;      // pinned space counts as garbage that a pass would free
   bool free_early = false;          // blocks are given back before a commit states the begin
   bool turn_above = false;          // a page is full when its offset is above its end
   bool no_drain = false;            // a page of a higher class is turned to without a drain
@@ -387,7 +387,7 @@ class Store {
     return s_.begin >= s_.collected || Commit(false, false);
   }
   bool NeedsCheckpoint() const { return s_.has_checkpoint && s_.scan_from < s_.collected; }
-  // What a commit has stated is given back, as far as no pin holds it.
+  // The space that a commit has stated is released, as far as no pin holds it.
   void GiveBack() {
     int limit = g_rules.free_early ? s_.collected : s_.begin;
     if (s_.has_checkpoint) limit = std::min(limit, s_.scan_from);
@@ -550,7 +550,7 @@ class Store {
   int behind_[4] = {};
 };
 
-// ---- what is checked in a state ----
+// ---- the checks of a state ----
 
 int OrdinaryLimit(const State& s) {
   return g_config.disk - s.other - g_config.image - g_config.commits - g_config.collection -
@@ -658,7 +658,7 @@ class Search {
     states_.push_back(s);
     parents_.push_back({static_cast<std::uint32_t>(now_), label});
   }
-  // A call that had to wait for a drain comes after the update that is under way.
+  // A call that had to wait for a drain comes after the update in progress.
   template <typename Call>
   void Try(const State& s, const char* label, const Call& call) {
     if (!g_error.empty()) return;

@@ -1,5 +1,5 @@
-// IndexFiller: the index is what it would be if records were put there one after the other, whoever
-// puts them.
+// IndexFiller: the index is the same as if the records were put there one after the other, by any
+// thread.
 #include "ebb/internal/open/index_filler.h"
 
 #include <cstdint>
@@ -21,7 +21,7 @@ using internal::IndexFiller;
 using internal::kNoRecord;
 using internal::StoreAccess;
 
-// The index of a store that nobody uses.
+// The index of a store that no session uses.
 class IndexFillerTest : public testing::TestWithParam<int> {
  protected:
   IndexFillerTest() {
@@ -58,8 +58,8 @@ class IndexFillerTest : public testing::TestWithParam<int> {
 
 INSTANTIATE_TEST_SUITE_P(PoolThreads, IndexFillerTest, testing::Values(0, 1, 3));
 
-// From 64 buckets up to what 60,000 chains need, through many rounds and a last one that is not
-// full.
+// From 64 buckets up to the number for 60,000 chains, through many rounds and a last one that is
+// not full.
 TEST_P(IndexFillerTest, EveryChainLeadsToItsNewestRecord) {
   IndexFiller filler(core(), Address(4096));
   for (int i = 0; i < 300'000; ++i) {
@@ -103,7 +103,7 @@ TEST_P(IndexFillerTest, LinksBelowTheStartAreNotLookedAt) {
   EXPECT_TRUE(filler.bad_link().is_null());
 }
 
-// Rounds that have begun end, and jobs that the pool has not begun do no harm to what is gone.
+// Rounds that have begun end, and jobs that the pool has not begun do not touch destroyed objects.
 TEST_P(IndexFillerTest, CanBeGivenUpAtAnyTime) {
   for (int turn = 0; turn < 50; ++turn) {
     IndexFiller filler(core(), Address(4096));

@@ -1,4 +1,4 @@
-// Verification of a directory that nobody has open.
+// Verification of a directory that no process has open.
 //
 // features.md: Verify() offline on a directory.
 #include "ebb/internal/open/offline_verifier.h"
@@ -101,7 +101,7 @@ TEST(OfflineVerifierTest, EveryBadBlockIsTold) {
                           SegmentFile(1) + " at offset 36864: block 24 fails its checksum"));
 }
 
-// Whatever byte is changed: a problem is told, or the store opens with everything it had.
+// For each changed byte: a problem is reported, or the store opens with everything it had.
 TEST(OfflineVerifierTest, AFlippedBitIsToldOrDoesNotMatter) {
   SimFileSystem files;
   U64Model model;
@@ -124,8 +124,8 @@ TEST(OfflineVerifierTest, AFlippedBitIsToldOrDoesNotMatter) {
       ++told;
       continue;
     }
-    // Only what lies behind the last commit does not matter, and one block of the durable end, as
-    // the other counts.
+    // Only the blocks after the last commit do not matter, and one block of the durable end, as the
+    // other counts.
     std::uint64_t segment = 0;
     if (internal::FileDevice::ParseSegmentName(file->first, segment)) {
       const std::uint64_t block = segment * 16 + (at < 4096 ? 0 : at / 4096 - 1);

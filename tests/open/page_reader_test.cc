@@ -1,4 +1,5 @@
-// PageReader: pages come into their frames whoever loads them, and reading ends where it must.
+// PageReader: pages come into their frames with any thread as the loader, and reading ends where it
+// must.
 #include "ebb/internal/open/page_reader.h"
 
 #include <algorithm>
@@ -59,7 +60,7 @@ TEST_P(PageReaderTest, EveryPageComesIntoItsFrame) {
     std::memset(frame.data() + (first - page * kPageBlocks) * 4080, 0xee,
                 (page * kPageBlocks + kPageBlocks - first) * 4080);
   }
-  // Frames of the pages are what the device holds again once they are loaded.
+  // Frames of the pages match the device again once they are loaded.
   for (std::uint64_t page = 1; page * kPageBlocks < end; ++page) {
     const std::uint64_t first = std::max<std::uint64_t>(6, page * kPageBlocks);
     const std::uint64_t stop = std::min(end, (page + 1) * kPageBlocks);
@@ -99,7 +100,7 @@ TEST_P(PageReaderTest, AFailedReadIsTheAnswerOfItsPage) {
   faults_.Disarm();
 }
 
-// Jobs that the pool has not begun, and those that it has, do no harm to what is gone.
+// Jobs that the pool has not begun, and those that it has, do not touch destroyed objects.
 TEST_P(PageReaderTest, CanBeGivenUpAtAnyTime) {
   for (int i = 0; i < 50; ++i) {
     PageReader reader(core(), {.first_block = 0, .end_block = end_block()});

@@ -1,7 +1,7 @@
-// Recovery: what a store finds when it is opened: its files after a close, after a crash, after an
-// interrupted opening or creation; with other memory, other types, or damaged.
+// Recovery: the state that a store finds when it is opened: its files after a close, after a crash,
+// after an interrupted opening or creation; with other memory, other types, or damaged.
 //
-// Power losses are simulated (sim_file_system.h): any moment, and whatever subset of the unsynced
+// Power losses are simulated (sim_file_system.h): any moment, and any subset of the unsynced
 // sectors and names may survive it. Seeds are part of the failure message.
 //
 // Hazards: 28 (errors of the device), 34 (uncommitted records), 36 (versions after several
@@ -139,7 +139,7 @@ TEST(RecoveryTest, AStoreOnRealFilesIsReopenedWithOtherBudgets) {
   EXPECT_GT(SnapshotOf(dir / "db").size(), 3U) << "one segment only";
 }
 
-// What fits the budget is read from memory after a reopening, without a device read.
+// Records that fit the budget are read from memory after a reopening, without a device read.
 TEST(RecoveryTest, TheNewestPagesAreInMemoryAfterOpening) {
   SimFileSystem files;
   constexpr std::uint64_t kKeyCount = 3000;  // 18 pages
@@ -377,7 +377,7 @@ TEST(RecoveryTest, TruncatedAndMissingSegmentsAreRefusedAndLeftAlone) {
 }
 
 // A store of one segment whose header has become zeros looks at first like a creation that was
-// interrupted; but it holds a log, so it must not be taken for one and begun anew.
+// interrupted; but it holds a log, so it must not be taken for one and created again.
 TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
   SimFileSystem files(/*direct=*/false);
   internal::Environment environment = TinyEnvironment(&files);
@@ -398,7 +398,8 @@ TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
 // A store of one segment whose file lost all but part of its header. (Of a whole number of blocks
 // it could be a creation that was interrupted.)
 TEST(RecoveryTest, AHeaderThatIsCutOffIsRefusedAndLeftAlone) {
-  // A store whose header ends with a zero, so that what is cut off last cannot be told by it.
+  // A store whose header ends with a zero, so that the header does not show what part is cut off
+  // last.
   Snapshot whole;
   do {
     SimFileSystem closed(/*direct=*/false);
@@ -455,7 +456,7 @@ TEST(RecoveryTest, FilesOfTwoStoresAreRefusedAndLeftAlone) {
   EXPECT_EQ(SnapshotOf(files, "db"), mixed);
 }
 
-// Other people's files in the directory are nobody's business.
+// Files of other programs in the directory are ignored.
 TEST(RecoveryTest, ForeignFilesAreLeftAlone) {
   TempDir dir;
   const Snapshot foreign = {{"README", "mine"},
@@ -474,8 +475,8 @@ TEST(RecoveryTest, ForeignFilesAreLeftAlone) {
 
 // ---- stores that were not closed ----
 
-// A copy of the directory, made while the store is open: the last commit, whatever has been
-// written since.
+// A copy of the directory, made while the store is open: the last commit, without the writes since
+// then.
 TEST(RecoveryTest, ACopyOfAnOpenStoreIsItsLastCommit) {
   TempDir dir;
   auto store = Must(OpenTiny<U64Store>(dir / "db"));
@@ -495,8 +496,8 @@ TEST(RecoveryTest, ACopyOfAnOpenStoreIsItsLastCommit) {
   EXPECT_TRUE(HoldsOnly(copy, model, KeysUpTo(6000)));
 }
 
-// Crash after crash: what the first one made void stays void, although its blocks are still in the
-// log below what came later.
+// Crash after crash: records that the first one made void stay void, although their blocks are
+// still in the log below later records.
 TEST(RecoveryTest, WhatACrashMadeVoidStaysVoid) {
   auto files = std::make_unique<SimFileSystem>();
   U64Model model;
@@ -535,8 +536,8 @@ struct Seeds {
   static constexpr std::uint64_t kAll[] = {0, 1, 2, 3, 5, 8, 13, 21};
 };
 
-// Opens what a crash has left; then once more, to see that the first opening changed nothing that
-// it should not have; then writes, closes, and opens a third time.
+// Opens the files that a crash has left; then again, to see that the first opening changed nothing
+// that it should not have; then writes, closes, and opens a third time.
 template <typename StoreType, typename Key, typename Value, typename Keys>
 testing::AssertionResult SurvivesAndWorks(SimFileSystem& files, Model<Key, Value> model,
                                           const Keys& keys) {
@@ -669,7 +670,7 @@ TEST(RecoveryTest, WhatAnOpeningShowsIsDurable) {
   EXPECT_GT(older, 0U);
 }
 
-// Every call of an opening fails in turn, with and without its effect: the opening answers an
+// Every call of an opening fails in turn, with and without its effect: the opening returns an
 // error, and the next one finds the same.
 TEST(RecoveryTest, AnOpeningWhoseCallsFailCanBeRepeated) {
   std::uint64_t failures = 0;
@@ -682,7 +683,7 @@ TEST(RecoveryTest, AnOpeningWhoseCallsFailCanBeRepeated) {
         faults.Arm({.skip = call, .effect = effect, .error = EIO});
         const absl::Status status = OpenTiny<U64Store>("db", &faults).status();
         if (faults.FiredCount() == 0) break;
-        // Only closing, after the store was opened, may fail without being told of.
+        // Only closing, after the store was opened, may fail without an error.
         if (!status.ok()) {
           ++failures;
           EXPECT_TRUE(FailsWith(status, StatusCode::kUnavailable, "errno 5")) << call;
@@ -732,7 +733,7 @@ TEST(RecoveryTest, AnEmptyFileOfTheNextSegmentIsTakenOver) {
 
 // ---- no space ----
 
-// The device is full at any write of a load: the load stops with an error, goes on where it
+// The device is full at any write of a load: the load stops with an error, continues where it
 // stopped once there is room, and loses nothing.
 TEST(RecoveryTest, ALoadGoesOnAfterNoSpaceAtAnyWrite) {
   std::uint64_t stops = 0;
@@ -774,8 +775,8 @@ TEST(RecoveryTest, ALoadGoesOnAfterNoSpaceAtAnyWrite) {
 
 // ---- any crash ----
 
-// A run of writes, commits and reopenings; a power loss at every single call of it. What comes back
-// is the state of a commit: not older than the last one that had returned, and whole.
+// A run of writes, commits and reopenings; a power loss at every single call of it. The recovered
+// state is that of a commit: not older than the last one that had returned, and whole.
 TEST(RecoveryTest, APowerLossAtAnyCallLeavesACommittedState) {
   SimFileSystem files;
   struct Point {
@@ -813,7 +814,7 @@ TEST(RecoveryTest, APowerLossAtAnyCallLeavesACommittedState) {
       ASSERT_TRUE(store.ok()) << store.status() << " after call " << call << " with seed " << seed;
       testing::AssertionResult holds = HoldsOnly(*store, points[promised].model, KeysUpTo(300));
       if (!holds && promised + 1 < points.size()) {
-        // The commit under way may have been whole already.
+        // The commit in progress may have been whole already.
         holds = HoldsOnly(*store, points[promised + 1].model, KeysUpTo(300));
         newer += holds ? 1 : 0;
       }

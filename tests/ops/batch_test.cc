@@ -375,7 +375,7 @@ TEST(BatchTest, EveryItemCountsOnceAndIsTimedIfOthersAre) {
   }
 }
 
-// A file system whose rings read only when somebody waits for them, after a call of the test's.
+// A file system whose rings read only when a thread waits for them, after a call of the test's.
 class SlowRings final : public internal::FileSystem {
  public:
   explicit SlowRings(internal::FileSystem& base) : base_(base) {}
@@ -418,7 +418,8 @@ class SlowRings final : public internal::FileSystem {
 };
 
 // While the device is asked for the first item its record is collected, and both keys change, the
-// second one first. So the first is answered from after that, and the second must be, too.
+// second one first. So the result of the first is from after that, and that of the second must be,
+// too.
 TEST(BatchTest, NoItemIsAnsweredFromBeforeAnEarlierOne) {
   SimFileSystem memory;
   SlowRings files(memory);
@@ -456,8 +457,8 @@ internal::Environment MixedEnvironment(internal::FileSystem* files) {
   return environment;
 }
 
-// A commit, and then a loss of power, whenever a window of the batch is about to read. What it
-// leaves are the items up to the serial that it reports, and no others.
+// A commit, and then a loss of power, whenever a window of the batch is about to read. The items up
+// to the reported serial survive, and no others.
 TEST(BatchTest, ACrashInsideABatchLeavesTheItemsUpToItsSerial) {
   for (const bool deletes : {true, false}) {
     SimFileSystem memory;
@@ -614,8 +615,8 @@ TEST(BatchTest, ValuesWithACodecKeepTheSameRules) {
   EXPECT_FALSE(Must(session.Contains(3)));
 }
 
-// Each thread moves amounts between accounts by batches: no sum is ever lost, whatever the others
-// do; and two reads of one key in a batch never go back in time.
+// Each thread moves amounts between accounts by batches: no sum is ever lost, for any order of the
+// threads; and two reads of one key in a batch never go back in time.
 TEST(BatchTest, ThreadsShareKeys) {
   constexpr std::uint64_t kKeys = 600;  // more than fit in memory
   SimFileSystem files;

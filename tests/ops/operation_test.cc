@@ -1,13 +1,13 @@
-// The general forms of the operations: whatever the newest record of a key is and wherever it lies,
-// each call does to it what it says, and nothing to the other keys of its chain.
+// The slow paths of the operations: for each kind and place of the newest record of a key, each
+// call has its documented effect on it, and none on the other keys of its chain.
 //
-// Everything runs in one thread, in tiny stores without a pool. What another thread would do in
-// between is done by another session from inside a callback (as_another_thread.h). A callback must
-// not call its store, because it could wait for a page forever; here there is room, and the
-// interleaving is the same one every time.
+// Everything runs in one thread, in tiny stores without a pool. Another session takes the part of
+// another thread, from inside a callback (as_another_thread.h). A callback must not call its store,
+// because it could wait for a page forever; here there is room, and the interleaving is the same
+// one every time.
 //
 // Hazards: 8 (an update in place lands on a record that has a successor), 10 (a stale publication
-// succeeds), 15 and 16 (abandoned slots), 17 (keys that share a tag), 25 (growth), 27 (the least
+// succeeds), 15 and 16 (abandoned slots), 17 (keys that share a tag), 25 (growth), 27 (the minimum
 // memory), 50 (failed publications).
 #include "ebb/internal/ops/operation.h"
 
@@ -214,8 +214,8 @@ class OperationTest : public ::testing::Test {
       }
     }
   }
-  // Does `act` to the target at every place, and says what must come of it where there was a value
-  // and where there was none.
+  // Does `act` to the target at every place, with the expected results where there was a value and
+  // where there was none.
   template <typename Act>
   void AtEveryPlace(std::optional<ValueType> if_present, std::optional<ValueType> if_absent,
                     Act act) {
@@ -342,9 +342,10 @@ TYPED_TEST(OperationTest, AKeyComesAndGoesAndComesBack) {
   this->ExpectTarget(std::nullopt);
 }
 
-// ---- what happens between a decision and its publication ----
+// ---- events between a decision and its publication ----
 
-// An Rmw whose callback lets another session act, the first time it runs; what each run has seen.
+// An Rmw whose callback lets another session act, the first time it runs; the values that each run
+// has seen.
 template <typename ValueType, typename Interfere>
 std::vector<ValueType> RmwWith(Store<std::uint64_t, ValueType>& store, std::uint64_t key,
                                const ValueType& next, Interfere interfere) {
@@ -433,8 +434,8 @@ TYPED_TEST(OperationTest, TheSameKeyIsDeletedFirst) {
   }
 }
 
-// Hazard 8. Another session outgrows the record while this one edits it: what this one would write
-// in place would be lost, so it must start again on the successor.
+// Hazard 8. Another session outgrows the record while this one edits it: its write in place would
+// be lost, so it must start again on the successor.
 TEST(OperationTest, AnEditOfARecordThatIsOutgrownMeanwhileStartsAgain) {
   auto store = Must(OpenTinyInMemory<U64StringStore>());
   Must(store.Upsert(1, "0123456789"));

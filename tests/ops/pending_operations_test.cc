@@ -1,5 +1,5 @@
-// PendingOperations: each operation ends once and is told once, also beside Close; a block that two
-// want is read once.
+// PendingOperations: each operation ends once and is reported once, also during Close; a block that
+// two operations need is read once.
 #include "ebb/internal/ops/pending_operations.h"
 
 #include <atomic>
@@ -86,7 +86,7 @@ TEST_P(PendingOperationsTest, ABlockThatManyWantIsReadOnce) {
   session.CompletePending();
   EXPECT_EQ(told, 100);
   // A chain leads through others: about as many blocks as the store has, far fewer than searches.
-  // Reads are shared while they are under way. Threads may end some before others begin.
+  // Reads are shared while they are in flight. Threads may end some before others begin.
   if (GetParam() == 0) EXPECT_LT(files_.Count(CallKind::kRead), 60U);
   EXPECT_GT(reads(), 0U);
 }
@@ -114,8 +114,8 @@ TEST_P(PendingOperationsTest, AnErrorOfTheDeviceIsToldToWhoWantedTheBlock) {
   EXPECT_EQ(failed, 51);
 }
 
-// Hazard 49. What a function owns ends with its operation, outside the list's lock: its destructor
-// may use the session.
+// Hazard 49. The objects that a function owns end with its operation, outside the list's lock: its
+// destructor may use the session.
 TEST_P(PendingOperationsTest, WhatAFunctionOwnsMayUseTheSessionAtItsEnd) {
   auto session = store_->NewSession();
   int ended = 0;
@@ -260,7 +260,7 @@ TEST_P(PendingOperationsTest, InsideACallbackUnderAGuardTheyAreRefused) {
   EXPECT_EQ(refused, 2);
 }
 
-// Close beside sessions that are driven: whoever gets an operation tells it, and nobody else.
+// Close while sessions are driven: the thread that gets an operation reports it, and no other.
 TEST_P(PendingOperationsTest, CloseBesideSessionsThatAreDriven) {
   if (GetParam() == 0) return;  // threads need a pool that turns pages
   std::atomic<std::uint64_t> begun{0};

@@ -85,7 +85,7 @@ TEST(ThreadSessionTest, SessionsOfClosedStoresAreDroppedWhenOneIsAdded) {
 }
 
 // A callback may open a store, use it, and so add a session, while the store that runs the callback
-// has been closed by somebody else (Close waits for the callback). Its session must survive that.
+// has been closed by another thread (Close waits for the callback). Its session must survive that.
 TEST(ThreadSessionTest, ASessionInACallbackIsNotDropped) {
   const auto closing = OpenCore();
   const auto other = OpenCore();
@@ -147,7 +147,7 @@ TEST(ThreadSessionTest, WhatEndsWithADroppedSessionMayAddSessions) {
 }
 
 // The destructor of a thread-local object of the program may run after the list of sessions is
-// gone. Its calls work all the same, with a session that nobody frees.
+// gone. Its calls still work, with a session that is never freed.
 struct CallsAtTheEnd {
   U64Store* store = nullptr;
   absl::Status* status = nullptr;

@@ -23,7 +23,7 @@ using Wide = std::array<std::uint64_t, 256>;
 constexpr RecordShape kStrings{RecordShape::kVariable, RecordShape::kVariable};
 constexpr RecordShape kWides{8, sizeof(Wide)};
 
-// Record memory as a frame has it: aligned, and not zero where nobody has written.
+// Record memory as a frame has it: aligned, and not zero where nothing has been written.
 class RecordMemory {
  public:
   explicit RecordMemory(RecordShape shape) : shape_(shape) { words_.fill(0xabababababababab); }
@@ -121,7 +121,7 @@ TEST_F(TypedRecordCopyTest, ACopyIsNeverTornWhileAnotherThreadWrites) {
   const Wide zero{};
   CopyToLog(&zero, sizeof(zero), record.value());
 
-  // The writer goes on until the reader has seen enough different values.
+  // The writer continues until the reader has seen enough different values.
   std::atomic<bool> enough{false};
   std::thread writer([&] {
     for (std::uint64_t i = 1; !enough.load(std::memory_order_relaxed); ++i) {

@@ -1,5 +1,5 @@
-// What each update wishes of a record that is absent, mutable, frozen or unsettled. (What follows
-// from that, whole operations in all interleavings, is in operation_test and schedule/.)
+// The decision of each update for a record that is absent, mutable, frozen or unsettled. (Whole
+// operations, in all interleavings, are in operation_test and schedule/.)
 #include "ebb/internal/ops/updates.h"
 
 #include <gtest/gtest.h>
@@ -106,7 +106,7 @@ TEST(UpdatesTest, ADeleteBuriesWhatIsMutableAndWaitsForWhatIsUnsettled) {
   EXPECT_EQ(op.status, OpStatus::kNotFound);
 }
 
-// Copies what is on the device: nothing but the very record that was read there.
+// Copies from the device only the very record that was read there.
 TEST(UpdatesTest, APromotionCopiesOnlyTheRecordThatWasRead) {
   const Shown<Numbers> shown(8, 5);
   for (const Where where : {Where::kAbsent, Where::kMutable, Where::kUnsettled}) {

@@ -1,5 +1,5 @@
 // LiveReader: shows the newest record of each key of a part of the log, once, however it is read
-// and whenever what leads to the device is settled.
+// and whenever the chains that lead to the device are settled.
 //
 // Two buckets make chains of many keys, so most live records are found to be so on the device only.
 #include "ebb/internal/scan/live_reader.h"
@@ -86,7 +86,7 @@ TEST_P(LiveReaderTest, TheNewestOfEachKeyIsShownOnce) {
   EXPECT_EQ(shown, expected);
 }
 
-// What compaction asks: everything counts, and it may end early.
+// The use by compaction: everything counts, and it may end early.
 TEST_P(LiveReaderTest, WhatIsBelowSettledHasBeenShownWhenItEndsEarly) {
   KeyModel model;
   Update(model, 3000);

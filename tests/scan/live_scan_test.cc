@@ -1,11 +1,11 @@
 // Scans: each key once, with its newest value below the address that the scan was begun at. The
-// oracle is exact: what the store held when the scan was made.
+// oracle is exact: the values of the store when the scan was created.
 //
-// Stores are tiny, without a pool, and most of what they hold is on the device; chains are shared.
+// Stores are tiny, without a pool, and most of their records are on the device; chains are shared.
 //
-// Hazards: 16 (holes), 24 (frames used again under what a scan shows), 43 (deleted keys must not
-// come back), 49 (callbacks that throw or call the store), 51 (duplicates and missing keys beside
-// updates).
+// Hazards: 16 (holes), 24 (frames used again under records that a scan shows), 43 (deleted keys
+// must not come back), 49 (callbacks that throw or call the store), 51 (duplicates and missing keys
+// during updates).
 #include "ebb/internal/scan/live_scan.h"
 
 #include <algorithm>
@@ -37,7 +37,7 @@ namespace {
 
 using absl::StatusCode;
 
-// What is left of a scan; a key that comes twice is a failure.
+// The rest of a scan; a key that comes twice is a failure.
 template <typename Key, typename Value>
 Model<Key, Value> TakeAll(ScanIterator<Key, Value>& it) {
   Model<Key, Value> seen;
@@ -238,7 +238,7 @@ TEST(LiveScanTest, TooManyAreRefusedAndOthersGoOn) {
   EXPECT_EQ(Must(store.ScanAll()).size(), 1U);
 }
 
-// What lies before the damage is shown, and then the place of the damage is told.
+// The records before the damage are shown, and then the place of the damage is reported.
 TEST(LiveScanTest, DamageEndsItWithDataLoss) {
   SimFileSystem files(/*direct=*/false);
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -299,10 +299,10 @@ TEST(LiveScanTest, EveryOpeningCanBeScanned) {
   }
 }
 
-// ---- beside other threads ----
+// ---- concurrently with other threads ----
 
-// Writers that count their keys up, one after the other, again and again. So how many updates one
-// has made tells how many of each key.
+// Writers that count their keys up, one after the other, again and again. So the number of its
+// updates gives the number for each key.
 class CountingWriters {
  public:
   static constexpr std::uint64_t kWriters = 3;
@@ -371,8 +371,8 @@ class CountingWriters {
   std::vector<std::thread> threads_;
 };
 
-// A scan shows at least what had returned when it was begun, and at most what had begun when it was
-// made.
+// A scan shows at least the updates that had returned when NewScan was called, and at most those
+// that had begun when it returned.
 TEST(LiveScanTest, ScansBesideWritersShowWhatWasThereWhenTheyWereMade) {
   const TempDir dir;
   internal::Environment environment = TinyEnvironment();
@@ -422,7 +422,7 @@ std::uint64_t StatusBytes(const char* field) {
   std::fclose(file);
   return std::uint64_t{kib} * 1024;
 }
-// Lets VmHWM, the most that was ever resident, begin anew.
+// Resets VmHWM, the peak resident size.
 bool ResetPeak() {
   std::FILE* const file = std::fopen("/proc/self/clear_refs", "w");
   if (file == nullptr) return false;

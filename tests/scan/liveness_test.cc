@@ -1,11 +1,11 @@
-// Liveness: the answers agree with the whole log, read record by record: of all records of a key
+// Liveness: the results agree with the whole log, read record by record: of all records of a key
 // below an address the highest one is live, and no other.
 //
 // Everything runs in one thread, in tiny stores without a pool, whose two buckets make chains of
 // many keys.
 //
 // Hazards: 14 (an index that grows), 17 (keys that share a tag), 43 and 45 (another key on the same
-// chain, chains that grow), 51 (what is newest is asked for a fixed end).
+// chain, chains that grow), 51 (the newest record is requested for a fixed end).
 #include "ebb/internal/scan/liveness.h"
 
 #include <algorithm>
@@ -56,7 +56,7 @@ struct Entry {
   std::string key;
 };
 
-// What lies in the log below `end`, in order.
+// The records in the log below `end`, in order.
 std::vector<Entry> EverythingBelow(internal::Core& core, Address end) {
   OwnSlot slot(core);
   LogReader reader(core, *slot, {core.log.begin(), end}, {});
@@ -68,7 +68,7 @@ std::vector<Entry> EverythingBelow(internal::Core& core, Address end) {
   }
 }
 
-// Decides all records below `end`, in batches of what a reader shows at a time, and compares.
+// Decides all records below `end`, in batches as large as a reader shows at a time, and compares.
 void ExpectTheHighestAreLive(internal::Core& core, Address end, Address below,
                              std::uint64_t chunk_bytes) {
   std::map<std::string, Address> newest;
@@ -155,7 +155,7 @@ TEST(LivenessTest, KeysAndRecordsThatCrossBlocksAreCompared) {
   ExpectTheHighestAreLive(core, core.log.tail(), core.log.head_acquire(), 1 << 16);
 }
 
-// What no chain leads to: a crash has left records of a commit that never came.
+// Records that no chain leads to: a crash has left records of a commit that never came.
 TEST(LivenessTest, WhatIsInNoChainIsDead) {
   SimFileSystem files;
   auto store = Must(OpenTinyInMemory<U64Store>());
@@ -193,7 +193,7 @@ TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
   internal::Core& core = CoreOf(store);
   Freeze(core);
   ASSERT_GT(core.log.head_acquire(), middle + 2 * 24 * kKeyCount / 2);
-  // All of the first are dead, and what tells so lies in another order behind them.
+  // All of the first are dead, and their successors lie in another order after them.
   OwnSlot slot(core);
   LogReader reader(core, *slot, {core.log.begin(), middle}, {1 << 20, 1 << 20});
   const auto items = Must(reader.Next());
@@ -268,7 +268,8 @@ TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
                         ".ebb at offset"));
 }
 
-// 14. What is not found while it may be moving is looked for again: to take it for absent would
+// 14. An entry that is not found while it may be moving is searched for again: to take it for
+//     absent would
 // lose the record that its entry leads to.
 TEST(LivenessTest, WhatTheIndexMayBeMovingIsWaitedFor) {
   auto store = Must(OpenTinyInMemory<U64Store>());

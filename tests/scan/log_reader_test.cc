@@ -1,5 +1,5 @@
 // LogReader: everything between two addresses is shown once, in order, wherever it lies and however
-// it is cut into chunks; what is damaged is DataLoss.
+// it is cut into chunks; damage is DataLoss.
 //
 // Hazard: 16 (holes): fillers, padding and records that were never published are stepped over.
 #include "ebb/internal/scan/log_reader.h"
@@ -96,7 +96,7 @@ TEST_F(LogReaderTest, EverythingIsShownOnceAndInOrder) {
   }
 }
 
-// 15, 16. A slot whose publication failed, and what fills a page up.
+// 15, 16. A slot whose publication failed, and the filler at the end of a page.
 TEST_F(LogReaderTest, WhatIsNoValidRecordIsSteppedOver) {
   Write(3);
   {
@@ -128,7 +128,7 @@ TEST_F(LogReaderTest, AnyRecordCanBeTheFirstOrTheEnd) {
   }
 }
 
-// 2 -> the reader has shown some; 2 <- everything else leaves memory; then it goes on.
+// 2 -> the reader has shown some; 2 <- everything else leaves memory; then it continues.
 TEST_F(LogReaderTest, WhatLeavesMemoryMeanwhileIsReadFromTheDevice) {
   Write(20);
   const LogReader::Range range = Everything();

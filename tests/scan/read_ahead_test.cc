@@ -1,4 +1,4 @@
-// ReadAhead: what is taken is what lies there, whoever has read it.
+// ReadAhead: the blocks taken match the device, with any thread as the reader.
 #include "ebb/internal/scan/read_ahead.h"
 
 #include <cstdint>

@@ -112,7 +112,7 @@ class FaultFileSystem::FaultFile final : public internal::File {
     if (transfer.error != 0 || transfer.count == 0) return transfer;
     if (fault->effect == Effect::kShort) {
       transfer.count -= std::min(transfer.count, fault->short_by_bytes);
-      // What did not arrive must not be relied on.
+      // Data that did not arrive must not be relied on.
       std::memset(bytes + transfer.count, 0xee, count - transfer.count);
     } else {
       const std::uint64_t bit = fault->flip_bit % (transfer.count * 8);
@@ -133,8 +133,8 @@ class FaultFileSystem::FaultFile final : public internal::File {
       return {0, fault->error};
     }
     const std::size_t reported = count - std::min(count, fault->short_by_bytes);
-    // A direct file takes whole blocks only, so less is written than is reported. Whoever goes on
-    // with such a file must start at a whole block anyhow.
+    // A direct file takes whole blocks only, so less is written than is reported. A caller that
+    // continues such a file must start at a whole block anyhow.
     constexpr std::size_t kBlockBytes = 4096;
     const std::size_t written = direct() ? reported - reported % kBlockBytes : reported;
     if (written > 0) {

@@ -80,7 +80,7 @@ absl::Status Ledger::Deletes(LedgerStore::Session& session, int count) {
   return absl::OkStatus();
 }
 
-// They take effect in the order of the calls that tell them, if at all.
+// They take effect in the order of the calls that report them, if at all.
 absl::Status Ledger::AsyncRmws(LedgerStore::Session& session, int count) {
   absl::Status first;
   int told = 0;

@@ -116,7 +116,7 @@ void ScriptDevice::Erase(std::uint64_t block) {
 
 namespace {
 
-// What a key or a value of this address and length holds.
+// The content of a key or a value of this address and length.
 std::string Pattern(Address address, std::uint32_t bytes, unsigned salt) {
   std::string pattern(bytes, '\0');
   const std::uint64_t seed = address.value() / 8 * 31 + salt;

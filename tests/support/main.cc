@@ -1,7 +1,8 @@
 // The entry of the test binary.
 //
 // EBB_FORCE_FALLBACK=1 runs every test without membarrier, as old kernels and ThreadSanitizer
-// builds do. What the guards use is printed to stderr, since stdout is read by whoever lists tests.
+// builds do. The barrier that the guards use is printed to stderr, since programs that list tests
+// read stdout.
 #include <gtest/gtest.h>
 
 #include <cstdio>

@@ -18,9 +18,9 @@ namespace {
 constexpr std::uint64_t kBlockBytes = 4096;  // of the simulated file system, and for alignment
 }  // namespace
 
-// Picks among what may survive. Seeds 0 and 1 are the two extremes; every other seed first draws
-// how likely an unsynced change is to survive, then draws for each. Given picks are used up in
-// turn.
+// Picks among the changes that may survive. Seeds 0 and 1 are the two extremes; every other seed
+// first draws how likely an unsynced change is to survive, then draws for each. Given picks are
+// used up in turn.
 class SimDisk::Chooser {
  public:
   explicit Chooser(std::uint64_t seed) : seed_(seed), state_(seed) {
@@ -89,7 +89,7 @@ void SimDisk::Resize(File& file, std::uint64_t size) {
   file.changed_sizes.push_back(size);
   file.punched_sectors.erase(file.punched_sectors.lower_bound(size / kSectorBytes),
                              file.punched_sectors.end());
-  // What was cut off is zeros from now on, should the file grow again.
+  // The part that was cut off is zeros from now on, if the file grows again.
   if (size < old_size) NoteSectors(file, size, old_size);
 }
 
@@ -142,7 +142,7 @@ void SimDisk::Apply(const SimCall& call) {
       Resize(files_.at(call.file), call.offset);
       return;
     case SimCall::Kind::kSync: {
-      // Only what is dirty goes out: what a failed sync has dropped stays lost.
+      // Only dirty data is written: data that a failed sync has dropped stays lost.
       File& file = files_.at(call.file);
       Chooser choose(kEverythingSurvives);
       file.durable = Survivor(file, choose);

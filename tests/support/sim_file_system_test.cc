@@ -203,8 +203,8 @@ TEST_F(SimFileSystemTest, RenameOntoAnotherFileLeavesOneOfTheTwoUnderTheName) {
   EXPECT_THAT(Crashes("manifest"), UnorderedElementsAre("n"));
 }
 
-// On Linux a failed fsync marks the pages clean: the next one answers OK, reads show the bytes,
-// and a power loss takes them away.
+// On Linux a failed fsync marks the pages clean: the next one returns OK, reads show the bytes, and
+// a power loss takes them away.
 TEST_F(SimFileSystemTest, FailedSyncLosesBytesAndTheNextOneSaysNothing) {
   const auto file = Create("file");
   Write(*file, 0, 'a', 2 * kSectorBytes);

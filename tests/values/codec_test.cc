@@ -1,4 +1,4 @@
-// Codecs: what may be a key or a value, and types of a program's own in whole stores.
+// Codecs: the types that may be a key or a value, and a program's own types in whole stores.
 //
 // Hazard: 49 (callbacks, here also codecs, that throw or call back).
 #include "ebb/codec.h"
@@ -149,7 +149,7 @@ TEST(CodecTest, IntegersEnumsAndPlainStructsAreKeys) {
   EXPECT_TRUE(KeyType<std::string>);
 }
 
-// Keys are compared as bytes: what compares equal must have equal bytes.
+// Keys are compared as bytes: keys that compare equal must have equal bytes.
 TEST(CodecTest, TypesWhoseEqualValuesMayDifferInBytesAreNoKeys) {
   EXPECT_FALSE(KeyType<double>);
   EXPECT_FALSE(KeyType<Padded>);
@@ -283,7 +283,7 @@ TEST(CodecTest, AnotherVersionIsRefusedAndBothAreNamed) {
   Must(OpenTiny<Store<Text<1>, std::string>>("other", &files).status());
 }
 
-// What a store was created with, and whether it can be opened with another type.
+// The type that a store was created with, and whether it can be opened with another type.
 template <typename Created, typename Opened>
 absl::Status Reopened() {
   SimFileSystem files;
@@ -333,7 +333,7 @@ TEST(CodecTest, TypesHaveTheirNames) {
   EXPECT_EQ(name(1.0L), "long double");
   EXPECT_EQ(name(std::string()), "string");
   EXPECT_EQ(name(Hits()), "test.Hits");
-  EXPECT_EQ(name(Compressed<Hits>()), "test.Hits");  // its codec's version tells them apart
+  EXPECT_EQ(name(Compressed<Hits>()), "test.Hits");  // its codec's version distinguishes them
   EXPECT_EQ(name(Compressed<std::string>()), "string");
   EXPECT_EQ(name(Order()), "");
 }

@@ -1,4 +1,4 @@
-// Compression: what comes back is what went in, or it is refused.
+// Compression: decompression returns the original bytes, or an error.
 #include "ebb/internal/values/compression.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// Metrics: what a store counts, and the text forms, which are parsed here.
+// Metrics: the counts of a store, and the text forms, which are parsed here.
 //
 // features.md: Metrics(), ResetMetrics(), Prometheus text.
 #include "ebb/metrics.h"
@@ -28,7 +28,7 @@ using absl::StatusCode;
 
 void Increment(std::uint64_t& n) { ++n; }
 
-// ---- what is counted ----
+// ---- the counts ----
 
 TEST(MetricsTest, EveryOperationCountsOnceByItsKindAndOutcome) {
   auto store = Must(OpenTinyInMemory<U64Store>());

@@ -217,7 +217,7 @@ TEST(OptionsTest, ExplicitPageIsKept) {
 
 // ---- presets ----
 
-// What validates must open; memory is only mapped until it is used.
+// Options that validate must open; memory is only mapped until it is used.
 void ExpectOpens(const Options& options) {
   ASSERT_TRUE(Validate(options).ok()) << Validate(options);
   const TempDir dir;

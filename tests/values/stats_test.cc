@@ -98,8 +98,8 @@ TEST(StatsTest, RegionsAddUpToTheLog) {
   EXPECT_GT(stats.device_bytes, 10 * stats.mutable_bytes);
 }
 
-// 1,024 buckets are all looked at, and 2^25 chains are hardly ever shared. An index that grew
-// meanwhile would be sampled, and two estimates could differ by chance.
+// 1,024 buckets are all counted, and 2^25 chains are hardly ever shared. An index that grew in the
+// meantime would be sampled, and two estimates could differ at random.
 TEST(StatsTest, SmallStoresKnowTheirSizeNearlyExactly) {
   IntegerStore store = TinyStore({.index_auto_grow = false});
   EXPECT_EQ(store.ApproximateSize(), 0U);

@@ -81,7 +81,8 @@ std::vector<Row> BadRows() {
   bad("scan_ahead_bytes", &Options::scan_ahead_bytes, {1, 4097, 64 * kMiB + 4096});
   bad("checkpoints_kept", &Options::checkpoints_kept, {0, 1001, 0xffffffff});
   bad("preallocate_bytes", &Options::preallocate_bytes, {1, 4095, 4097, kTiB + 4096, kHuge});
-  // A page of 64 KiB holds 16 blocks of 4,080 bytes, and a record takes 24 beside key and value.
+  // A page of 64 KiB holds 16 blocks of 4,080 bytes, and a record takes 24 in addition to key and
+  // value.
   bad("max_key_bytes", &Options::max_key_bytes, {16 * 4080 - 23, kHuge});
   bad("max_value_bytes", &Options::max_value_bytes, {16 * 4080 - 23, kHuge});
   return rows;
@@ -118,7 +119,7 @@ TEST(BadInputTest, EachBadOptionLeavesAStoreThatExistsAsItIs) {
   EXPECT_EQ(Must(store.Read("key")), "value");
 }
 
-// The message names the value that was given and what is allowed.
+// The message names the given value and the allowed ones.
 TEST(BadInputTest, MessagesNameValueAndRange) {
   Options options = Smallest();
   options.background_threads = 99;

@@ -1,5 +1,5 @@
-// Checkpoints: what an opening does with them, with damaged ones and without, and what may run
-// beside them.
+// Checkpoints: an opening with them, with damaged ones and without; and the calls that may run
+// during them.
 //
 // Hazards: 35 (a fuzzy image), 36 (versions after several reopenings), 40 (crash between data and
 // manifest; two at once), 42 (records below the start of the image).
@@ -195,7 +195,7 @@ TEST(CheckpointTest, IdsNeverRepeat) {
   }
 }
 
-// Ids that a name or a record of somebody else pretends to must not make ours begin anew.
+// Ids that another program's name or record claims must not make ours begin again.
 TEST(CheckpointTest, AForeignFileDoesNotUseUpTheIds) {
   SimFileSystem files;
   U64Model model;
@@ -377,7 +377,7 @@ TEST(CheckpointTest, CallersShareAndCloseEndsOne) {
   EXPECT_TRUE(store.GetCheckpointStats().in_progress);
   std::vector<std::thread> others;
   for (int i = 0; i < 4; ++i) others.emplace_back([&] { Must(store.Checkpoint()); });
-  // Operations and commits go on beside a checkpoint that hangs.
+  // Operations and commits continue during a checkpoint that hangs.
   Must(store.Upsert(1, model[1] = 5));
   Must(store.Commit());
   EXPECT_EQ(Must(store.Read(1)), 5U);
@@ -399,7 +399,7 @@ TEST(CheckpointTest, CallersShareAndCloseEndsOne) {
   EXPECT_TRUE(HoldsOnly(reopened, model, KeysUpTo(700)));
 }
 
-// Whatever the parent's threads are doing, and hold, at that moment.
+// For all work that the parent's threads do, and all locks that they hold, at that moment.
 TEST(CheckpointTest, AForkedChildIsRefusedAtOnce) {
   const TempDir dir;
   FaultFileSystem files(internal::PosixFileSystem());

@@ -1,13 +1,12 @@
 // Disk full: stores on disks with a limit, at every size of it.
 //
-// A load runs until the store says that there is no space; then reads still work, and what was
-// committed is safe. Space is made, and the same store goes on where it stopped: nothing that it
-// had accepted is lost. The limit may also be met while the store is created or writes a
-// checkpoint, but not by a commit, nor by closing: the space of what has been accepted is taken
-// before.
+// A load runs until the store reports that there is no space; then reads still work, and committed
+// data is safe. Space is made, and the same store continues where it stopped: nothing that it had
+// accepted is lost. The limit may also be met while the store is created or writes a checkpoint,
+// but not by a commit, nor by closing: the space of accepted updates is reserved before.
 //
-// A disk that stays full: callers keep calling, on disks of all sizes. Whatever is rejected, a
-// commit succeeds; a collection makes room for updates when there is garbage, also behind a
+// A disk that stays full: callers keep calling, on disks of all sizes. After any rejection, a
+// commit succeeds; a collection makes room for updates when there is garbage, also after a
 // checkpoint; deletions and collections empty a disk that is full of live records; openings and
 // closings use up nothing.
 #include <gmock/gmock.h>
@@ -58,8 +57,8 @@ class DiskFullTest : public testing::Test {
     EXPECT_TRUE(FailsWith(status, absl::StatusCode::kResourceExhausted, ".ebb"));
     EXPECT_TRUE(IsRecoverable(status));
   }
-  // What a power loss now leaves is the state after `operations`, or after one of the commits that
-  // were tried since.
+  // A power loss now leaves the state after `operations`, or after one of the commits that were
+  // tried since.
   void ExpectAfterCrash(const SimFileSystem& files, std::size_t from, std::size_t to) {
     for (const std::uint64_t seed : {0, 1, 2}) {
       const auto crashed = files.Crash(seed);
@@ -156,7 +155,7 @@ TEST_F(DiskFullTest, WritingGoesOnOnceThereIsSpaceWhateverTheLimitWas) {
       static_cast<unsigned long long>(counts_.closes));
   EXPECT_GE(counts_.quotas, static_cast<std::uint64_t>(500 * std::min(1.0, Scale())));
   EXPECT_GE(counts_.writes, 5U);
-  // What was accepted has its space.
+  // Accepted updates have their space.
   EXPECT_EQ(counts_.commits, 0U);
   EXPECT_EQ(counts_.closes, 0U);
   EXPECT_GE(counts_.checkpoints, 1U);
@@ -300,19 +299,20 @@ class FullDiskTest : public testing::Test {
   }
   // Another program takes all blocks that are free now.
   void TakeFreeSpace() { files_->SetCapacityBytes(files_->UsedBytes()); }
-  // Nobody but the store uses the disk any more. A file that is as long as it may be stays full
-  // whatever is collected, since the log never reuses a place in it.
+  // Only the store uses the disk now. A file of maximum length stays full after any collection,
+  // since the log never reuses a place in it.
   void MakeSpaceOutside() {
     if (disk_.way == Way::kOtherWriter) files_->SetCapacityBytes(disk_.blocks * 4096);
     if (disk_.way == Way::kFileLimit) files_->SetSpaceRules({});
   }
-  // For what is live, a page for updates and all slices; see hybrid_log.h.
+  // For live records, a page for updates and all slices; see hybrid_log.h.
   std::uint64_t BlocksNeeded() {
     const std::uint64_t page = std::uint64_t{1} << (disk_.page_shift - 12);
     const std::uint64_t live = LiveBytes() / 4080 + 2 * page;
     const std::uint64_t waste = CoreOf(*store_).log.GetCollectionSpace().waste_blocks;
     const auto root = static_cast<std::uint64_t>(std::sqrt(static_cast<double>(waste * live)));
-    // Where holes cannot be punched: a file at each end, and what each file of live records wastes.
+    // Where holes cannot be punched: a file at each end, and the waste in each file of live
+    // records.
     const std::uint64_t whole_files = disk_.way == Way::kNoHoles ? 16 + waste * (live / 8 + 1) : 0;
     const std::uint64_t slices = 4 * waste + 8 + 2 * (2 * page + 2 * waste) + 3 * root;
     const std::uint64_t wasted = 3 * waste;                  // by going through all of it
@@ -433,8 +433,8 @@ TEST_F(FullDiskTest, DeletionsAndCollectionsEmptyADiskOfLiveRecords) {
   }
 }
 
-// Another program has taken a part of the space of the slices while the store was closed. What is
-// left is enough for collections that make room.
+// Another program has taken a part of the space of the slices while the store was closed. The rest
+// is enough for collections that make room.
 TEST_F(FullDiskTest, APartOfASliceIsBetterThanNone) {
   ASSERT_TRUE(Begin({Way::kFull, 14, 400, 100, 1}));
   for (std::uint64_t i = 0, wants = 100; wants != 0; ++i) {

@@ -1,8 +1,9 @@
-// Durability: what the modes, Commit, WaitDurable and named sessions promise, as users see it.
+// Durability: the promises of the modes, Commit, WaitDurable and named sessions, as users see them.
 //
-// What is durable is what a simulated loss of power leaves when nothing unsynced survives.
+// The durable data is the data that a simulated loss of power leaves when nothing unsynced
+// survives.
 //
-// Hazards: 5, 38 (sessions that begin and end beside commits), 6 (an idle session).
+// Hazards: 5, 38 (sessions that begin and end during commits), 6 (an idle session).
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -34,7 +35,7 @@ absl::StatusOr<U64Store> OpenWith(Durability durability, internal::FileSystem& f
   return OpenIn<U64Store>("db", environment, options);
 }
 
-// What a store finds after a loss of power now.
+// The state that a store would recover after a loss of power now.
 U64Store AfterCrash(const SimFileSystem& files, std::unique_ptr<SimFileSystem>& after,
                     std::uint64_t seed = kNothingSurvives) {
   after = files.Crash(seed);
@@ -251,7 +252,7 @@ TEST(DurabilityTest, OpenReportsTheDurableSerialsAndSessionsGoOn) {
   EXPECT_EQ(last.recovery().sessions, (Reports{{"a", 11}}));
 }
 
-// An answer that changes nothing takes a serial too; the commit must not think itself needless.
+// A call that changes nothing takes a serial too; the commit must not think itself needless.
 TEST(DurabilityTest, SerialsAloneAreWorthACommit) {
   SimFileSystem files;
   std::unique_ptr<SimFileSystem> after;
@@ -284,7 +285,7 @@ TEST(DurabilityTest, ManySessionsAreRecorded) {
 }
 
 // One thread writes through sessions of one name, one after the other, while another commits: each
-// update notes its number under its own key, so a prefix is told at once.
+// update notes its number under its own key, so a prefix is recognized at once.
 TEST(DurabilityTest, SessionsThatComeAndGoBesideCommitsAreCutAtTheirSerial) {
   constexpr std::size_t kCrashes = 100;
   SimFileSystem files;

@@ -2,15 +2,15 @@
 //
 // Workloads: each runs once for each of its allocations (or a stride of them), which fails alone,
 // or with the next few, or with all that follow. Nothing is thrown and nothing hangs; each failure
-// says ResourceExhausted and has no effect; and when there is memory again, the next commit covers
-// everything that was accepted, and reopening finds it.
+// returns ResourceExhausted and has no effect; and when there is memory again, the next commit
+// covers everything that was accepted, and reopening finds it.
 //
 // Calls: each public call, with each of its allocations failing, or that and all later ones. Then
 // the same call works, and the store holds the same.
 //
 // Threads: users, commits, checkpoints and collections at their intervals, while again and again
 // there is no memory for some milliseconds, for all of them or for the library's threads alone.
-// Afterwards the intervals go on, and what was accepted is there.
+// Afterwards the intervals continue, and accepted updates are there.
 //
 // Hazard: 57 (an exception between "taken" and "returned").
 #include <gtest/gtest.h>
@@ -200,7 +200,7 @@ struct NamedCall {
 
 constexpr int kKeys = 60;
 
-// Made once: what a call below allocates is the library's.
+// Created once: the allocations of a call below are the library's.
 struct Texts {
   Texts() {
     for (int i = 0; i < kKeys; ++i) {
@@ -227,7 +227,7 @@ Call WithSession(Operation operation) {
   };
 }
 
-// Each finds what the others have left: they change nothing, or to what it was.
+// Each finds the state that the others have left: they change nothing, or restore it.
 std::vector<NamedCall> Operations() {
   using S = StringStore::Session;
   return {
@@ -613,7 +613,7 @@ class MemoryFaultThreads {
     for (std::thread& thread : threads) thread.join();
   }
 
-  // What was accepted, and nothing that was rejected, is what its thread reads.
+  // A thread reads its accepted updates, and none of the rejected ones.
   void WriteKeys(U64StringStore& store, std::uint64_t t, const std::atomic<bool>& stop) {
     const OutsideLibrary outside;
     std::mt19937_64 random(Seed() + t);

@@ -1,4 +1,4 @@
-// Every public object that can be moved: what was moved from returns FailedPrecondition, or nothing
+// Every public object that can be moved: a moved-from object returns FailedPrecondition, or nothing
 // where a call has no status, and can be destroyed, assigned to and moved again.
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
-// Read-only opening: what a reader sees is what recovery would show, and nothing on the medium
-// changes for it, whether or not it may be written.
+// Read-only opening: a reader sees the state that recovery would show, and nothing on the medium
+// changes, whether or not it may be written.
 //
 // Hazard 60.
 #include <fcntl.h>
@@ -56,8 +56,8 @@ Contents ScanOf(StoreType& store) {
 
 constexpr std::uint64_t kKeys = 3000;
 
-// Several segments, a checkpoint and commits after it, deleted keys, and what was never committed,
-// some of it on the device. Returns what is committed.
+// Several segments, a checkpoint and commits after it, deleted keys, and uncommitted updates, some
+// of them on the device. Returns the committed values.
 Contents Fill(U64Store& store) {
   Contents contents;
   const auto put = [&](std::uint64_t key, std::uint64_t value) {
@@ -323,8 +323,8 @@ TEST_F(ReadOnlyTest, NothingIsCreatedAndEverythingIsChecked) {
       FailsWith(OpenReader(path_).status(), StatusCode::kFailedPrecondition, "interrupted"));
 }
 
-// After a power loss at any moment of a store's life, a reader sees what recovery finds, or gets
-// its error, and makes no call that changes anything.
+// After a power loss at any moment of a store's life, a reader sees the state that recovery finds,
+// or gets its error, and makes no call that changes anything.
 TEST_F(ReadOnlyTest, AReaderSeesWhatRecoveryWouldShowAfterAnyCrash) {
   SimFileSystem files;
   {

@@ -133,7 +133,7 @@ TEST(RegressionTest, ACheckpointThatCannotBeReadIsNoFreshStart) {
   }
 }
 
-// The other way round: what only the log holds is missed, and nothing is touched.
+// The other way round: records that only the log holds are missed, and nothing is touched.
 TEST(RegressionTest, ALogThatMissesFilesBehindACheckpointIsNoFreshStart) {
   Runs<U64Store> run;
   U64Model model;
@@ -238,8 +238,8 @@ TEST(RegressionTest, EntriesUpdatedAfterARecoveryAreRecoveredToo) {
   }
 }
 
-// SQLite's WAL-reset race: while a second checkpoint ran right behind a finished one, a commit
-// began the log anew; the checkpoint noted that commit's frames as copied, which they were not.
+// SQLite's WAL-reset race: while a second checkpoint ran right after a finished one, a commit
+// restarted the log; the checkpoint noted that commit's frames as copied, which they were not.
 TEST(RegressionTest, ACommitBesideACheckpointIsNotTakenForPartOfItsImage) {
   SimFileSystem disk;
   FaultFileSystem files(disk);

@@ -2,9 +2,9 @@
 //
 // A store fills up until its disk is full, or until every write fails, and then 200,000 calls are
 // rejected for each size of pages: of one session, of four threads, of reads that want to promote
-// what they have read. However many there were, they must leave nothing behind. The log's tail
-// stays where it was, but for a record of each thread; when the cause has gone, the same store
-// goes on, every key has its value, and commit, close, verification and reopening succeed.
+// the records they have read. However many there were, they must leave nothing behind. The log's
+// tail stays where it was, except for a record of each thread; when the cause has gone, the same
+// store continues, every key has its value, and commit, close, verification and reopening succeed.
 //
 // Hazard 52.
 #include <gtest/gtest.h>
@@ -44,7 +44,7 @@ struct Pages {
 };
 void PrintTo(const Pages& pages, std::ostream* out) { *out << pages.Name(); }
 
-// What one thread has written. Records take a page, half of one, or a tenth: all fill it exactly.
+// The writes of one thread. Records take a page, half of one, or a tenth: all fill it exactly.
 class Writer {
  public:
   Writer(U64StringStore& store, std::uint64_t first_key, std::uint64_t payload_bytes)
@@ -91,7 +91,7 @@ class Writer {
       wrong_codes_ += !status.ok() && status.code() != code ? 1 : 0;
     }
   }
-  // Reads what it has written; how many values were wrong.
+  // Reads its writes; returns the number of wrong values.
   std::uint64_t ReadAll(std::uint64_t reads) {
     std::uint64_t wrong = 0;
     while (reads != 0) {

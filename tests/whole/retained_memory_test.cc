@@ -1,5 +1,5 @@
-// What stays after a call: a session that has met large keys and values keeps little memory, and
-// what an iterator keeps of the log's files is measured.
+// Memory and files kept after a call: a session that has met large keys and values keeps little
+// memory, and the part of the log's files that an iterator keeps is measured.
 #include <gtest/gtest.h>
 
 #include <cstdint>

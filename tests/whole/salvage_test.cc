@@ -1,4 +1,4 @@
-// Salvage: what Options::salvage makes of a damaged store, and what a crash makes of that.
+// Salvage: the result of Options::salvage for a damaged store, and of a crash during it.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -37,7 +37,7 @@ absl::StatusOr<U64Store> Open(internal::FileSystem& files, bool salvage) {
   return OpenIn<U64Store>("db", environment, options);
 }
 
-// What a store held at each of its commits, by the block behind the commit.
+// The values of a store at each of its commits, by the block after the commit.
 struct Committed {
   std::uint64_t end_block = 0;
   U64Model model;
@@ -126,7 +126,7 @@ class SalvageTest : public testing::Test {
   Snapshot whole_;
 };
 
-// Each block in turn: what comes back is the last commit before it.
+// Each block in turn: the recovered state is that of the last commit before it.
 TEST_F(SalvageTest, ADamagedBlockLeavesTheLastCommitBeforeIt) {
   MakeStore(/*with_checkpoints=*/false);
   for (std::uint64_t block = 1; block < end_block(); ++block) {
@@ -259,8 +259,8 @@ TEST_F(SalvageTest, ACrashLeavesItToBeSalvagedAgain) {
   }
 }
 
-// What is kept may be in the page cache only, of a process that died: the durable end never says
-// that it is durable before it is.
+// The kept part may be in the page cache only, from a process that died: the durable end never
+// states that it is durable before it is.
 TEST_F(SalvageTest, ThePageCacheIsNotBelieved) {
   MakeStore(/*with_checkpoints=*/false);
   const std::uint64_t middle = committed_[9].end_block + 1;
