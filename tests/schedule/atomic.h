@@ -1,5 +1,5 @@
 // Atomic for the schedule explorer: each access is a place where the running fiber may be left.
-// What this stands for: ebb/internal/base/atomic.h. What it models: tests/schedule/scheduler.h.
+// The header it replaces: ebb/internal/base/atomic.h. The memory model: tests/schedule/scheduler.h.
 //
 // Thread safety: one thread; fibers take turns.
 #pragma once

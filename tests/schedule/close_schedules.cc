@@ -26,7 +26,7 @@ void CountCalls(Schedule& schedule, StoreProgram<std::string>& program) {
   for (std::size_t i = 0; i < program.history().size(); ++i) {
     if (program.history().op(i).result == Result::kRefused) ++refused;
   }
-  // Beside the two that made the keys and the five that came after Close.
+  // In addition to the two that made the keys and the five that came after Close.
   schedule.Count("calls that were refused", refused - 5);
   schedule.Count("calls that succeeded", program.history().size() - refused - 2);
 }

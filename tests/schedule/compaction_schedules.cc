@@ -1,5 +1,5 @@
 // Compaction under schedules: sessions that act on two keys of one chain while the front of the log
-// is copied to its tail and given back, beside commits, and power losses at any time.
+// is copied to its tail and released, during commits, and power losses at any time.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -31,7 +31,7 @@ void AddCollector(Schedule& schedule, StoreProgram<Value>& program) {
     }
   });
 }
-// A commit and a crash beside it, or a crash at any time, or neither.
+// A commit and a crash during it, or a crash at any time, or neither.
 template <typename Value>
 void AddCrashes(Schedule& schedule, StoreProgram<Value>& program) {
   switch (schedule.random().Below(4)) {
@@ -103,7 +103,7 @@ TEST(CompactionSchedules, LockedValuesAreRegisters) {
 
 // ---- records on the device ----
 
-// What was done to the keys of a closed store: both were set, and those of `deleted` deleted.
+// The updates of the keys of a closed store: both were set, and those of `deleted` deleted.
 std::unique_ptr<SimFileSystem> StoreOfGarbage(std::uint64_t deleted) {
   static std::array<std::unique_ptr<SimFileSystem>, 4> all;
   std::unique_ptr<SimFileSystem>& closed = all[deleted];
@@ -153,8 +153,8 @@ void CollectFromDevice(Schedule& schedule) {
   program.CheckHistory(program.States(program.store()));
   program.Count();
 }
-// What reads fetch from the device they append, beside updates of the same keys, the collection of
-// where it lay, and crashes (hazard 48).
+// Reads append the records that they fetch from the device, during updates of the same keys, the
+// collection of the records' old place, and crashes (hazard 48).
 TEST(CompactionSchedules, KeysThatReadsPromoteAreRegisters) {
   Explored explored = Explore(20000, CollectFromDevice<true>);
   explored.ExpectPerSchedule("records promoted", 0.15);
@@ -168,7 +168,7 @@ TEST(CompactionSchedules, KeysOnTheDeviceAreRegisters) {
   explored.ExpectPerSchedule("crashes", 0.2);
 }
 
-// A collection, or a look at what there is to collect, beside Close: it ends before or is refused.
+// A collection, or an estimate of the garbage, during Close: it ends before or is rejected.
 void CollectBesideClose(Schedule& schedule) {
   StoreProgram<std::string> program(schedule, StoreOfGarbage(0), false);
   if (!schedule.failure().empty()) return;

@@ -26,7 +26,7 @@ void WaitForDrain(EpochManager& epochs, std::uint64_t epoch) {
 }
 
 // A pointer moves from one thing to the next; the old one is taken away after a drain. Readers hold
-// what they found for as long as their guard lasts. Slots come and go meanwhile.
+// the thing they found as long as their guard lasts. Slots come and go in the meantime.
 void Things(Schedule& schedule, bool fallback) {
   EpochManager epochs(0, fallback);
   AtomicWord newest{0};
@@ -61,7 +61,7 @@ TEST(EpochSchedules, NobodyLosesWhatAGuardHoldsWithoutMembarrier) {
   Explore(30000, [](Schedule& schedule) { Things(schedule, true); });
 }
 
-// Whoever acts after an agreed look does so before the drain of its version ends.
+// A thread that acts after an agreed check does so before the drain of its version ends.
 void Versions(Schedule& schedule, bool looks) {
   EpochManager epochs(0);
   std::array<AtomicWord, 4> drained;
@@ -92,7 +92,7 @@ TEST(EpochSchedules, WithoutTheLookAnEffectIsFoundInAVersionThatHasDrained) {
   EXPECT_LE(FindFailure(2000, [](Schedule& schedule) { Versions(schedule, false); }), 2000u);
 }
 
-// Closing waits for guards and for slow calls, and whoever comes later is refused.
+// Closing waits for guards and for slow calls, and later callers are rejected.
 void Closing(Schedule& schedule) {
   EpochManager epochs(0);
   AtomicWord open{1};

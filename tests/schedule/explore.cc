@@ -24,7 +24,7 @@ std::string ProgramName() {
 }
 
 // How many steps a schedule has when no fiber is left early; the largest of a few, since a program
-// may choose what it does.
+// may choose its steps.
 std::uint64_t ExpectedSteps(const std::function<void(Schedule&)>& program) {
   std::uint64_t most = 16;
   for (std::uint64_t seed = 1; seed <= 8; ++seed) {

@@ -1,4 +1,4 @@
-// Explore: a program under many schedules, each told by its seed.
+// Explore: a program under many schedules, each determined by its seed.
 //
 //   TEST(EpochSchedules, NobodyLosesWhatAGuardHolds) {
 //     Explored explored = Explore(20000, [](Schedule& schedule) {
@@ -11,8 +11,8 @@
 // The first schedule that fails ends the exploration, and its seed is printed.
 //
 //   EBB_SCHEDULE_SEED=17    runs that seed alone (choose the test by --gtest_filter)
-//   EBB_SCHEDULE_SCALE=50   that many times as many schedules; tests/support/scale.h tells the rest
-//   EBB_SCHEDULE_FIRST=n    the seeds from n on; 1 unless told
+//   EBB_SCHEDULE_SCALE=50   that many times as many schedules; see tests/support/scale.h
+//   EBB_SCHEDULE_FIRST=n    the seeds from n on; default 1
 //
 // A schedule depends on its seed and on the program, not on the schedules before it.
 //
@@ -35,12 +35,12 @@ struct Explored {
   std::uint64_t switches = 0;
   std::map<std::string_view, std::uint64_t> counts;  // sums of Schedule::Count
 
-  // That the program does what it is there for; not asked of a single seed.
+  // Checks that the program reaches its purpose; not checked for a single seed.
   void ExpectPerSchedule(std::string_view what, double least);
 };
 
-// Runs `program` under `count` schedules, times the scale, and prints what that came to. A test
-// fails if any schedule does, or if less than a quarter of them were distinct.
+// Runs `program` under `count` schedules, times the scale, and prints the totals. A test fails if
+// any schedule does, or if less than a quarter of them were distinct.
 Explored Explore(std::uint64_t count, const std::function<void(Schedule&)>& program);
 
 // For programs with a bug on purpose: how many schedules it takes to find it, and count + 1 when it

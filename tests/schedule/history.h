@@ -1,21 +1,22 @@
-// History: what fibers asked of a store and what they were told, and whether a register for each
-// key explains it.
+// History: the calls of fibers to a store and their results, and whether a register for each key
+// explains them.
 //
 // A value is a number whose hexadecimal digits are the operations that it has seen: Upsert and
 // InsertIfAbsent number n set it to n, Rmw number n appends the digit n, and CompareExchange number
-// n, if it is what it expects, sets it to the digit n twice. So a value shows the order of the
-// updates it is made of, and a lost one is missing.
+// n, if the value is the expected one, sets it to the digit n twice. So a value shows the order of
+// the updates it is made of, and a lost one is missing.
 //
 // Explains() searches, for each key, for an order of its operations (after Wing and Gong, "Testing
 // and verifying concurrent objects", 1993) that keeps every operation that had ended before another
 // began in front of it, in which each has the result that it had, and after which the key is as
-// given. Keys can be looked at one by one since linearizability is local.
+// given. Keys can be checked one by one since linearizability is local.
 //
-// ExplainsCrash() asks for more: some first operations of each session, all that had to survive
-// among them and none that had not begun, such that for each key what they did is what the crash
-// left, and none of them comes after a change by one that is not among them. (So nothing is
-// promised of an operation that only looked and is not among them: beside a commit of version v an
-// operation of v + 1 may still see what a change of v, which survives, is about to replace.)
+// ExplainsCrash() requires more: some first operations of each session, all that had to survive
+// among them and none that had not begun, such that for each key their effect is the state that the
+// crash left, and none of them comes after a change by one that is not among them. (So nothing is
+// promised of an operation that only read and is not among them: during a commit of version v an
+// operation of v + 1 may still see the value that a change of v, which survives, is about to
+// replace.)
 //
 // Thread safety: one thread.
 #pragma once
@@ -49,7 +50,7 @@ struct HistoryOp {
   std::uint64_t begin = 0;
   std::uint64_t end = ~std::uint64_t{0};
   Result result = Result::kPending;
-  std::uint64_t read = 0;    // what a read found, or a CompareExchange expected
+  std::uint64_t read = 0;    // the value that a read found or a CompareExchange expected
   std::size_t batch = 0;     // not 0: those with the same number are a batch, in this order
   std::uint64_t serial = 0;  // of an asynchronous update, as its callback was told
 };
@@ -104,7 +105,7 @@ class History {
     return mask;
   }
 
-  // `last`: nothing when nobody knows how the keys ended.
+  // `last`: nothing when the final values of the keys are unknown.
   bool Explains(const std::optional<KeyStates>& last) const {
     for (std::size_t key = 0; key < kHistoryKeys; ++key) {
       Search search{.key = key, .last = last};
@@ -124,11 +125,11 @@ class History {
     std::size_t key;
     const std::optional<KeyStates>& last;
     const Crash* crash = nullptr;
-    Mask kept = 0;                                      // what the crash left, if there is one
+    Mask kept = 0;                                      // the survivors of the crash, if any
     std::set<std::tuple<Mask, State, bool>> seen = {};  // that led nowhere
   };
 
-  // Each way to keep first operations of the sessions from `session` on, beside `kept` of others.
+  // Each way to keep first operations of the sessions from `session` on, added to `kept` of others.
   bool TryPrefixes(const std::optional<KeyStates>& last, const Crash& crash, std::size_t session,
                    Mask kept) const {
     if (session == session_count_) {

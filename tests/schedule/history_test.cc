@@ -97,7 +97,7 @@ TEST(HistoryTest, ASerialNamesThePrefix) {
   EXPECT_FALSE(explains(3)) << "a read has none";
 }
 
-// Beside a commit, an operation after it may look at what one before it is about to change.
+// During a commit, an operation after it may read a value that one before it is about to change.
 TEST(HistoryTest, WhatOnlyLookedAndIsNotKeptExcludesNothing) {
   History history;
   Do(history, 0, Kind::kUpsert, 0, Result::kOk);               // 1

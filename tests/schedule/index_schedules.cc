@@ -1,5 +1,5 @@
-// The hash index under schedules: inserters of one tag, beside others in the same bucket; and
-// sessions that insert, change and look up entries while the index grows, or is swept.
+// The hash index under schedules: inserters of one tag, concurrent with others in the same bucket;
+// and sessions that insert, change and look up entries while the index grows, or is swept.
 #include <gtest/gtest.h>
 #include <sched.h>
 
@@ -29,13 +29,13 @@ constexpr int kExponent = 1;
 // In the first bucket.
 std::uint64_t HashOf(std::uint32_t tag) { return std::uint64_t{tag} << kExponent; }
 
-// What one inserter did.
+// The result of one inserter.
 struct Inserted {
   std::uint32_t tag = 0;
   const AtomicWord* entry = nullptr;
   Address address;
   std::uint64_t contended = 0;  // times that another inserter of the tag was met
-  Address above;                // what was the newest of the chain before
+  Address above;                // the newest of the chain before
 };
 
 void Insert(HashIndex& index, Inserted& inserted) {
@@ -50,7 +50,7 @@ void Insert(HashIndex& index, Inserted& inserted) {
 }
 
 // Three inserters, two or three of them of one tag, into a bucket with room for three, two, one or
-// none of the seven; so an overflow bucket is linked meanwhile, or just not.
+// none of the seven; so an overflow bucket is linked in the meantime, or just not.
 void Inserters(Schedule& schedule) {
   HashIndex index(kExponent, kExponent, false);
   const auto before = static_cast<std::uint32_t>(4 + schedule.random().Below(4));
@@ -95,7 +95,8 @@ TEST(IndexSchedules, InsertersOfOneTagMakeOneEntry) {
   explored.ExpectPerSchedule("overflow buckets", 0.2);
 }
 
-// Chains of an index of two rows. What is published in each is known, so what a search may find.
+// Chains of an index of two rows. The records published in each are known, and so are the possible
+// results of a search.
 class Chains {
  public:
   static constexpr std::size_t kCount = 4;
@@ -127,7 +128,7 @@ class Chains {
     }
     epochs_.ReleaseSlot(&session);
   }
-  // What a search finds is not older than what was there when it began.
+  // The record that a search finds is not older than the newest one when it began.
   void Get(std::size_t chain) {
     internal::EpochSlot& session = *epochs_.AcquireSlot();
     for (bool again = true; again;) {
@@ -197,7 +198,7 @@ class Chains {
   using CreateResult = HashIndex::CreateResult;
   enum class Step { kDone, kAgain };
 
-  // Row 0 or 1 and tag 0 or 1, which decides what row they are in after one doubling.
+  // Row 0 or 1 and tag 0 or 1, which decides the row that they are in after one doubling.
   static std::uint64_t Hash(std::size_t chain) { return chain; }
   Address Take(std::size_t chain) {
     owners_.push_back(chain);
@@ -241,7 +242,7 @@ class Chains {
   std::array<Address, kCount> newest_;
 };
 
-// Sessions on few chains; `job` is the one that runs beside them.
+// Sessions on few chains; `job` is the one that runs concurrently.
 void SessionsBeside(Schedule& schedule, void (Chains::*job)()) {
   Random& random = schedule.random();
   Chains chains(schedule, static_cast<std::uint32_t>(random.Below(16)));

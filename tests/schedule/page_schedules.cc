@@ -1,5 +1,5 @@
-// Pages under schedules: a page fills up, turns, is flushed and evicted, beside writers and
-// readers.
+// Pages under schedules: a page fills up, turns, is flushed and evicted, during the calls of
+// writers and readers.
 //
 // The log has eight frames, or fewer, and all of them hold a page: one record and a filler in each.
 // The tail is at the start of the last. So the first page turn has to evict the oldest page.
@@ -115,7 +115,7 @@ class Rig {
   }
   ~Rig() { log.StopMaintenance(); }
 
-  // What an operation that appends does; null when it is rejected.
+  // The steps of an operation that appends; null when it is rejected.
   Address TryAppend(EpochSlot& slot, std::uint64_t extent) {
     for (;;) {
       {
@@ -134,7 +134,7 @@ class Rig {
     schedule.Check(!address.is_null(), "no page");
     return address;
   }
-  // What an operation that updates in place does: 0 or 1 updates.
+  // The steps of an operation that updates in place: 0 or 1 updates.
   void Update(EpochSlot& slot, Mark& mark) {
     const EpochGuard guard(epochs, slot);
     const std::uint64_t update_from = log.update_from();
@@ -144,7 +144,7 @@ class Rig {
     ++mark.number;
     ++updates;
   }
-  // What an operation that reads does, and its account.
+  // The steps of an operation that reads, and its account.
   void Read(EpochSlot& slot, Address address, std::optional<std::uint64_t> number) {
     {
       const EpochGuard guard(epochs, slot);
@@ -162,7 +162,7 @@ class Rig {
     if (record.ok()) Judge(ReadMark(*record), address, number);
     ++reads_of_device;
   }
-  // What a commit does: everything so far to the device. False when it is rejected.
+  // The steps of a commit: everything so far to the device. False when it is rejected.
   bool TryFlush(EpochSlot& slot) {
     for (;;) {
       {
@@ -312,7 +312,7 @@ TEST(PageSchedules, PagesTurnAndLeaveBesideWritersAndReaders) {
   }
 }
 
-// Two writers and a committer on a device without space, which they are told again and again; then
+// Two writers and a committer on a device without space, whose calls fail again and again; then
 // there is space. Three, two or one records fill a page exactly, others overshoot it.
 void Rejections(Schedule& schedule) {
   constexpr std::array<std::uint64_t, 5> kSizes{1360, 2040, 4080, 1000, 3000};

@@ -29,13 +29,13 @@ constinit RunningFiber g_running;
 namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{256} << 10;
-// Far beyond what any program does.
+// Far beyond the steps of any program.
 constexpr std::uint64_t kMostWaits = 200000;
 constexpr std::uint64_t kMostSteps = 50000000;
 
 Schedule* g_schedule = nullptr;  // whose fibers run
 
-// What a crash prints; no memory is allocated then.
+// The output of a crash; no memory is allocated then.
 const char* g_crash_program = "no program";
 std::uint64_t g_crash_seed = 0;
 
@@ -53,7 +53,7 @@ std::byte* StackTop(std::size_t index) {
 }
 
 extern "C" {
-// Saves what a call must preserve and the stack pointer to `*from`; goes on from `to`.
+// Saves the registers that a call must preserve and the stack pointer to `*from`; resumes at `to`.
 void ebb_schedule_switch(void** from, void* to);
 [[noreturn]] void ebb_schedule_fiber_main() { g_schedule->FiberMain(); }
 }
@@ -311,7 +311,7 @@ void NoteForCrashes(const char* program, std::uint64_t seed) {
 
 }  // namespace ebb::test
 
-// ---- what the linker puts in the place of the C library's calls ----
+// ---- the functions that the linker puts in the place of the C library's calls ----
 
 using ebb::test::AccessPoint;
 using ebb::test::g_schedule;
@@ -375,7 +375,7 @@ long __wrap_syscall(long number, ...) {
                         arguments[4], arguments[5]);
 }
 
-// What std::condition_variable::wait_until calls.
+// The function that std::condition_variable::wait_until calls.
 int __real_pthread_cond_clockwait(pthread_cond_t* changed, pthread_mutex_t* mutex, clockid_t clock,
                                   const timespec* until);
 int __wrap_pthread_cond_clockwait(pthread_cond_t* changed, pthread_mutex_t* mutex, clockid_t clock,
@@ -413,7 +413,7 @@ void* Allocate(std::size_t bytes, std::size_t alignment) {
 void Free(void* memory) {
   if (memory == nullptr) return;
   std::memset(memory, 0xdd, malloc_usable_size(memory));
-  // Without this the compiler knows that nobody may look.
+  // Without this the compiler knows that no code reads the memory.
   asm volatile("" : : "r"(memory) : "memory");
   std::free(memory);
 }

@@ -7,11 +7,11 @@
 //   if (wrong) schedule.Fail("what is wrong");
 //
 // This program's library is compiled with tests/schedule/atomic.h as EBB_ATOMIC_HEADER, so before
-// each access to an atomic word the running fiber may be left for another one. Whatever waits in
-// the library goes through a call of the C library that is linked to ours (-Wl,--wrap): a locked
-// mutex, sched_yield, usleep, a condition variable. There the fiber is left until it is chosen
-// again; a condition variable may wake for no reason, so here it always does. membarrier ends all
-// delays of stores, see below.
+// each access to an atomic word the running fiber may be left for another one. All waits in the
+// library go through a call of the C library that is linked to ours (-Wl,--wrap): a locked mutex,
+// sched_yield, usleep, a condition variable. There the fiber is left until it is chosen again; a
+// condition variable may wake for no reason, so here it always does. membarrier ends all delays of
+// stores, see below.
 //
 // Order. A quarter of the seeds leaves the running fiber at random everywhere; the others only at
 // one to five places, chosen among the steps that a schedule is expected to have, so that a bug
@@ -19,18 +19,18 @@
 // probabilistic guarantees of finding bugs", ASPLOS 2010). A fiber that waits is always left.
 // Of a long run over neighbouring words (a copy) only the first words and every 64th are places.
 //
-// Memory. Accesses are sequentially consistent but for one thing: in half of the seeds a store
+// Memory. Accesses are sequentially consistent with one exception: in half of the seeds a store
 // that is not seq_cst may be held back from the others until its fiber stores or changes a word
-// again, waits, or somebody calls membarrier. That is a store buffer of one entry, as x86 has
-// longer ones; loads are never reordered, so what only weaker machines do is not seen. Words that
-// are read past the alias (the index's vector loads) are read in the same step as the access
-// before them.
+// again, waits, or a fiber calls membarrier. That is a store buffer of one entry, as x86 has longer
+// ones; loads are never reordered, so reorderings of weaker machines only are not seen. Words that
+// are read past the alias (the index's vector loads) are read in the same step as the access before
+// them.
 //
-// Also here: a freed block is overwritten, so that what is used after its end does not go on as if
-// nothing had happened; and a crash prints the seed.
+// Also here: a freed block is overwritten, so that a use after free does not continue as if nothing
+// had happened; and a crash prints the seed.
 //
-// Thread safety: one thread. A schedule's fibers are the only ones at a time. Cost: an access a
-// nanosecond or two, a switch some ten.
+// Thread safety: one thread. A schedule's fibers are the only ones at a time. Cost: an access one
+// or two nanoseconds, a switch about ten.
 #pragma once
 
 #include <cstddef>
@@ -115,7 +115,7 @@ inline bool HoldStore(void* word, const void* value, std::size_t bytes) {
 
 class Schedule {
  public:
-  // What decides where fibers are left. kStraight: never but where they wait.
+  // The rule for where fibers are left. kStraight: only where they wait.
   enum class Kind { kStraight, kBySeed };
 
   Schedule(std::uint64_t seed, std::uint64_t expected_steps, Kind kind = Kind::kBySeed);
@@ -127,7 +127,7 @@ class Schedule {
   // Until all fibers have ended. Ends the program when they make no progress.
   void Run();
 
-  // For what a program chooses itself, before Run or in fibers.
+  // For a program's own random choices, before Run or in fibers.
   Random& random() { return choices_; }
   // Keeps the first.
   void Fail(const std::string& what) {
@@ -137,7 +137,7 @@ class Schedule {
     if (!holds) Fail(what);
   }
   const std::string& failure() const { return failure_; }
-  // What the program did, for sums over its schedules. `what` is a literal.
+  // Counts events of the program, for sums over its schedules. `what` is a literal.
   void Count(const char* what, std::uint64_t count) {
     if (count != 0) counts_.push_back({what, count});
   }
@@ -188,7 +188,7 @@ class Schedule {
   std::vector<std::pair<const char*, std::uint64_t>> counts_;
 };
 
-// What a crash prints: the test and the seed that run now.
+// The output of a crash: the test and the seed that run now.
 void NoteForCrashes(const char* program, std::uint64_t seed);
 
 }  // namespace ebb::test

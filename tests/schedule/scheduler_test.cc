@@ -1,4 +1,4 @@
-// The explorer itself: a seed replays, and what it should find it finds.
+// The explorer itself: a seed replays, and it finds the bugs that it should find.
 #include "tests/schedule/scheduler.h"
 
 #include <gtest/gtest.h>

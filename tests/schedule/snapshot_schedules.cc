@@ -1,10 +1,10 @@
 // Scans, checkpoints and backups under schedules: sessions that act on two keys of one chain while
-// a scan goes to its end, or a checkpoint or a backup is made, beside commits, collections and
+// a scan goes to its end, or a checkpoint or a backup is made, during commits, collections and
 // power losses. Some stores have a frame count that is no power of two.
 //
-// Oracles. A scan shows each key at most once, with a value that it had while NewScan ran. What a
-// crash leaves is a prefix of each session, with all that a commit, checkpoint or backup that had
-// returned covers; so is a backup. All of it verifies.
+// Oracles. A scan shows each key at most once, with a value that it had while NewScan ran. A crash
+// leaves a prefix of each session, with all updates covered by a commit, checkpoint or backup that
+// had returned; so does a backup. All of it verifies.
 #include <gtest/gtest.h>
 
 #include <array>

@@ -1,5 +1,5 @@
 // Programs over whole stores: sessions that act at random on two keys of one chain, a history of
-// what they were told, and power losses.
+// their results, and power losses.
 //
 // Thread safety: one thread.
 #pragma once
@@ -95,7 +95,7 @@ class StoreProgram {
   using Result = HistoryOp::Result;
 
   // `files`: null for a store in memory. `names`: whether sessions have names, so that the store
-  // tells after a crash how far each had come.
+  // reports after a crash how far each had come.
   StoreProgram(Schedule& schedule, std::unique_ptr<SimFileSystem> files, bool names,
                bool promotes = false, std::uint64_t frame_count = 8)
       : schedule_(schedule), files_(std::move(files)), names_(names) {
@@ -161,7 +161,7 @@ class StoreProgram {
         break;
       case Kind::kCompareExchange:
         read = Number::Read(expected);
-        // As a string it outgrows what an Upsert has made.
+        // As a string it outgrows a record made by Upsert.
         status = session.CompareExchange(id, expected, Number::Make(digit << 4 | digit));
         break;
     }
@@ -229,7 +229,7 @@ class StoreProgram {
       return internal::StoreAccess::GetCoordinator(*store_).Commit();
     }
   }
-  // A commit: what had ended before it survives any later power loss.
+  // A commit: operations that had ended before it survive any later power loss.
   bool CommitAll() {
     const History::Mask survives = history_.Ended();
     const absl::Status status = Commit();
@@ -251,7 +251,7 @@ class StoreProgram {
     }
     return status.ok();
   }
-  // A backup: it holds what had ended before, and nothing that began after it returned.
+  // A backup: it holds the operations that had ended before, and none that began after it returned.
   void BackUp() {
     const History::Mask survives = history_.Ended();
     const std::string path = "copy" + std::to_string(crashes_.size());
@@ -288,7 +288,7 @@ class StoreProgram {
   void CommitAndCrash() {
     if (CommitAll()) Crash();
   }
-  // What a power loss now leaves behind is looked at in the end.
+  // The state that a power loss now leaves behind is checked at the end.
   void Crash() {
     const History::Mask survives = survives_;
     // Others may act before this returns.
@@ -308,7 +308,7 @@ class StoreProgram {
     }
     return states;
   }
-  // What the store is after it was opened again from `files`.
+  // The state of the store after it was opened again from `files`.
   struct Reopened {
     KeyStates states;
     std::vector<std::uint64_t> serials;
@@ -336,7 +336,7 @@ class StoreProgram {
     }
   }
 
-  // What operations met.
+  // The events that operations met.
   void Count() {
     const internal::Core& core = internal::StoreAccess::GetCore(*store_);
     const auto count = [&](const char* what, const internal::AtomicWord& word) {
@@ -347,8 +347,8 @@ class StoreProgram {
     count("reads of the device", core.log.counters().device_reads);
   }
 
-  // After the fibers have ended: the history explains how the keys are now, and what each crash
-  // left.
+  // After the fibers have ended: the history explains the values of the keys now, and the state
+  // that each crash left.
   void CheckHistory(const std::optional<KeyStates>& last) {
     if (!schedule_.failure().empty()) return;
     if (!history_.Explains(last)) {
@@ -410,7 +410,7 @@ class StoreProgram {
   History history_;
   std::size_t callers_ = 0;
   std::size_t batches_ = 0;
-  History::Mask survives_ = 0;  // what the last commit has made durable
+  History::Mask survives_ = 0;  // the operations made durable by the last commit
   std::vector<Crashed> crashes_;
 };
 
