@@ -34,7 +34,7 @@ std::uint64_t FoldedMultiply(std::uint64_t a, std::uint64_t b) {
   return (middle << 32 | (low & 0xffffffff)) ^ high;
 }
 
-// ---- Values that are fixed for ever: the index of every store is built again from them ----
+// ---- Values that are fixed permanently: the index of every store is built again from them ----
 
 TEST(HashTest, VersionStandsForTheseValues) {
   EXPECT_EQ(internal::kHashVersion, 2U);

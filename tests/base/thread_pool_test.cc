@@ -316,7 +316,7 @@ TEST(ThreadPoolTest, StoppedPoolTakesNoJobs) {
   for (const unsigned threads : {0U, 2U}) {
     ThreadPool pool(threads);
     pool.Stop();
-    pool.Stop();  // once more changes nothing
+    pool.Stop();  // a second call changes nothing
     PoolJob job(pool, [] { FAIL() << "a stopped pool ran a job"; });
     job.Post();
     job.PostAfter(milliseconds(0));

@@ -121,7 +121,7 @@ TEST_F(StoreFilesTest, TheFirstFileIsThereWithItsHeaderOrNotAtAll) {
 }
 
 // A header is fixed when the store is created. Bits and bytes of optional features that this
-// version does not know are kept in files that it adds, and any other difference is refused.
+// version does not know are kept in files that it adds, and any other difference is rejected.
 TEST_F(StoreFilesTest, AllHeadersAgreeInEveryFieldExceptTheFirstBlock) {
   internal::SegmentHeader header =
       Must(internal::NewHeader(TinyOptions(), TinyEnvironment(&files_), {.shape = {8, 8}}));

@@ -35,7 +35,7 @@ TEST_F(SessionTableTest, SerialsBelongToTheVersionOfTheirEffect) {
   ASSERT_TRUE(table_.Enter("a", a_).ok());
   a_.Take(1);
   a_.Take(1);
-  a_.Take(2);  // beside the commit of 1
+  a_.Take(2);  // during the commit of 1
   EXPECT_EQ(Commit(1), (Reports{{"a", 2}}));
   EXPECT_EQ(Commit(2), (Reports{{"a", 3}}));
   EXPECT_EQ(Commit(3), Reports{});

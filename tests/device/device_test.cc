@@ -582,7 +582,7 @@ TEST_F(DeviceTest, FailedCloseIsReportedAndAnInterruptedOneIsNot) {
 
 // ---- Transfers that go wrong ----
 
-// Every way in which a single transfer may stumble and go on, on direct and on buffered files.
+// Every way in which a single transfer may stumble and continue, on direct and on buffered files.
 TEST_F(DeviceTest, StumblingTransfersAreContinued) {
   const Fault stumbles[] = {
       {.effect = Effect::kError, .error = EINTR},
@@ -706,7 +706,7 @@ TEST_F(DeviceTest, SpaceIsReservedAheadAndItsLackIsFoundBeforeAnythingIsWritten)
   files_.SetCapacityBytes(7 * kBlockBytes);
   EXPECT_TRUE(device->Reserve(3, 5).ok());
   EXPECT_EQ(files_.UsedBytes(), 7 * kBlockBytes);
-  // Where files cannot reserve, writes find out by themselves.
+  // Where files cannot reserve, writes detect a full disk.
   files_.SetCapacityBytes(100 * kBlockBytes);
   rig_.faults().Arm({.kind = CallKind::kReserve, .error = EOPNOTSUPP});
   EXPECT_TRUE(device->Reserve(8, 9).ok());

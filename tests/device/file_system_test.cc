@@ -34,8 +34,8 @@ bool IsDirectory(int fd) {
 }
 }  // namespace
 
-// Stands before the C library's function, to script what happens right before a lock file is
-// locked, and to act as a file system that cannot lock directories.
+// Stands before the C library's function, to script events right before a lock file is locked, and
+// to act as a file system that cannot lock directories.
 extern "C" int flock(int fd, int operation) noexcept {
   if (IsDirectory(fd)) {
     if (!g_directories_have_locks) {
@@ -99,7 +99,7 @@ void WriteText(File& file, std::uint64_t offset, const std::string& text) {
 // Runs `body` in a forked child and returns its result.
 template <typename Body>
 int InChild(Body body) {
-  std::fflush(nullptr);  // else the child may print our buffer once more
+  std::fflush(nullptr);  // otherwise the child may print our buffer again
   const pid_t child = ::fork();
   if (child == 0) ::_exit(body());
   int status = 0;
@@ -161,7 +161,7 @@ TEST(FileSystemTest, DirectoryIsNotCreatedWhereItsParentCannotBeSynced) {
   ASSERT_EQ(::mkdir((temp / "parent").c_str(), 0700), 0);
   ASSERT_EQ(::mkdir((temp / "parent/old").c_str(), 0700), 0);
   const bool root = ::geteuid() == 0;
-  constexpr uid_t kNobody = 65534;  // root may open everything, so it becomes somebody else
+  constexpr uid_t kNobody = 65534;  // root may open everything, so it becomes another user
   if (root) {
     ASSERT_EQ(::chown((temp / "parent").c_str(), kNobody, ::getegid()), 0);
     ASSERT_EQ(::chown((temp / "parent/old").c_str(), kNobody, ::getegid()), 0);

@@ -315,7 +315,7 @@ TEST_P(EpochTest, ManagerMadeInAForkedChildWorks) {
 }
 
 // The list of managers may be just changing when another thread forks; the child must find it
-// whole, and not locked for ever by a thread that it does not have.
+// whole, and not locked forever by a thread that it does not have.
 TEST_P(EpochTest, ForkWaitsForManagersThatAreBeingMade) {
   Atomic<bool> done{false};
   std::thread maker([&] {

@@ -658,7 +658,7 @@ TEST(StoreTest, CloseTwiceAnswersTheSame) {
   Must(store.Close());
   EXPECT_EQ(SnapshotOf(dir / "db"), closed);
   auto reopened = Must(OpenTiny<StringStore>(dir / "db"));
-  Must(store.Close());  // does not let go of the lock that somebody else has now
+  Must(store.Close());  // does not release the lock that another store has now
   EXPECT_EQ(OpenTiny<StringStore>(dir / "db").status().code(), StatusCode::kFailedPrecondition);
   EXPECT_EQ(Must(reopened.Read("key")), "value");
 }
@@ -808,7 +808,7 @@ bool IsRefusedInChild(Calls& calls) {
 }
 
 // A child process has the store's memory but none of its threads, and shares its files and their
-// lock with the parent. Everything is refused there, and destruction forgets.
+// lock with the parent. Every call is rejected there, and destruction forgets.
 TEST(StoreTest, AForkedChildIsRefusedAndHarmsNothing) {
   TempDir dir;
   std::optional<StringStore> store(Must(OpenTiny<StringStore>(dir / "db")));

@@ -83,7 +83,7 @@ TEST(BlockTest, SealingLeavesThePayloadAlone) {
   EXPECT_EQ(block.WordAt(4080), kIncarnation);
 }
 
-// The witness of the format: blocks written by earlier versions must verify for ever.
+// The witness of the format: blocks written by earlier versions must always verify.
 TEST(BlockTest, ChecksumHasItsGoldenValue) {
   EXPECT_EQ(SealedBlock(0).WordAt(4088), 0x09688938027b0ccdU);
   EXPECT_EQ(SealedBlock(123456789).WordAt(4088), 0x5f25d0720b1f54e0U);

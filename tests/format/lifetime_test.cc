@@ -186,7 +186,7 @@ TEST_F(LifetimeTest, ACheckpointBelowBeginIsDead) {
   ExpectWhole(files, "db");
 }
 
-// ---- and what is damage is not dead ----
+// ---- damaged records are not dead ----
 
 TEST_F(LifetimeTest, AChainThatTheIndexHasLostIsTold) {
   SimFileSystem files;

@@ -84,7 +84,7 @@ TEST(RecordTest, HeaderFlagsDoNotTouchTheRest) {
   EXPECT_TRUE(header.With(RecordHeader::kCopy).copy());
   EXPECT_TRUE(header.With(RecordHeader::kCopy).has_flags());  // so no fast path touches it
   EXPECT_TRUE(header.With(RecordHeader::kValid).valid());
-  EXPECT_FALSE(header.With(RecordHeader::kValid).has_flags());  // what the hit path compares
+  EXPECT_FALSE(header.With(RecordHeader::kValid).has_flags());  // compared on the fast path
 }
 
 TEST(RecordTest, HeaderKeepsOnlyTwoBitsOfTheVersion) {
@@ -170,9 +170,9 @@ TEST(RecordTest, LockIsTakenOnlyFromTheWordThatWasSeen) {
   EXPECT_TRUE(lock.StillHolds(seen));
   EXPECT_TRUE(lock.TryLock(seen));
   EXPECT_FALSE(lock.StillHolds(seen));  // a reader's copy from before is worth nothing
-  EXPECT_FALSE(lock.TryLock(seen));     // somebody else has it
+  EXPECT_FALSE(lock.TryLock(seen));     // another thread has it
   lock.Unlock(seen.Written(24));
-  EXPECT_FALSE(lock.TryLock(seen));     // somebody else had it
+  EXPECT_FALSE(lock.TryLock(seen));     // another thread had it
   EXPECT_FALSE(lock.StillHolds(seen));  // the same length, and yet another value
   EXPECT_TRUE(lock.TryLock(lock.LoadAcquire()));
 }
@@ -422,7 +422,7 @@ TEST(RecordTest, LengthsThatDoNotFitAreNotWellFormed) {
   EXPECT_TRUE(with(3, 5, LockWord::Initial(5)));
   EXPECT_TRUE(with(3, 5, LockWord::Initial(0)));
   EXPECT_FALSE(with(3, 5, LockWord::Initial(6)));           // longer than its capacity
-  EXPECT_FALSE(with(3, 5, LockWord::Initial(5).Locked()));  // nobody can free it
+  EXPECT_FALSE(with(3, 5, LockWord::Initial(5).Locked()));  // no thread can free it
   EXPECT_FALSE(with(9, 5, LockWord::Initial(5)));
   EXPECT_FALSE(with(3, 9, LockWord::Initial(5)));
   EXPECT_FALSE(with(0xffffffff, 5, LockWord::Initial(5)));

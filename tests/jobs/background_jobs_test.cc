@@ -1,5 +1,4 @@
-// Background jobs: collections and checkpoints that come by themselves. (Checkpoints:
-// checkpoint_test.)
+// Background jobs: automatic collections and checkpoints. (Checkpoints: checkpoint_test.)
 #include "ebb/internal/jobs/background_jobs.h"
 
 #include <gtest/gtest.h>
@@ -158,7 +157,7 @@ TEST(BackgroundJobsTest, CommitsStayInTimeBesideAllLongJobs) {
       if (steps.AnnounceOnce(1)) steps.Await(2);  // 1 -> 2 <-
     }));
   });
-  steps.Await(1);  // 1 <- it has its turn, beside the collection
+  steps.Await(1);  // 1 <- it has its turn, during the collection
   CommitWatch watch(store);
   const Clock::time_point begun = Clock::now();
   const std::uint64_t growths = store.Stats().index_growth_count;

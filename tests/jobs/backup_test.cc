@@ -1,5 +1,5 @@
-// Backups: a copy of a checkpoint that opens as a store and holds exactly what the checkpoint does,
-// whatever runs concurrently, and nothing that opens when it was interrupted.
+// Backups: a copy of a checkpoint that opens as a store and holds exactly the data of the
+// checkpoint, during any other work, and nothing that opens when it was interrupted.
 //
 // features.md: Backup(directory) from a live store.
 #include "ebb/internal/jobs/backup.h"
@@ -207,7 +207,8 @@ TEST(BackupTest, CopiesMadeUnderLoadAreWholeStates) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// While a backup stands still in the middle, commits go on and the checkpoint that it copies stays.
+// While a backup stands still in the middle, commits continue and the checkpoint that it copies
+// stays.
 TEST(BackupTest, CommitsGoOnAndCleanUpWaits) {
   SimFileSystem memory;
   FaultFileSystem files(memory);

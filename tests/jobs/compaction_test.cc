@@ -344,10 +344,10 @@ TEST(CompactionTest, AFullDiskCanBeGivenSpaceBack) {
   ExpectHolds(again, model, 40);
 }
 
-// A pass that runs out of space keeps what it has not copied. 48,000 keys were written twice. The
-// chains below superseded records of a pass are looked up when there are 32,768 such records, so
-// the pass has a settled part: old records. Then the disk fills up while it copies new ones.
-// Nothing below the returned address is live.
+// A pass that runs out of space keeps the records it has not copied. 48,000 keys were written
+// twice. The chains below superseded records of a pass are looked up when there are 32,768 such
+// records, so the pass has a settled part: old records. Then the disk fills up while it copies new
+// ones. Nothing below the returned address is live.
 TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeWhatItHasNotCopied) {
   constexpr std::uint64_t kKeys = 48000;
   SimFileSystem files;

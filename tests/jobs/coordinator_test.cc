@@ -222,8 +222,8 @@ TEST(CoordinatorTest, ACommitStatesItsTimeAndTheTailWhenItsShiftBegan) {
   }
 }
 
-// A store that was only read is closed without a trace but for its open record, which its durable
-// end covers too.
+// A store that was only read is closed without a trace except for its open record, which its
+// durable end covers too.
 TEST(CoordinatorTest, CloseOfAnUnchangedStoreWritesNothing) {
   SimFileSystem files;
   {
@@ -397,7 +397,7 @@ TEST(CoordinatorTest, CloseCanBeTriedAgainOnceThereIsRoom) {
     }
     EXPECT_EQ(store.Read(1).status().code(), StatusCode::kFailedPrecondition);
     EXPECT_EQ(store.Upsert(1, 1).code(), StatusCode::kFailedPrecondition);
-    if (!first.ok()) {  // the files are not let go of
+    if (!first.ok()) {  // the files are not released
       EXPECT_EQ(OpenTiny<U64Store>("db", &rig.faults).status().code(),
                 StatusCode::kFailedPrecondition);
     }

@@ -24,7 +24,7 @@ TEST(GarbageCollectorTest, AllThatIsLiveEndsAfterOneRound) {
   Model model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   for (std::uint64_t key = 0; key < 200; ++key) Write(store, model, key, 0);
-  // Hazard 47. It is not due by any target below 1, and with 1 it ends all the same.
+  // Hazard 47. It is not due by any target below 1, and with 1 it still ends.
   EXPECT_FALSE(Must(store.ShouldCollect({.min_reclaim_bytes = 0, .target_utilization = 0.3})));
   EXPECT_EQ(Must(store.CollectGarbage({.min_reclaim_bytes = 0, .target_utilization = 0.3}))
                 .scanned_records,
@@ -114,7 +114,7 @@ TEST(GarbageCollectorTest, ItTakesAsLongAsItIsTold) {
   const GcStats stats = Must(store.CollectGarbage(options));
   EXPECT_GE(stats.duration_ms, 90U);  // the last block is not full
   ExpectHolds(store, model, 310);
-  // Who closes does not wait for one that takes for ever.
+  // Close does not wait for one that never ends.
   std::atomic<bool> begun{false};
   options.max_bytes_per_second = 1;
   options.progress = [&](const GcStats&) { return begun = true; };

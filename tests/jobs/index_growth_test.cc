@@ -559,7 +559,7 @@ TEST(IndexGrowthTest, AnOpeningBeginsWithTheSizeThatTheCheckpointNeedsAndGrowsAs
     auto store = open(GrowingOptions());
     EXPECT_GE(store.Stats().index_bucket_count, 512U);
     EXPECT_LE(store.Stats().index_overflow_count, store.Stats().index_bucket_count / 8 + 64);
-    EXPECT_EQ(store.Stats().index_growth_count, 0U);  // by itself
+    EXPECT_EQ(store.Stats().index_growth_count, 0U);  // automatically
     EXPECT_TRUE(Holds(store, model));
     for (int doubling = 0; doubling < 4; ++doubling) Must(store.GrowIndex());
     Must(store.Checkpoint());

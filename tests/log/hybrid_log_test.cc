@@ -487,7 +487,7 @@ TEST(HybridLogTest, PageTurnDuringAVersionShiftRaisesTheFloorAndKeepsTheBit) {
 
 TEST(HybridLogTest, FailedVersionShiftsLeaveBoundariesOnWholeBlocks) {
   // A floor in the middle of a block once became the read-only boundary, and the flush wrote
-  // nothing and said that it had moved, for ever.
+  // nothing and said that it had moved, forever.
   LogRig rig({});
   Must(rig.AppendExtent(64));
   rig.log().BeginVersionShift();
@@ -814,7 +814,7 @@ TEST_F(HybridLogDamageTest, ForgedRecordsAreDataLoss) {
       {0, RecordHeader::MakeExtent(RecordKind::kFiller, 6000).With(RecordHeader::kValid).word()},
       {0, RecordHeader::MakeExtent(RecordKind::kControl, 6000).With(RecordHeader::kValid).word()},
       {0, 0},
-      // A chain that leads to itself or upwards would be walked for ever.
+      // A chain that leads to itself or upwards would be walked forever.
       {0, good.With(written_.address.value()).word()},
       {0, good.With(written_.address.value() + 64).word()},
       {8, 0xffffffffffffffff},

@@ -9,12 +9,12 @@
 
    Checked:
    1. There is an order of all operations that respects real time and versions, and explains every
-      answer, the final state, and what a recovery finds that ends with any of the control records.
+      result, the final state, and the state of a recovery that ends with any control record.
    2. No byte below safe_read_only changes.
-   3. What returned before a commit began is in what the commit made durable.
-   4. Serials in a control record tell exactly which operations of a session are in it.
+   3. A commit makes every operation durable that had returned before the commit began.
+   4. Serials in a control record state exactly which operations of a session are in it.
    5. An image and the log from its tail give the same as the whole log.
-   6. Nobody waits for ever.
+   6. No process waits forever.
 
    A line of `run` sets these variables of the environment:
      SCRIPT      a word for each writer, a letter for each operation: u Upsert, m Rmw, d Delete,
@@ -22,8 +22,8 @@
                  before
      COMMITS     calls of Commit, in a row
      FAILURES    how many appends of a control record, or flushes, may fail
-     TURNS       1: a page turn beside all this
-     CHECKPOINT  1: a checkpoint beside all this
+     TURNS       1: a page turn during all this
+     CHECKPOINT  1: a checkpoint during all this
      LEFT_OUT    the number of the rule that is left out */
 
 /* The rules that a twin can leave out. */
@@ -31,16 +31,16 @@
 #define R_LOOK_AGAIN          2  /* a lost publication takes the look again */
 #define R_LOOK_COLD           3  /* Attempt looks before it acts */
 #define R_COMPARE_VERSIONS    4  /* only records of the own version are mutable */
-#define R_WAIT_UNTIL_FROZEN   5  /* what depends on a record waits until it is frozen */
+#define R_WAIT_UNTIL_FROZEN   5  /* a dependent operation waits until a record is frozen */
 #define R_DRAIN_VERSION       6  /* the control record is reserved after the drain */
 #define R_INFINITY            7  /* update_from is infinite from before a bump of the version */
 #define R_RAISE_FLOOR         8  /* it is lifted to the end of the control record */
-#define R_KEEP_FLOOR          9  /* but not below what a page turn has raised it to */
+#define R_KEEP_FLOOR          9  /* but not below the value set by a page turn */
 #define R_TURN_BEFORE_BUMP   10  /* a page turn raises update_from before its bump */
 #define R_DRAIN_READ_ONLY    11  /* safe_read_only moves after a drain */
 #define R_TWO_VERSION_BITS   12  /* records carry two bits of their version, not one */
 #define R_DROP_STRAGGLERS    13  /* recovery drops records of v+1 below control record v */
-#define R_SETTLED            14  /* a commit is skipped only if nothing acted beside the last */
+#define R_SETTLED            14  /* a commit is skipped only if nothing acted during the last */
 #define R_OWED_FIRST         15  /* an owed control record comes before the next bump */
 #define R_FRESH_PLACE        16  /* a place is used again only above the chain's head */
 #define R_DRAIN_IMAGE        17  /* the image is copied after a drain */
@@ -50,7 +50,7 @@
 #define R_SERIAL_IN_GUARD    21  /* a serial is stored under the guard of its effect */
 #define R_TWO_SERIALS        22  /* one serial for each parity of versions */
 #define R_SERIAL_MAXIMUM     23  /* a control record never lowers a serial */
-#define R_SERIAL_PER_ITEM    24  /* a group's serial covers what is done under its guard */
+#define R_SERIAL_PER_ITEM    24  /* a group's serial covers the work under its guard */
 #define R_SKIP_MINDS_SERIALS 25  /* a commit is not skipped when a serial has moved */
 #define R_GROUP_IN_ORDER     26  /* an item that has to wait holds up those behind it */
 
@@ -95,7 +95,7 @@ byte durable_serial[WRITERS];
 typedef Durable { byte session[WRITERS] };
 Durable control_serial[N];
 
-/* What the check needs to know. A value is the set of the operations that it is made of. At the
+/* The data for the check. A value is the set of the operations that it is made of. At the
    start the first key has a record with the value START, and the second key is absent. */
 #define START 64
 byte kind[NOPS], answer[NOPS], in_version[NOPS], before[NOPS]; bit key[NOPS], grouped[NOPS];
@@ -380,7 +380,7 @@ control:
      :: d_step { failures > 0 -> failures-- }; goto failed
      :: Shift(end, e)
      fi;
-     /* The flush copies what does not change any more, and the sync covers it. */
+     /* The flush copies bytes that do not change any more, and the sync covers it. */
      d_step {
        safe_read_only >= end ->
        durable = end; committed = version - 1;

@@ -6,18 +6,18 @@
    unless a comment says why not; steps are sequentially consistent.
 
    Checked:
-   1. Who holds a guard and an address at or above the head it loaded finds that page's bytes in
-      the frame; or zeros once the store is closed, which it does not use.
-   2. What is read from the device has been written there, and the files are open.
-   3. Every Rmw adds one to what those before it have left, and a Read tells how many there were at
+   1. A process that holds a guard and an address at or above the head it loaded finds that page's
+      bytes in the frame; or zeros once the store is closed, which it does not use.
+   2. Bytes read from the device have been written there, and the files are open.
+   3. Every Rmw adds one to the count left by those before it, and a Read returns the count at
       some moment of its call.
    4. No byte below safe_read_only changes.
-   5. Nobody waits for ever.
+   5. No process waits forever.
 
    A line of `run` sets these variables of the environment:
      SCRIPT    a word for each session, a letter for each operation: m Rmw, r Read; capitals: of
                the second key
-     CLOSE     1: the store is closed beside all this
+     CLOSE     1: the store is closed during all this
      LEFT_OUT  the number of the rule that is left out */
 
 /* The rules that a twin can leave out. */
@@ -26,8 +26,8 @@
 #define R_HEAD_BEFORE_BUMP   3  /* head is stored before the bump of that drain */
 #define R_SLOT_FIRST         4  /* boundaries are loaded after the slot is stored */
 #define R_FLUSHED_FIRST      5  /* head stays below flushed_until */
-#define R_FLUSH_SAFE         6  /* what is flushed is below safe_read_only */
-#define R_DEVICE_ANSWER      7  /* the device's answer counts only while the chain leads there */
+#define R_FLUSH_SAFE         6  /* flushed bytes are below safe_read_only */
+#define R_DEVICE_ANSWER      7  /* the device's result counts only while the chain leads there */
 #define R_LOOK_VALUE         8  /* a Read looks before it gives a value */
 #define R_LOOK_ABSENT        9  /* and before it says that there is none */
 #define R_WAIT_SLOW         10  /* Close waits for calls on their slow path */
@@ -174,7 +174,7 @@ inline Enter() {
   atomic { sw = state & (255 - CLOSED); h = head };
   d_step { slot[w] = sw; if :: OUT(R_SLOT_FIRST) :: else -> h = head fi }
 }
-/* What is on the device does not change, so the walk there is one step. */
+/* The data on the device does not change, so the walk there is one step. */
 inline ReadDevice() {
   d_step {
     from = a;
@@ -263,7 +263,7 @@ again:
            :: d_step {
                 tail_is_full && tail + 1 - OLDEST < FRAMES ->
                 tail++; tail_is_full = 0; assert(tail < N);
-                /* Ours from here on: what the frame held is gone. */
+                /* Ours from here on: the old page of the frame is gone. */
                 FRAME(tail).page = tail
               }
            :: !tail_is_full
@@ -294,7 +294,7 @@ in_place:
      :: FRAME(a).value != old -> goto in_place
      fi;
 updated:
-     /* What the Rmw was told and what has been applied grow together. */
+     /* The result of the Rmw and the number applied grow together. */
      assert(answer + 1 <= applied[KEY] && answer >= least);
 answered:
      atomic { assert(!IS_READ || (answer >= least && answer <= applied[KEY])); slot[w] = 0 };

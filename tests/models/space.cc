@@ -76,10 +76,10 @@ struct Rules {
   bool idle_serials = false;        // commits of serials alone belong to no class
   bool stale_blocks_count = false;  // an open record with stale blocks behind it is not replaced
   bool close_states_begin = false;  // Close commits for a new begin alone
-  bool close_serials = false;       // Close commits for serials alone, whatever that takes
+  bool close_serials = false;       // Close commits for serials alone, at any cost
   bool open_each = false;           // each opening takes a block
   bool pinned_garbage = false;      // pinned space counts as garbage that a pass would free
-  bool free_early = false;          // blocks are given back before a commit states the begin
+  bool free_early = false;          // blocks are released before a commit states the begin
   bool turn_above = false;          // a page is full when its offset is above its end
   bool no_drain = false;            // a page of a higher class is turned to without a drain
   bool truncate_first = false;      // an opening cuts the log before its record is durable
@@ -268,7 +268,7 @@ class Store {
       }
       if (!full || g_rules.turn_above) return true;
       if (tail() >= s_.ordinary_end && s_.inflight && !g_rules.no_drain) {
-        is_waiting = true;  // for the drain: the update that is under way comes first
+        is_waiting = true;  // for the drain: the update in progress comes first
         return false;
       }
       s_.turned = true;
@@ -439,7 +439,7 @@ class Store {
     if (g_rules.free_early) GiveBack();
     return at != from;
   }
-  // CollectGarbage: false when it cannot go on.
+  // CollectGarbage: false when it cannot continue.
   bool Collect() {
     if (!MoveBegin()) return false;
     GiveBack();

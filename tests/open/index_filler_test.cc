@@ -32,7 +32,7 @@ class IndexFillerTest : public testing::TestWithParam<int> {
     Options options = TinyOptions();
     options.index_auto_grow = true;
     store_.emplace(Must(OpenIn<U64Store>("", environment, options)));
-    core().index.OnCrowded({});  // nobody else grows it
+    core().index.OnCrowded({});  // no other thread grows it
   }
   Core& core() { return StoreAccess::GetCore(*store_); }
 

@@ -339,7 +339,7 @@ TEST(RecoveryTest, HeadersOfOtherFormatsOrStoresAreRefusedAndLeftAlone) {
   }
 }
 
-// Files that lost their ends or their beginnings: refused, and left alone.
+// Files that lost their ends or their beginnings: rejected, and left alone.
 TEST(RecoveryTest, TruncatedAndMissingSegmentsAreRefusedAndLeftAlone) {
   SimFileSystem closed(/*direct=*/false);
   {
@@ -398,8 +398,7 @@ TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
 // A store of one segment whose file lost all but part of its header. (Of a whole number of blocks
 // it could be a creation that was interrupted.)
 TEST(RecoveryTest, AHeaderThatIsCutOffIsRefusedAndLeftAlone) {
-  // A store whose header ends with a zero, so that the header does not show what part is cut off
-  // last.
+  // A store whose header ends with a zero, so that the header does not show the part cut off last.
   Snapshot whole;
   do {
     SimFileSystem closed(/*direct=*/false);
@@ -521,7 +520,7 @@ TEST(RecoveryTest, WhatACrashMadeVoidStaysVoid) {
       // Lost: enough to be flushed in part.
       for (int i = 0; i < 1500; ++i) Must(store.Upsert(random() % 1000, 1));
       auto after = files->Crash(static_cast<std::uint64_t>(round));
-      store = Must(OpenTinyInMemory<U64Store>());  // lets go of the old files
+      store = Must(OpenTinyInMemory<U64Store>());  // releases the old files
       files = std::move(after);
     }
   }

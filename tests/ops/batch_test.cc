@@ -258,7 +258,7 @@ TEST(BatchTest, AFailedCommitOfAnItemEndsTheBatch) {
   EXPECT_FALSE(store.Close().ok());
 }
 
-// A function that calls its session is refused, and one that throws leaves the session usable.
+// A function that calls its session is rejected, and one that throws leaves the session usable.
 TEST(BatchTest, FunctionsThatCallBackOrThrow) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   auto session = store.NewSession();

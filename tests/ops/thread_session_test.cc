@@ -1,5 +1,5 @@
 // The sessions behind calls on a store itself: one for each thread and store, found again, dropped
-// when the store is closed, given back when the thread ends.
+// when the store is closed, released when the thread ends.
 #include "ebb/internal/ops/thread_session.h"
 
 #include <cstdint>

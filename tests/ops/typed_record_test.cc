@@ -132,7 +132,7 @@ TEST_F(TypedRecordCopyTest, ACopyIsNeverTornWhileAnotherThreadWrites) {
       }
     }
   });
-  // At or above read_only the reader may take the lock, without which it could copy for ever.
+  // At or above read_only the reader may take the lock, without which it could copy forever.
   const Address mutable_address = log_.read_only() + 8;
   std::uint64_t last = 0;
   int torn = 0;

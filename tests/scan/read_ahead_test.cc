@@ -77,7 +77,7 @@ TEST_P(ReadAheadTest, WhatIsAskedForIsTakenFirst) {
   for (std::uint64_t block = 0; block < 9; ++block) EXPECT_TRUE(ahead.Ask({block, block + 1}));
   EXPECT_FALSE(ahead.Ask(a));
   for (std::uint64_t block = 0; block < 9; ++block) ExpectTaken(ahead, a, {block, block + 1});
-  EXPECT_TRUE(ahead.Ask(b));  // and nobody takes it
+  EXPECT_TRUE(ahead.Ask(b));  // and no reader takes it
 }
 
 TEST_P(ReadAheadTest, AnErrorIsOfItsPieceAlone) {

@@ -1,5 +1,5 @@
 // Close under schedules: calls that are running, on their fast and slow paths, while the store
-// lets go of its files and memory.
+// releases its files and memory.
 #include <gtest/gtest.h>
 
 #include "tests/schedule/store_program.h"
@@ -10,7 +10,7 @@ namespace {
 using Kind = HistoryOp::Kind;
 using Result = HistoryOp::Result;
 
-// After Close has returned every call is refused.
+// After Close has returned every call is rejected.
 template <typename Program>
 void CheckRefused(Schedule& schedule, Program& program) {
   auto caller = program.NewCaller();
@@ -51,7 +51,7 @@ TEST(CloseSchedules, CallsThatRunAreWaitedForAndKept) {
   explored.ExpectPerSchedule("calls that were refused", 0.5);
 }
 
-// Without files there is nothing to keep, and the memory of the log is given back.
+// Without files there is nothing to keep, and the memory of the log is freed.
 void CloseInMemory(Schedule& schedule) {
   StoreProgram<std::uint64_t> program(schedule, nullptr, false);
   if (!schedule.failure().empty()) return;

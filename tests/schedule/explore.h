@@ -2,7 +2,7 @@
 //
 //   TEST(EpochSchedules, NobodyLosesWhatAGuardHolds) {
 //     Explored explored = Explore(20000, [](Schedule& schedule) {
-//       ... make what the fibers share; schedule.Add(...) some; schedule.Run();
+//       ... make the shared objects; schedule.Add(...) some; schedule.Run();
 //       schedule.Check(what must hold, "what does not hold");
 //     });
 //     explored.ExpectPerSchedule("page turns", 1.0);

@@ -52,7 +52,7 @@ struct HistoryOp {
   Result result = Result::kPending;
   std::uint64_t read = 0;    // the value that a read found or a CompareExchange expected
   std::size_t batch = 0;     // not 0: those with the same number are a batch, in this order
-  std::uint64_t serial = 0;  // of an asynchronous update, as its callback was told
+  std::uint64_t serial = 0;  // of an asynchronous update, as its callback received it
 };
 
 class History {

@@ -199,7 +199,7 @@ void Schedule::FiberMain() {
     ebb_schedule_switch(&ended, main_stack_pointer_);
   }
   SwitchTo(PickOther());
-  std::abort();  // nobody goes on here
+  std::abort();  // no fiber continues here
 }
 
 void Schedule::PlanNextStop() {

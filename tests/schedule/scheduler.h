@@ -76,7 +76,7 @@ struct RunningFiber {
 };
 extern constinit RunningFiber g_running;
 
-// Leaves the running fiber. StopSlow: because it is time. WaitSlow: because it can go on only
+// Leaves the running fiber. StopSlow: because it is time. WaitSlow: because it can continue only
 // after another one has done something; outside of fibers it returns.
 void StopSlow();
 void WaitSlow();

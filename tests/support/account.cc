@@ -198,7 +198,7 @@ void Account::Close() {
 
 void Account::Reopen(internal::FileSystem& files) {
   Close();
-  LetGo();  // of the files, whatever came of the close
+  LetGo();  // of the files, even if the close failed
   Open(files);
 }
 

@@ -106,7 +106,7 @@ class FaultFileSystem::FaultFile final : public internal::File {
     const std::optional<Fault> fault = owner_.Begin(CallKind::kRead, name_);
     if (!fault.has_value()) return base_->ReadAt(offset, bytes, count);
     if (fault->effect == Effect::kError) return {0, fault->error};
-    // The whole is read, since a direct file may refuse the part.
+    // The whole is read, since a direct file may reject the part.
     Transfer transfer = base_->ReadAt(offset, bytes, count);
     if (fault->effect == Effect::kErrorAfter) return {0, fault->error};
     if (transfer.error != 0 || transfer.count == 0) return transfer;

@@ -35,7 +35,7 @@ struct Place {
   std::string town;
   auto operator<=>(const Place&) const = default;
 };
-// The same bytes in several versions and with a codec that refuses some.
+// The same bytes in several versions and with a codec that rejects some.
 template <std::uint32_t kCodecVersion>
 struct Text {
   std::string text;

@@ -68,8 +68,8 @@ TEST(CompressionTest, NothingElseIsTaken) {
   EXPECT_EQ(back, "");
 }
 
-// Each cut and 20,000 changes: refused, or some bytes of the length that is claimed; never more
-// memory than a block of that size can mean.
+// Each cut and 20,000 changes: rejected, or some bytes of the claimed length; never more memory
+// than a block of that size can mean.
 TEST(CompressionTest, DamagedBlocksAreRefusedOrHarmless) {
   if (!internal::CompressionIsBuilt().ok()) GTEST_SKIP() << "built without LZ4";
   std::string sample;

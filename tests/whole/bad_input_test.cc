@@ -158,7 +158,7 @@ TEST(BadInputTest, TheEndsOfEachRangeAreAllowed) {
   }
 }
 
-// Types that no page of this size can hold, or that the limits exclude, are refused when the store
+// Types that no page of this size can hold, or that the limits exclude, are rejected when the store
 // is opened, and not by its first write.
 template <std::size_t kBytes>
 using Array = std::array<std::uint8_t, kBytes>;

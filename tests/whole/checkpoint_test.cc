@@ -249,7 +249,7 @@ TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
     for (const std::string& name : c.damaged) Damage(*files, name, 77);
     auto store = Must(OpenTiny<U64Store>("db", files.get()));
     EXPECT_EQ(store.recovery().checkpoint_id, c.used);
-    // The older one is not looked at while the newer one is good, but for its manifest.
+    // The older one is not looked at while the newer one is good, except for its manifest.
     ASSERT_EQ(store.recovery().notes.size(), c.damaged.size());
     for (const std::string& name : c.damaged) {
       const auto& notes = store.recovery().notes;
@@ -425,8 +425,8 @@ TEST(CheckpointTest, AForkedChildIsRefusedAtOnce) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
-// Writers go on while checkpoints and commits follow each other; then the power fails. Each thread
-// counts upwards on keys of its own, under a name.
+// Writers continue while checkpoints and commits follow each other; then the power fails. Each
+// thread counts upwards on keys of its own, under a name.
 TEST(CheckpointTest, ACrashBesideCheckpointsLeavesEachSessionItsPrefix) {
   constexpr std::uint64_t kThreads = 3;
   constexpr std::uint64_t kKeys = 40;

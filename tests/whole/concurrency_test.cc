@@ -303,7 +303,7 @@ TYPED_TEST(ConcurrencyTest, ViewsStayWhatTheyAreWhilePagesLeave) {
 // ---- commits during everything else ----
 
 // Hazards 12, 13: each kind of operation in each phase of a commit, most of them with a page turn
-// in the middle. An operation that cannot go on starts again and is done exactly once.
+// in the middle. An operation that cannot continue starts again and is done exactly once.
 TYPED_TEST(ConcurrencyTest, EveryOperationWorksInEveryPhaseOfACommit) {
   using S = typename TestFixture::Stamped;
   // In memory, since the syncs of a slow disk would keep commits apart.

@@ -11,9 +11,9 @@
 // The surviving disk is opened and compared with an exact oracle. It is the state that some commit,
 // checkpoint or close covers: not older than the last one that had returned, not newer than the one
 // in progress; and the serials of two named sessions are exactly those of that state. Opening
-// reports no damage, since there is none. Then it is written, closed and opened once more. One
-// crash in sixteen is also verified: the directory before it is opened, the store, and the
-// directory after each Close. So is each store when its workload ends.
+// reports no damage, since there is none. Then it is written, closed and opened again. One crash in
+// sixteen is also verified: the directory before it is opened, the store, and the directory after
+// each Close. So is each store when its workload ends.
 //
 // Some of the openings are recorded in their turn, and interrupted at each of their calls: by a
 // power loss, and as the second crash after a process died with unsynced data in the page cache.
@@ -286,7 +286,7 @@ struct Counts {
   std::uint64_t points = 0;
   std::uint64_t crashes = 0;   // chosen
   std::uint64_t distinct = 0;  // of other contents than all before; opened and checked
-  std::uint64_t newer = 0;     // that had the commit under way
+  std::uint64_t newer = 0;     // that had the commit in progress
   std::uint64_t verified = 0;
   std::uint64_t recoveries = 0;
   std::uint64_t in_recovery = 0;  // crashes inside them

@@ -4,7 +4,7 @@
 // earlier life of the same store. Opening it and reading every key returns the values of the store,
 // or DataLoss that names file and offset; never a crash, a hang, another value, or an older state:
 // a close has recorded everything as durable. Only a log that has lost its end to the last byte
-// cannot be told from one that never had it; it comes back as its last commit that is whole.
+// cannot be told from one that never had it; it comes back as its last intact commit.
 //
 // Every bit is flipped in blocks of metadata (headers of files and blocks with commit records), one
 // random bit in every byte of other blocks. At scale 1 the former are all bits of one block of each

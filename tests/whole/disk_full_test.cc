@@ -43,7 +43,7 @@ absl::StatusOr<LedgerStore> Open(SimFileSystem& files) {
 
 struct Counts {
   std::uint64_t quotas = 0;
-  std::uint64_t creations = 0;  // that were refused
+  std::uint64_t creations = 0;  // that were rejected
   std::uint64_t writes = 0;
   std::uint64_t commits = 0;
   std::uint64_t checkpoints = 0;

@@ -73,7 +73,7 @@ std::vector<FaultRow> Faults() {
 
 struct Counts {
   std::uint64_t runs = 0;
-  std::uint64_t failed = 0;  // with at least one error told
+  std::uint64_t failed = 0;  // with at least one error reported
   std::uint64_t poisoned = 0;
   std::uint64_t resumed = 0;
   std::uint64_t reopenings = 0;

@@ -523,7 +523,7 @@ TEST(MemoryFaultTest, ClosingWithoutMemory) {
           EXPECT_EQ(store->Close(), absl::OkStatus());
         }
         store.reset();
-        auto next = Must(OpenStrings(files));  // so the lock was given back
+        auto next = Must(OpenStrings(files));  // so the lock was released
         ASSERT_TRUE(Holds(next, model));
         if (!destroys) {
           EXPECT_EQ(*next.Read("another key"), "another value");

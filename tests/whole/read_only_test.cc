@@ -403,7 +403,7 @@ absl::Status ReadWhereNothingCanBeWritten(const std::string& path, const Content
   if (ScanOf(*store) != contents) return absl::DataLossError("another content");
   if (absl::Status status = StatusOf(store->Verify()); !status.ok()) return status;
   if (absl::Status status = store->Close(); !status.ok()) return status;
-  // The message says what to do.
+  // The message states the remedy.
   const absl::Status refused = OpenTiny<U64Store>(path).status();
   if (refused.ok()) return absl::InternalError("opened for writing");
   const bool is_named = refused.message().find("read_only") != absl::string_view::npos;

@@ -291,7 +291,7 @@ TEST(RegressionTest, AnyPowerLossLeavesAWholeCheckpointWhenOneReplacesAnother) {
   }
 }
 
-// LevelDB #1081: writes went on in a new file; the error that the close of the old one reported
+// LevelDB #1081: writes continued in a new file; the error that the close of the old one reported
 // was ignored, the sync of the new one believed, and an earlier insert lost behind a later one.
 TEST(RegressionTest, AnErrorOfAnEarlierFileIsNotOverlooked) {
   for (const bool sync : {true, false}) {
@@ -317,7 +317,7 @@ TEST(RegressionTest, AnErrorOfAnEarlierFileIsNotOverlooked) {
 }
 
 // libmdbx #217: of several meta pages the invalid ones were found and passed over, and then used
-// all the same where one claimed to be the newest; and valid ones with huge sizes took all memory.
+// anyway where one claimed to be the newest; and valid ones with huge sizes took all memory.
 TEST(RegressionTest, WhatARejectedCheckpointClaimsIsNotBelieved) {
   Runs<U64Store> run;
   U64Model model;

@@ -225,7 +225,7 @@ TEST_P(RejectedCallsTest, FourThreadsWhileWritesFail) {
   Run(Cause::kFailingWrites, 4, Scaled(20000));
 }
 
-// A read whose copy is rejected has its value all the same.
+// A read whose copy is rejected still has its value.
 TEST_P(RejectedCallsTest, ReadsThatCannotPromote) {
   auto store = Must(Open(true));
   std::vector<Writer> writers = MakeWriters(store, 2);

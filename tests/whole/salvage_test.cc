@@ -183,7 +183,7 @@ TEST_F(SalvageTest, NothingToSalvageIsDataLossAndChangesNothing) {
   }
 }
 
-// The front of the log has been given back since the commit that is kept.
+// The front of the log has been released since the commit that is kept.
 TEST_F(SalvageTest, WhatACollectionHasMovedSinceIsReported) {
   constexpr std::uint64_t kKept = 4000;
   std::uint64_t kept_end = 0;

@@ -108,7 +108,7 @@ struct Phase {
   unsigned commit_interval_us;  // between two commits
   unsigned yield_one_in;        // callbacks give the processor away so often: 0 is never
   double seconds;
-  Events least;  // this phase goes on until it has seen these
+  Events least;  // this phase continues until it has seen these
 };
 
 // The state of one owned key, as its owner announces it: the number of the last write (deletes
@@ -182,7 +182,7 @@ class Run {
       while (!run_.stop_.load(std::memory_order_acquire) && !run_.failures_.any()) {
         for (int i = 0; i < 256; ++i) Step();
         run_.operations_.fetch_add(256, std::memory_order_relaxed);
-        if (Random(64) == 0) session_ = db_.NewSession();  // the old slot goes back meanwhile
+        if (Random(64) == 0) session_ = db_.NewSession();  // the old slot is released
       }
       session_.CompletePending();
     }
@@ -508,7 +508,7 @@ class Run {
     for (std::size_t i = 0; i < owned_.size(); ++i) {
       const auto found = shown.find(i);
       const std::uint64_t last = acked[i] >> 1;
-      const bool quiet = begun[i] == last;  // nobody wrote it meanwhile
+      const bool quiet = begun[i] == last;  // no thread wrote it in between
       const bool present = found != shown.end();
       if (quiet && present != ((acked[i] & 1) != 0))
         Fail("a scan shows a deleted key, or lacks one");

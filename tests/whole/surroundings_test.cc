@@ -466,8 +466,8 @@ TEST_F(RemovedFilesTest, TheStoresOwnRemovalsAreNotReported) {
 
 constexpr std::uint64_t kLockedKey = 77;
 
-// A store that holds one committed key. It has no threads, so that a forked child can go on under
-// the sanitizers too.
+// A store that holds one committed key. It has no threads, so that a forked child can continue
+// under the sanitizers too.
 U64Store OpenWithOneKey(const std::string& path) {
   auto store = Must(OpenTiny<U64Store>(path));
   Must(store.Upsert(kLockedKey, 1));
