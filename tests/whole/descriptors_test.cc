@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -71,7 +72,7 @@ void ExpectAll(U64StringStore& store, std::uint64_t keys) {
 TEST(DescriptorsTest, AStoreHasMoreSegmentsThanTheProcessMayHaveDescriptors) {
   const TempDir temp(FastDirectory());
   const std::string path = temp / "db";
-  const auto keys = static_cast<std::uint64_t>(10'000 * Scale());
+  const auto keys = std::max<std::uint64_t>(1200, static_cast<std::uint64_t>(10'000 * Scale()));
   const DescriptorLimit limit(kLimit);
   {
     // No commit: the device must not collect files with unsynced writes.
