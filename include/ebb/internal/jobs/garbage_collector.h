@@ -25,7 +25,7 @@
 // wrong: for example, it counts the names of sessions as garbage. Therefore an automatic collection
 // that ends sets resting_until_, an address that the tail must reach before the next one begins:
 //   - after a collection that freed less than half of the garbage that the estimate promised in the
-//     part of the log it scanned: a quarter of the log and min_reclaim_bytes further;
+//     part of the log it scanned: a quarter of the log or min_reclaim_bytes further, the larger;
 //   - after the second of two collections between which updates appended less than a quarter of
 //     min_reclaim_bytes: that quarter further.
 // So a store whose tail stands still is collected at most twice, and a wrong estimate costs at most

@@ -101,6 +101,9 @@
 //   only grows, so other programs cannot use the space of the slices. (On a file system that can
 //   neither reserve space nor keep zeros in place, space means whatever is free when a block is
 //   written.)
+//   Two gaps are known (tests/models/README.md). An opening truncates the space behind its cut
+//   before it takes the slices again, so another program can take it in between. And the commit of
+//   Close is not checked, even if it states only serials or a new begin.
 //
 // update_from is the one boundary that updates load: an unflagged record at or above it may be
 // updated in place. It is a floor and a high bit, kInfinity. While the bit is set, no record may be
