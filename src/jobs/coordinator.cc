@@ -126,9 +126,12 @@ void Coordinator::CommitInTime() {
 // Everything below durable_ is read-only, so every change since then has moved the tail. An
 // operation of version_ may have acted below durable_ if settled_ is false; then a commit is needed
 // although the tail has not moved.
+bool Coordinator::ContentIsDurable() const {
+  return settled_ && !owes_control_ && core_.log.tail() == durable_ && !core_.sessions.HasChanges();
+}
+
 bool Coordinator::NothingToCommit() const {
-  return settled_ && !owes_control_ && begin_ == BeginToState(false) &&
-         core_.log.tail() == durable_ && !core_.sessions.HasChanges();
+  return ContentIsDurable() && begin_ == BeginToState(false);
 }
 
 absl::Status Coordinator::CommitLocked(Manifest* manifest) {
@@ -171,13 +174,13 @@ absl::Status Coordinator::CommitLocked(Manifest* manifest) {
 }
 
 // A commit that follows no record must not use up the space that the commit of the next record
-// needs; the commit of Close may use it. A commit that only states serials, or belongs to a
-// checkpoint, can wait for space.
+// needs. One that only states serials, or belongs to a checkpoint, can wait for space; so can a new
+// begin when the store is closed, since the next process collects again.
 absl::Status Coordinator::CheckIdleCommit(bool of_checkpoint) {
-  if (owes_control_ || core_.log.tail() != durable_ || core_.epochs.closed()) {
-    return absl::OkStatus();
-  }
-  const bool is_needed = !settled_ || begin_ != BeginToState(false);
+  if (owes_control_ || core_.log.tail() != durable_) return absl::OkStatus();
+  const bool closed = core_.epochs.closed();
+  if (closed && !settled_) return absl::OkStatus();  // it settles a record, which left the space
+  const bool is_needed = !settled_ || (!closed && begin_ != BeginToState(false));
   return core_.log.CheckIdleCommit(!of_checkpoint && is_needed);
 }
 
@@ -811,6 +814,8 @@ absl::Status Coordinator::CloseLocked() {
       if (core_.config.checkpoint_interval_ms != 0) static_cast<void>(RunCheckpoint());
       MutexLock lock(mu_);
       status = CommitLocked(nullptr);
+      // There was no space to state a new begin: the next process collects again.
+      if (absl::IsResourceExhausted(status) && ContentIsDurable()) status = absl::OkStatus();
       // Walk of a Close, 3 and 4. The last chance to report a removed file.
       if (status.ok()) status = core_.CheckFiles(true);
       if (status.ok() && durable_end_ != nullptr) status = durable_end_->Sync();

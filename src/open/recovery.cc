@@ -147,15 +147,21 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   // durable. A sync is not enough: an earlier sync that failed has left the pages clean.
   absl::Status status = device.WriteAgain(uncertain_block, cut_block);
   status.Update(status.ok() ? device.Sync() : absl::OkStatus());
-  // After the sync of the part that is kept, and before the cut: a crash in between leaves the
-  // damage, or the new end.
-  if (status.ok() && salvaged) status = ForgetBehind(core, cut_block);
-  // The cut comes before the open record: otherwise blocks of the old incarnation would follow it.
-  // Files without a block are cut too, since one may lack its header. The first file keeps its own.
-  if (status.ok() && cut_block != 0) status = device.Truncate(cut_block);
+  // The statements are withdrawn after the sync of the part that is kept, and before the cut: a
+  // crash in between leaves the damage, or the new end. What is dropped goes before the record,
+  // because its commits state that blocks after the cut are durable.
+  if (status.ok() && salvaged) {
+    status = ForgetBehind(core, cut_block);
+    status.Update(status.ok() ? device.Truncate(cut_block) : absl::OkStatus());
+  }
   status.Update(status.ok() ? device.Write(cut_block, block) : absl::OkStatus());
-  // Only now does the new incarnation exist. A crash before leaves the log as it was.
-  status.Update(status.ok() ? device.Sync() : absl::OkStatus());
+  // A file that begins at the cut may have been left without a header.
+  if (status.ok() && cut_block % config.geometry.segment_blocks == 0) {
+    status = device.WriteAgain(cut_block, cut_block + 1);
+  }
+  // After the record has its space, since what this frees may be gone in the next moment. It syncs
+  // both. Only then does the new incarnation exist; a crash before leaves the log as it was.
+  status.Update(status.ok() ? device.Truncate(cut_block + 1) : absl::OkStatus());
   return status;
 }
 

@@ -330,7 +330,8 @@ class Store {
   bool NothingToCommit() const {
     return tail() == s_.durable && !s_.unsettled && !s_.serial && s_.begin == BeginToState(false);
   }
-  // Begin alone is no reason for Close's commit, and serials alone can do without.
+  // Begin alone is no reason for Close's commit. Without space for serials alone Close fails, and
+  // then the process ends.
   void Close() {
     const bool is_idle = tail() == s_.durable && !s_.unsettled;
     bool commits = !is_idle;

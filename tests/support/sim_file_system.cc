@@ -379,6 +379,7 @@ class SimFileSystem::SimFile final : public internal::File {
                    .offset = offset,
                    .bytes = SimBytes(end - offset)});
     owner_.now_.NotePunched(file_, offset, end);
+    owner_.TakeFreeSpace();
     return 0;
   }
   int Size(std::uint64_t& size) override {
@@ -520,6 +521,11 @@ internal::OpenedDirectory SimFileSystem::OpenDirectory(const std::string& path, 
 void SimFileSystem::Record(SimCall call) {
   now_.Apply(call);
   calls_.push_back(std::move(call));
+  TakeFreeSpace();
+}
+
+void SimFileSystem::TakeFreeSpace() {
+  if (space_rules_.is_raced) capacity_bytes_ = std::min(capacity_bytes_, now_.UsedBytes());
 }
 
 Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const std::byte* bytes,
@@ -527,7 +533,7 @@ Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const st
   MutexLock lock(mu_);
   const std::uint64_t size = now_.EndOf(file);
   // Counting walks every file; without a limit there is no need to.
-  const bool limited = capacity_bytes_ != ~std::uint64_t{0};
+  const bool limited = capacity_bytes_ != kNoLimit;
   const std::uint64_t used_bytes = limited ? now_.UsedBytes() : 0;
   const std::uint64_t free_bytes = capacity_bytes_ - std::min(capacity_bytes_, used_bytes);
   const std::uint64_t end_limit = size + free_bytes;
@@ -553,7 +559,7 @@ int SimFileSystem::Reserve(std::uint64_t file, std::uint64_t end) {
   MutexLock lock(mu_);
   const std::uint64_t space = now_.EndOf(file);
   if (end <= space) return 0;
-  const bool limited = capacity_bytes_ != ~std::uint64_t{0};
+  const bool limited = capacity_bytes_ != kNoLimit;
   if (!space_rules_.can_reserve) return EOPNOTSUPP;
   if (end > space_rules_.max_file_bytes) return EFBIG;
   if (limited && now_.UsedBytes() + (end - space) > capacity_bytes_) return space_rules_.error;

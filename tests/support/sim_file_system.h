@@ -169,6 +169,7 @@ class SimFileSystem final : public internal::FileSystem {
   // part of it that survives.
   void FailNextSync(int error, std::uint64_t seed, std::uint64_t skip = 0);
   // Writes beyond this sum of file sizes are cut short after a whole block, then fail with ENOSPC.
+  static constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
   void SetCapacityBytes(std::uint64_t bytes);
   // Other ways to run out of space.
   struct SpaceRules {
@@ -177,6 +178,8 @@ class SimFileSystem final : public internal::FileSystem {
     std::uint64_t max_file_bytes = ~std::uint64_t{0};
     bool can_reserve = true;  // otherwise EOPNOTSUPP
     bool can_punch = true;    // likewise
+    // Another program takes every block as soon as it is free.
+    bool is_raced = false;
   };
   void SetSpaceRules(const SpaceRules& rules);
   std::uint64_t UsedBytes() const;
@@ -190,6 +193,7 @@ class SimFileSystem final : public internal::FileSystem {
   class SimFile;
 
   void Record(SimCall call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TakeFreeSpace() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   internal::Transfer Write(std::uint64_t file, std::uint64_t offset, const std::byte* bytes,
                            std::size_t count);
   int Sync(std::uint64_t file);
@@ -204,7 +208,7 @@ class SimFileSystem final : public internal::FileSystem {
   int next_sync_error_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_seed_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t next_sync_skip_ ABSL_GUARDED_BY(mu_) = 0;
-  std::uint64_t capacity_bytes_ ABSL_GUARDED_BY(mu_) = ~std::uint64_t{0};
+  std::uint64_t capacity_bytes_ ABSL_GUARDED_BY(mu_) = kNoLimit;
   SpaceRules space_rules_ ABSL_GUARDED_BY(mu_);
 };
 

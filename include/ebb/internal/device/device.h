@@ -81,7 +81,7 @@ class Device {
   virtual absl::Status WriteAgain(std::uint64_t /*begin*/, std::uint64_t /*end*/) {
     return absl::OkStatus();
   }
-  // Removes every block at and after `block`, durably.
+  // Removes every block at and after `block`, and syncs that and everything written before.
   virtual absl::Status Truncate(std::uint64_t block) = 0;
   // Frees the space of every block below `block`, as far as the device can. Returns the number of
   // bytes freed. From now on, reads there fail or find zeros. No block below may ever be needed

@@ -158,6 +158,8 @@ class Coordinator {
   // `manifest`, if not null, receives the results of the commit, and there is a commit even if
   // nothing has changed.
   absl::Status CommitLocked(Manifest* manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Returns whether all updates and serials are durable.
+  bool ContentIsDurable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool NothingToCommit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) ABSL_LOCKS_EXCLUDED(list_mu_);
   absl::Status RunCheckpoint();
   absl::Status WriteCheckpoint() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane_);

@@ -95,15 +95,15 @@
 //   not ordinary only after a drain that began when the page before was full (WaitForPage), and
 //   guards that begin later load the full page's word, or the new one.
 // Argument (a commit is always possible). Every record except a commit's leaves the commits' slice
-//   whole. At most three commits follow one record without another record in between: the one that
-//   was owed, the record's own, and Close's. A commit that follows no record (only serials, or a
-//   new begin) is checked first (CheckIdleCommit): it leaves at least half of the slice. space_end
-//   only grows, so other programs cannot use the space of the slices. (On a file system that can
-//   neither reserve space nor keep zeros in place, space means whatever is free when a block is
-//   written.)
-//   Two gaps are known (tests/models/README.md). An opening truncates the space behind its cut
-//   before it takes the slices again, so another program can take it in between. And the commit of
-//   Close is not checked, even if it states only serials or a new begin.
+//   whole. At most three commits follow one record without another record in between: the one
+//   that was owed, the one during which the record was appended, and the one that settles it. A
+//   commit that follows no record (only serials, or a new begin) is checked first
+//   (CheckIdleCommit), that of Close too: it leaves at least half of the slice. An opening writes
+//   one block before it frees any (recovery.h). space_end only grows, so other programs cannot use
+//   the space of the slices while the store is open. An opening frees the part that lies after its
+//   own record and takes it again. If another program is faster, the store is open, and its updates
+//   and collections wait for space. (On a file system that can neither reserve space nor keep zeros
+//   in place, space means whatever is free when a block is written.)
 //
 // update_from is the one boundary that updates load: an unflagged record at or above it may be
 // updated in place. It is a floor and a high bit, kInfinity. While the bit is set, no record may be

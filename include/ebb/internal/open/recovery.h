@@ -13,9 +13,18 @@
 // block (block.h). It ends where an open record begins that names it as its predecessor and this
 // block as its cut. Any other block of another incarnation was left behind by a crash.
 //
-// Files are changed only after the scan has succeeded: the log after the last commit record is cut
-// off, and an open record with a new incarnation is written and synced. An interrupted opening
-// leaves the same log for the next one.
+// Files are changed only after the scan has succeeded: an open record with a new incarnation is
+// written after the last commit record, then the log after it is cut off, and both are synced. An
+// interrupted opening leaves the same log for the next one.
+//
+// Argument (the record may come before the cut, as it must on a full disk: the cut frees space that
+//   another program may take before the record is written). A crash in between leaves blocks of
+//   older incarnations after the record. No scan accepts them, and none takes them for a sign of
+//   damage: a commit record states as durable only the log up to the commit before it, or up to the
+//   open record of its incarnation, and both lie below the cut, or the scan would have returned
+//   DataLoss. A record that replaces an earlier one is written only if nothing follows that. The
+//   cut is durable before the opening returns, so no later commit has such blocks after it. The
+//   part that a salvage drops does contain statements above the cut, so there the cut comes first.
 //
 // A read-only opening (Options::read_only) ends with the scan. The log ends at its last commit. An
 // incarnation that no block states begins there, in memory only. It makes a difference for records
