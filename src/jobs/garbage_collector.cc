@@ -336,10 +336,6 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
   SteadyClock::time_point last_stop = begun;
   const GcEstimate estimate = Estimate(collected_);
   const Address tail = core_.log.tail();
-  // The throttle begins at `longest` and follows the scan at a quarter of its speed, up to `most`.
-  const std::uint64_t longest_bytes = LongestBytes(core_.log.geometry(), options, estimate);
-  const Address longest = core_.log.begin() + longest_bytes;
-  const Address most = longest + longest_bytes / 10;
   const std::uint64_t scanned_before = stats.scanned_bytes;
   GcStats last = stats;
   bool stopped = false;
@@ -357,9 +353,8 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
     throttle.Add(std::exchange(last_stop, SteadyClock::now()),
                  now.scanned_bytes - last.scanned_bytes);
     last = now;
-    if (call.pace == Pace::kByItself) {
-      core_.log.SetBrake(std::max(longest, std::min(tail + scanned / 4, most)));
-    }
+    // Updates follow the scan at a quarter of its speed.
+    if (call.pace == Pace::kByItself) PaceUpdates(options, estimate, tail + scanned / 4);
     stopped = call.is_stopping() || !AskProgress(options, now);
     if (!stopped) throttle.Wait([&] { return call.is_stopping() || is_awaited(); });
     // Waiting for the rate may have taken long.
@@ -387,8 +382,8 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
   absl::Status status = owner_.follow_commits();
   const Address begin = core_.log.begin();
   if (status.ok() && begin < collected_) {
-    const Address longest =
-        begin + LongestBytes(core_.log.geometry(), options, Estimate(collected_));
+    const GcEstimate estimate = Estimate(collected_);
+    const Address longest = begin + LongestBytes(core_.log.geometry(), options, estimate);
     // A commit makes all records read-only and so creates garbage: an automatic collection waits
     // for the periodic commit unless the log is too long or the disk is full.
     const bool waits_for_others = pace == Pace::kByItself &&
@@ -396,7 +391,7 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
                                   core_.log.tail() < longest && !core_.log.is_short_of_space();
     if (!waits_for_others) {
       // Updates must not outrun the commit that is about to free the space.
-      if (pace == Pace::kByItself) core_.log.SetBrake(std::max(longest, core_.log.tail()));
+      if (pace == Pace::kByItself) PaceUpdates(options, estimate, core_.log.tail());
       status = owner_.move_begin(collected_);
     }
   }
@@ -407,6 +402,13 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, Gc
   return status;
 }
 
+void GarbageCollector::PaceUpdates(const GcOptions& options, const GcEstimate& estimate,
+                                   Address granted) {
+  const std::uint64_t bytes = LongestBytes(core_.log.geometry(), options, estimate);
+  const Address longest = core_.log.begin() + bytes;
+  core_.log.SetBrake(std::max(longest, std::min(granted, longest + bytes / 10)));
+}
+
 // Sets when the next check is due. Live bytes change slowly, so a collection will be due when the
 // log has grown to the length that they allow. If a commit has yet to free the collected part,
 // updates are throttled, so that they do not outrun it.
@@ -415,7 +417,7 @@ void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
   const Address begin = core_.log.begin();
   const std::uint64_t longest = LongestBytes(core_.log.geometry(), options, now);
   if (pace == Pace::kByItself && begin < collected_) {
-    core_.log.SetBrake(begin + longest);
+    PaceUpdates(options, now, Address());
   } else {
     core_.log.ReleaseBrake();
   }

@@ -150,6 +150,9 @@ class GarbageCollector {
   // Moves begin to the end of the collected part: as far as commits have stated it, or by another
   // commit.
   absl::Status MoveBegin(const GcOptions& options, Pace pace, GcStats& stats);
+  // Throttles updates, the only place that does: they may append until the log has its maximum
+  // length, then up to `granted`, but no further than a tenth beyond that length.
+  void PaceUpdates(const GcOptions& options, const GcEstimate& estimate, Address granted);
   void LookLater(const GcOptions& options, Pace pace);
   // The state when a collection begins.
   struct Start {
