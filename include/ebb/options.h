@@ -246,7 +246,7 @@ struct Options {
   /// If garbage has been collected since that commit, the keys whose records were moved are lost
   /// too, and a note says so. An undamaged store opens as usual. Open still fails with DataLoss if
   /// no commit can be reached: the beginning of the log is damaged, or all its files are missing or
-  /// belong to another store.
+  /// belong to another store. With read_only the store shows the same state, and no file changes.
   bool salvage = false;
 
   /// Called by Open, in the opening thread, after each page of the log that it has read. Default:

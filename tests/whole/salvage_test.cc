@@ -23,17 +23,17 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
 
 constexpr std::uint64_t kBlock = 4096;
 constexpr std::uint64_t kSegmentBlocks = 8;
 
-absl::StatusOr<U64Store> Open(internal::FileSystem& files, bool salvage) {
+absl::StatusOr<U64Store> Open(internal::FileSystem& files, bool salvage, bool read_only = false) {
   internal::Environment environment = TinyEnvironment(&files);
   environment.segment_blocks = kSegmentBlocks;
   Options options = TinyOptions();
   options.preallocate_bytes = 0;
   options.salvage = salvage;
+  options.read_only = read_only;
   return OpenIn<U64Store>("db", environment, options);
 }
 
@@ -135,6 +135,22 @@ TEST_F(SalvageTest, ADamagedBlockLeavesTheLastCommitBeforeIt) {
         Damaged(block), ModelUpTo(block),
         ElementsAre(AllOf(HasSubstr(FileOf(block)), HasSubstr("salvaged"), HasSubstr("bytes"))));
     if (HasFailure()) return;
+  }
+}
+
+TEST_F(SalvageTest, AReaderSeesTheLastCommitBeforeTheDamageAndChangesNothing) {
+  MakeStore(/*with_checkpoints=*/false);
+  for (const std::uint64_t block : {std::uint64_t{2}, end_block() / 2, end_block() - 1}) {
+    const auto files = With(Damaged(block));
+    const Snapshot before = SnapshotOf(*files, "db");
+    {
+      auto store = Must(Open(*files, /*salvage=*/true, /*read_only=*/true));
+      EXPECT_THAT(store.recovery().notes, ElementsAre(HasSubstr("salvaged")));
+      EXPECT_TRUE(Has(store, ModelUpTo(block)));
+      Must(store.Close());
+    }
+    EXPECT_EQ(SnapshotOf(*files, "db"), before);
+    EXPECT_TRUE(FailsWith(Open(*files, false).status(), StatusCode::kDataLoss));
   }
 }
 
