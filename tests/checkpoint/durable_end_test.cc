@@ -32,7 +32,6 @@ using internal::WriteDurableEnd;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
 
 constexpr std::uint64_t kBlock = 4096;
 constexpr std::uint64_t kStore = 77;

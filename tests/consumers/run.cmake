@@ -18,15 +18,14 @@ function(configure_and_build source target)
 endfunction()
 
 set(own "${SOURCE_DIR}/tests/consumers")
+# The library as one source, as a parent project may have it; in a fifth of the time.
+set(as_one_source -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=0)
 if(WAY STREQUAL "fetch_content")
-  # As one source, as a parent project may have it; in a fifth of the time.
-  configure_and_build("${own}/fetch_content" consumer
-    -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=0
+  configure_and_build("${own}/fetch_content" consumer ${as_one_source}
     "-DFETCHCONTENT_SOURCE_DIR_EBB=${SOURCE_DIR}" "-DCMAKE_PREFIX_PATH=${PREFIX_PATH}")
   run("${work}/build/consumer" "${work}/store")
 elseif(WAY STREQUAL "add_subdirectory")
-  # Source by source, which proves that internal headers compile alone (tests/headers.cmake).
-  configure_and_build("${own}/add_subdirectory" consumer -DEBB_WERROR=ON
+  configure_and_build("${own}/add_subdirectory" consumer ${as_one_source} -DEBB_WERROR=ON
     "-DEBB_SOURCE_DIR=${SOURCE_DIR}" "-DCMAKE_PREFIX_PATH=${PREFIX_PATH}")
   run("${work}/build/consumer" "${work}/store")
 elseif(WAY STREQUAL "install")

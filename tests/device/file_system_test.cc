@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "ebb/internal/device/device.h"
+#include "tests/support/child_process.h"
 #include "tests/support/temp_dir.h"
 
 namespace {
@@ -94,17 +95,6 @@ void WriteText(File& file, std::uint64_t offset, const std::string& text) {
   const Transfer transfer = file.WriteAt(offset, BytesOf(text), text.size());
   EXPECT_EQ(transfer.error, 0);
   EXPECT_EQ(transfer.count, text.size());
-}
-
-// Runs `body` in a forked child and returns its result.
-template <typename Body>
-int InChild(Body body) {
-  std::fflush(nullptr);  // otherwise the child may print our buffer again
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(body());
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 // ---- Directories ----

@@ -1,7 +1,6 @@
 #include "ebb/internal/epoch/epoch.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -12,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/child_process.h"
 #include "tests/support/fallback.h"
 
 namespace ebb::test {
@@ -272,21 +272,6 @@ constexpr bool kMayAllocateInChild = !__has_feature(address_sanitizer);
 #else
 constexpr bool kMayAllocateInChild = true;
 #endif
-
-// Runs `body` in a forked child; its result is the child's exit code.
-template <typename Body>
-int InChild(Body body) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::alarm(30);  // a child that hangs is killed
-    ::_exit(body());
-  }
-  EXPECT_GT(child, 0);
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status)) << "status " << status;
-  return WEXITSTATUS(status);
-}
 
 TEST_P(EpochTest, NoLookAgreesInAForkedChild) {
   const EpochGuard guard(epochs_, a_);

@@ -27,7 +27,6 @@ using internal::HashIndex;
 using internal::IsDead;
 using testing::ElementsAre;
 using testing::HasSubstr;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
 
 static_assert(IsDead(Address(4088), Address(4096)) && !IsDead(Address(4096), Address(4096)));
 static_assert(BeginOfFiles(Geometry{}, Address()) == Geometry{}.BlockStart(1));

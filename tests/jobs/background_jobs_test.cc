@@ -22,13 +22,11 @@
 namespace ebb::test {
 namespace {
 
-using Model = GarbageModel;
-
 // Hazard 46: a collection that fails is not tried again at every page turn.
 TEST(BackgroundJobsTest, AFailedCollectionIsNotTriedAgainAtOnce) {
   SimFileSystem files;
   FaultFileSystem faults(files);
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&faults), Collecting()));
   faults.Arm({.kind = CallKind::kRead, .sticky = true, .error = EIO});
   for (std::uint64_t turn = 0; turn < 8; ++turn) {
@@ -57,7 +55,7 @@ TEST(BackgroundJobsTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
   auto store = Must(OpenIn<U64StringStore>(dir / "db", environment, options));
   EXPECT_TRUE(store.GetBackgroundStats().running);
   EXPECT_TRUE(store.GetBackgroundStats().gc.enabled);
-  Model model;
+  GarbageModel model;
   std::uint64_t most = 0;
   for (std::uint64_t turn = 0; turn < 300; ++turn) {
     for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, turn);
@@ -142,7 +140,7 @@ TEST(BackgroundJobsTest, CommitsStayInTimeBesideAllLongJobs) {
   options.gc.max_bytes_per_second = 1 << 16;
   options.gc.min_reclaim_bytes = 4 << 20;
   options.index_auto_grow = true;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", WithThreads(&files), options));
   EXPECT_TRUE(store.StopBackground().ok());
   // Enough to collect, and so little that updates are not slowed down for it.
@@ -191,7 +189,7 @@ TEST(BackgroundJobsTest, ASlowCollectionDoesNotHoldUpACheckpoint) {
   options.background_threads = 1;
   options.gc.max_bytes_per_second = 1 << 14;
   options.gc.pass_bytes = 1 << 20;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", WithThreads(&files), options));
   EXPECT_TRUE(store.StopBackground().ok());  // it would slow down the updates
   for (std::uint64_t turn = 0; turn < 8; ++turn) {
@@ -212,7 +210,7 @@ TEST(BackgroundJobsTest, ASlowCollectionDoesNotHoldUpACheckpoint) {
 // A user's collection, too: between its passes a checkpoint comes.
 TEST(BackgroundJobsTest, ACollectionLeavesTheLaneBetweenPasses) {
   SimFileSystem files;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   for (std::uint64_t turn = 0; turn < 4; ++turn) {
     for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
@@ -248,7 +246,7 @@ TEST(BackgroundJobsTest, StopBackgroundLeavesAUsersCollectionAlone) {
   Options options = TinyOptions();
   options.background_threads = 1;
   options.checkpoint_interval_ms = 100;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", WithThreads(&files), options));
   for (std::uint64_t turn = 0; turn < 4; ++turn) {
     for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, turn);
@@ -278,7 +276,7 @@ TEST(BackgroundJobsTest, AThreadThatCannotBeStartedFailsTheOpening) {
   SimFileSystem files;
   Options options = TinyOptions();
   internal::Environment environment = WithThreads(&files);
-  Model model;
+  GarbageModel model;
   {
     auto store = Must(OpenIn<U64StringStore>("db", environment, options));
     for (std::uint64_t key = 0; key < 300; ++key) Write(store, model, key, 0);

@@ -26,13 +26,6 @@ namespace ebb::test {
 namespace {
 
 using absl::StatusCode;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
-
-std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
-  std::vector<std::uint64_t> keys;
-  for (std::uint64_t key = 0; key < count; ++key) keys.push_back(key);
-  return keys;
-}
 
 testing::AssertionResult Opens(const std::string& name, internal::FileSystem* files,
                                const U64Model& model) {

@@ -30,11 +30,10 @@ namespace ebb::test {
 namespace {
 
 using absl::StatusCode;
-using Model = GarbageModel;
 
 TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
   SimFileSystem files;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   for (std::uint64_t turn = 0; turn < 150; ++turn) {
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
@@ -164,7 +163,7 @@ TEST(CompactionTest, ACopyIsNeverChangedInPlace) {
 TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
   for (const bool checkpoints : {false, true}) {
     SimFileSystem files;
-    Model model;
+    GarbageModel model;
     std::mt19937_64 random(Seed());
     const auto rounds = static_cast<int>(60 * std::min(1.0, Scale() * 5));
     for (int round = 0; round < rounds; ++round) {
@@ -210,7 +209,7 @@ TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
 }
 
 TEST(CompactionTest, AStoreInMemoryGivesMemoryBack) {
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenTinyInMemory<U64StringStore>());
   for (std::uint64_t turn = 0; turn < 20; ++turn) {
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
@@ -246,7 +245,7 @@ TEST(CompactionTest, SessionsSurviveTheLossOfTheirRecords) {
 // A checkpoint that would have to scan a released part of the log is replaced by one that does not.
 TEST(CompactionTest, ACheckpointOfTheOldFrontIsReplaced) {
   SimFileSystem files;
-  Model model;
+  GarbageModel model;
   {
     auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, 1);
@@ -267,15 +266,15 @@ TEST(CompactionTest, ACheckpointOfTheOldFrontIsReplaced) {
 // Hazard 33: the part that a scan still reads is not released until the scan has ended.
 TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
   SimFileSystem files;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   for (std::uint64_t key = 0; key < 100; ++key) Write(store, model, key, 1);
-  Model shown;
+  GarbageModel shown;
   {
     auto scan = store.NewScan();
     ASSERT_TRUE(scan.Next());
     shown[scan.key()] = scan.value();
-    Model later = model;
+    GarbageModel later = model;
     for (std::uint64_t key = 0; key < 100; ++key) Write(store, later, key, 2);
     const std::uint64_t used = files.UsedBytes();
     const GcStats stats = Must(store.CollectGarbage(kCollectEverything));
@@ -298,19 +297,19 @@ TEST(CompactionTest, AScanKeepsTheFrontWhereItIs) {
 // moved far enough, so an older scan delays that until the tombstones have been dropped.
 TEST(CompactionTest, AScanFindsKeysWhoseTombstonesAreCollected) {
   SimFileSystem files;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   for (std::uint64_t key = 0; key < 60; ++key) Write(store, model, key, 1);
   auto older = std::make_optional(store.NewScan());
   Must(store.CollectGarbage(kCollectEverything));
   auto scan = store.NewScan();
-  const Model expected = model;
+  const GarbageModel expected = model;
   for (std::uint64_t key = 0; key < 60; key += 2) Remove(store, model, key);
   EXPECT_EQ(Must(store.CollectGarbage(kCollectEverything)).dropped_records, 60U)
       << "30 records and their tombstones";
   older.reset();
   Must(store.CollectGarbage(kCollectEverything));
-  Model shown;
+  GarbageModel shown;
   while (scan.Next()) shown[scan.key()] = scan.value();
   Must(scan.status());
   EXPECT_EQ(shown, expected);
@@ -320,7 +319,7 @@ TEST(CompactionTest, AScanFindsKeysWhoseTombstonesAreCollected) {
 // A full disk is given space back: keys can be deleted as far as there is space, and collected.
 TEST(CompactionTest, AFullDiskCanBeGivenSpaceBack) {
   SimFileSystem files;
-  Model model;
+  GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
   for (std::uint64_t turn = 0; turn < 40; ++turn) {
     for (std::uint64_t key = 0; key < 30; ++key) Write(store, model, key, turn);
@@ -396,7 +395,7 @@ TEST(CompactionTest, AFailedCallLosesNothing) {
       for (std::uint64_t skip = 0; skip < 12; ++skip) {
         SimFileSystem files;
         FaultFileSystem faults(files);
-        Model model;
+        GarbageModel model;
         {
           auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&faults)));
           for (std::uint64_t turn = 0; turn < 6; ++turn) {
@@ -437,7 +436,7 @@ constexpr std::uint64_t kThreads = 3;
 constexpr std::uint64_t kKeysOfAThread = 40;
 
 // The work of thread `id`: it owns keys, and knows their values.
-void UseOwnKeys(U64StringStore& store, std::uint64_t id, std::uint64_t turns, Model& model,
+void UseOwnKeys(U64StringStore& store, std::uint64_t id, std::uint64_t turns, GarbageModel& model,
                 std::mt19937_64& random) {
   auto session = store.NewSession();
   for (std::uint64_t turn = 0; turn < turns; ++turn) {
@@ -473,7 +472,7 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
   environment.pool_threads = 2;
   auto store = Must(OpenIn<U64StringStore>(dir / "db", environment));
   const auto turns = static_cast<std::uint64_t>(2000 * std::min(1.0, Scale() * 2));
-  std::vector<Model> models(kThreads);
+  std::vector<GarbageModel> models(kThreads);
   std::atomic<bool> done{false};
   std::atomic<int> collections{0};
   std::thread collector([&] {
@@ -511,8 +510,8 @@ TEST(CompactionTest, OperationsGoOnBesideIt) {
   done = true;
   collector.join();
   committer.join();
-  Model all;
-  for (const Model& model : models) all.insert(model.begin(), model.end());
+  GarbageModel all;
+  for (const GarbageModel& model : models) all.insert(model.begin(), model.end());
   ExpectHolds(store, all, kThreads * kKeysOfAThread);
   EXPECT_TRUE(Verifies(store));
   Must(store.Close());

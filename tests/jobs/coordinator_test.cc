@@ -39,7 +39,6 @@ using absl::StatusCode;
 using internal::Core;
 using internal::EpochGuard;
 using internal::EpochSlot;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
 
 // Opens the files that a crash leaves of `files`, in tiny geometry, and compares.
 template <typename StoreType, typename Key, typename Value, typename Keys>
@@ -49,12 +48,6 @@ testing::AssertionResult CrashLeaves(const SimFileSystem& files, std::uint64_t s
   absl::StatusOr<StoreType> store = OpenTiny<StoreType>("db", after.get());
   if (!store.ok()) return testing::AssertionFailure() << store.status().ToString();
   return HoldsOnly(*store, model, keys);
-}
-
-std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
-  std::vector<std::uint64_t> keys;
-  for (std::uint64_t i = 0; i < count; ++i) keys.push_back(i);
-  return keys;
 }
 
 // A place where a thread stops until it is released.
@@ -204,8 +197,8 @@ TEST(CoordinatorTest, ACommitStatesItsTimeAndTheTailWhenItsShiftBegan) {
     const auto bytes = std::as_bytes(std::span(log));
     const auto header = Must(internal::DecodeSegmentHeader(bytes.first(4096), name));
     for (std::size_t i = 1; i < log.size() / 4096; ++i) {
-      const auto commit = internal::DecodeCommitRecord(
-          bytes.subspan(i * 4096, 4080), header.store_id, header.first_block + i - 1);
+      const auto commit = internal::DecodeCommitRecord(bytes.subspan(i * 4096, 4080),
+                                                       header.store_id, header.first_block + i - 1);
       if (commit.has_value()) commits.push_back(*commit);
     }
   }

@@ -35,7 +35,6 @@ using internal::Address;
 using internal::Core;
 using internal::Environment;
 using internal::HashIndex;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
 
 std::uint64_t HashOf(std::uint64_t key) { return TestHash(key); }
 

@@ -26,7 +26,6 @@ using absl::StatusCode;
 using internal::VerifyFiles;
 using testing::ElementsAre;
 using testing::HasSubstr;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
 
 // Three histories, two checkpoints, closed.
 void MakeStore(internal::FileSystem& files, U64Model& model) {

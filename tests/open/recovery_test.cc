@@ -39,14 +39,6 @@ namespace {
 
 using absl::StatusCode;
 using internal::Environment;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
-using StringModel = Model<std::string, std::string>;
-
-std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
-  std::vector<std::uint64_t> keys;
-  for (std::uint64_t i = 0; i < count; ++i) keys.push_back(i);
-  return keys;
-}
 
 // ---- progress ----
 
@@ -127,7 +119,7 @@ TEST(RecoveryTest, AStoreOnRealFilesIsReopenedWithOtherBudgets) {
     if (round > 2) options.page_bytes = 64 << 10;
     auto store = Must(U64Store::Open(dir / "db", options));
     ASSERT_TRUE(Holds(store, model)) << round;
-    for (std::uint64_t i = 0; i < 30000; ++i) {
+    for (std::uint64_t i = 0; i < 15000; ++i) {
       const std::uint64_t key = i * 7 + static_cast<std::uint64_t>(round) * 1000;
       Must(store.Upsert(key, model[key] = i + 1));
     }

@@ -18,7 +18,7 @@
 
 namespace ebb::test {
 
-inline constexpr double kShortScale = 0.2;
+inline constexpr double kShortScale = 0.1;
 
 inline double ScaleFrom(const char* variable) {
   const char* const text = std::getenv(variable);

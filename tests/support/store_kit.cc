@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <numeric>
 #include <ostream>
 #include <vector>
 
@@ -42,6 +43,12 @@ Options TinyOptions() {
   options.scan_ahead_bytes = 4096;
   options.index_auto_grow = false;
   return options;
+}
+
+std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
+  std::vector<std::uint64_t> keys(count);
+  std::iota(keys.begin(), keys.end(), 0);
+  return keys;
 }
 
 void PrintTo(const Snapshot& snapshot, std::ostream* out) {

@@ -115,6 +115,10 @@ void PushOut(StoreType& store, Fill fill) {
 
 template <typename Key, typename Value>
 using Model = std::map<Key, Value>;
+using U64Model = Model<std::uint64_t, std::uint64_t>;
+using StringModel = Model<std::string, std::string>;
+// Returns the keys from 0 to count - 1.
+std::vector<std::uint64_t> KeysUpTo(std::uint64_t count);
 
 // Reads every key of the model, and some that it does not have. Returns the first difference, or
 // success.

@@ -14,8 +14,8 @@ namespace ebb::test {
 namespace {
 
 using absl::StatusCode;
-using Text = Compressed<std::string>;
-using TextStore = Store<std::uint64_t, Text>;
+using CompressedText = Compressed<std::string>;
+using TextStore = Store<std::uint64_t, CompressedText>;
 
 struct Grid {
   std::uint32_t cells[200] = {};
@@ -29,10 +29,10 @@ std::string TextOf(std::uint64_t i) {
 }
 
 TEST(CompressedTest, ValuesOfEveryKindAreCompressedKeysAreNot) {
-  EXPECT_TRUE(ValueType<Text>);
+  EXPECT_TRUE(ValueType<CompressedText>);
   EXPECT_TRUE(ValueType<Compressed<Grid>>);
-  EXPECT_FALSE(KeyType<Text>);
-  EXPECT_FALSE(ComparableValue<Text>);
+  EXPECT_FALSE(KeyType<CompressedText>);
+  EXPECT_FALSE(ComparableValue<CompressedText>);
 }
 
 TEST(CompressedTest, ALibraryWithoutItRefusesToOpen) {
@@ -65,7 +65,7 @@ TEST_F(CompressedStoreTest, TextsComeBackAndTakeLessRoom) {
     };
     EXPECT_LT(grown(store.Stats()) * 4, grown(plain.Stats()));
     for (std::uint64_t i = 0; i < kCount; i += 3) {
-      Must(store.Rmw(i, [](Text& text) { text.value += "!"; }));
+      Must(store.Rmw(i, [](CompressedText& text) { text.value += "!"; }));
     }
     Must(store.Close());
   }

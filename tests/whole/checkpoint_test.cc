@@ -30,13 +30,6 @@ namespace {
 using absl::StatusCode;
 using internal::ImageName;
 using internal::ManifestName;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
-
-std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
-  std::vector<std::uint64_t> keys;
-  for (std::uint64_t i = 0; i < count; ++i) keys.push_back(i);
-  return keys;
-}
 
 // Far more than the memory of a tiny store, in `model` too.
 void Fill(U64Store& store, U64Model& model, std::uint64_t seed, std::uint64_t updates = 1500) {

@@ -8,7 +8,6 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -24,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "ebb/verify.h"
+#include "tests/support/child_process.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
@@ -376,21 +376,15 @@ TEST_F(ReadOnlyTest, AReaderSeesWhatRecoveryWouldShowAfterAnyCrash) {
 
 // ---- surroundings in which nothing can be written ----
 
-constexpr int kNothingToTest = 77;
+constexpr int kNotPossible = 77;
 
-// Runs `body` in a forked child. It prints why, if it fails.
-int InChild(const std::function<absl::Status()>& body) {
-  std::fflush(nullptr);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::alarm(60);
+// Runs `body` in a forked child, which prints its error.
+int StatusInChild(const std::function<absl::Status()>& body) {
+  return InChild([&] {
     const absl::Status status = body();
     if (!status.ok()) std::fprintf(stderr, "in the child: %s\n", status.ToString().c_str());
-    ::_exit(status.ok() ? 0 : absl::IsUnimplemented(status) ? kNothingToTest : 1);
-  }
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return status.ok() ? 0 : absl::IsUnimplemented(status) ? kNotPossible : 1;
+  });
 }
 
 // Reads all of it, and finds that an opening for writing fails.
@@ -419,7 +413,7 @@ TEST_F(ReadOnlyTest, NeedsNoPermissionToWrite) {
     }
     ASSERT_EQ(::chmod(path_.c_str(), 0555), 0);
     ASSERT_EQ(::chmod(dir_.path().c_str(), 0755), 0);
-    const int result = InChild([&] {
+    const int result = StatusInChild([&] {
       constexpr unsigned kNobody = 65534;
       if (::geteuid() == 0 &&
           (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) {
@@ -431,14 +425,14 @@ TEST_F(ReadOnlyTest, NeedsNoPermissionToWrite) {
       return ReadWhereNothingCanBeWritten(path_, contents);
     });
     ASSERT_EQ(::chmod(path_.c_str(), 0755), 0);
-    if (result == kNothingToTest) GTEST_SKIP() << "not possible for this user";
+    if (result == kNotPossible) GTEST_SKIP() << "not possible for this user";
     EXPECT_EQ(result, 0);
   }
 }
 
 TEST_F(ReadOnlyTest, WorksOnAReadOnlyFileSystem) {
   const Contents contents = Make(/*killed=*/true);
-  const int result = InChild([&] {
+  const int result = StatusInChild([&] {
     // In a namespace of its own, so nothing outside sees the mount, and it ends with the child.
     if (::unshare(CLONE_NEWNS) != 0 ||
         ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
@@ -451,7 +445,7 @@ TEST_F(ReadOnlyTest, WorksOnAReadOnlyFileSystem) {
     }
     return ReadWhereNothingCanBeWritten(path_, contents);
   });
-  if (result == kNothingToTest) GTEST_SKIP() << "this process may not mount";
+  if (result == kNotPossible) GTEST_SKIP() << "this process may not mount";
   EXPECT_EQ(result, 0);
 }
 

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <random>
 #include <string>
@@ -28,7 +27,6 @@ namespace {
 using absl::StatusCode;
 using internal::Manifest;
 using internal::ManifestName;
-using U64Model = Model<std::uint64_t, std::uint64_t>;
 
 enum class End { kClose, kPowerLoss };
 constexpr End kEnds[] = {End::kClose, End::kPowerLoss};
@@ -58,11 +56,6 @@ class Runs {
   std::optional<StoreType> store_;
 };
 
-std::vector<std::uint64_t> KeysUpTo(std::uint64_t count) {
-  std::vector<std::uint64_t> keys(count);
-  std::iota(keys.begin(), keys.end(), 0);
-  return keys;
-}
 // Keys [from, to), each with itself and `more` for its value.
 void Put(U64Store& store, U64Model& model, std::uint64_t from, std::uint64_t to,
          std::uint64_t more = 0) {

@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <ostream>
 #include <string>
 #include <thread>
@@ -27,8 +26,7 @@
 namespace ebb::test {
 namespace {
 
-constexpr std::uint64_t kOverheadBytes = 32;  // of a record before its value
-constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
+constexpr std::uint64_t kOverheadBytes = 32;               // of a record before its value
 constexpr std::uint64_t kStride = std::uint64_t{1} << 32;  // between the keys of two writers
 
 struct Pages {
@@ -153,7 +151,7 @@ class RejectedCallsTest : public ::testing::TestWithParam<Pages> {
     return absl::StatusCode::kUnavailable;
   }
   void End() {
-    disk_.SetCapacityBytes(kNoLimit);
+    disk_.SetCapacityBytes(SimFileSystem::kNoLimit);
     files_.Disarm();
   }
   // The tail has overshot its page by a record of each thread at most.

@@ -31,6 +31,7 @@
 
 #include "absl/status/status.h"
 #include "ebb/verify.h"
+#include "tests/support/child_process.h"
 #include "tests/support/fallback.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
@@ -77,26 +78,6 @@ class Findings {
 };
 
 constexpr int kNothingToTest = 77;
-
-// The result of a forked child, or -1 if a signal ended it.
-int ResultOf(pid_t child) {
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status)) << "the child was ended by signal " << WTERMSIG(status);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-// Runs `body` in a forked child and returns its result. One that hangs is killed.
-template <typename Body>
-int InChild(Body body) {
-  std::fflush(nullptr);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::alarm(60);
-    ::_exit(body());
-  }
-  return ResultOf(child);
-}
 
 // ---- a filter of system calls ----
 
@@ -510,14 +491,11 @@ TEST(LockTest, VerificationsShareTheDirectory) {
   // the child of a process that had some, and a verification has them.
   int go[2];
   ASSERT_EQ(::pipe(go), 0);
-  std::fflush(nullptr);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::alarm(60);
+  const pid_t child = StartChild([&] {
     char byte;
     static_cast<void>(!::read(go[0], &byte, 1));
-    ::_exit(VerifyDirectory(dir / "db").ok() ? 0 : 1);
-  }
+    return VerifyDirectory(dir / "db").ok() ? 0 : 1;
+  });
   int calls = 0;
   VerifyOptions options;
   options.progress = [&](const VerifyProgress&) {
