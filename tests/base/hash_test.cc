@@ -36,9 +36,7 @@ std::uint64_t FoldedMultiply(std::uint64_t a, std::uint64_t b) {
 
 // ---- Values that are fixed permanently: the index of every store is built again from them ----
 
-TEST(HashTest, VersionStandsForTheseValues) {
-  EXPECT_EQ(internal::kHashVersion, 2U);
-}
+TEST(HashTest, VersionStandsForTheseValues) { EXPECT_EQ(internal::kHashVersion, 2U); }
 
 // Headers of every version of the format are sealed with these.
 TEST(HashTest, UnseededIntegersHaveTheirGoldenValues) {

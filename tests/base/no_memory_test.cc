@@ -41,8 +41,8 @@ TEST(NoMemoryTest, TurnsAFailedAllocationIntoAStatus) {
   EXPECT_EQ(CatchNoMemory([]() -> absl::StatusOr<int> { throw std::bad_alloc(); }).status(),
             NoMemory());
   EXPECT_EQ(*CatchNoMemory([]() -> absl::StatusOr<int> { return 3; }), 3);
-  EXPECT_THROW(static_cast<void>(CatchNoMemory(
-                   []() -> absl::Status { throw std::runtime_error("a user's"); })),
+  EXPECT_THROW(static_cast<void>(
+                   CatchNoMemory([]() -> absl::Status { throw std::runtime_error("a user's"); })),
                std::runtime_error);
 }
 

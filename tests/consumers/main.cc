@@ -1,10 +1,10 @@
 // The program of every outside project here: uses a store the way a stranger would, in the
 // directory it is given, and fails if a value is wrong.
+#include <ebb/store.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <string>
-
-#include <ebb/store.h>
 
 int main(int argc, char** argv) {
   using Store = ebb::Store<std::string, std::uint64_t>;

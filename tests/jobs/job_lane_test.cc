@@ -167,9 +167,7 @@ TEST(JobLaneTest, TryLockOvertakesThoseThatWaitButNotAJobThatRuns) {
   ThreadPool pool(0);
   JobLane lane(pool);
   bool locked = true;
-  LaneJob job(lane, [&] {
-    locked = IsFree(lane);
-  });
+  LaneJob job(lane, [&] { locked = IsFree(lane); });
   job.Post();
   ASSERT_TRUE(IsFree(lane));
   RunAll(pool);

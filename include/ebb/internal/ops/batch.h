@@ -218,9 +218,8 @@ class Batches {
                                           Alone alone, Answer answer) {
     for (std::size_t i = 0; i < count; ++i) {
       OpStatus status;
-      EBB_TRY {
-        status = alone(i);
-      } EBB_CATCH_NO_MEMORY {  // of a codec
+      EBB_TRY { status = alone(i); }
+      EBB_CATCH_NO_MEMORY {  // of a codec
         status = Ops::RefuseForMemory(session, kind);
       }
       answer(i, status);
@@ -375,9 +374,8 @@ class Batches {
     EBB_TRY {
       FinishHits(session, group, at, hit, answer);
       return true;
-    } EBB_CATCH_NO_MEMORY {
-      return false;
     }
+    EBB_CATCH_NO_MEMORY { return false; }
   }
   template <typename Hit, typename Answer>
   static EBB_INLINE void FinishHits(SessionState& session, Group& group, std::size_t& at, Hit hit,
@@ -405,11 +403,8 @@ class Batches {
   template <typename KeyAt, typename Op>
   static EBB_NOINLINE OpStatus UpdateSlow(SessionState& session, BatchReads& reads, Items items,
                                           KeyAt key, std::uint64_t hash, Op& op) {
-    EBB_TRY {
-      return TryUpdateSlow(session, reads, items, key, hash, op);
-    } EBB_CATCH_NO_MEMORY {
-      return Ops::RefuseForMemory(session, Op::kKind);
-    }
+    EBB_TRY { return TryUpdateSlow(session, reads, items, key, hash, op); }
+    EBB_CATCH_NO_MEMORY { return Ops::RefuseForMemory(session, Op::kKind); }
   }
   template <typename KeyAt, typename Op>
   static OpStatus TryUpdateSlow(SessionState& session, BatchReads& reads, Items items, KeyAt key,
