@@ -1,51 +1,54 @@
-// GarbageCollector: decides when the log holds enough garbage, and how much of it is collected at
-// what pace. Compaction copies the live records. The owner moves begin, by a commit that states it.
-// Then the collector frees the blocks and index entries below begin, except where a scan still
-// reads (pins.h).
+// GarbageCollector: decides when to collect garbage, how much, and how fast. Compaction copies the
+// live records. The owner makes a new begin durable by a commit that states it, and moves begin
+// there. Then the collector frees the blocks and index entries below begin, except those that a
+// scan still reads (pins.h).
 //
-// A collection works in passes through the beginning of the log. It ends when the log's share of
-// live records reaches the requested share.
+// A collection scans the log from begin on, in passes. It ends when live records make up the
+// requested share of the log.
 //
 // A commit is expensive: it makes all records read-only, so that the next update of each key is an
 // append, and the old record becomes garbage. So if periodic commits are enabled, an automatic
-// collection does not commit on its own. The space of the part that it has scanned is freed after
-// the next commit has stated the new begin, by the next collection that checks. Only if the log
-// grows too long in the meantime does the collection commit. It also leaves alone the part of the
-// log that may still be updated in place.
+// collection does not commit on its own. The next periodic commit states the new begin, and the
+// next check for garbage frees the space below it. The collection commits only if the log grows too
+// long in the meantime. It does not scan the part of the log that may still be updated in place.
 //
 // While updates are rejected for lack of space (hybrid_log.h), neither target_utilization nor
 // min_reclaim_bytes counts: a collection is due if it would free anything. Each rejected update
 // requests one. But after a collection that made no room for updates, there is another one only
 // once the log has changed.
 //
-// Convergence. The estimate counts the entries of the index whose records are not tombstones, in
-// memory and in a sample of the device. It gives each the average size of a record together with
-// its share of the filler at a page's end. So short-lived keys are garbage as soon as they are
-// deleted, and a collection of a log that has only fillers is not due. The estimate may still be
-// wrong: for example, it counts the names of sessions as garbage. Therefore an automatic collection
-// that ends sets resting_until_, an address that the tail must reach before the next one begins:
+// Convergence. The estimate counts the index entries whose records are not tombstones: all of those
+// in memory, and a sample of those on the device. It multiplies the count by the average size of a
+// record, including the record's share of the filler at a page's end. So the records of short-lived
+// keys are garbage as soon as the keys are deleted, and fillers alone do not make a collection due.
+// The estimate may still be wrong: for example, it counts the names of sessions as garbage.
+// Therefore an automatic collection that ends may set resting_until_, an address that the tail must
+// reach before the next one begins:
 //   - after a collection that freed less than half of the garbage that the estimate promised in the
-//     part of the log it scanned: a quarter of the log or min_reclaim_bytes further, the larger;
+//     part of the log it scanned, the tail must advance by a quarter of the log, and by at least
+//     min_reclaim_bytes;
 //   - after the second of two collections between which updates appended less than a quarter of
-//     min_reclaim_bytes: that quarter further.
+//     min_reclaim_bytes, the tail must advance by that quarter.
 // So a store whose tail stands still is collected at most twice, and a wrong estimate costs at most
 // five bytes read and written for each byte that updates append. A collection that frees the
-// promised garbage is followed by others as before, so with steady updates the log stays within the
+// promised garbage does not delay the next one, so with steady updates the log stays within the
 // limits that GcOptions states.
 //
 // Entries of the index. A deleted key keeps its entry until a collection has passed its tombstone
-// and the entry is swept. FreeEntries is called when the index is above its maximum load factor,
-// before it grows, and when the log has grown by as many records as there is room for entries. It
-// sweeps. If the log is mostly garbage and most entries lead to tombstones, it then collects and
-// sweeps again. So the index does not grow while the number of keys stays the same. The cost is one
-// pass through the log each time that half of the entries have become garbage.
+// and the entry is swept. FreeEntries is called in two cases: before the index grows because it is
+// above its maximum load factor, and when the log has grown by as many records as the index had
+// room for entries. It sweeps the index. If the log is mostly garbage and most entries lead to
+// tombstones, it then collects and sweeps again. So the index does not grow while the number of
+// keys stays the same. The cost is one scan of the log each time that half of the entries have
+// become garbage.
 //
-// While other jobs wait for the lane (job_lane.h), a collection leaves it after each pass. There is
-// at least one pass in each turn, and a pass that has run for a tenth of a second ends early.
-// Otherwise a throttled collection (max_bytes_per_second) would delay a checkpoint for minutes.
-// Between two passes a collection keeps only state that other jobs may change: collected_, the
-// log's begin, and its own end. A turn that begins ahead of its rate does nothing until it is on
-// schedule again, so leaving often does not make a collection faster than its rate allows.
+// While other jobs wait for the lane (job_lane.h), a collection leaves it after each pass, and a
+// pass that has run for a tenth of a second ends early. Otherwise a throttled collection
+// (max_bytes_per_second) would delay a checkpoint for minutes. Each turn of a collection makes at
+// least one pass. Between two passes a collection keeps only state that other jobs may change:
+// collected_, the log's begin, and its own end. If a collection is ahead of its rate when its turn
+// begins, it waits until it is on schedule again. So leaving the lane often does not make a
+// collection faster than its rate allows.
 //
 // Thread safety: one call at a time (a turn of the lane); any thread may call worth_a_look.
 // Progress: waits for the device, and for everything that the owner's commit waits for.
@@ -68,19 +71,20 @@ namespace ebb::internal {
 class GarbageCollector {
  public:
   struct Owner {
-    // States that everything below is dead: the commits that begin from now on may state it.
+    // Announces that everything below the address is dead. Commits that begin after this call may
+    // state it as the log's begin.
     std::function<void(Address)> state_begin;
     // Moves the log's begin to the newest begin that durable commits state.
     std::function<absl::Status()> follow_commits;
     // Makes a begin durable, then moves the log's begin there.
     std::function<absl::Status(Address)> move_begin;
   };
-  // kByItself (automatic): shares the commits of others, as described above. While the log is
-  // longer than when the collection became due by a quarter of its length and two pages, updates
-  // are throttled. They append about a quarter of the bytes that the collection scans, or wait for
-  // the commit that frees its space. So the log stays about as long, however fast they are. If the
-  // log is a tenth longer still, or there is no progress, updates append one page per second: a log
-  // that is much larger than memory is scanned slowly.
+  // kByItself (automatic): shares the commits of others, as described above. Updates are throttled
+  // when the log has grown, since the collection became due, by more than a quarter of its length
+  // and two pages. They then append one byte for about four bytes that the collection scans, or
+  // wait for the commit that frees its space. So the log stays about as long, no matter how fast
+  // they are. If the log grows by another tenth, or the collection makes no progress, updates
+  // append one page per second, because a log much larger than memory is scanned slowly.
   enum class Pace { kFree, kOnePass, kByItself };
   // One collection.
   struct Call {
@@ -98,9 +102,9 @@ class GarbageCollector {
   GarbageCollector(Core& core, EpochSlot& slot, Owner owner)
       : core_(core), slot_(slot), owner_(std::move(owner)), collected_(core.log.begin()) {}
 
-  // Scans at most the log as it is now, once. If GcOptions::progress throws, the collection ends as
-  // if it had returned false. A collection that a user called (kFree) then rethrows the exception;
-  // otherwise it becomes a status.
+  // Scans the log at most once, up to its tail at the time of the call. If GcOptions::progress
+  // throws, the collection ends as if it had returned false. A collection that a user called
+  // (kFree) then rethrows the exception; otherwise it becomes a status.
   absl::StatusOr<GcStats> Collect(const GcOptions& options, Call& call);
   // Estimates from a sample of the index; see GcEstimate.
   GcEstimate Estimate() { return Estimate(core_.log.begin()); }

@@ -23,14 +23,15 @@
 //   store, sees the new values, and does not update in place below them. Nor can it have allocated
 //   there, since its address would have been above. So the flush copies bytes that do not change.
 //   There are two exceptions: seals that a failed sealer clears again, and the lock words that
-//   readers write when they give up on optimism. Neither has a meaning below safe_read_only. The
-//   copy is made of atomic words, so it holds any of their values.
+//   readers write when they give up on optimism. No thread depends on either below safe_read_only.
+//   The flush copies word by word with atomic loads, so the copy holds one of the values that such
+//   a word had.
 // Argument: two chunks may be in flight, so that one is copied and sealed while the other is
 //   written. flushed_until moves over them in order, over each only once it is written. If one
 //   fails, flushed_until stays before it, and the chunks after it are written again: nothing has
 //   relied on them.
-//   A chunk that was taken ends, even if an exception leaves the write: the destructor of its
-//   TakenChunk ends it as failed. A flusher waits for that end.
+//   Flushers wait for the end of a taken chunk, so each one must end. If an exception leaves the
+//   write, the destructor of TakenChunk ends the chunk as failed.
 // Argument: a frame is reused only when its page is below safe_head. Then every guard that loaded
 //   an older head has ended, and a later guard does not access addresses below head.
 // Argument: an operation that loads begin under its guard before it loads an index entry may treat
@@ -39,61 +40,64 @@
 //   loaded later leads to the copy first. While the operation reads the device, begin may move
 //   beyond the value that it loaded, and its blocks may be gone. So a failed read below begin is no
 //   damage: the operation starts again.
-// Argument: the log has no hole. A record's place is allocated, and its header with its extent is
-//   written, in one guard. The rest of a page is made a filler by the allocation that crossed its
-//   end, in its guard. Both have ended before safe_read_only can pass. A page that records fill
-//   exactly has no filler.
-// Argument: the tail word's offset never grows into its page number, however many calls are
-//   rejected. A page is full, and can be turned, from the moment its offset reaches the end of its
-//   payload. Allocate adds to the offset only if it has loaded one below that end. So an addition
-//   beyond the end comes from a thread that was between the load and the addition when the page
-//   became full. Each thread makes at most one: its next load is ordered after its own addition and
-//   sees the full page, or a later one. The next user of its epoch slot sees it too, because slots
-//   change hands under a mutex. So the offset is at most the payload plus the largest record times
-//   the number of threads in Allocate, and the field has room for 65,535 of these. Nothing else
-//   counts: neither the number of calls nor time, nor the reason why the page is not turned (a full
+// Argument: the log has no hole. A thread allocates the bytes of a record and writes its header,
+//   which holds its extent, under one guard. If an allocation crosses the end of a page, it turns
+//   the rest of the page into a filler under its guard. safe_read_only passes only after these
+//   guards have ended. A page that records fill exactly has no filler.
+// Argument: the offset in the tail word never overflows into the page number, even if any number of
+//   calls are rejected. A page is full, and can be turned, as soon as the offset reaches the end of
+//   its payload. Allocate adds to the offset only after it has loaded an offset below that end. So
+//   an addition beyond the end comes from a thread that loaded the offset before the page became
+//   full. Each thread makes at most one such addition: its next load comes after its own addition
+//   and sees the full page, or a later one. The next user of its epoch slot sees it too, because
+//   slots change hands under a mutex. So the offset exceeds the payload by at most one record for
+//   each thread in Allocate. The field has room for 65,535 records of the largest size. The bound
+//   depends neither on the number of calls, nor on time, nor on why the page is not turned (a full
 //   disk, failed writes, no free frame, poison, the end of the address space). Allocate and
 //   CheckBoundaries check half of that bound on their cold paths. ReserveToBlockEnd stops at the
 //   end of the payload exactly.
 //
-// Every byte of a page that reaches the device was written for that page: a record and the padding
-// of its parts, zeros in the value of a tombstone, zeros after a filler's header, zeros in a commit
-// record. So no bytes of the page that a frame held earlier reach the device or a backup. Two
-// remains are intended. Until it is collected, a record keeps the bytes that its own value had
-// before it was deleted or shortened in place. And the block that begin lies in keeps the dead
-// records below begin.
+// Every byte that reaches the device was written for the page that it is in. It belongs to a record
+// or to the padding of its parts, or it is a zero: in the value of a tombstone, after a filler's
+// header, or in a commit record. So bytes of an earlier page in the same frame reach neither the
+// device nor a backup. Two remains are intended. Until it is collected, a record keeps the bytes
+// that its own value had before it was deleted or shortened in place. And the block that begin lies
+// in keeps the dead records below begin.
 //
-// Space on the device is reserved before it is needed. So everything for which an update was
-// acknowledged can be flushed and committed, even if the disk has become full in the meantime. Four
-// classes of appends share the space, in this order: ordinary < deletion < collection < commit.
-// Each of the last three has a slice of the space beyond the tail that only it and the classes
-// after it may use:
+// Space on the device is reserved before it is needed. So every acknowledged update can be flushed
+// and committed, even if the disk has become full in the meantime. Four classes of appends share
+// the space, in this order: ordinary < deletion < collection < commit. Each of the last three has a
+// slice of the space beyond the tail, which only its own class and the classes after it may use:
 //
 //   tail | ordinary records, by the page | deletions | copies of a collection | commits | space_end
 //
 // So a full disk accepts deletions after it has rejected updates, a collection can copy after that,
-// and a commit is always possible. Let L be the length of the log and R the largest record. Let W =
-// R + 2 + the blocks of a full list of sessions be the waste of one pass of a collection, that is,
-// its commit and the filler at a page's end. All are in blocks. B is two pages, but at most 2 MiB.
-// The slices are:
+// and a commit is always possible. The sizes of the slices follow from these, in blocks:
 //
-//   commits      4 (2 + the list of sessions) + 8
+//   L  the length of the log
+//   R  the largest record
+//   S  a full list of the sessions
+//   W  R + 2 + S, the waste of one pass of a collection: its commit and the filler at a page's end
+//   B  two pages, but at most 2 MiB
+//
+//
+//   commits      4 (2 + S) + 8
 //   collection   B + 2 W + 2.5 sqrt(W L)
 //   deletions    the larger of B + 2 W + 0.5 sqrt(W L) and L / 128
 //
-// A pass copies a live prefix of p blocks and frees p blocks less W. So to reach garbage at the end
-// of a log of L live blocks costs W L / p. p is at most the slice, which is why the slice grows
-// with sqrt(W L). Deletions of L / 128 per round empty a full disk in about 128 rounds. Without
-// holes in files a segment is freed as a whole, so the slice of collections then holds one segment
-// more.
+// In the worst case all garbage is at the end of the log, after L live blocks. A pass that copies p
+// live blocks uses p + W blocks and frees p. So the L / p passes to the garbage use up W L / p
+// blocks. p itself is limited by the slice, so a slice that grows with sqrt(W L) suffices.
+// Deletions of L / 128 per round empty a full disk in about 128 rounds. Without holes in files, a
+// segment can only be freed as a whole. Then the slice of collections is larger by one segment.
 //
 // Argument (a class never uses the slice of a later one). A page is ordinary when all of it, and
 //   all slices beyond it, have space. Then any record may go there, by the fetch_add of Allocate.
-//   In any other page each record is checked at its place: AllocateExact claims the place by the
-//   CAS of the word that it has checked. An ordinary record that was checked in an ordinary page
-//   cannot slip into the next page unless that is ordinary too. The tail turns to a page that is
-//   not ordinary only after a drain that began when the page before was full (WaitForPage), and
-//   guards that begin later load the full page's word, or the new one.
+//   In any other page, AllocateExact checks the space for each record, and claims the record's
+//   place by a CAS of the tail word that it has checked. An ordinary record that was checked in an
+//   ordinary page cannot slip into a next page that is not ordinary: WaitForPage turns the tail to
+//   such a page only after a drain that began when the page before was full. Guards that begin
+//   later load the full page's word, or the new one.
 // Argument (a commit is always possible). Every record except a commit's leaves the commits' slice
 //   whole. At most three commits follow one record without another record in between: the one
 //   that was owed, the one during which the record was appended, and the one that settles it. A
@@ -115,17 +119,17 @@
 // All three happen under boundary_mu_, so each is one plain store of a consistent word.
 //
 // No thread waits for the pool. A thread that must wait leaves its guard and calls Help, which
-// takes one step of moving boundaries, flushing and evicting. So one background thread is enough,
-// and none works too. No order of waiting can deadlock: Help acquires its mutexes without a guard,
+// takes one step: it moves a boundary, flushes or evicts. So one background thread is enough, and
+// the log works without any. Waiting cannot deadlock: Help acquires its mutexes without a guard,
 // and no thread that holds a guard waits for anything.
 //
 // Edges
-//   [tail]      TryTurnPage: tail CAS, acq_rel -> Allocate: tail fetch_add, acq_rel. Everything
-//               that the frame's last users did happens before the accesses of its new ones.
-//   [boundary]  boundary store, release -> boundary load, acquire: everything that was true before
-//               the boundary moved. With the epoch's edges it gives the arguments above. This
-//               covers head and update_from on the hot path too: EpochGuard::Look requires that
-//               all loads before it are acquire loads, and on x86 they cost nothing.
+//   [tail]      TryTurnPage: tail CAS, acq_rel -> Allocate: tail fetch_add, acq_rel. All accesses
+//               to a frame's old page happen before those to its new page.
+//   [boundary]  boundary store, release -> boundary load, acquire. Everything that was done before
+//               the boundary moved is visible. The arguments above rely on this and on the edges
+//               of epochs. head and update_from are loaded with acquire on the hot path too,
+//               because EpochGuard::Look requires it of all loads before it; on x86 that is free.
 //   [space]     TakeSpace: store, release, after the device has reserved -> append: load, acquire.
 //
 // Thread safety: any thread may call all public methods except Restore. Progress: Allocate, At and
@@ -234,8 +238,8 @@ class HybridLog {
   EBB_INLINE std::byte* At(Address address, const EpochGuard&) const {
     return frames_ + (address.value() & frame_mask_);
   }
-  // The class of an append, by which space on the device is granted; see above. Tombstones are
-  // deletions; records of sessions and control records are commits.
+  // The class of an append: it decides which slices of the device's space the append may use (see
+  // above). Tombstones are deletions; records of sessions and control records are commits.
   enum class Space : std::uint8_t { kOrdinary, kDeletion, kCollection, kCommit };
   // Allocates `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Returns null
   // if the page is full or has no space on the device: leave the guard, call WaitForPage, and start
@@ -268,13 +272,13 @@ class HybridLog {
   // Reserves space ahead, so that the next record need not wait for it. An error does no harm: the
   // append that needs the space gets it.
   void TakeSpaceAhead(std::uint64_t pages_ahead);
-  // True from when an update was rejected for lack of space until a page has some.
+  // Returns true after an update was rejected for lack of space, until a page has space again.
   bool is_short_of_space() const {
     return is_short_of_space_.load(std::memory_order_relaxed);  // a hint
   }
-  // Returns OK if there is space for a commit that follows no record. A commit is needed if it
-  // moves begin or settles the commit before it; it leaves half of the commits' slice. Others leave
-  // all of it, the slice of collections, and half of the deletions' slice.
+  // Returns OK if there is space for a commit that follows no record. `is_needed`: the commit moves
+  // begin or settles the commit before it. A needed commit may use half of the commits' slice. Any
+  // other leaves all of that slice, the slice of collections, and half of the deletions' slice.
   absl::Status CheckIdleCommit(bool is_needed);
   // Sets the size in bytes of a full list of the sessions. Makes room for it in the slices, and
   // leaves half of the deletions' slice.
@@ -323,10 +327,10 @@ class HybridLog {
   // there.
   absl::StatusOr<bool> NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
                                 BlockRead& next) const;
-  // Returns the record at `address`, whose `have` blocks are in `buffer`. To be called once for
-  // each time that they were read, since it joins their payloads. DataLoss: there is no record.
+  // Returns the record at `address`, whose `have` blocks are in `buffer`. Moves the payloads of the
+  // blocks together, so call it only once after a read. DataLoss: there is no record.
   absl::StatusOr<Record> RecordIn(Address address, DeviceBuffer& buffer, std::uint64_t have) const;
-  // Does all of that for one record, which then lies in `buffer`.
+  // Reads and verifies all blocks of one record. The result points into `buffer`.
   absl::StatusOr<Record> ReadFromDevice(Address address, DeviceBuffer& buffer);
   // Returns the DataLoss that states the fault of a block and its place.
   absl::Status Damaged(std::uint64_t block, const char* what) const;
