@@ -24,8 +24,10 @@ void Health::Poison(const absl::Status& cause) {
   try {
     cause_ = Lasting(absl::Status(
         cause_.code(),
-        fmt::format("the store is poisoned until it is reopened; first cause: {}: {}",
-                    absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
+        fmt::format(
+            "a failure poisoned the store: updates and commits fail until it is closed and opened "
+            "again; first cause: {}: {}",
+            absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
   } catch (const std::bad_alloc&) {  // the shorter one remains
   }
   // After cause_: a thread that sees the flag finds the cause.

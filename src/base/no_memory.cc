@@ -20,8 +20,7 @@ FixedStatuses MakeAll() noexcept {
   using enum absl::StatusCode;
   return {
       .no_memory = Make(kResourceExhausted,
-                        "no memory: what could not be done without it has no effect, and may be "
-                        "tried again"),
+                        "no memory: the operation had no effect; free memory and call again"),
       .closed = Make(kFailedPrecondition, "the store is closed; open it again to use it"),
       .moved_from =
           Make(kFailedPrecondition,
@@ -33,15 +32,19 @@ FixedStatuses MakeAll() noexcept {
           Make(kFailedPrecondition,
                "a session was called from inside one of its own callbacks; use the values that the "
                "callback was given, or call after it has returned"),
-      .in_memory = Make(kFailedPrecondition, "a store in memory cannot make anything durable"),
+      .in_memory = Make(kFailedPrecondition,
+                        "a store in memory has no files and cannot make anything durable; "
+                        "to do that, create the store with Open instead of OpenInMemory"),
       .read_only = Make(kFailedPrecondition,
                         "the store is open read-only (Options::read_only); to change it, close it "
                         "and open it for writing"),
       .poisoned = Make(kUnavailable,
-                       "the store is poisoned until it is reopened; there was no memory to keep "
-                       "the first cause"),
+                       "a failure poisoned the store: updates and commits fail until it is "
+                       "closed and opened again; there was no memory to keep the first cause"),
       .failed_sync =
-          Make(kUnavailable, "a sync or a close failed; there was no memory to say of which file"),
+          Make(kUnavailable,
+               "a sync or a close of a file of the store failed (there was no memory for its "
+               "name); close the store and open it again"),
   };
 }
 

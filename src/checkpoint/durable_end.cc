@@ -65,7 +65,9 @@ absl::StatusOr<FoundDurableEnd> ReadDurableEnd(Directory& directory,
     // Not an error: the log itself is complete. But its loss would not be noticed, which the caller
     // reports.
     found.problem = fmt::format(
-        "{} is missing: a loss of the end of the log would not have been noticed", kDurableEndName);
+        "{} is missing: a loss of the end of the log would not have been noticed (opening the "
+        "store for writing creates the file again)",
+        kDurableEndName);
     return found;
   }
   const AlignedBuffer buffer = AllocateAligned(2 * kBlockBytes);
@@ -84,7 +86,7 @@ absl::StatusOr<FoundDurableEnd> ReadDurableEnd(Directory& directory,
   if (!any) {
     found.problem = fmt::format(
         "{} at offset 0: neither of its blocks verifies: a loss of the end of the log would not "
-        "have been noticed",
+        "have been noticed (opening the store for writing replaces the blocks)",
         kDurableEndName);
   }
   return found;

@@ -61,7 +61,7 @@ absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& ma
   if (absl::Status status = reader.Open(); !status.ok()) return status;
   if (manifest.creation_exponent != static_cast<std::uint32_t>(core.index.creation_exponent()) ||
       manifest.index_exponent < manifest.creation_exponent || manifest.index_exponent > 48) {
-    return reader.Damaged("an index of another shape");
+    return reader.Damaged("the image is of an index of another size");
   }
   const int shift = core.index.creation_exponent();
   std::uint64_t bucket = 0;
@@ -75,7 +75,7 @@ absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& ma
     const IndexEntry entry(word);
     // The image holds no entry at or above T0.
     if (entry.address() <= kNoRecord || entry.address() >= manifest.scan_from) {
-      return reader.Damaged("an entry beyond the image");
+      return reader.Damaged("an entry leads beyond the image's part of the log");
     }
     --left;
     // Below the first record: the entry never had a record.

@@ -84,7 +84,7 @@ void AddSection(Section section, std::vector<std::uint64_t>& words, Fill fill) {
 }
 
 absl::Status ReadCheckpoint(SealedReader& reader, std::uint64_t bytes, Manifest& manifest) {
-  if (bytes != kCheckpointBytes) return reader.Damaged("a section of another length");
+  if (bytes != kCheckpointBytes) return reader.Damaged("a section has the wrong length");
   std::uint64_t words[kCheckpointBytes / 8] = {};
   if (absl::Status status = reader.Read(std::as_writable_bytes(std::span(words))); !status.ok()) {
     return status;
@@ -103,7 +103,7 @@ absl::Status ReadCheckpoint(SealedReader& reader, std::uint64_t bytes, Manifest&
 
 // A length beyond the end of the file fails before it allocates memory: spans are read one by one.
 absl::Status ReadIncarnations(SealedReader& reader, std::uint64_t bytes, Manifest& manifest) {
-  if (bytes % 16 != 0) return reader.Damaged("a section of another length");
+  if (bytes % 16 != 0) return reader.Damaged("a section has the wrong length");
   for (; bytes != 0; bytes -= 16) {
     IncarnationSpan span;
     absl::Status status = reader.ReadWord(span.first_block);
@@ -124,7 +124,7 @@ absl::Status ReadSessions(SealedReader& reader, std::uint64_t bytes, Manifest& m
     // Names are padded to 8 bytes, and so is every section.
     const std::uint64_t padded_bytes = RoundUp8(name_bytes);
     if (name_bytes == 0 || name_bytes > kMostSessionNameBytes || bytes < 16 + padded_bytes) {
-      return reader.Damaged("a session's name of a length that none has");
+      return reader.Damaged("the length of a session's name is out of range");
     }
     std::string padded(padded_bytes, '\0');
     status = reader.Read(std::as_writable_bytes(std::span(padded)));
@@ -152,12 +152,12 @@ absl::Status ReadSection(SealedReader& reader, Manifest& manifest, std::uint64_t
   absl::Status status = reader.ReadWord(head);
   if (status.ok()) status = reader.ReadWord(bytes);
   if (!status.ok()) return status;
-  if (bytes % 8 != 0) return reader.Damaged("a section of another length");
+  if (bytes % 8 != 0) return reader.Damaged("a section has the wrong length");
   const auto type = static_cast<std::uint32_t>(head);
   // Each known section occurs exactly once (ReadManifest checks that all were seen).
   if (type >= 1 && type <= kSections) {
     const std::uint64_t bit = std::uint64_t{1} << (type - 1);
-    if ((seen & bit) != 0) return reader.Damaged("a section that was there already");
+    if ((seen & bit) != 0) return reader.Damaged("a section occurs twice");
     seen |= bit;
   }
   switch (static_cast<Section>(type)) {
@@ -171,7 +171,9 @@ absl::Status ReadSection(SealedReader& reader, Manifest& manifest, std::uint64_t
   // Sections that later versions add and that are not required are skipped.
   if (head >> 32 == 0) return SkipSection(reader, bytes);
   return absl::UnimplementedError(fmt::format(
-      "{}: needs section {}, which this library does not know", ManifestName(manifest.id), type));
+      "{}: needs section {}, which this library does not know; open the store with the version of "
+      "ebb that wrote it",
+      ManifestName(manifest.id), type));
 }
 
 }  // namespace
@@ -213,11 +215,13 @@ absl::StatusOr<Manifest> ReadManifest(Directory& directory, std::uint64_t store_
   absl::Status status = reader.Read(std::as_writable_bytes(std::span(words)));
   if (!status.ok()) return status;
   // The id in the file must be that in its name, or else it was renamed.
-  if (words[0] != kMagic || words[2] != id) return reader.Damaged("not the manifest of its name");
+  if (words[0] != kMagic || words[2] != id)
+    return reader.Damaged("not the manifest that its name states");
   if (words[1] != kFormatVersion) {
     return absl::UnimplementedError(
-        fmt::format("{}: format version {}; this library reads format version {}", ManifestName(id),
-                    words[1], kFormatVersion));
+        fmt::format("{}: the checkpoint has format version {}, but this library reads format "
+                    "version {}; open the store with the version of ebb that wrote it",
+                    ManifestName(id), words[1], kFormatVersion));
   }
   Manifest manifest;
   manifest.id = id;

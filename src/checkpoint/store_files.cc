@@ -31,8 +31,8 @@ absl::StatusOr<SegmentHeader> ReadSegmentHeader(Directory& directory, std::uint6
 
 absl::Status ForeignFile(std::uint64_t number) {
   return absl::DataLossError(
-      fmt::format("{} at offset 0: the file belongs to another store or place: its header does "
-                  "not agree with its name and with the other files",
+      fmt::format("{} at offset 0: the file belongs to another store or was renamed: its header "
+                  "does not match its name and the other files",
                   FileDevice::SegmentName(number)));
 }
 
@@ -55,14 +55,16 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
 
 absl::Status NoStoreError(const std::string& path) {
   return absl::NotFoundError(fmt::format(
-      "path {}: there is no store, and create_if_missing is false or read_only is set", path));
+      "path {}: there is no store, and none is created, because create_if_missing is false or "
+      "read_only is true",
+      path));
 }
 
 // The directory is opened once; from here on every name is relative to it.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
                                                     const std::string& path, bool create) {
   if (path.empty() || path.find('\0') != std::string::npos) {
-    return absl::InvalidArgumentError("path is empty or holds a zero byte");
+    return absl::InvalidArgumentError("the path is empty or contains a zero byte");
   }
   OpenedDirectory opened = file_system.OpenDirectory(path, create);
   if (opened.error == ENOENT && create) {
@@ -84,7 +86,7 @@ absl::Status LockDirectory(Directory& directory, const std::string& path, LockKi
   const int error = directory.Lock(kLockName, kind);
   if (error == EWOULDBLOCK) {
     return absl::FailedPreconditionError(
-        fmt::format("{} is open already, here or in another process{}", path,
+        fmt::format("{} is open already, here or in another process{}; close it there first", path,
                     kind == LockKind::kReader ? ", for writing" : ""));
   }
   if (error == 0) return absl::OkStatus();
@@ -163,7 +165,7 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     const bool has_checkpoint = checkpoint != names.end();
     if (!has_checkpoint && end->end_block == 0) return found;
     return absl::DataLossError(
-        fmt::format("the log's files, log-*.ebb, are missing, but {} is there",
+        fmt::format("the log's files, log-*.ebb, are missing, although {} is there",
                     has_checkpoint ? *checkpoint : kDurableEndName));
   }
   // A file whose header does not verify marks the end of the log, is damaged, or is no longer

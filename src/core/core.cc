@@ -127,8 +127,11 @@ absl::Status Core::CheckWritable() const {
 
 bool Core::MustLeak(const char* what) const {
   if (!in_callback()) return false;
-  std::fprintf(stderr, "ebb: %s was destroyed inside a callback of its store, %s: it leaks\n", what,
-               NameOf(FindCallback(this)));
+  std::fprintf(
+      stderr,
+      "ebb: %s was destroyed inside a callback of its store, %s, so its memory leaks; destroy it "
+      "after the callback has returned\n",
+      what, NameOf(FindCallback(this)));
   return true;
 }
 
@@ -136,19 +139,22 @@ absl::Status Core::InMemoryError() const { return Fixed().in_memory; }
 
 absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const {
   if (key_bytes > config.max_key_bytes) {
-    return absl::InvalidArgumentError(fmt::format("key of {} bytes: at most {} (max_key_bytes)",
-                                                  key_bytes, config.max_key_bytes));
+    return absl::InvalidArgumentError(
+        fmt::format("key of {} bytes: at most {} are allowed (max_key_bytes)", key_bytes,
+                    config.max_key_bytes));
   }
   if (value_bytes > config.max_value_bytes) {
-    return absl::InvalidArgumentError(fmt::format("value of {} bytes: at most {} (max_value_bytes)",
-                                                  value_bytes, config.max_value_bytes));
+    return absl::InvalidArgumentError(
+        fmt::format("value of {} bytes: at most {} are allowed (max_value_bytes)", value_bytes,
+                    config.max_value_bytes));
   }
   const std::uint64_t extent = config.log.shape.ExtentFor(key_bytes, value_bytes);
   const std::uint64_t room = config.log.geometry.payload_bytes();
   if (extent > room) {
-    return absl::InvalidArgumentError(fmt::format(
-        "key of {} and value of {} bytes make a record of {}: a page (page_bytes {}) holds {}",
-        key_bytes, value_bytes, extent, config.log.geometry.page_bytes(), room));
+    return absl::InvalidArgumentError(
+        fmt::format("key of {} bytes and value of {} bytes: the record has {} bytes, but a page "
+                    "(page_bytes {}) holds {}",
+                    key_bytes, value_bytes, extent, config.log.geometry.page_bytes(), room));
   }
   return absl::OkStatus();
 }
@@ -522,7 +528,9 @@ BlockQueue Core::NewBlockQueue() {
 }
 
 absl::Status Undecodable(const char* what, std::size_t bytes) {
-  return absl::DataLossError(fmt::format("the codec does not take a {} of {} bytes", what, bytes));
+  return absl::DataLossError(
+      fmt::format("the codec rejected a stored {} of {} bytes: another codec may have written it",
+                  what, bytes));
 }
 
 }  // namespace ebb::internal

@@ -21,14 +21,16 @@ bool SessionTable::Entry::Differs(std::uint64_t serial) const {
 
 absl::Status SessionTable::Enter(std::string_view name, SessionSerials& serials) {
   if (name.empty() || name.size() > kMostNameBytes) {
-    return absl::InvalidArgumentError(fmt::format(
-        "the name of a session has {} bytes: must have from 1 to {}", name.size(), kMostNameBytes));
+    return absl::InvalidArgumentError(
+        fmt::format("the name of a session has {} bytes: it must have from 1 to {}", name.size(),
+                    kMostNameBytes));
   }
   MutexLock lock(mu_);
   Entry& entry = entries_.try_emplace(std::string(name)).first->second;
   // One open session per name: otherwise two sequences of serials would mix.
   if (entry.live != nullptr) {
-    return absl::FailedPreconditionError(fmt::format("a session named '{}' is open already", name));
+    return absl::FailedPreconditionError(
+        fmt::format("a session named '{}' is open already; destroy it, or use another name", name));
   }
   for (unsigned parity = 0; parity < 2; ++parity) {
     serials.last_[parity].store(entry.last[parity], std::memory_order_relaxed);  // [serial]
@@ -54,7 +56,8 @@ absl::Status SessionTable::Forget(std::string_view name) {
     return absl::NotFoundError(fmt::format("there is no session named '{}'", name));
   }
   if (found->second.live != nullptr) {
-    return absl::FailedPreconditionError(fmt::format("a session named '{}' is open", name));
+    return absl::FailedPreconditionError(
+        fmt::format("a session named '{}' is open; destroy it first", name));
   }
   // Even if the log does not know the name: a commit in progress may be about to record it.
   found->second = {.recorded = found->second.recorded, .forgotten = true};

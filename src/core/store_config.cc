@@ -64,7 +64,7 @@ absl::Status FillRandom(std::span<std::uint64_t> words) {
     if (count >= 0) {
       rest = rest.subspan(static_cast<std::size_t>(count));
     } else if (errno != EINTR) {
-      return FileError("getrandom", "the kernel", 0, errno);
+      return FileError("read", "random bytes of the kernel", 0, errno);
     }
   }
   return absl::OkStatus();
@@ -119,14 +119,16 @@ absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const O
     if (!status.ok()) return status;
   }
   if (header.hash_version != kHashVersion) {
-    return absl::UnimplementedError(
-        fmt::format("the store uses version {} of the key hash; this library knows version {}",
-                    header.hash_version, kHashVersion));
+    return absl::UnimplementedError(fmt::format(
+        "the store uses version {} of the key hash, but this library knows version {}; open it "
+        "with the version of ebb that wrote it",
+        header.hash_version, kHashVersion));
   }
   const std::uint64_t page_bytes = std::uint64_t{1} << header.page_shift;
   if (options.page_bytes != 0 && options.page_bytes != page_bytes) {
-    return absl::FailedPreconditionError(fmt::format(
-        "page_bytes is {}: the store was created with {}", options.page_bytes, page_bytes));
+    return absl::FailedPreconditionError(
+        fmt::format("page_bytes is {}: the store was created with {}; set that, or 0",
+                    options.page_bytes, page_bytes));
   }
   return absl::OkStatus();
 }
@@ -167,8 +169,8 @@ absl::Status SetIndexLimits(const Options& options, CoreConfig& config) {
     return absl::OkStatus();
   }
   return Lasting(absl::ResourceExhaustedError(fmt::format(
-      "the store was created with {} index buckets, {} bytes: more than {}, {}; to open it all the "
-      "same, raise Options::max_index_bytes",
+      "the store was created with {} index buckets, {} bytes, which is more than {}, {}; to open "
+      "it, raise Options::max_index_bytes",
       buckets, buckets * sizeof(IndexBucket),
       is_set ? "max_index_bytes" : "half of this machine's memory", config.max_index_bytes)));
 }
@@ -192,8 +194,8 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   // At least three frames are for pages that leave memory (hybrid_log.cc).
   if (geometry.frame_count < 8) {
     return absl::InvalidArgumentError(
-        fmt::format("log_memory_bytes is {}: this store's pages of {} need at least {}",
-                    options.log_memory_bytes, geometry.page_bytes(), 8 * geometry.page_bytes()));
+        fmt::format("log_memory_bytes is {}: must be at least {}, 8 of this store's pages of {}",
+                    options.log_memory_bytes, 8 * geometry.page_bytes(), geometry.page_bytes()));
   }
   const int creation_exponent = static_cast<int>(header.creation_exponent);
   const int asked = environment.index_exponent >= 0 ? environment.index_exponent
@@ -203,7 +205,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   config.index_exponent = std::max(asked, creation_exponent);
   if (config.index_exponent > creation_exponent + IndexEntry::kTagBits) {
     return absl::InvalidArgumentError(
-        fmt::format("index_bucket_count is {}: a store created with {} buckets takes at most {}",
+        fmt::format("index_bucket_count is {}: a store created with {} buckets can have at most {}",
                     std::uint64_t{1} << asked, std::uint64_t{1} << creation_exponent,
                     std::uint64_t{1} << (creation_exponent + IndexEntry::kTagBits)));
   }
@@ -229,17 +231,18 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
       header.shape.ExtentFor(least(header.shape.key_bytes), least(header.shape.value_bytes));
   if (fixed > geometry.payload_bytes()) {
     return absl::InvalidArgumentError(fmt::format(
-        "page_bytes is {}: a record of these types ({}) takes {}, a page holds {}",
+        "page_bytes is {}: a record of these types ({}) needs {} bytes, but a page holds {}",
         geometry.page_bytes(), DescribeShape(header.shape), fixed, geometry.payload_bytes()));
   }
   if (least(header.shape.key_bytes) > config.max_key_bytes) {
-    return absl::InvalidArgumentError(fmt::format("max_key_bytes is {}: the key type has {}",
-                                                  config.max_key_bytes, header.shape.key_bytes));
+    return absl::InvalidArgumentError(
+        fmt::format("max_key_bytes is {}: must be at least {}, the size of the key type",
+                    config.max_key_bytes, header.shape.key_bytes));
   }
   if (least(header.shape.value_bytes) > config.max_value_bytes) {
-    return absl::InvalidArgumentError(fmt::format("max_value_bytes is {}: the value type has {}",
-                                                  config.max_value_bytes,
-                                                  header.shape.value_bytes));
+    return absl::InvalidArgumentError(
+        fmt::format("max_value_bytes is {}: must be at least {}, the size of the value type",
+                    config.max_value_bytes, header.shape.value_bytes));
   }
   return config;
 }
@@ -253,11 +256,11 @@ absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFi
   }
   if (absl::Status status = core->CheckThreads(); !status.ok()) return status;
   if (core->has_memory()) return core;
-  return absl::ResourceExhaustedError(
-      fmt::format("no memory for {} pages of {} (log_memory_bytes) and an index of {} buckets "
-                  "(index_bucket_count)",
-                  config.log.geometry.frame_count, config.log.geometry.page_bytes(),
-                  std::uint64_t{1} << config.index_exponent));
+  return absl::ResourceExhaustedError(fmt::format(
+      "no memory for {} pages of {} bytes (log_memory_bytes) and an index of {} buckets "
+      "(index_bucket_count); lower these options or free memory",
+      config.log.geometry.frame_count, config.log.geometry.page_bytes(),
+      std::uint64_t{1} << config.index_exponent));
 }
 
 }  // namespace ebb::internal

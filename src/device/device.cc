@@ -46,7 +46,7 @@ constexpr std::size_t kShareAhead = 8;
 absl::Status RemovedError(const std::string& file) {
   return absl::DataLossError(fmt::format(
       "{} was removed while the store was open: nothing more can be made durable; the store can "
-      "still be read, so copy what you need before it is closed",
+      "still be read, so copy the records that you need before you close it",
       file));
 }
 
@@ -124,10 +124,10 @@ FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::b
 
 absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error) {
   const ErrorRule rule = RuleOf(error);
-  absl::Status status(
-      rule.code,
-      fmt::format("{} of {} failed: {} (errno {}); {}", call, DescribePlace(file, offset),
-                  std::generic_category().message(error), error, rule.advice));
+  absl::Status status(rule.code,
+                      fmt::format("{} of {} failed: {} (errno {}); {}", call,
+                                  offset == 0 ? file : DescribePlace(file, offset),
+                                  std::generic_category().message(error), error, rule.advice));
   const bool lasts = absl::IsUnavailable(status) && !rule.passes;
   return lasts ? Lasting(std::move(status)) : status;
 }

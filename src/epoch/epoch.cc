@@ -42,8 +42,8 @@ namespace {
 [[maybe_unused]] absl::Status BarrierError(int error) {
   try {
     return absl::UnavailableError(fmt::format(
-        "membarrier failed: {} (errno {}); it worked when the store was opened, so a filter of "
-        "system calls may have been installed since",
+        "membarrier failed: {} (errno {}); it worked when the store was opened, so the program "
+        "may have installed a filter of system calls since; exempt membarrier from it",
         std::generic_category().message(error), error));
   } catch (const std::bad_alloc&) {
     return absl::Status(absl::StatusCode::kUnavailable, "");  // allocates no memory

@@ -212,27 +212,30 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
                                                   const std::string& name) {
   if (Get<std::uint64_t>(block, 0) != kSegmentMagic) {
     return absl::DataLossError(
-        fmt::format("{} at offset 0: not the header of a log segment", name));
+        fmt::format("{} at offset 0: not the header of a log file of ebb", name));
   }
   SegmentHeader header;
   header.store_id = Get<std::uint64_t>(block, 16);
   // Every version keeps magic, version and checksum at their places. So the checksum is checked
   // first, and a version that verifies is really another version, not damage.
   if (!VerifyBlock(block, header.store_id, kHeaderNumber).has_value()) {
-    return absl::DataLossError(fmt::format("{} at offset 0: header fails its checksum", name));
+    return absl::DataLossError(fmt::format("{} at offset 0: the header fails its checksum", name));
   }
   header.format_version = Get<std::uint32_t>(block, 8);
   if (header.format_version != kFormatVersion) {
     return absl::UnimplementedError(
-        fmt::format("{}: format version {}; this library reads format version {}", name,
-                    header.format_version, kFormatVersion));
+        fmt::format("{}: the store has format version {}, but this library reads format version "
+                    "{}; open it with the version of ebb that wrote it",
+                    name, header.format_version, kFormatVersion));
   }
   header.required_features = Get<std::uint64_t>(block, 72);
   // Unknown optional features are kept and ignored; unknown required ones prevent the opening.
   if (const std::uint64_t unknown = header.required_features & ~SegmentHeader::kKnownFeatures;
       unknown != 0) {
     return absl::UnimplementedError(fmt::format(
-        "{}: the store needs features {:#x}, which this library does not know", name, unknown));
+        "{}: the store needs features {:#x}, which this library does not know; open it with the "
+        "version of ebb that wrote it",
+        name, unknown));
   }
   header.first_block = Get<std::uint64_t>(block, 24);
   header.segment_blocks = Get<std::uint64_t>(block, 32);
@@ -256,7 +259,8 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
       header.segment_blocks <= (std::uint64_t{1} << 36) && header.creation_exponent <= 33 &&
       header.shape.key_bytes != 0 && header.shape.value_bytes != 0;
   if (!sane) {
-    return absl::DataLossError(fmt::format("{} at offset 0: header fields are out of range", name));
+    return absl::DataLossError(
+        fmt::format("{} at offset 0: the header verifies, but its fields are out of range", name));
   }
   return header;
 }

@@ -140,8 +140,9 @@ class BackupWriter {
                                           : std::nullopt;
       // A block that does not agree with the manifest must not get into the backup.
       if (incarnation != IncarnationAt(manifest_.incarnations, block + i)) {
-        return absl::DataLossError(fmt::format("{}: damaged: block {} is not what was written",
-                                               device.Describe(block + i), block + i));
+        return absl::DataLossError(
+            fmt::format("{}: damaged: block {} does not hold the bytes that were written",
+                        device.Describe(block + i), block + i));
       }
     }
     return absl::OkStatus();
@@ -243,13 +244,15 @@ absl::Status BackupTarget::Mark(const std::string& path) {
       if (absl::Status status = LockDirectory(*directory_, path); !status.ok()) return status;
     }
     return absl::InvalidArgumentError(
-        fmt::format("directory {} is not empty: it holds {}", path, *foreign));
+        fmt::format("directory {} is not empty: it holds {}; choose an empty or new directory",
+                    path, *foreign));
   }
   // The marker first: from here on, an opening of the directory as a store is rejected.
   if (const int error = marker_directory_->Lock(marker_name_, LockKind::kNameOnly); error != 0) {
-    return error == EWOULDBLOCK ? absl::FailedPreconditionError(fmt::format(
-                                      "{}: another backup into it is in progress", path))
-                                : FileError("create", path + "/" + marker_name_, 0, error);
+    return error == EWOULDBLOCK
+               ? absl::FailedPreconditionError(
+                     fmt::format("{}: another backup into this directory is in progress", path))
+               : FileError("create", path + "/" + marker_name_, 0, error);
   }
   const State marked = was_marked ? State::kWasMarked : State::kMarked;
   state_ = marked;
@@ -270,8 +273,8 @@ absl::Status BackupTarget::Mark(const std::string& path) {
   for (const std::string& name : names) {
     if (name == lock_name_ || name == marker_name_ || (was_marked && IsOfBackup(name))) continue;
     state_ = marked;  // these files are not the backup's to remove
-    return absl::InvalidArgumentError(
-        fmt::format("directory {} is not empty: it holds {}", path, name));
+    return absl::InvalidArgumentError(fmt::format(
+        "directory {} is not empty: it holds {}; choose an empty or new directory", path, name));
   }
   return was_marked ? RemoveFiles(*directory_) : absl::OkStatus();
 }

@@ -398,7 +398,8 @@ absl::Status Coordinator::CheckpointIsNeeded(bool& needed) {
 
 absl::Status Coordinator::WriteCheckpoint() {
   if (checkpoint_id_ >= kMostCheckpointId) {  // from a file or record that ebb did not write
-    return Lasting(absl::ResourceExhaustedError("the ids of checkpoints are used up"));
+    return Lasting(absl::ResourceExhaustedError(
+        "the store has used all ids of checkpoints; copy all keys into a new store"));
   }
   {
     MutexLock lock(list_mu_);
@@ -483,7 +484,8 @@ CheckpointStats Coordinator::GetCheckpointStats() const {
 
 absl::StatusOr<std::uint64_t> Coordinator::CleanUpCheckpoints(std::uint64_t kept) {
   if (kept == 0) {
-    return absl::InvalidArgumentError("kept is 0: the newest checkpoint is never removed");
+    return absl::InvalidArgumentError(
+        "kept is 0: it must be at least 1, because the newest checkpoint is never removed");
   }
   // Before any mutex: in a forked child no thread may be left to unlock it.
   if (core_.epochs.closed()) return core_.ClosedError();

@@ -12,10 +12,10 @@ namespace {
 
 absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
   const bool at_limit = why == HashIndex::GrowthStart::kAtLimit;
-  const char* reason = at_limit
-                           ? "it cannot have more (2^15 times what the store was created with, or "
-                             "what physical memory holds)"
-                           : "no memory for twice as many; free memory and call again";
+  const char* reason =
+      at_limit ? "this is the maximum, set by max_index_bytes, physical memory, or 2^15 "
+                 "times the index_bucket_count at creation"
+               : "there is no memory for twice as many; free memory and call again";
   absl::Status status = absl::ResourceExhaustedError(
       fmt::format("the index has {} buckets: {}", index.bucket_count(), reason));
   return at_limit ? Lasting(std::move(status)) : status;

@@ -79,7 +79,8 @@ LogVerifier::LogVerifier(Core& core, const VerifyOptions& options, std::function
 
 absl::StatusOr<VerifyReport> LogVerifier::Run(const std::vector<CheckpointInfo>& checkpoints) {
   if (!newest_.ok() || page_ == nullptr || blocks_ == nullptr) {
-    return absl::ResourceExhaustedError("no memory to verify the store: an index and a page");
+    return absl::ResourceExhaustedError(
+        "no memory to verify the store: a second index and a page of the log are needed");
   }
   absl::Status status = ReadLog();
   if (status.ok()) status = FollowChains();
@@ -162,7 +163,7 @@ std::uint64_t LogVerifier::LoadPage(std::uint64_t page, std::uint64_t first_bloc
       if (!incarnation.has_value()) {
         bad(block + i, "fails its checksum");
       } else if (*incarnation != IncarnationAt(log_.incarnations(), block + i)) {
-        bad(block + i, "is of another history");
+        bad(block + i, "is left over from an earlier incarnation of the store");
       }
       std::memcpy(page_.get() + (block + i - page_first) * kBlockPayloadBytes, one.data(),
                   kBlockPayloadBytes);
@@ -200,7 +201,8 @@ absl::Status LogVerifier::CheckRecords(Address from, std::uint64_t end_offset) {
     if (is_record && record.header().LoadAcquire().valid()) {
       // The verifier's own index: at each record it holds the newest record of the chain so far.
       if (!newest_.PutAlone(core_.HashOf(record), address).has_value()) {
-        return absl::ResourceExhaustedError("no memory to verify the store: an index");
+        return absl::ResourceExhaustedError(
+            "no memory to verify the store: the second index cannot grow");
       }
     }
     address = geometry_.Normalize(address + extent);
@@ -238,7 +240,7 @@ const char* LogVerifier::CheckRecord(const Record& record, Address address) {
 
 const char* LogVerifier::CheckLink(const Record& record, Address address) {
   const Address prev = record.header().LoadAcquire().prev();
-  if (prev >= address) return "links upwards";
+  if (prev >= address) return "links to a later record";
   const std::uint64_t hash = core_.HashOf(record);
   const IndexEntry newest = newest_.Find(hash).entry;
   const Address expected = newest.is_empty() ? kNoRecord : newest.address();
@@ -246,16 +248,16 @@ const char* LogVerifier::CheckLink(const Record& record, Address address) {
   if (prev == expected || (IsDead(prev, begin_) && IsDead(expected, begin_))) return nullptr;
   if (InUnread(prev)) return nullptr;
   // Between the two there may be void records only.
-  if (prev > expected) return "links to what is no record of its chain";
+  if (prev > expected) return "links to an address without a record of its chain";
   // Void records are of an earlier incarnation than the record that passes over them (see the
   // header).
   const auto history = [&](Address at) {
     return IncarnationAt(log_.incarnations(), geometry_.BlockOf(at));
   };
-  if (history(expected) == history(address)) return "passes over a record of its chain";
+  if (history(expected) == history(address)) return "skips a record of its chain";
   return IsDead(prev, begin_) || LeadsToChain(prev, hash)
              ? nullptr
-             : "links to what is no record of its chain";
+             : "links to an address without a record of its chain";
 }
 
 bool LogVerifier::LeadsToChain(Address address, std::uint64_t hash) {
@@ -303,11 +305,11 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
         const std::uint64_t room = geometry_.payload_bytes() - geometry_.OffsetOf(address);
         if (header.kind() != RecordKind::kRecord || !header.valid() || header.has_reserved() ||
             room < shape_.prefix_bytes() || record.ExtentOf() > room) {
-          problem = "is no record, but a chain leads to it";
+          problem = "is not valid, but a chain leads to it";
         } else if (ChainOf(core_.HashOf(record) ^ hash) != 0) {
-          problem = "is of another chain than the one that leads to it";
+          problem = "belongs to another chain than the one that leads to it";
         } else if (prev >= address) {
-          problem = "links upwards";
+          problem = "links to a later record";
         }
       }
       if (stop_()) return false;
@@ -323,7 +325,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
       }
       prev = record->header().LoadAcquire().prev();
       if (ChainOf(core_.HashOf(*record) ^ hash) != 0) {
-        problem = "is of another chain than the one that leads to it";
+        problem = "belongs to another chain than the one that leads to it";
       }
     }
     if (problem != nullptr) {
@@ -357,7 +359,8 @@ void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
     }
     if (IsDead(address, begin_)) return;
   }
-  if (!LeadsToChain(address, hash)) Problem(address, "is no record of the chain that leads to it");
+  if (!LeadsToChain(address, hash))
+    Problem(address, "does not belong to the chain that leads to it");
 }
 
 // Finds chains of the log to which no entry of the index leads. Records of earlier incarnations are

@@ -446,8 +446,8 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
     const std::uint64_t tail_page = TailPage(tail_.load(std::memory_order_relaxed));  // only grows
     if (tail_page + 1 >= EndPage(space)) {
       return Lasting(absl::ResourceExhaustedError(fmt::format(
-          "{} % of the log's address space of 2^{} bytes is used: copy all keys into a new store "
-          "(collecting garbage does not renew addresses)",
+          "{} % of the log's address space of 2^{} bytes is used, and garbage collection does not "
+          "renew it: copy all keys into a new store",
           space <= Space::kDeletion ? 99 : 100, config_.geometry.address_bits)));
     }
     if (turn == Turn::kNeedsSpace) {
@@ -875,7 +875,7 @@ absl::Status HybridLog::TakeBlocks(const BlockRead& read) {
     // A block of an older incarnation verifies by its own checksum, but was replaced later: it must
     // not be used.
     if (*incarnation != internal::IncarnationAt(incarnations_, block))
-      return Damaged(block, "is of another history");
+      return Damaged(block, "is left over from an earlier incarnation of the store");
   }
   return absl::OkStatus();
 }
@@ -886,7 +886,8 @@ absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
   const RecordShape shape = config_.shape;
   const std::uint64_t block = geometry.BlockOf(address);
   if (address.value() % 8 != 0 || geometry.OffsetOf(address) >= payload_bytes_) {
-    return Damaged(block, "is near a place that no record can have, to which a chain leads");
+    return Damaged(
+        block, "contains or precedes an address that no record can have, but a chain leads there");
   }
   const std::uint64_t in_block = geometry.OffsetOf(address) % kBlockPayloadBytes;
   const std::uint64_t room = payload_bytes_ - geometry.OffsetOf(address);
@@ -898,7 +899,7 @@ absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
   const std::uint64_t least = shape.has_lengths()
                                   ? shape.prefix_bytes()
                                   : shape.ExtentFor(shape.key_bytes, shape.value_bytes);
-  if (least > room) return Damaged(block, "ends inside a record");
+  if (least > room) return Damaged(block, "has no room for the record that a chain leads to");
   const std::uint64_t first = blocks_for(least);
   // The prefix may cross into a second block, whose trailer is between the two parts.
   if (!shape.has_lengths() || blocks.size() < first * kBlockBytes) return first;
@@ -914,7 +915,7 @@ absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
   // The lengths come from a verified block, but a chain may lead to a place in the middle of a
   // record. So each length is checked against the page before it decides how much memory to
   // allocate.
-  if (extent > room) return Damaged(block, "holds a record longer than its page");
+  if (extent > room) return Damaged(block, "holds a record that does not fit its page");
   return blocks_for(extent);
 }
 
@@ -950,7 +951,8 @@ absl::StatusOr<Record> HybridLog::RecordIn(Address address, DeviceBuffer& buffer
   // into its page; otherwise the chain, not only this record, is damaged.
   if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= address ||
       !record.WellFormed(payload_bytes_ - offset)) {
-    return Damaged(geometry.BlockOf(address), "holds no record where a chain leads");
+    return Damaged(geometry.BlockOf(address),
+                   "holds no valid record at the address that a chain leads to");
   }
   return record;
 }

@@ -44,7 +44,7 @@ absl::Status LogScan::Run() {
 // records, so only the last pass counts.
 absl::Status LogScan::CheckLinks() const {
   if (bad_link_.is_null()) return absl::OkStatus();
-  return Malformed(bad_link_, "a record that links to another place than its chain's end");
+  return Malformed(bad_link_, "a record that does not link to the end of its chain");
 }
 
 absl::Status LogScan::Pass() {
@@ -196,7 +196,7 @@ absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& 
   if (!header.valid()) return absl::OkStatus();
   ++replayed_records_;
   // Chains must fall, so that every walk through one ends.
-  if (header.prev() >= address) return Malformed(address, "a record that links upwards");
+  if (header.prev() >= address) return Malformed(address, "a record that links to a later record");
   // Counted by version bits, so that CloseUncommitted knows whether anything is void.
   ++uncommitted_[header.version_bits()];
   if (second_pass_ && IsVoid(address, header)) return absl::OkStatus();

@@ -226,7 +226,7 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
       // The begin moved there because of durable blocks above, so they are lost.
       if (start.begin >= geometry.BlockStart(end_block)) {
         return absl::DataLossError(device.Describe(end_block - 1) +
-                                   ": a commit record states that the log begins behind it");
+                                   ": a commit record states that the log begins after it");
       }
     }
     // A file below begin may be half deleted. From begin on a bad header counts as a bad block.
@@ -315,10 +315,10 @@ absl::Status Salvage(Core& core, const FoundSegments& found, const Options& opti
                   (std::max(end_block, cut_block) - cut_block) * kBlockBytes));
   // A collection had moved live records into the part that is dropped, and freed their old places.
   if (scan->start().begin > scan->begin()) {
-    checkpoints.notes.push_back(fmt::format(
-        "salvaged: garbage was collected after the last commit: the keys are gone whose records "
-        "were moved from below {}",
-        device.Describe(geometry.BlockOf(scan->start().begin))));
+    checkpoints.notes.push_back(
+        fmt::format("salvaged: garbage was collected after the last commit: keys are lost if the "
+                    "collection had moved their records from below {}",
+                    device.Describe(geometry.BlockOf(scan->start().begin))));
   }
   return absl::OkStatus();
 }
@@ -358,8 +358,9 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
   report.sessions = scan->sessions();
   report.notes = std::move(checkpoints.notes);
   if (!found.foreign.empty()) {
-    report.notes.push_back(fmt::format(
-        "the directory holds {}, which is no file of a store; ebb leaves it alone", found.foreign));
+    report.notes.push_back(
+        fmt::format("the directory holds {}, which is no file of a store; ebb does not touch it",
+                    found.foreign));
   }
   const double share = std::ldexp(static_cast<double>(geometry.BlockStart(next.cut_block).value()),
                                   -geometry.address_bits);
@@ -448,10 +449,11 @@ absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes typ
   if (!config.ok()) return config.status();
   if (options.durability == Durability::kAlways) {
     return absl::InvalidArgumentError(
-        "durability is kAlways: a store in memory has nothing that could be durable");
+        "durability is kAlways: a store in memory cannot make updates durable; use another mode");
   }
   if (options.read_only) {
-    return absl::InvalidArgumentError("read_only is set: a store in memory begins empty");
+    return absl::InvalidArgumentError(
+        "read_only is true: a store in memory begins empty, so it must be writable");
   }
   StoreFiles files;
   files.device = std::make_unique<MemoryDevice>();
@@ -515,12 +517,30 @@ absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Option
   return Start(*std::move(core), &*found, options);
 }
 
+// Adds the path of the store to an error of its opening, and to damage how to continue.
+absl::Status OpenError(const absl::Status& error, const std::string& path, bool salvage) {
+  std::string text(error.message());
+  if (text.find(path) == std::string::npos) text = fmt::format("opening {}: {}", path, text);
+  if (absl::IsDataLoss(error)) {
+    text += salvage ? "; restore a backup"
+                    : "; restore a backup, or open with Options::salvage to keep the state of the "
+                      "last commit before the damage";
+  }
+  absl::Status named(error.code(), text);
+  error.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+    named.SetPayload(url, payload);  // Lasting, in status.h
+  });
+  return named;
+}
+
 }  // namespace
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {
   try {
-    return OpenWithMemory(path, options, types, environment);
+    absl::StatusOr<OpenedStore> opened = OpenWithMemory(path, options, types, environment);
+    if (!opened.ok()) return OpenError(opened.status(), path, options.salvage);
+    return opened;
   } catch (const std::bad_alloc&) {
     return NoMemory();
   }

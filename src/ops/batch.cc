@@ -69,7 +69,7 @@ DeviceSearch& BatchReads::SearchOf(std::size_t item) {
 
 absl::Status UnequalBatch(std::size_t keys, std::size_t values, std::size_t results) {
   return absl::InvalidArgumentError(
-      fmt::format("a batch of {} keys, {} values and {} results: there must be as many of each",
+      fmt::format("a batch has {} keys, {} values and {} results: the three numbers must be equal",
                   keys, values, results));
 }
 

@@ -100,7 +100,8 @@ absl::Status LiveReader::RevisitChunk() {
   }
   absl::StatusOr<std::span<const LogReader::Item>> items = revisiting_->Next();
   if (!items.ok()) return items.status();
-  if (items->empty()) return absl::DataLossError("a record of the log is gone since it was read");
+  if (items->empty())
+    return absl::DataLossError("a record that was read from the log is no longer there");
   for (const auto& [address, record] : *items) {
     if (revisited_ == open_.size() || address != open_[revisited_].address) continue;
     live_.push_back({address, record, open_[revisited_++].head});

@@ -224,7 +224,7 @@ absl::Status Liveness::ReadWindow(ReadAhead::Piece wanted) {
     capacity_ = bytes_ == nullptr ? 0 : blocks;
   }
   if (bytes_ == nullptr) {
-    return absl::ResourceExhaustedError("no memory to look for the newest records");
+    return absl::ResourceExhaustedError("no memory to find the newest records of keys");
   }
   const absl::StatusOr<ReadAhead::Piece> read = ahead_.Take(wanted, bytes_.get());
   if (!read.ok()) return read.status();

@@ -59,7 +59,8 @@ absl::Status CompressionIsBuilt() {
   return absl::OkStatus();
 #else
   return absl::InvalidArgumentError(
-      "ebb::Compressed: this library was built without compression (EBB_WITH_LZ4)");
+      "ebb::Compressed: this library was built without compression; build it with "
+      "-DEBB_WITH_LZ4=ON");
 #endif
 }
 

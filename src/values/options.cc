@@ -169,9 +169,9 @@ absl::Status CheckIndex(const Options& options) {
                        std::uint64_t{1} << 63});
   const std::uint64_t fit = options.max_index_bytes / kBucketBytes;
   if (!status.ok() || options.index_bucket_count <= fit) return status;
-  return absl::InvalidArgumentError(
-      fmt::format("index_bucket_count is {}: max_index_bytes {} is enough for {}",
-                  options.index_bucket_count, options.max_index_bytes, fit));
+  return absl::InvalidArgumentError(fmt::format(
+      "index_bucket_count is {}: max_index_bytes {} has room for {}; change one of them",
+      options.index_bucket_count, options.max_index_bytes, fit));
 }
 
 }  // namespace
@@ -198,8 +198,8 @@ absl::Status Validate(const Options& options) {
         "write_batch_bytes is {}: must be a multiple of 4096", options.write_batch_bytes));
   }
   if (status.ok() && options.durability > Durability::kAlways) {
-    status = absl::InvalidArgumentError(
-        fmt::format("durability is {}: no such mode", static_cast<int>(options.durability)));
+    status = absl::InvalidArgumentError(fmt::format(
+        "durability is {}: must be a value of Durability", static_cast<int>(options.durability)));
   }
   status.Update(CheckRange({"commit_interval_ms", options.commit_interval_ms, 1, 3'600'000}));
   status.Update(CheckRange({"preallocate_bytes", options.preallocate_bytes, 0, kTiB}));

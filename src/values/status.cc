@@ -41,7 +41,7 @@ constexpr ErrorRule kCallAgain{absl::StatusCode::kUnavailable, true, "call again
 constexpr ErrorRule kCheckDevice{absl::StatusCode::kUnavailable, true,
                                  "check the device, and call again"};
 constexpr ErrorRule kReopen{absl::StatusCode::kUnavailable, false,
-                            "close the store, mend the cause, and open it again"};
+                            "close the store, remove the cause, and open it again"};
 
 constexpr ErrorRule Raise(const char* advice) {
   return {absl::StatusCode::kResourceExhausted, true, advice};

@@ -145,7 +145,7 @@ TEST(ManifestTest, SectionsThatAreMissingTwiceThereOrOfAnotherLengthAreDamage) {
   many[3] = 3;
   many[1] = 1;
   EXPECT_TRUE(FailsWith(Read(many).status(), StatusCode::kUnimplemented,
-                        "format version 1; this library reads format version 2"));
+                        "format version 1, but this library reads format version 2"));
 }
 
 TEST(ManifestTest, AnotherStoresOrANameThatIsNotItsOwnIsDamage) {

@@ -30,9 +30,9 @@ TEST(CoreTest, SizesAreJudgedByLimitsAndByThePage) {
   EXPECT_TRUE(core.CheckSizes(0, 0).ok());
   EXPECT_TRUE(core.CheckSizes(100, 3000).ok());
   EXPECT_TRUE(FailsWith(core.CheckSizes(101, 0), StatusCode::kInvalidArgument,
-                        "key of 101 bytes: at most 100 (max_key_bytes)"));
+                        "key of 101 bytes: at most 100 are allowed (max_key_bytes)"));
   EXPECT_TRUE(FailsWith(core.CheckSizes(0, 4001), StatusCode::kInvalidArgument,
-                        "value of 4001 bytes: at most 4000 (max_value_bytes)"));
+                        "value of 4001 bytes: at most 4000 are allowed (max_value_bytes)"));
   // 24 bytes of header, lengths and lock word; key and value each to the next multiple of 8.
   EXPECT_TRUE(core.CheckSizes(56, 4000).ok());
   EXPECT_TRUE(

@@ -355,7 +355,8 @@ TEST(BlockTest, AHeaderOfFormatVersion1IsRefusedAndBothVersionsAreNamed) {
   std::memcpy(block.bytes.data() + 4088, &checksum, 8);
   const absl::Status status = DecodeStatus(block);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
-  EXPECT_THAT(status.ToString(), AllOf(HasSubstr("format version 1"), HasSubstr("version 2")));
+  EXPECT_THAT(status.ToString(),
+              AllOf(HasSubstr("format version 1"), HasSubstr("format version 2")));
 }
 
 TEST(BlockTest, EverySingleBitFlipOfASegmentHeaderIsDataLoss) {

@@ -226,7 +226,8 @@ TEST(LogVerifierTest, BlocksOfAnotherHistoryPlaceOrNowhereAreTold) {
     ASSERT_EQ(file.file->Truncate(Files::OffsetOf(15)), 0);
   }
   EXPECT_THAT(Must(store.Verify()).problems,
-              ElementsAre(Files::Place(2) + ": block 2 is of another history",
+              ElementsAre(Files::Place(2) + ": block 2 is left over from an earlier incarnation "
+                                            "of the store",
                           Files::Place(5) + ": block 5 fails its checksum",
                           Files::Place(15) + ": block 15 is missing"));
 }
@@ -255,11 +256,13 @@ TEST(LogVerifierTest, LinksThatLeadElsewhereAreTold) {
   change_prev(4, 2, 3 * kBlock + 8);    // inside a record
   const VerifyReport report = Must(store.Verify());
   EXPECT_EQ(report.problem_count, 3U) << testing::PrintToString(report.problems);
-  EXPECT_EQ(report.problems[0], Files::Place(2) + ": the record at 8192 links upwards");
-  EXPECT_EQ(report.problems[1],
-            Files::Place(3) + ": the record at 12312 links to what is no record of its chain");
-  EXPECT_EQ(report.problems[2],
-            Files::Place(4) + ": the record at 16432 links to what is no record of its chain");
+  EXPECT_EQ(report.problems[0], Files::Place(2) + ": the record at 8192 links to a later record");
+  EXPECT_EQ(
+      report.problems[1],
+      Files::Place(3) + ": the record at 12312 links to an address without a record of its chain");
+  EXPECT_EQ(
+      report.problems[2],
+      Files::Place(4) + ": the record at 16432 links to an address without a record of its chain");
 }
 
 TEST(LogVerifierTest, ARecordThatItsChainPassesOverIsTold) {
@@ -290,7 +293,7 @@ TEST(LogVerifierTest, ARecordThatItsChainPassesOverIsTold) {
   });
   const VerifyReport report = Must(store.Verify());
   ASSERT_EQ(report.problem_count, 1U) << testing::PrintToString(report.problems);
-  EXPECT_THAT(report.problems[0], HasSubstr("passes over a record of its chain"));
+  EXPECT_THAT(report.problems[0], HasSubstr("skips a record of its chain"));
 }
 
 TEST(LogVerifierTest, MalformedRecordsAreToldAndTheNextPageIsReadOn) {

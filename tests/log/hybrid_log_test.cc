@@ -787,7 +787,7 @@ TEST_F(HybridLogDamageTest, BlockOfAnotherHistoryIsDataLoss) {
   ScriptDevice::Block bytes = *rig_.device().Get(2);
   SealBlock(bytes, LogRig::kStoreId, 2, LogRig::kIncarnation + 1);
   rig_.device().Put(2, bytes);
-  EXPECT_THAT(ExpectDataLoss(), HasSubstr("another history"));
+  EXPECT_THAT(ExpectDataLoss(), HasSubstr("earlier incarnation"));
 }
 
 TEST_F(HybridLogDamageTest, PlacesThatNoRecordCanHaveAreDataLoss) {

@@ -288,7 +288,7 @@ struct HeaderCase {
 TEST(RecoveryTest, HeadersOfOtherFormatsOrStoresAreRefusedAndLeftAlone) {
   const HeaderCase cases[] = {
       {"format version", 0, SetField<std::uint32_t>(8, 1), StatusCode::kUnimplemented,
-       "format version 1; this library reads format version 2"},
+       "format version 1, but this library reads format version 2"},
       {"format version 0", 0, SetField<std::uint32_t>(8, 0), StatusCode::kUnimplemented,
        "format version 0"},
       {"feature", 0, SetField<std::uint64_t>(72, 0x10), StatusCode::kUnimplemented, "0x10"},
@@ -407,6 +407,20 @@ TEST(RecoveryTest, AHeaderThatIsCutOffIsRefusedAndLeftAlone) {
         << size;
     EXPECT_EQ(SnapshotOf(files, "db"), cut);
   }
+}
+
+// Inside the store, files are named without their directory. A program with several stores needs
+// to know which one is damaged, and how to continue.
+TEST(RecoveryTest, AnErrorOfOpeningNamesTheStoreAndTheRemedy) {
+  SimFileSystem files(/*direct=*/false);
+  { Must(Must(OpenTiny<U64Store>("clicks", &files)).Upsert(1, 1)); }
+  Overwrite(files, "clicks", SegmentFile(0), 0, std::string(4096, '\0'));
+  const absl::Status damaged = OpenTiny<U64Store>("clicks", &files).status();
+  EXPECT_TRUE(FailsWith(damaged, StatusCode::kDataLoss, "opening clicks: log-00000000.ebb"));
+  EXPECT_TRUE(FailsWith(damaged, StatusCode::kDataLoss, "Options::salvage"));
+  // A message that has the path already is not given another one.
+  const absl::Status missing = OpenTiny<U64Store>("absent/db", &files).status();
+  EXPECT_EQ(missing.message().find("opening"), absl::string_view::npos) << missing;
 }
 
 // A segment under the name of another one, alone: no block of it is where it belongs.

@@ -280,8 +280,8 @@ FullTransfer ReadFully(File& file, std::uint64_t offset, std::span<std::byte> by
 FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::byte> bytes);
 
 // Returns the Status of a failed call on a file: ResourceExhausted for lack of space, memory or
-// descriptors, otherwise Unavailable. The message names the call, the file, the offset and the
-// cause.
+// descriptors, otherwise Unavailable. The message states the call, the file, the offset
+// unless it is 0, the cause, and the remedy.
 absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error);
 // Returns the Status of a failed sync or close. It is always Unavailable: the kernel may have
 // dropped pages, so the call is never retried. Does not throw, because a store whose sync failed
