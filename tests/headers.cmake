@@ -56,7 +56,22 @@ ebb_header_check(headers_compile_alone SOURCES ${ebb_header_files})
 ebb_header_check(headers_compile_without_exceptions_and_rtti
   SOURCES ${ebb_public_header_files} OPTIONS -fno-exceptions -fno-rtti)
 
-# Before C++20, each public header ends the compilation with one message that says what to do.
+# The examples in documents and in comments of public headers compile. They declare names that they
+# do not use, and some are names of the preamble (tests/documents).
+if(EBB_PERL)
+  set(examples "${CMAKE_CURRENT_BINARY_DIR}/document_examples.cc")
+  file(GLOB ebb_public_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/ebb/*.h")
+  add_custom_command(OUTPUT "${examples}"
+    COMMAND ${ebb_documents} --examples "${PROJECT_SOURCE_DIR}" > "${examples}"
+    DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/documents" ${ebb_public_headers}
+      "${PROJECT_SOURCE_DIR}/README.md" "${PROJECT_SOURCE_DIR}/include/ebb/README.md"
+    VERBATIM)
+  ebb_header_check(document_examples_compile SOURCES "${examples}"
+    OPTIONS -fsyntax-only -Wno-shadow -Wno-unused)
+  target_link_libraries(document_examples_compile PRIVATE fmt::fmt)
+endif()
+
+# Before C++20, each public header ends the compilation with one message that states the remedy.
 foreach(file IN LISTS ebb_public_header_files)
   if(file MATCHES "/headers/")
     get_filename_component(name "${file}" NAME_WE)

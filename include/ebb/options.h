@@ -8,10 +8,10 @@
 /// Callbacks of long jobs. (The table in ebb/session.h has the callbacks of operations.)
 ///
 ///     callback                  runs in                     effect of an exception
-///     GcOptions::progress       the thread that calls       ends the collection like false, then
-///                               CollectGarbage              leaves the call
-///                               a thread of the pool (for   ends the collection like false; it
-///                               Options::gc)                counts as failed, and last_error in
+///     GcOptions::progress       the thread that calls       ends the collection as `false` does,
+///                               CollectGarbage              then leaves the call
+///                               a thread of the pool (for   ends the collection as `false` does;
+///                               Options::gc)                it counts as failed, and last_error in
 ///                                                           GetBackgroundStats has the exception
 ///                               the thread that closes      the same; Close continues
 ///                               (for Options::gc)
@@ -45,11 +45,12 @@ namespace ebb {
 /// When updates become durable, that is, survive a loss of power. In every mode, Commit,
 /// WaitDurable, Checkpoint and Close make all updates before them durable.
 enum class Durability : std::uint8_t {
-  /// Only by those calls. States that the program does not rely on durability.
+  /// Only by those calls. The same as kManual, but documents that the program does not need
+  /// durability.
   kNone,
-  /// Only by those calls, which the program makes.
+  /// Only by those calls, which the program makes when it needs them.
   kManual,
-  /// Also every Options::commit_interval_ms, if anything has changed.
+  /// Also automatically, every Options::commit_interval_ms, if anything has changed.
   kPeriodic,
   /// An update returns OK only when it is durable. Concurrent updates share a sync.
   kAlways,
@@ -68,14 +69,15 @@ struct GcOptions {
   ///
   /// Automatic collections (Options::gc) start when the log is longer than `live /
   /// target_utilization`. For example, with 10 GiB of live records and the default, they start at
-  /// 20 GiB. With Durability::kPeriodic, the next periodic commit frees the space. A collection
-  /// makes a commit of its own only if the log grows by another quarter, and by at least two pages.
-  /// Such a commit is costly, because afterwards the next update of every record is an append.
+  /// 20 GiB. With Durability::kPeriodic, the next periodic commit frees the space.
   ///
-  /// From that length on, updates are throttled to the pace at which space is freed. If the log
-  /// grows by another tenth, they are throttled to one page per second. So the log stays below
-  /// `live / target_utilization * 1.4` plus a few pages. The exception is a log that is many times
-  /// larger than memory, where collecting may be far too slow.
+  /// If the log has grown by another quarter by then, in the example to 25 GiB, and by at least two
+  /// pages, two things change. The collection makes its own commit, which is costly, because
+  /// afterwards the next update of every record is an append. And updates are throttled to the pace
+  /// at which space is freed. If the log grows by another tenth, updates are throttled to one page
+  /// per second. So the log stays below `live / target_utilization * 1.4` plus a few pages. The
+  /// exception is a log that is many times larger than memory, where collecting may be far too
+  /// slow.
   double target_utilization = 0.5;
   /// The number of log bytes that are scanned before a commit records the progress. Range 4 KiB to
   /// 1 TiB; default 256 MiB.
@@ -83,9 +85,10 @@ struct GcOptions {
   /// The maximum rate of a scan, in bytes of log per second. Any value; default 0, which means
   /// unlimited.
   std::uint64_t max_bytes_per_second = 0;
-  /// Called from time to time with the counts so far. If it returns false, the collection ends; the
-  /// records copied so far are used. To pause the collection, return later. The table in
-  /// ebb/options.h lists the calls that it may make. Default: none.
+  /// Called from time to time with the counts so far. If it returns false, the collection ends, and
+  /// frees the space of the part that it has completed. The collection waits until the function
+  /// returns, so a program can pause it there. The table in ebb/options.h lists the calls that it
+  /// may make. Default: none.
   std::function<bool(const GcStats&)> progress = {};
 };
 
@@ -118,10 +121,10 @@ struct Options {
   /// then still undo it.
   bool read_only = false;
 
-  /// Memory for the part of the log that is kept in frames, which hold the newest records. Range:
-  /// at least 8 pages and 1 MiB, at most the machine's memory; default 256 MiB. The machine's
-  /// memory is the physical memory, or the limit of the process's control group (version 1 or 2),
-  /// for example in a container.
+  /// Memory for the newest part of the log, which includes all records that can be updated in
+  /// place. Range: at least 8 pages and 1 MiB, at most the machine's memory; default 256 MiB. The
+  /// machine's memory is the physical memory, or the limit of the process's control group (version
+  /// 1 or 2), for example in a container.
   std::uint64_t log_memory_bytes = std::uint64_t{256} << 20;
 
   /// The size of a log page: a power of two from 64 KiB to 64 MiB. Default 0, which chooses the
@@ -150,8 +153,9 @@ struct Options {
   /// The maximum size of the index buckets: 0, or at least 64 KiB. The index does not grow beyond
   /// it. Opening a store that was created with a larger index fails with ResourceExhausted.
   ///
-  /// With the default 0, growth may use the machine's memory. Opening a store then fails if its
-  /// index needs more than half of the machine's memory and more than index_bucket_count buckets.
+  /// With the default 0, the index may grow until it fills the machine's memory. But an existing
+  /// store whose index needs more than half of that memory can be opened only if index_bucket_count
+  /// requests as many buckets.
   std::uint64_t max_index_bytes = 0;
 
   /// The number of threads that flush, evict and read ahead in the background: 1 to 32; default 1.
@@ -221,15 +225,15 @@ struct Options {
   /// together with the key.
   std::uint64_t max_value_bytes = 0;
 
-  /// How far a scan reads from the device ahead of the key that it returns, in two pieces: a
-  /// multiple of 4 KiB, at most 64 MiB. Default 1 MiB. A scan uses about four times as much memory.
-  /// With 0 it reads one block of 4 KiB at a time, and nothing ahead.
+  /// The number of bytes that a scan reads from the device ahead of the current key, in two reads:
+  /// a multiple of 4 KiB, at most 64 MiB. Default 1 MiB. A scan uses about four times as much
+  /// memory. With 0 it reads one block of 4 KiB at a time, and nothing ahead.
   std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
 
   /// Appends a copy of a record that a read has fetched from the device, if the record is still the
-  /// newest of its key. Records that are read often thus come into memory. Such a read writes: it
-  /// can wait for a page as an update does, and the copies create garbage. It never fails for lack
-  /// of space. Default: false.
+  /// newest of its key. So records that are read often stay in memory. A read that appends can wait
+  /// for a page as an update does, and its copy leaves garbage behind. It never fails for lack of
+  /// space. Default: false.
   bool promote_reads = false;
 
   /// Measures the latency of every operation, for Store::Metrics. Costs two reads of the clock for

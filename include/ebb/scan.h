@@ -34,7 +34,7 @@ template <KeyType Key, ValueType Value>
 ///
 ///     auto it = db.NewScan();
 ///     while (it.Next()) use(it.key(), it.value());
-///     if (!it.status().ok()) ...  // it ended early
+///     ebb::Must(it.status());  // an error if the scan ended early
 ///
 /// The iterator shows the state below one address of the log, which is fixed when it is created. It
 /// shows every key whose newest update returned before that, with that value, and no update that

@@ -30,18 +30,18 @@ namespace ebb {
 template <KeyType Key, ValueType Value>
 class Store;
 
-template <KeyType Key, ValueType Value>
-/// A user's handle to a store, and the fast path of every operation. Created by Store::NewSession.
+/// A handle to a store for one thread at a time. Calls on a session are the fastest way to read and
+/// update keys. Created by Store::NewSession.
 ///
 ///     auto session = db.NewSession();
 ///     ebb::Must(session.Upsert("home", 1));
 ///     absl::StatusOr<std::uint64_t> clicks = session.Read("home");
 ///
-/// A session uses a few cache lines and buffers of at most 256 KiB. An idle session holds no lock,
-/// pins no page and delays no thread. A program can have as many sessions as it needs. A session
-/// may move between threads, but only one thread may use it at a time. Calls of a moved-from
-/// session return FailedPrecondition; until it is destroyed, it keeps the memory of the store
-/// allocated.
+/// A program can have as many sessions as it needs: each uses a few cache lines, and buffers of at
+/// most 256 KiB. An idle session holds no lock, pins no page and delays no thread. A session may
+/// move between threads, but only one thread may use it at a time. Calls of a moved-from session
+/// return FailedPrecondition. Every session, also one that was moved from, keeps the memory of its
+/// store allocated until it is destroyed.
 ///
 /// Consistency: all operations on one key, from all sessions of a store, are linearizable. They
 /// take effect one after the other, each between its call and its return. There is no guarantee
@@ -116,6 +116,7 @@ template <KeyType Key, ValueType Value>
 /// rejected, that is, returns any other error, takes none. After a crash, the recovered serial p of
 /// a named session (Store::recovery) means that exactly its updates with serials up to p are in the
 /// store. This holds for single calls, batches and asynchronous calls.
+template <KeyType Key, ValueType Value>
 class Session {
  public:
   /// The type in which calls take a key: std::string_view for strings, otherwise Key or const Key&.
@@ -145,8 +146,8 @@ class Session {
   /// absent.
   ///
   /// Progress: wait-free for values of 1 to 8 bytes in memory. Larger values wait for a writer that
-  /// is copying into the same record. Cost: for a record on the device, one device read for each
-  /// record of the chain down to it.
+  /// is copying into the same record. Cost: if the record is on the device, one device read, and
+  /// one more for each newer record there of another key that shares the index entry.
   EBB_INLINE absl::StatusOr<Value> Read(KeyView key) {
     absl::StatusOr<Value> result(Value{});
     if constexpr (kCoded) {
@@ -173,8 +174,9 @@ class Session {
   /// otherwise. A string on the device or in the read-only part of the log is passed in place,
   /// without a copy. The view is valid until the visitor returns.
   ///
+  ///     auto pages = ebb::Must(ebb::Store<>::Open("pages.ebb"));  // strings to strings
   ///     std::size_t bytes = 0;
-  ///     ebb::Must(session.Read("home", [&](std::string_view page) { bytes = page.size(); }));
+  ///     ebb::Must(pages.Read("home", [&](std::string_view page) { bytes = page.size(); }));
   template <std::invocable<ValueView> F>
   requires(!std::same_as<std::remove_cvref_t<F>, Value>) absl::Status
       Read(KeyView key, F&& visitor) {
@@ -266,19 +268,25 @@ class Session {
   /// Reads the key's newest value without waiting for the device. Calls
   /// `done(absl::StatusOr<Value>)` exactly once, with the result of Read(key).
   ///
-  ///     session.ReadAsync("home", [&](absl::StatusOr<std::uint64_t> clicks) { ... });
+  ///     std::uint64_t total = 0;
+  ///     for (std::string_view page : {"home", "news"}) {
+  ///       session.ReadAsync(page, [&total](absl::StatusOr<std::uint64_t> clicks) {
+  ///         if (clicks.ok()) total += *clicks;
+  ///       });
+  ///     }
   ///     session.CompletePending();  // runs the callbacks that have not run yet
   ///
   /// The following holds for all asynchronous operations, that is, the calls whose names end in
   /// Async.
   ///
   /// Each performs the operation without the suffix. If it needs no device read, it completes
-  /// within the call, including any wait for a page or, with kAlways, for a commit. Otherwise it is
-  /// pending, and its reads overlap with those of other pending operations. CompletePending, or
-  /// another asynchronous call, finds the completed reads and runs `done`. Reads are submitted to
-  /// the kernel eight at a time, or by CompletePending(false). There is no UpsertAsync, because
-  /// Upsert never reads the device. Operations that are pending at the same time take effect in any
-  /// order, even on one key, each between its call and its callback.
+  /// within the call, which may wait for a page or, with kAlways, for a commit. Otherwise it
+  /// becomes pending, and its device reads overlap with those of other pending operations. A later
+  /// call of CompletePending, or of another asynchronous operation, checks for completed reads and
+  /// runs `done`. Reads are submitted to the kernel in groups of eight; CompletePending submits the
+  /// rest. There is no UpsertAsync, because Upsert never reads the device. Operations that are
+  /// pending at the same time take effect in any order, even on one key, each between its call and
+  /// its callback.
   ///
   /// `done` runs in the thread that uses the session, outside of all locks. It may use the session
   /// and the store. Close ends the pending operations without effect: `done` then receives
@@ -288,13 +296,13 @@ class Session {
   ///
   /// `done` of an update may take a second argument: the serial of the update, or 0 if it has taken
   /// none. Serials follow the order in which updates take effect, which may differ from the order
-  /// of the calls. After a crash, therefore, only serials that the program has recorded show which
-  /// asynchronous updates are in the store: those up to the recovered serial. An update whose
-  /// `done` had not run may be in the store or not.
+  /// of the calls. A program that must know after a crash which asynchronous updates survived
+  /// therefore records their serials: the updates up to the recovered serial are in the store. An
+  /// update whose `done` had not run may be in the store or not.
   ///
-  /// Keys, values and functions are copied or moved. At most 256 operations are pending in a
-  /// session; a further call first completes others. Cost: on the fast path, that of the operation
-  /// without Async; otherwise one or two allocations more.
+  /// Keys, values and functions are copied or moved. A session has at most 256 pending operations;
+  /// the next call first waits for one of them to complete. Cost: on the fast path, that of the
+  /// operation without Async; otherwise one or two allocations more.
   template <std::invocable<absl::StatusOr<Value>> Done>
   void ReadAsync(KeyView key, Done done) {
     auto tell = TellValue(std::move(done));
@@ -390,10 +398,10 @@ class Session {
 
   /// Returns an awaitable for coroutines of any type. Its result is that of Read(key):
   ///
-  ///     absl::StatusOr<Value> value = co_await session.ReadAwait(key);
+  ///     absl::StatusOr<std::uint64_t> clicks = co_await session.ReadAwait("home");
   ///
-  /// The coroutine resumes inside the call, or as a callback does (see ReadAsync). It must not be
-  /// destroyed while it waits.
+  /// The coroutine resumes within the call if no device read is needed, and otherwise at the place
+  /// where a callback would run (see ReadAsync). It must not be destroyed while it waits.
   auto ReadAwait(KeyView key) {
     return Await<absl::StatusOr<Value>>(
         [this, key](auto done) { this->ReadAsync(key, std::move(done)); });
@@ -443,10 +451,10 @@ class Session {
   /// Updates take effect in item order. Each item that is not rejected takes the next serial; so
   /// does a Delete that returns NotFound. The first item that is rejected ends the batch: it and
   /// all later items get its status, have no effect and take no serial. So the accepted items are a
-  /// prefix of the batch, as long as the growth of serial(). Item i has the serial `serial() before
-  /// the batch + i + 1`. After a crash, a prefix of them is in the store. There is one exception:
-  /// with Durability::kAlways, an update whose commit fails has taken effect and a serial, but ends
-  /// the batch with the commit's error.
+  /// prefix of the batch. If serial() was s before the call, item i has the serial s + i + 1, and
+  /// serial() - s items were accepted. After a crash, a prefix of them is in the store. There is
+  /// one exception: with Durability::kAlways, an update whose commit fails has taken effect and a
+  /// serial, but ends the batch with the commit's error.
   std::size_t ReadBatch(std::span<const BatchKey> keys, std::span<Value> values,
                         std::span<absl::Status> results) {
     if (!CheckBatch(keys.size(), values.size(), results)) return 0;

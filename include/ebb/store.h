@@ -57,9 +57,9 @@ struct StoreAccess;
 ///
 /// Out of memory: calls that return a status return ResourceExhausted and have no effect. The
 /// others return an empty or partial result. Only exceptions of callbacks leave a call
-/// (ebb/session.h). Close also fails when it runs out of memory, and can then be called again. The
-/// destructor releases everything even so. Updates that were not committed are then lost, and a
-/// message on stderr says so.
+/// (ebb/session.h). If Close fails for lack of memory, it can be called again. The destructor
+/// releases everything even if closing fails. Updates that were not committed are then lost, and it
+/// prints the error to stderr.
 ///
 /// Thread safety: any number of threads may call a store at the same time. Only Open, Close, moving
 /// and destruction are for one thread at a time, and no call may be running while the store is
@@ -75,8 +75,9 @@ class Store {
   /// The type in which calls take a value: std::string_view for strings (see ebb::ViewOf).
   using ValueView = typename Session::ValueView;
 
-  /// Opens the store in the directory `path`. Creates the store if it is missing, and the directory
-  /// but not its parents, unless Options::create_if_missing is false or Options::read_only is set.
+  /// Opens the store in the directory `path`. If there is no store, creates one, and the directory
+  /// if necessary, but not its parents. Options::create_if_missing and Options::read_only can
+  /// forbid this.
   ///
   /// Validates all options before it changes anything. Locks the directory: exclusively, or shared
   /// with other readers if `read_only` is set. Then reads the log from the newest checkpoint to its
@@ -90,8 +91,8 @@ class Store {
     return OpenIn(path, options, {});
   }
   /// Creates a store without files. Records that do not fit in Options::log_memory_bytes move to
-  /// other memory. The contents are lost when the store is closed. Errors: as Open, except those of
-  /// files.
+  /// memory from the heap, which has no limit. The contents are lost when the store is closed.
+  /// Errors: as Open, except those of files.
   static absl::StatusOr<Store> OpenInMemory(const Options& options = {}) {
     internal::Environment environment;
     environment.in_memory = true;
@@ -298,12 +299,12 @@ class Store {
   /// Returns OK even if there was nothing to do.
   ///
   /// In a store without files it frees memory. Such a store is never collected automatically. Space
-  /// that a scan still reads is freed by a later collection. If the call fails, completed passes
-  /// remain in effect.
+  /// that a scan still reads is freed by a later collection. If the call fails, the space that its
+  /// completed passes have freed stays free.
   ///
   /// Errors: InvalidArgument (`options`); as Commit; DataLoss. Progress: waits for a running
-  /// checkpoint and for the device. Cost: reads the scanned part of the log, reads elsewhere to
-  /// find out whether its records are live, and writes the live records. See
+  /// checkpoint and for the device. Cost: reads the scanned part of the log; reads other parts to
+  /// determine which of the scanned records are live; writes the live records. See
   /// GcOptions::target_utilization.
   absl::StatusOr<GcStats> CollectGarbage(const GcOptions& options = {}) {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
@@ -331,9 +332,9 @@ class Store {
     coordinator_->StartBackground();
     return absl::OkStatus();
   }
-  /// Stops the automatic checkpoints and garbage collections. Drops those that are waiting, ends a
-  /// running collection early, and returns when none is running. Collections and checkpoints that a
-  /// caller has requested continue; so do periodic commits and the automatic growth of the index.
+  /// Stops the automatic checkpoints and garbage collections. Drops those that have not begun, ends
+  /// a running collection early, and returns when none is running. Collections and checkpoints that
+  /// a caller has requested continue; so do periodic commits and the automatic growth of the index.
   /// Error: FailedPrecondition, if called from a callback of the store.
   absl::Status StopBackground() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
@@ -350,10 +351,10 @@ class Store {
   /// has the state of the checkpoint's commit and contains every update that returned before this
   /// call.
   ///
-  /// `directory` must be absent or empty, and its parent must exist; or it holds an unfinished
-  /// backup, which is replaced. Operations and commits continue in the meantime; checkpoints wait.
-  /// Every block is verified while it is copied. `progress` is called in the calling thread after
-  /// each MiB and each file; the table in ebb/options.h lists the calls that it may make.
+  /// `directory` must be absent or empty, or hold an unfinished backup, which is replaced. Its
+  /// parent directory must exist. Operations and commits continue in the meantime; checkpoints
+  /// wait. Every block is verified while it is copied. `progress` is called in the calling thread
+  /// after each MiB and each file; the table in ebb/options.h lists the calls that it may make.
   ///
   /// After an error the directory is either empty, or a complete backup, or marked by the file
   /// UNFINISHED-BACKUP. Open of a marked directory fails. Errors: as Checkpoint; InvalidArgument
@@ -374,8 +375,8 @@ class Store {
     return coordinator_->Verify(options);
   }
 
-  /// Returns the findings of Open: the checkpoint used, the serials of named sessions, and notes
-  /// about repaired problems.
+  /// Returns the report of Open: the checkpoint that it used, the serials of named sessions, and
+  /// notes about problems that it repaired.
   const RecoveryReport& recovery() const { return recovery_; }
 
   /// Closes the store. Collects garbage first if it is due: one pass, and only if no other long job
@@ -392,11 +393,11 @@ class Store {
     return coordinator_->Close();
   }
 
-  /// Returns the number of keys. It is exact while no update runs if the index has at most 10,000
-  /// entries and all their records are in memory. This holds for every small store that was not
-  /// just opened from a checkpoint. Otherwise it is an estimate with the error of
-  /// StoreStats::live_key_estimate, and at least 1 unless the index is empty. There is no counter,
-  /// because an Upsert does not know whether its key was present.
+  /// Returns the number of keys. The number is exact if the index has at most 10,000 entries, all
+  /// their records are in memory, and no update is running. A small store meets this unless it was
+  /// just opened from a checkpoint. Otherwise the number is an estimate, whose error is described
+  /// at StoreStats::live_key_estimate, and at least 1 unless the index is empty. There is no
+  /// counter, because an Upsert does not know whether its key was present.
   ///
   /// Errors: FailedPrecondition (closed), ResourceExhausted. Cost: if the index has few entries,
   /// reads 64 bytes for each bucket and the records in memory; otherwise as ApproximateSize.
@@ -406,8 +407,8 @@ class Store {
     return core_->Size();
   }
   /// Returns whether the store holds no key. The result is never an estimate. If the records in
-  /// memory do not decide it, scans up to the first key, so the worst-case cost is that of a scan.
-  /// Errors: as ScanIterator::status.
+  /// memory are not enough to decide, scans up to the first key, so the worst-case cost is that of
+  /// a scan. Errors: as ScanIterator::status.
   absl::StatusOr<bool> IsEmpty() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return internal::CatchNoMemory([&]() -> absl::StatusOr<bool> {
