@@ -1,6 +1,6 @@
-# Everything ebb needs from others, in this order: the parent project's target, an installed
-# package, a pinned download. -DFETCHCONTENT_TRY_FIND_PACKAGE_MODE=NEVER forces the downloads and
-# -DFETCHCONTENT_FULLY_DISCONNECTED=ON forbids them.
+# The dependencies of ebb. Each is searched for in this order: the parent project's target, an
+# installed package, a pinned download. -DFETCHCONTENT_TRY_FIND_PACKAGE_MODE=NEVER forces the
+# downloads and -DFETCHCONTENT_FULLY_DISCONNECTED=ON forbids them.
 include(FetchContent)
 find_package(Threads REQUIRED)
 
@@ -29,7 +29,7 @@ endmacro()
 set(ABSL_PROPAGATE_CXX_STD ON)
 set(ABSL_ENABLE_INSTALL ${EBB_INSTALL})
 set(FMT_INSTALL ${EBB_INSTALL})
-# No version of Abseil is asked for, since its version file accepts the exact number only.
+# No version of Abseil is requested, because its version file accepts only the exact number.
 ebb_dependency(absl absl::status https://github.com/abseil/abseil-cpp.git 20240722.0)
 ebb_dependency(fmt fmt::fmt https://github.com/fmtlib/fmt.git 10.2.1)
 
@@ -47,7 +47,7 @@ if(NOT EBB_XXHASH_INCLUDE_DIR)
   set(EBB_XXHASH_INCLUDE_DIR "${ebb_xxhash_SOURCE_DIR}")
 endif()
 
-# Off unless it is asked for: nobody gets a dependency because it happened to be installed.
+# Off by default: a library that happens to be installed does not become a dependency.
 if(EBB_WITH_LZ4)
   find_path(EBB_LZ4_INCLUDE_DIR lz4.h DOC "Folder of lz4.h, 1.9 or later")
   find_library(EBB_LZ4_LIBRARY lz4 DOC "The library of LZ4")

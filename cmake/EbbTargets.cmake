@@ -1,4 +1,4 @@
-# What every target of ebb's own is compiled with, and nobody else's.
+# The compile options of ebb's own targets. Users do not inherit them.
 function(ebb_own_target target)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
   target_compile_options(${target} PRIVATE

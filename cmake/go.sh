@@ -102,7 +102,7 @@ esac
 # shellcheck disable=SC2086  # a list of words
 install_packages $packages
 
-# A folder for each compiler that was asked for: CMake cannot change it in a folder that exists.
+# One folder for each compiler: CMake cannot change the compiler of an existing folder.
 build=build/go
 [ -z "${CXX:-}" ] || build=$build-$(basename "$CXX" | tr -c 'A-Za-z0-9.+_\n' '-')
 # What an earlier verb turned on stays on, so that changing between verbs rebuilds nothing.

@@ -39,7 +39,7 @@ Fail() {
   exit 1
 }
 
-# The value printed behind a name in a file.
+# The value printed after a name in a file.
 Value() {
   value=$(sed -n "s/^$1: //p" "$directory/$2")
   [ -n "$value" ] || Fail "no value named '$1'"

@@ -1,4 +1,4 @@
-# Programs other than ebb_tests: the examples on real input, and what their tests need.
+# Programs other than ebb_tests: the examples on real input, and helpers of their tests.
 
 # Benchmarks are no part of a test build, but the key streams and latencies are checked here.
 add_executable(ebb_keys_check
@@ -45,7 +45,7 @@ add_test(NAME word_count_counts
 set_tests_properties(word_count_counts PROPERTIES LABELS example TIMEOUT 600)
 
 # More words than fit in memory: millions through the page cache, a tenth of them around it. The
-# head of the script tells what it checks and how its last argument, MiB, is computed.
+# head of the script states what it checks and how its last argument, MiB, is computed.
 add_executable(ebb_zipf_words zipf_words.cc)
 target_compile_features(ebb_zipf_words PRIVATE cxx_std_20)
 ebb_own_target(ebb_zipf_words)

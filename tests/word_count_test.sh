@@ -20,7 +20,7 @@ Fail() {
   exit 1
 }
 
-# The value that word_count printed behind a name.
+# The value that word_count printed after a name.
 Value() {
   sed -n "s/^$1: //p" "$directory/printed"
 }
@@ -112,7 +112,7 @@ Compare "$made/empty" "$made/no words"
 Expect "$made/folder" "$made/digits" "$made/high bytes"
 Compare "$made/folder" "$made/digits" "$made/high bytes"
 
-# What is refused is refused with status 2, and leaves nothing behind.
+# Rejected arguments end the program with status 2, and leave no files.
 for argument in --nonsense --threads=0 --threads=x --dump= --log_memory_mib=0 \
   --index_buckets=1000 "--store=$made" "$made/absent"; do
   status=0

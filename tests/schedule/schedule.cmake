@@ -12,7 +12,7 @@ endif()
 file(GLOB ebb_schedule_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/*.cc")
 add_executable(ebb_schedule_tests ${ebb_sources} ${ebb_schedule_sources}
   "${CMAKE_CURRENT_SOURCE_DIR}/support/sim_file_system.cc")
-# In few pieces, since headers are most of what there is to compile.
+# In few pieces, because most of the compile time is spent on headers.
 set(folder "${CMAKE_CURRENT_LIST_DIR}")
 set_source_files_properties(${ebb_sources} "${CMAKE_CURRENT_SOURCE_DIR}/support/sim_file_system.cc"
   PROPERTIES UNITY_GROUP library)
