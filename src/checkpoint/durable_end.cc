@@ -75,6 +75,8 @@ absl::StatusOr<FoundDurableEnd> ReadDurableEnd(Directory& directory,
   const std::span<std::byte> bytes(buffer.get(), 2 * kBlockBytes);
   const FullTransfer read = ReadFully(*opened.file, 0, bytes);
   if (read.error != 0) return Failed("read", read.error);
+  // A file that ends before its second block, for example after a crash while it was created, is
+  // read as far as it goes.
   bool any = false;
   for (std::size_t i = 0; i < found.blocks.size() && (i + 1) * kBlockBytes <= read.moved; ++i) {
     const auto end_block = Decode(bytes.subspan(i * kBlockBytes, kBlockBytes), i, store_id);

@@ -18,6 +18,7 @@ constexpr std::string_view kManifestPrefix = "manifest-";
 constexpr std::string_view kImagePrefix = "index-";
 constexpr std::string_view kSuffix = ".ebb";
 
+// Manifests consist of 64-bit words. A word may hold two 32-bit fields.
 constexpr std::uint64_t Pair(std::uint32_t low, std::uint32_t high) {
   return std::uint64_t{high} << 32 | low;
 }
@@ -77,7 +78,7 @@ constexpr std::uint64_t kCheckpointBytes = 64;
 template <typename Fill>
 void AddSection(Section section, std::vector<std::uint64_t>& words, Fill fill) {
   words.push_back(Pair(static_cast<std::uint32_t>(section), 1));
-  words.push_back(0);
+  words.push_back(0);  // the length, which is known below
   const std::size_t begin = words.size();
   fill();
   words[begin - 1] = (words.size() - begin) * 8;
@@ -89,6 +90,7 @@ absl::Status ReadCheckpoint(SealedReader& reader, std::uint64_t bytes, Manifest&
   if (absl::Status status = reader.Read(std::as_writable_bytes(std::span(words))); !status.ok()) {
     return status;
   }
+  // In the order in which WriteManifest appends them.
   manifest.created_unix_ms = words[0];
   manifest.image_stamp = words[1];
   manifest.image_entries = words[2];
@@ -199,6 +201,8 @@ absl::Status WriteManifest(Directory& directory, std::uint64_t store_id, Manifes
       std::memcpy(words.data() + at, session.name.data(), session.name.size());
     }
   });
+  // Walk of a Checkpoint, 4. Written under another name and renamed, so that a crash leaves a
+  // complete manifest or none.
   SealedWriter writer(directory, ManifestName(manifest.id), {store_id, manifest.id});
   absl::Status status = writer.Open();
   if (status.ok()) status = writer.Append(std::as_bytes(std::span(words)));

@@ -44,6 +44,7 @@ absl::Status SealedWriter::Open() {
 
 absl::Status SealedWriter::Append(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
+    // Only when more bytes follow, so Finish finds room in the buffer to pad the last block.
     if (block_ == kBufferBlocks) {
       if (absl::Status status = WriteBuffer(); !status.ok()) return status;
     }
@@ -95,6 +96,7 @@ absl::Status SealedWriter::Finish() {
   if (const int error = directory_.Rename(unfinished, name_); error != 0) {
     return FileError("rename", unfinished, 0, error);
   }
+  // The name becomes durable when the caller syncs the directory.
   finished_ = true;
   return absl::OkStatus();
 }
@@ -147,12 +149,14 @@ absl::Status SealedReader::FillBuffer() {
     return FileError("read", name_, offset + transfer.moved, transfer.error);
   }
   block_ = 0;
+  // A ragged end is dropped: only whole blocks were written.
   block_count_ = transfer.moved / kBlockBytes;
   for (std::size_t i = 0; i < block_count_; ++i) {
     const auto stamp = VerifyBlock({buffer_.get() + i * kBlockBytes, kBlockBytes}, id_.store_id,
                                    kFirstNumber + next_block_ + i);
-    // The offset of the bad block, for the message.
+    // The stamp must match too: a block of an older file of this name has a valid checksum.
     if (stamp != id_.stamp) {
+      // The message states the offset of this block.
       block_ = i;
       next_block_ += block_count_;
       return Damaged("a block fails its checksum");

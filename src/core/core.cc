@@ -437,9 +437,9 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.user_read_bytes =
       shape.value_variable() ? sums[Count::kReadBytes] : found * shape.value_bytes;
   if (shape.has_lengths()) {
-    // Fixed sizes need no counter: the number of operations determines the bytes.
     metrics.user_written_bytes = sums[Count::kWrittenBytes];
   } else {
+    // Fixed sizes need no counter: the number of operations determines the bytes.
     const std::uint64_t deletes = metrics[OpKind::kDelete].effective();
     std::uint64_t writes = 0;
     for (const OpKind kind :

@@ -20,6 +20,8 @@ static_assert(kIncarnationOffset + 16 == kBytes, "the trailer is 16 bytes");
 
 constexpr std::uint64_t kCommitMagic = 0x54494d4d4f434245;   // "EBCOMMIT"
 constexpr std::uint64_t kSegmentMagic = 0x544d474553424245;  // "EBBSEGMT"
+// The number of a header in its checksum. No block of the log has it, so neither can pass for the
+// other.
 constexpr std::uint64_t kHeaderNumber = ~std::uint64_t{0};
 
 template <typename T>
@@ -80,7 +82,7 @@ void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std:
   Put(extent, 0,
       RecordHeader::MakeExtent(record.kind, extent.size()).With(RecordHeader::kValid).word());
   // The fields are at the end of the extent, which is the end of a block: a search for commit
-  // records need not know where records begin.
+  // records need not know where records begin. src/README.md draws them.
   const std::span<std::byte> fields = extent.last(CommitRecord::kFieldBytes);
   Put(fields, 16, record.shift_tail.value());
   Put(fields, 24, record.unix_us);
@@ -124,6 +126,7 @@ std::optional<CommitRecord> DecodeCommitRecord(std::span<const std::byte> payloa
 }
 
 namespace {
+// The record's header, the version and the number of sessions.
 constexpr std::uint64_t kSessionsHeadBytes = 24;
 }  // namespace
 
@@ -182,6 +185,8 @@ std::uint64_t TypeTag(std::string_view name) {
   return name.empty() ? 0 : HashBytes(name.data(), name.size());
 }
 
+// src/README.md draws the fields. Zeros between them are reserved: a later version gives them a
+// meaning together with a feature bit.
 void EncodeSegmentHeader(const SegmentHeader& header, std::span<std::byte> block) {
   std::fill(block.begin(), block.end(), std::byte{0});
   Put(block, 0, kSegmentMagic);

@@ -43,8 +43,8 @@ struct Explored {
 // any schedule does, or if less than a quarter of them were distinct.
 Explored Explore(std::uint64_t count, const std::function<void(Schedule&)>& program);
 
-// For programs with a bug on purpose: how many schedules it takes to find it, and count + 1 when it
-// is not found.
+// For programs with an intended bug: returns the number of schedules until it is found, or count +
+// 1 if it is not found.
 std::uint64_t FindFailure(std::uint64_t count, const std::function<void(Schedule&)>& program);
 
 // True when one seed is replayed, so that least counts do not apply.

@@ -6,17 +6,17 @@
 // n, if the value is the expected one, sets it to the digit n twice. So a value shows the order of
 // the updates it is made of, and a lost one is missing.
 //
-// Explains() searches, for each key, for an order of its operations (after Wing and Gong, "Testing
-// and verifying concurrent objects", 1993) that keeps every operation that had ended before another
-// began in front of it, in which each has the result that it had, and after which the key is as
-// given. Keys can be checked one by one since linearizability is local.
+// Explains() searches for an order of the operations on each key (after Wing and Gong, "Testing and
+// verifying concurrent objects", 1993). In this order, an operation that ended before another began
+// comes first, each operation has the result that it had, and the key ends as given. Keys can be
+// checked one by one, because linearizability is local.
 //
-// ExplainsCrash() requires more: some first operations of each session, all that had to survive
-// among them and none that had not begun, such that for each key their effect is the state that the
-// crash left, and none of them comes after a change by one that is not among them. (So nothing is
-// promised of an operation that only read and is not among them: during a commit of version v an
-// operation of v + 1 may still see the value that a change of v, which survives, is about to
-// replace.)
+// ExplainsCrash() requires more. It searches for a prefix of the operations of each session. The
+// prefixes contain every operation that had to survive, and none that had not begun. Their effect
+// on each key is the state that the crash left. None of their operations comes after a change by an
+// operation outside the prefixes. (Nothing is promised of an operation outside them that only read:
+// during a commit of version v, an operation of v + 1 may still see the value that a change of v,
+// which survives, is about to replace.)
 //
 // Thread safety: one thread.
 #pragma once

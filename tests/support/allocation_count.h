@@ -7,13 +7,13 @@
 // Plain builds count operator new, by replacing it. Sanitizer builds count malloc too, by the
 // sanitizer's own hook, so that its checks of new and delete stay complete.
 //
-// In plain builds, also lets one of them fail:
+// In plain builds, a test can also let one of its allocations fail:
 //
 //   FailAllocation(7);                           // the seventh operator new from now on throws
 //   ... code that must report it ...
 //   EXPECT_TRUE(FailAllocation(0));              // no more; returns whether it has failed
 //
-// Also lets allocations of the whole process fail, of which a test selects those that may:
+// It can let allocations of the whole process fail too, and selects which of them may:
 //
 //   const OutsideLibrary outside;                       // the test's own never fail
 //   FailAllocations({.first = 7, .count = 3});          // the 7th to the 9th of all that may

@@ -1,8 +1,8 @@
 // The owner of an allocation: the library or the test. See allocation_count.h, which lets those of
 // the library fail.
 //
-// This is only a header, so that a simulated file system can declare its allocations the test's
-// wherever it is linked.
+// It has no source file. So a simulated file system can declare that its allocations are the test's
+// in any program, also in those that do not count allocations.
 //
 // Thread safety: each thread has its own scopes.
 #pragma once

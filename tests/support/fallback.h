@@ -1,4 +1,5 @@
-// Whether this run of the tests does without membarrier: EBB_FORCE_FALLBACK=1 in the environment.
+// Returns whether this run of the tests works as on kernels without membarrier:
+// EBB_FORCE_FALLBACK=1 in the environment.
 //
 // Thread safety: reads the environment, which no test changes.
 #pragma once

@@ -62,8 +62,8 @@ class ScriptDevice final : public internal::Device {
   void FailWrites(int count, absl::Status status);
   void FailReads(int count, absl::Status status);
 
-  // Every write calls the hook, before and after (`done`) its work. An error from the first call is
-  // returned instead of writing. To be set while nothing is written.
+  // Every write calls the hook, before and after (`done`) its work. If the first call returns an
+  // error, the write returns it and writes nothing. To be set while nothing is written.
   using WriteHook = std::function<absl::Status(std::uint64_t block, bool done)>;
   void HookWrites(WriteHook hook) { write_hook_ = std::move(hook); }
 

@@ -26,7 +26,7 @@
 
 namespace ebb::test {
 
-// Good bits from two numbers.
+// Mixes two numbers into evenly distributed bits.
 inline std::uint64_t Mix(std::uint64_t a, std::uint64_t b) {
   std::uint64_t x = a * 0x9e3779b97f4a7c15u ^ (b + 0x632be59bd9b4e019u) * 0xd6e8feb86659fd93u;
   x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;

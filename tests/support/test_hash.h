@@ -19,7 +19,8 @@ inline const internal::KeyHash& TestKeyHash() {
 }
 inline std::uint64_t TestHash(std::uint64_t key) { return TestKeyHash().OfInteger(key); }
 
-// The key of 8 bytes that has this XXH3-64 without a seed: its last steps, taken back.
+// Returns the key of 8 bytes that has this XXH3-64 without a seed, by inverting the hash's last
+// steps.
 inline std::string KeyOfHash(std::uint64_t hash) {
   const auto inverse = [](std::uint64_t odd) {
     std::uint64_t x = odd;
