@@ -123,7 +123,7 @@ TEST(IndexImageTest, WhatIsAtOrAboveTheStartOfTheScanIsLeftOut) {
                         "beyond the image"));
   manifest.creation_exponent = 3;
   EXPECT_TRUE(
-      FailsWith(LoadIndexImage(core, *directory, manifest), StatusCode::kDataLoss, "shape"));
+      FailsWith(LoadIndexImage(core, *directory, manifest), StatusCode::kDataLoss, "another size"));
 }
 
 // Also while it finds nothing: an index may be huge and nearly empty.

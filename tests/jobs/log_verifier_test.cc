@@ -333,9 +333,10 @@ TEST(LogVerifierTest, EntriesOfTheIndexThatLeadElsewhereAreTold) {
     slot.word->store(slot.entry.word(), std::memory_order_release);
   };
   // Key 7's newest record is in memory, key 2000's on the device.
-  with_address(7, entry_of(8).entry.address(), "is of another chain");
+  with_address(7, entry_of(8).entry.address(), "belongs to another chain");
   with_address(7, entry_of(7).entry.address() + 8, "a chain leads to it");
-  with_address(2000, entry_of(2001).entry.address(), "no record of the chain that leads to it");
+  with_address(2000, entry_of(2001).entry.address(),
+               "does not belong to the chain that leads to it");
   with_address(2000, internal::kNoRecord + 4088, "is in no chain");
   EXPECT_TRUE(IsWhole(store.Verify()));
 }
