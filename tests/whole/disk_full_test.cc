@@ -435,8 +435,8 @@ TEST_F(FullDiskTest, DeletionsAndCollectionsEmptyADiskOfLiveRecords) {
   }
 }
 
-// Another program has taken a part of the space of the slices while the store was closed. The rest
-// is enough for collections that make room.
+// Another program has taken most of the space of the slices while the store was closed. The rest,
+// which is less than the slice of the collections, is enough for collections that make room.
 TEST_F(FullDiskTest, APartOfASliceIsBetterThanNone) {
   ASSERT_TRUE(Begin({Way::kFull, 14, 400, 100, 1}));
   for (std::uint64_t i = 0, wants = 100; wants != 0; ++i) {
@@ -445,7 +445,7 @@ TEST_F(FullDiskTest, APartOfASliceIsBetterThanNone) {
   }
   EXPECT_TRUE(store_->Close().ok());
   store_.reset();
-  files_->SetCapacityBytes(files_->UsedBytes() - std::uint64_t{20} * 4096);
+  files_->SetCapacityBytes(files_->UsedBytes() - std::uint64_t{90} * 4096);
   store_.emplace(Must(TryOpen(*files_)));
   EXPECT_FALSE(Upsert(1));
   EXPECT_GT(CoreOf(*store_).log.GetCollectionSpace().slice_blocks, 4U);
