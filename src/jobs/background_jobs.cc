@@ -1,6 +1,5 @@
 #include "ebb/internal/jobs/background_jobs.h"
 
-#include <new>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -17,7 +16,7 @@ BackgroundJob::BackgroundJob(Core& core, JobLane& lane, milliseconds interval, W
     : core_(core),
       interval_(interval),
       work_(std::move(work)),
-      turn_(lane, [this] { Run(); }),
+      turn_(lane, [this](LaneTurn& turn) { Run(turn); }),
       timer_(core.pool, [this] { TimeHasCome(); }) {}
 
 void BackgroundJob::Start() {
@@ -96,7 +95,7 @@ bool BackgroundJob::Begin() {
 
 // Runs the job in its turn. If it fails, it runs again at its next interval, and its statistics
 // report the failure.
-void BackgroundJob::Run() {
+void BackgroundJob::Run(LaneTurn& turn) {
   if (!Begin()) return;
   // In a destructor, so that no exception ends the series of runs.
   const absl::Cleanup end = [this] {
@@ -110,16 +109,14 @@ void BackgroundJob::Run() {
       SetTimer();
     }
   };
-  absl::StatusOr<Work::Outcome> outcome(NoMemory());
+  const auto is_stopping = [this] {
+    return is_stopping_.load(std::memory_order_relaxed);  // a little later is soon enough
+  };
   try {
-    outcome = work_.run([this] {
-      return is_stopping_.load(std::memory_order_relaxed);  // a little later is soon enough
-    });
-  } catch (const std::bad_alloc&) {
+    Note(CatchNoMemory([&] { return work_.run(turn, is_stopping); }));
   } catch (...) {  // thrown by a callback
-    outcome = absl::Status(absl::StatusCode::kUnknown, "");
+    Note(absl::Status(absl::StatusCode::kUnknown, ""));
   }
-  Note(outcome);
 }
 
 void BackgroundJob::Note(const absl::StatusOr<Work::Outcome>& outcome) {

@@ -217,7 +217,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   SteadyClock::time_point own_paid_until{};
   Throttle throttle(options, call.pace == Pace::kByItself ? paid_until_ : own_paid_until);
   // First the result of earlier collections: a commit since then may have stated their begin.
-  absl::Status status = MoveBegin(options, call.pace, stats);
+  absl::Status status = MoveBegin(options, call, stats);
   Address end = collected_;
   const bool is_automatic = call.pace == Pace::kByItself;
   // Only an automatic collection compares its result with its promise (Rest).
@@ -244,7 +244,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
       if (!more.ok()) return more.status();
       goes_on = *more && collected_ < end && call.pace != Pace::kOnePass;
       // Walk of a garbage collection, 3 to 5.
-      status = MoveBegin(options, call.pace, stats);
+      status = MoveBegin(options, call, stats);
       unfreed_bytes += stats.copied_bytes - before.copied_bytes;
       const std::uint64_t freed_bytes = stats.freed_bytes - before.freed_bytes;
       goes_on = goes_on && !IsWastingSpace(unfreed_bytes, freed_bytes);
@@ -372,27 +372,28 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
   collected_ = *until;
   // Every live record below has a published copy above, so the commits that begin from now on may
   // state this begin.
-  owner_.state_begin(collected_);
+  committer_.StateBegin(collected_);
   ++stats.pass_count;
   return !stopped;
 }
 
-absl::Status GarbageCollector::MoveBegin(const GcOptions& options, Pace pace, GcStats& stats) {
+absl::Status GarbageCollector::MoveBegin(const GcOptions& options, const Call& call,
+                                         GcStats& stats) {
   // Walk of a garbage collection, 4: a commit since the last call may have stated collected_.
-  absl::Status status = owner_.follow_commits();
+  absl::Status status = checkpointer_.FollowCommits(call.turn);
   const Address begin = core_.log.begin();
   if (status.ok() && begin < collected_) {
     const GcEstimate estimate = Estimate(collected_);
     const Address longest = begin + LongestBytes(core_.log.geometry(), options, estimate);
     // A commit makes all records read-only and so creates garbage: an automatic collection waits
     // for the periodic commit unless the log is too long or the disk is full.
-    const bool waits_for_others = pace == Pace::kByItself &&
+    const bool waits_for_others = call.pace == Pace::kByItself &&
                                   core_.config.durability == Durability::kPeriodic &&
                                   core_.log.tail() < longest && !core_.log.is_short_of_space();
     if (!waits_for_others) {
       // Updates must not outrun the commit that is about to free the space.
-      if (pace == Pace::kByItself) PaceUpdates(options, estimate, core_.log.tail());
-      status = owner_.move_begin(collected_);
+      if (call.pace == Pace::kByItself) PaceUpdates(options, estimate, core_.log.tail());
+      status = checkpointer_.MoveBegin(call.turn, collected_);
     }
   }
   // Walk of a garbage collection, 5.
@@ -451,7 +452,7 @@ void GarbageCollector::Sweep(Address limit, GcStats& stats) {
 
 // ---- entries of the index ----
 
-absl::Status GarbageCollector::FreeEntries(GcOptions options,
+absl::Status GarbageCollector::FreeEntries(const LaneTurn& turn, GcOptions options,
                                            const std::function<bool()>& is_stopping) {
   // 4 entries per bucket leave room before the maximum load factor.
   const std::uint64_t max_entries = 4 * core_.index.bucket_count();
@@ -477,7 +478,7 @@ absl::Status GarbageCollector::FreeEntries(GcOptions options,
     if (!has_room && estimate.live_bytes * 2 <= estimate.log_bytes &&
         options.max_bytes_per_second == 0) {
       options.min_reclaim_bytes = 0;
-      Call call{.pace = Pace::kOnePass, .is_stopping = is_stopping};
+      Call call{.turn = turn, .pace = Pace::kOnePass, .is_stopping = is_stopping};
       status = Collect(options, call).status();
       Sweep(core_.pins.Limit(core_.log.begin()), stats);
       has_room = count() <= entries / 4 * 3;

@@ -2,13 +2,12 @@
 
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
-
 namespace ebb::internal {
 
 // ---- posted jobs ----
 
-LaneJob::LaneJob(JobLane& lane, std::function<void()> run) : lane_(lane), run_(std::move(run)) {
+LaneJob::LaneJob(JobLane& lane, std::function<void(LaneTurn&)> run)
+    : lane_(lane), run_(std::move(run)) {
   place_.job = this;
 }
 
@@ -16,7 +15,7 @@ void LaneJob::Post() {
   MutexLock lock(lane_.mu_);
   if (lane_.is_closed_ || place_.is_waiting) return;
   // A job never waits for its own turn while it has it: it gets another one afterwards.
-  if (is_running_) {
+  if (lane_.running_ == this) {
     runs_again_ = true;
     return;
   }
@@ -30,7 +29,7 @@ void LaneJob::Cancel() {
   for (;;) {
     if (place_.is_waiting) lane_.Remove(place_);
     runs_again_ = false;
-    if (!is_running_) break;
+    if (lane_.running_ != this) break;
     lane_.changed_.Wait(lane_.mu_);
   }
   // Threads of users after this job may be next now.
@@ -84,10 +83,9 @@ bool JobLane::TryLock() {
 
 void JobLane::Unlock() {
   MutexLock lock(mu_);
-  EndTurn();
-}
-
-void JobLane::EndTurn() {
+  if (LaneJob* const job = std::exchange(running_, nullptr); job != nullptr) {
+    if (std::exchange(job->runs_again_, false) && !is_closed_) Append(job->place_);
+  }
   is_taken_ = false;
   PostNext();
   changed_.NotifyAll();
@@ -107,16 +105,12 @@ void JobLane::RunNext() {
     if (is_taken_ || first_ == nullptr || first_->job == nullptr) return;
     job = first_->job;
     Remove(job->place_);
-    job->is_running_ = is_taken_ = true;
+    running_ = job;
+    is_taken_ = true;
   }
-  // In a destructor, because every other job waits for the end of this turn.
-  const absl::Cleanup end = [this, job] {
-    MutexLock lock(mu_);
-    job->is_running_ = false;
-    if (std::exchange(job->runs_again_, false) && !is_closed_) Append(job->place_);
-    EndTurn();
-  };
-  job->run_();
+  // Ends in a destructor, because every other job waits for the end of this turn.
+  LaneTurn turn(*this, std::adopt_lock);
+  job->run_(turn);
 }
 
 bool JobLane::HasWaiters() const {

@@ -408,8 +408,8 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   }
   core->direct_io = core->files.device->direct();
   Coordinator::Start start;
-  start.version = next.version;
-  start.checkpoint_id = next.checkpoint_id;
+  start.commits.version = next.version;
+  start.commits.checkpoint_id = next.checkpoint_id;
   for (const Manifest& manifest : checkpoints.manifests) {
     start.checkpoints.push_back(DescribeCheckpoint(manifest));
   }
@@ -417,25 +417,25 @@ absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegment
   StartLog(*core, std::move(next),
            opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
   // Everything below the tail is durable: WriteOpenRecord has synced it.
-  start.durable = core->log.tail();
+  start.commits.durable = core->log.tail();
   if (found != nullptr && !read_only) {
     // The durable end excludes the open record, which the next opening may replace, except the
     // first one.
-    const std::uint64_t end_block = core->log.geometry().BlockOf(start.durable) - 1;
+    const std::uint64_t end_block = core->log.geometry().BlockOf(start.commits.durable) - 1;
     absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
         *core->files.directory, core->config.log.store_id, std::max<std::uint64_t>(end_block, 1));
     // A store can work without this file, as long as the end of its log is not lost.
-    if (end.ok()) start.durable_end = *std::move(end);
+    if (end.ok()) start.commits.durable_end = *std::move(end);
     if (!end.ok()) opened.report.notes.emplace_back(end.status().message());
   }
   // Removes the remains of an interrupted truncation. They do no harm, so a failure is ignored.
   if (!read_only) static_cast<void>(core->files.device->TruncateFront(front_block));
 
   // The slots are empty, so there is nothing to drain: the new version counts as drained at once.
-  core->epochs.BumpVersion(static_cast<unsigned>(start.version & 3));
+  core->epochs.BumpVersion(static_cast<unsigned>(start.commits.version & 3));
   if (core->epochs.broken()) return core->health.status();
-  core->drained_version.store(start.version, std::memory_order_release);        // [drained]
-  core->version_floor.store(start.durable.value(), std::memory_order_release);  // [drained]
+  core->drained_version.store(start.commits.version, std::memory_order_release);        // [drained]
+  core->version_floor.store(start.commits.durable.value(), std::memory_order_release);  // [drained]
   opened.coordinator = std::make_unique<Coordinator>(*core, std::move(start));
   opened.core = std::move(core);
   return opened;

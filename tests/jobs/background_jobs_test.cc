@@ -1,4 +1,4 @@
-// Background jobs: automatic collections and checkpoints. (Checkpoints: checkpoint_test.)
+// Background jobs: automatic collections and checkpoints. (Checkpoints: checkpointer_test.)
 #include "ebb/internal/jobs/background_jobs.h"
 
 #include <gtest/gtest.h>
@@ -314,7 +314,8 @@ TEST(BackgroundJobsTest, AJobThatThrowsComesAgainAtItsTime) {
   using Job = internal::BackgroundJob;
   int count = 0;
   Job job(core, lane, milliseconds(1),
-          {.run = [&](const Job::IsStopping& is_stopping) -> absl::StatusOr<Job::Work::Outcome> {
+          {.run = [&](internal::LaneTurn&,
+                      const Job::IsStopping& is_stopping) -> absl::StatusOr<Job::Work::Outcome> {
             EXPECT_FALSE(is_stopping());
             switch (++count) {
               case 1:

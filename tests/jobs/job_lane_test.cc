@@ -42,8 +42,8 @@ TEST(JobLaneTest, PostedJobsRunInTheirOrderAndPostingAllocatesNothing) {
   JobLane lane(pool);
   std::vector<int> ran;
   ran.reserve(8);
-  LaneJob first(lane, [&] { ran.push_back(1); });
-  LaneJob second(lane, [&] { ran.push_back(2); });
+  LaneJob first(lane, [&](LaneTurn&) { ran.push_back(1); });
+  LaneJob second(lane, [&](LaneTurn&) { ran.push_back(2); });
   const std::uint64_t before = AllocationCount();
   second.Post();
   first.Post();
@@ -58,9 +58,9 @@ TEST(JobLaneTest, AJobThatPostsItselfComesAfterThoseThatWait) {
   ThreadPool pool(0);
   JobLane lane(pool);
   std::vector<int> ran;
-  LaneJob other(lane, [&] { ran.push_back(2); });
+  LaneJob other(lane, [&](LaneTurn&) { ran.push_back(2); });
   LaneJob* self = nullptr;
-  LaneJob job(lane, [&] {
+  LaneJob job(lane, [&](LaneTurn&) {
     ran.push_back(1);
     if (ran.size() > 1) return;
     EXPECT_FALSE(lane.HasWaiters());
@@ -80,7 +80,7 @@ TEST(JobLaneTest, TurnsComeInTheOrderOfTheQueue) {
   ThreadPool pool(2);
   JobLane lane(pool);
   std::vector<int> ran;  // in turns only, which ThreadSanitizer checks
-  LaneJob posted(lane, [&] { ran.push_back(2); });
+  LaneJob posted(lane, [&](LaneTurn&) { ran.push_back(2); });
   std::thread user;
   {
     LaneTurn turn(lane);
@@ -104,13 +104,13 @@ TEST(JobLaneTest, JobsThatWaitTakeNoThreadOfThePool) {
   ThreadPool pool(2);
   JobLane lane(pool);
   std::vector<int> ran;
-  LaneJob longest(lane, [&] {
+  LaneJob longest(lane, [&](LaneTurn&) {
     steps.Announce(1);  // 1 ->
     steps.Await(3);     // 3 <-
     ran.push_back(1);
   });
-  LaneJob second(lane, [&] { ran.push_back(2); });
-  LaneJob third(lane, [&] {
+  LaneJob second(lane, [&](LaneTurn&) { ran.push_back(2); });
+  LaneJob third(lane, [&](LaneTurn&) {
     ran.push_back(3);
     steps.Announce(4);  // 4 ->
   });
@@ -131,11 +131,11 @@ TEST(JobLaneTest, ATurnEndsWhateverTheJobThrows) {
   ThreadPool pool(0);
   JobLane lane(pool);
   int count = 0;
-  LaneJob job(lane, [&] {
+  LaneJob job(lane, [&](LaneTurn&) {
     ++count;
     throw std::runtime_error("of a callback");
   });
-  LaneJob other(lane, [&] { ++count; });
+  LaneJob other(lane, [&](LaneTurn&) { ++count; });
   job.Post();
   other.Post();
   RunAll(pool);
@@ -151,7 +151,7 @@ TEST(JobLaneTest, WithoutThreadsOfThePoolUsersOvertake) {
   ThreadPool pool(0);
   JobLane lane(pool);
   int count = 0;
-  LaneJob job(lane, [&] { ++count; });
+  LaneJob job(lane, [&](LaneTurn&) { ++count; });
   job.Post();
   {
     LaneTurn turn(lane);
@@ -167,7 +167,7 @@ TEST(JobLaneTest, TryLockOvertakesThoseThatWaitButNotAJobThatRuns) {
   ThreadPool pool(0);
   JobLane lane(pool);
   bool locked = true;
-  LaneJob job(lane, [&] { locked = IsFree(lane); });
+  LaneJob job(lane, [&](LaneTurn&) { locked = IsFree(lane); });
   job.Post();
   ASSERT_TRUE(IsFree(lane));
   RunAll(pool);
@@ -180,14 +180,14 @@ TEST(JobLaneTest, CancelDropsTheJobThatWaitsAndWaitsForTheOneThatRuns) {
   JobLane lane(pool);
   bool ended = false;
   LaneJob* self = nullptr;
-  LaneJob running(lane, [&] {
+  LaneJob running(lane, [&](LaneTurn&) {
     self->Post();           // dropped
     steps.AnnounceOnce(1);  // 1 ->
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
     ended = true;
   });
   self = &running;
-  LaneJob waiting(lane, [] { FAIL(); });
+  LaneJob waiting(lane, [](LaneTurn&) { FAIL(); });
   running.Post();
   steps.Await(1);  // 1 <-
   waiting.Post();
@@ -209,7 +209,7 @@ TEST(JobLaneTest, CancelLetsTheNextOnesCome) {
   });
   busy.Post();
   steps.Await(1);  // 1 <-
-  LaneJob job(lane, [] { FAIL(); });
+  LaneJob job(lane, [](LaneTurn&) { FAIL(); });
   job.Post();  // the pool's only thread is busy
   std::thread user([&] { LaneTurn turn(lane); });
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -221,7 +221,7 @@ TEST(JobLaneTest, CancelLetsTheNextOnesCome) {
 TEST(JobLaneTest, AClosedLaneDropsPostedJobsAndLetsUsersIn) {
   ThreadPool pool(1);
   JobLane lane(pool);
-  LaneJob job(lane, [] { FAIL(); });
+  LaneJob job(lane, [](LaneTurn&) { FAIL(); });
   std::thread user;
   {
     LaneTurn turn(lane);
@@ -250,9 +250,9 @@ TEST(JobLaneTest, ManyTurnsNeverOverlap) {
     if (++runs[i] < kTurns) jobs[i]->Post();
     if (runs[i] % 7 == 0) throw std::bad_alloc();
   };
-  LaneJob a(lane, [&] { run(0); });
-  LaneJob b(lane, [&] { run(1); });
-  LaneJob c(lane, [&] { run(2); });
+  LaneJob a(lane, [&](LaneTurn&) { run(0); });
+  LaneJob b(lane, [&](LaneTurn&) { run(1); });
+  LaneJob c(lane, [&](LaneTurn&) { run(2); });
   jobs[0] = &a;
   jobs[1] = &b;
   jobs[2] = &c;

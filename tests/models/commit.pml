@@ -1,7 +1,7 @@
 /* Versions, commits, checkpoints, groups and serials on one chain of the index.
 
    Writers run scripts of operations as operation.h does: the hit first, then Attempt. A coordinator
-   commits as coordinator.cc does; another one may make a checkpoint; a turner moves read_only as a
+   commits as committer.cc does; another one may make a checkpoint; a turner moves read_only as a
    page turn does. Recovery is LogScan's, serials are session_table.h's, put into the control record
    itself. Checkpoints and groups of a batch follow the library's design. Every
    access to a shared word is a step of its own unless a comment says why not; steps are

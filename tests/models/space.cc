@@ -1,4 +1,4 @@
-// The space of a log on a disk that is full, as hybrid_log.h, garbage_collector.h, coordinator.cc
+// The space of a log on a disk that is full, as hybrid_log.h, garbage_collector.h, committer.cc
 // and recovery.cc use it: every interleaving of one store, its crashes and openings, and another
 // program that takes free blocks.
 //
@@ -320,7 +320,7 @@ class Store {
     return true;
   }
 
-  // ---- coordinator.cc ----
+  // ---- committer.cc ----
 
   int BeginToState(bool of_checkpoint) const {
     return of_checkpoint || !s_.has_checkpoint

@@ -1,16 +1,16 @@
 // Core: all parts of one open store, as operations and jobs use them.
 //
 // Members are in the order of their layers; destruction runs backwards through them. Core has no
-// activity of its own: operations are in operation.h, jobs in coordinator.h and recovery.h.
+// activity of its own: operations are in operation.h, jobs below jobs/ and open/.
 //
 // Versions. Records are created in the version of the state word with which their operation
-// entered; a commit moves the store to the next version. Only the coordinator knows all 64 bits of
-// a version. Operations know two bits, and compare them only at or above version_floor. That is the
+// entered; a commit moves the store to the next version. Only the committer knows all 64 bits of a
+// version. Operations know two bits, and compare them only at or above version_floor. That is the
 // tail noted before the newest bump (or the one before it; both are right, because records above it
 // belong to at most three consecutive versions). Everything below is of an older version.
 //
 // Edges
-//   [drained]  coordinator: drained_version store, release, after the drain of the version before
+//   [drained]  commit: drained_version store, release, after the drain of the version before
 //              -> operation: load, acquire, in its guard. If it equals its own version, no guard of
 //              an older version is left, so records of older versions no longer change.
 //
@@ -163,6 +163,8 @@ class Core {
   // The reason why a call must not run: closed, forked, or called inside a callback of the store.
   // All of these also work without memory.
   absl::Status ClosedError() const;
+  // Returns OK, or ClosedError() if no operation or job may begin any more.
+  absl::Status CheckOpen() const { return epochs.closed() ? ClosedError() : absl::OkStatus(); }
   absl::Status ReenteredError() const;
   // The error of a store without files that is asked for durability.
   absl::Status InMemoryError() const;
@@ -217,7 +219,7 @@ class Core {
   std::vector<PendingOperations*> pending ABSL_GUARDED_BY(pending_mu);
 
   // A commit makes everything durable that took effect before the call that joins it. Set by the
-  // coordinator before other threads know the store. Operations join from inside a SlowScope.
+  // committer before other threads know the store. Operations join from inside a SlowScope.
   std::unique_ptr<SharedRounds> commits;
 
   AtomicWord drained_version{0};

@@ -3,7 +3,7 @@
 // Every update that was not rejected takes the next serial of its session, inside the guard in
 // which it took effect, and so in the version of its effect. A session keeps its last serial for
 // each parity of the version. After the drain of v no thread writes the word of v's parity until v
-// + 2 begins, which is after the commit of v. So the coordinator reads there the last serial of
+// + 2 begins, which is after the commit of v. So the committer reads there the last serial of
 // every session in v, and writes it before v's control record. So the recovered state contains, for
 // each session, exactly the updates up to its recorded serial (Concurrent Prefix Recovery; Prasaad
 // et al., SIGMOD 2019).
@@ -69,7 +69,7 @@ class SessionTable {
   // (unknown).
   absl::Status Forget(std::string_view name);
 
-  // ---- for the coordinator and recovery ----
+  // ---- for commits and recovery ----
 
   static constexpr std::uint64_t kForgotten = ~std::uint64_t{0};
   // Returns the sessions whose serial at the end of this version is not yet in the log, in order of

@@ -3,7 +3,7 @@
 //
 // Everything depends on an address, the log's begin.
 //
-//   open store  `HybridLog::begin()`. It moves only in `Coordinator::FollowCommits`, which is part
+//   open store  `HybridLog::begin()`. It moves only in `Checkpointer::FollowCommits`, which is part
 //               of a job, so it is constant during any other job (a verification, a backup, a
 //               checkpoint).
 //   files       The begin that the last commit record of the committed log states

@@ -32,7 +32,7 @@ class BackgroundJob {
     // Called by the pool in a turn of the lane. It must end soon once IsStopping returns true.
     // kLater: it has left its turn to others and is to be called again after them.
     enum class Outcome : std::uint8_t { kDone, kLater };
-    std::function<absl::StatusOr<Outcome>(const IsStopping&)> run;
+    std::function<absl::StatusOr<Outcome>(LaneTurn&, const IsStopping&)> run;
     // Returns whether there may be something to do before the timer expires; empty: never.
     std::function<bool()> is_worth_a_look = {};
   };
@@ -51,7 +51,7 @@ class BackgroundJob {
  private:
   void SetTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TimeHasCome();
-  void Run();
+  void Run(LaneTurn& turn);
   bool Begin();
   void Note(const absl::StatusOr<Work::Outcome>& outcome);
 

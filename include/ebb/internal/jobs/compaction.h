@@ -19,7 +19,7 @@
 //   thread that loads begin after ShiftBegin, and then an entry, needs nothing below begin.
 //   A version that begins after the pass holds all copies; its commit may state the new begin, and
 //   no earlier one may. Only when that commit is durable does begin move in memory, and only then
-//   are blocks freed (coordinator.h). A crash before that needs the old part of the log, and one
+//   are blocks freed (committer.h). A crash before that needs the old part of the log, and one
 //   after it does not.
 //
 // A pass that cannot continue for lack of space ends where everything before has been decided.

@@ -1,7 +1,7 @@
-// GarbageCollector: decides when to collect garbage, how much, and how fast. Compaction copies the
-// live records. The owner makes a new begin durable by a commit that states it, and moves begin
-// there. Then the collector frees the blocks and index entries below begin, except those that a
-// scan still reads (pins.h).
+// GarbageCollector: decides when the log holds enough garbage, and how much of it is collected at
+// what pace. Compaction copies the live records. A commit states the new begin, and then begin
+// moves (committer.h). Then the collector frees the blocks and index entries below begin, except
+// where a scan still reads (pins.h).
 //
 // A collection scans the log from begin on, in passes. It ends when live records make up the
 // requested share of the log.
@@ -51,18 +51,20 @@
 // collection faster than its rate allows.
 //
 // Thread safety: one call at a time (a turn of the lane); any thread may call worth_a_look.
-// Progress: waits for the device, and for everything that the owner's commit waits for.
+// Progress: waits for the device, and for everything that a commit waits for.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/core/core.h"
+#include "ebb/internal/jobs/checkpointer.h"
+#include "ebb/internal/jobs/committer.h"
+#include "ebb/internal/jobs/job_lane.h"
 #include "ebb/options.h"
 #include "ebb/stats.h"
 
@@ -70,24 +72,16 @@ namespace ebb::internal {
 
 class GarbageCollector {
  public:
-  struct Owner {
-    // Announces that everything below the address is dead. Commits that begin after this call may
-    // state it as the log's begin.
-    std::function<void(Address)> state_begin;
-    // Moves the log's begin to the newest begin that durable commits state.
-    std::function<absl::Status()> follow_commits;
-    // Makes a begin durable, then moves the log's begin there.
-    std::function<absl::Status(Address)> move_begin;
-  };
-  // kByItself (automatic): shares the commits of others, as described above. Updates are throttled
-  // when the log has grown, since the collection became due, by more than a quarter of its length
-  // and two pages. They then append one byte for about four bytes that the collection scans, or
-  // wait for the commit that frees its space. So the log stays about as long, no matter how fast
-  // they are. If the log grows by another tenth, or the collection makes no progress, updates
-  // append one page per second, because a log much larger than memory is scanned slowly.
+  // kByItself (automatic): shares the commits of others, as described above. While the log is
+  // longer than when the collection became due by a quarter of its length and two pages, updates
+  // are throttled. They append about a quarter of the bytes that the collection scans, or wait for
+  // the commit that frees its space. So the log stays about as long, however fast they are. If the
+  // log is a tenth longer still, or there is no progress, updates append one page per second: a log
+  // that is much larger than memory is scanned slowly.
   enum class Pace { kFree, kOnePass, kByItself };
   // One collection.
   struct Call {
+    const LaneTurn& turn;
     Pace pace = Pace::kFree;
     // Returns whether the collection must end soon.
     std::function<bool()> is_stopping;
@@ -99,8 +93,12 @@ class GarbageCollector {
     bool has_left = false;
   };
 
-  GarbageCollector(Core& core, EpochSlot& slot, Owner owner)
-      : core_(core), slot_(slot), owner_(std::move(owner)), collected_(core.log.begin()) {}
+  GarbageCollector(Core& core, EpochSlot& slot, Committer& committer, Checkpointer& checkpointer)
+      : core_(core),
+        slot_(slot),
+        committer_(committer),
+        checkpointer_(checkpointer),
+        collected_(core.log.begin()) {}
 
   // Scans the log at most once, up to its tail at the time of the call. If GcOptions::progress
   // throws, the collection ends as if it had returned false. A collection that a user called
@@ -112,7 +110,8 @@ class GarbageCollector {
 
   // Removes entries of deleted keys if the index has too many of them. Then it no longer counts as
   // above its maximum load factor (HashIndex::crowded). Commits, if it collects.
-  absl::Status FreeEntries(GcOptions options, const std::function<bool()>& is_stopping);
+  absl::Status FreeEntries(const LaneTurn& turn, GcOptions options,
+                           const std::function<bool()>& is_stopping);
   // Returns whether the log has grown by as many records as there was room for entries.
   bool entries_are_due() const {
     return core_.log.tail().value() >= count_entries_at_.load(std::memory_order_relaxed);  // a hint
@@ -153,7 +152,7 @@ class GarbageCollector {
                                Throttle& throttle, GcStats& stats);
   // Moves begin to the end of the collected part: as far as commits have stated it, or by another
   // commit.
-  absl::Status MoveBegin(const GcOptions& options, Pace pace, GcStats& stats);
+  absl::Status MoveBegin(const GcOptions& options, const Call& call, GcStats& stats);
   // Throttles updates, the only place that does: they may append until the log has its maximum
   // length, then up to `granted`, but no further than a tenth beyond that length.
   void PaceUpdates(const GcOptions& options, const GcEstimate& estimate, Address granted);
@@ -171,7 +170,8 @@ class GarbageCollector {
 
   Core& core_;
   EpochSlot& slot_;
-  const Owner owner_;
+  Committer& committer_;
+  Checkpointer& checkpointer_;
   Address collected_;  // everything below is dead; not below the log's begin
   Address swept_;      // no entry of the index leads below
   // The automatic collections have used up their rate until then.

@@ -1,10 +1,13 @@
 // JobLane: runs the long jobs of a store (checkpoint, collection, growth, backup, verification) one
 // at a time, in the order of their requests.
 //
-//   LaneJob growth_(lane, [this] { ... });    // a member of its owner
+//   LaneJob growth_(lane, [this](LaneTurn& turn) { ... });  // a member of its owner
 //   growth_.Post();                           // the pool runs it when its turn has come
 //
 //   LaneTurn turn(lane);                      // a user's thread waits for its turn, and has it
+//
+// A function that may only be called in a turn takes it as an argument. There is no other way to
+// have one.
 //
 // Users' threads and posted jobs are in one queue. A posted job runs in a thread of the pool, and
 // only when its turn has come: until then no thread waits for it. So all long jobs together use one
@@ -25,7 +28,7 @@
 //   nothing, and a turn ends in a destructor, whatever a job throws.
 //
 // A long job that may be interrupted calls HasWaiters from time to time and leaves its turn: a
-// user's thread by Unlock and Lock, a posted job by posting itself again and returning. Both are
+// user's thread by LaneTurn::GiveWay, a posted job by posting itself again and returning. Both are
 // then last in the queue, so each of the waiting jobs comes before it. (Only collections do this,
 // so a collection is the only job that others can delay, and only for as long as they run.)
 //
@@ -44,12 +47,13 @@
 namespace ebb::internal {
 
 class JobLane;
+class LaneTurn;
 
 // A job that the pool runs in its turn. Like a PoolJob: at most one run is pending. A job that is
 // posted while it runs, runs again, last in the queue by then. A job that throws has ended.
 class LaneJob {
  public:
-  LaneJob(JobLane& lane, std::function<void()> run);
+  LaneJob(JobLane& lane, std::function<void(LaneTurn&)> run);
   ~LaneJob() { Cancel(); }
   LaneJob(const LaneJob&) = delete;
   LaneJob& operator=(const LaneJob&) = delete;
@@ -61,9 +65,8 @@ class LaneJob {
  private:
   friend class JobLane;
   JobLane& lane_;
-  const std::function<void()> run_;
-  bool is_running_ = false;  // guarded by the lane's mutex; and so is this:
-  bool runs_again_ = false;
+  const std::function<void(LaneTurn&)> run_;
+  bool runs_again_ = false;  // guarded by the lane's mutex; and so is this:
   struct Place {
     LaneJob* job = nullptr;  // null: a user's thread
     bool is_waiting = false;
@@ -71,19 +74,18 @@ class LaneJob {
   } place_;
 };
 
-class ABSL_LOCKABLE JobLane {
+class JobLane {
  public:
   explicit JobLane(ThreadPool& pool);
   JobLane(const JobLane&) = delete;
   JobLane& operator=(const JobLane&) = delete;
 
   // Takes a turn for a user's thread.
-  void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
-  void Unlock() ABSL_UNLOCK_FUNCTION();
+  void Lock();
+  // Ends the turn of a user's thread or of a posted job.
+  void Unlock();
   // Takes a turn if none is taken, before the waiting jobs: for Close.
-  bool TryLock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true);
-  // For a posted job in its turn, which the compiler cannot see.
-  void AssertHeld() const ABSL_ASSERT_EXCLUSIVE_LOCK() {}
+  bool TryLock();
 
   // Returns whether others wait for the turn to end.
   bool HasWaiters() const;
@@ -97,7 +99,6 @@ class ABSL_LOCKABLE JobLane {
   void Remove(Place& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Returns whether the turn of a user's thread has come.
   bool IsNext(const Place& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void EndTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Posts the first job of the queue to the pool, if it is a posted one and the lane is free.
   void PostNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void RunNext();
@@ -107,22 +108,27 @@ class ABSL_LOCKABLE JobLane {
   CondVar changed_;
   bool is_taken_ ABSL_GUARDED_BY(mu_) = false;  // a turn is taken
   bool is_closed_ ABSL_GUARDED_BY(mu_) = false;
+  LaneJob* running_ ABSL_GUARDED_BY(mu_) = nullptr;  // the posted job whose turn it is, or null
   Place* first_ ABSL_GUARDED_BY(mu_) = nullptr;
   Place* last_ ABSL_GUARDED_BY(mu_) = nullptr;
   PoolJob next_;  // last: uses the others
 };
 
 // A turn of the calling thread, from construction to destruction.
-class ABSL_SCOPED_LOCKABLE LaneTurn {
+class LaneTurn {
  public:
-  explicit LaneTurn(JobLane& lane) ABSL_EXCLUSIVE_LOCK_FUNCTION(lane) : lane_(lane) {
-    lane_.Lock();
-  }
-  // Adopts a turn that TryLock has taken.
-  LaneTurn(JobLane& lane, std::adopt_lock_t) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lane) : lane_(lane) {}
-  ~LaneTurn() ABSL_UNLOCK_FUNCTION() { lane_.Unlock(); }
+  explicit LaneTurn(JobLane& lane) : lane_(lane) { lane_.Lock(); }
+  // Adopts a turn that has been taken.
+  LaneTurn(JobLane& lane, std::adopt_lock_t) : lane_(lane) {}
+  ~LaneTurn() { lane_.Unlock(); }
   LaneTurn(const LaneTurn&) = delete;
   LaneTurn& operator=(const LaneTurn&) = delete;
+
+  // Lets the waiting jobs run, and returns in another turn. Not for posted jobs.
+  void GiveWay() {
+    lane_.Unlock();
+    lane_.Lock();
+  }
 
  private:
   JobLane& lane_;

@@ -13,7 +13,7 @@
 //   safe_read_only, safe_head
 //                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
 //   flushed_until   EndChunk, under flush_mu_; always the start of a block
-//   begin           ShiftBegin, by the coordinator
+//   begin           ShiftBegin, by the checkpointer
 //   space_end_block_, ordinary_end_
 //                   TakeSpace, under space_mu_
 //

@@ -13,7 +13,7 @@
 // control record), the ranges that are void are known after the first pass, and a second pass fills
 // a fresh index without them. So the memory of a scan does not depend on the number of records.
 //
-// Void, in the terms of coordinator.h, are: everything after the last control or open record before
+// Void, in the terms of committer.h, are: everything after the last control or open record before
 // an open record or the log's end; and, from that last control record, of version v, back to the
 // one before it, the records of version v + 1 (they ran concurrently with the commit of v, and the
 // commit of v + 1 never came).

@@ -3,6 +3,8 @@
 //
 // Hazards: 35 (a fuzzy image), 36 (versions after several reopenings), 40 (crash between data and
 // manifest; two at once), 42 (records below the start of the image).
+#include "ebb/internal/jobs/checkpointer.h"
+
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +20,7 @@
 #include "absl/status/status.h"
 #include "ebb/internal/checkpoint/manifest.h"
 #include "gtest/gtest.h"
+#include "tests/support/crash_kit.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
@@ -71,7 +74,7 @@ void Damage(SimFileSystem& files, const std::string& name, std::uint64_t offset)
   ASSERT_EQ(file->Sync(), 0);
 }
 
-TEST(CheckpointTest, AnOpeningReadsOnlyWhatCameAfterIt) {
+TEST(CheckpointerTest, AnOpeningReadsOnlyWhatCameAfterIt) {
   SimFileSystem files;
   U64Model model;
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -93,7 +96,7 @@ TEST(CheckpointTest, AnOpeningReadsOnlyWhatCameAfterIt) {
 }
 
 // Five times in a row, with an index of another size and other memory each time.
-TEST(CheckpointTest, CheckpointsAndReopeningsFollowEachOther) {
+TEST(CheckpointerTest, CheckpointsAndReopeningsFollowEachOther) {
   SimFileSystem files;
   U64Model model;
   struct Round {
@@ -120,7 +123,7 @@ TEST(CheckpointTest, CheckpointsAndReopeningsFollowEachOther) {
   }
 }
 
-TEST(CheckpointTest, NothingChangedMeansNoNewCheckpoint) {
+TEST(CheckpointerTest, NothingChangedMeansNoNewCheckpoint) {
   SimFileSystem files;
   U64Model model;
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -134,7 +137,7 @@ TEST(CheckpointTest, NothingChangedMeansNoNewCheckpoint) {
   EXPECT_GT(Must(store.Checkpoint()).id, id);
 }
 
-TEST(CheckpointTest, OldOnesAreRemovedAndTheNewestNever) {
+TEST(CheckpointerTest, OldOnesAreRemovedAndTheNewestNever) {
   SimFileSystem files;
   U64Model model;
   Options options = TinyOptions();
@@ -165,7 +168,7 @@ TEST(CheckpointTest, OldOnesAreRemovedAndTheNewestNever) {
 }
 
 // Even when all files of checkpoints are gone.
-TEST(CheckpointTest, IdsNeverRepeat) {
+TEST(CheckpointerTest, IdsNeverRepeat) {
   SimFileSystem files;
   U64Model model;
   {
@@ -189,7 +192,7 @@ TEST(CheckpointTest, IdsNeverRepeat) {
 }
 
 // Ids that another program's name or record claims must not make ours begin again.
-TEST(CheckpointTest, AForeignFileDoesNotUseUpTheIds) {
+TEST(CheckpointerTest, AForeignFileDoesNotUseUpTheIds) {
   SimFileSystem files;
   U64Model model;
   Must(Must(OpenTiny<U64Store>("db", &files)).Close());
@@ -209,7 +212,7 @@ TEST(CheckpointTest, AForeignFileDoesNotUseUpTheIds) {
   EXPECT_TRUE(HoldsOnly(store, model, KeysUpTo(700)));
 }
 
-TEST(CheckpointTest, ADirectoryWithTheNameOfAFileIsLeftAlone) {
+TEST(CheckpointerTest, ADirectoryWithTheNameOfAFileIsLeftAlone) {
   const TempDir dir;
   auto store = Must(OpenTiny<U64Store>(dir / "db"));
   ASSERT_EQ(::mkdir((dir / "db/index-77.ebb").c_str(), 0700), 0);
@@ -219,7 +222,7 @@ TEST(CheckpointTest, ADirectoryWithTheNameOfAFileIsLeftAlone) {
   EXPECT_EQ(::rmdir((dir / "db/index-77.ebb").c_str()), 0);
 }
 
-TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
+TEST(CheckpointerTest, ADamagedOneIsPassedOverAndReported) {
   SimFileSystem original;
   U64Model model;
   {
@@ -257,7 +260,7 @@ TEST(CheckpointTest, ADamagedOneIsPassedOverAndReported) {
 }
 
 // The log lost blocks that a checkpoint states to be durable.
-TEST(CheckpointTest, ALogShorterThanACheckpointIsDataLoss) {
+TEST(CheckpointerTest, ALogShorterThanACheckpointIsDataLoss) {
   SimFileSystem files;
   U64Model model;
   {
@@ -280,7 +283,7 @@ TEST(CheckpointTest, ALogShorterThanACheckpointIsDataLoss) {
   EXPECT_TRUE(FailsWith(status, StatusCode::kDataLoss, " is missing"));
 }
 
-TEST(CheckpointTest, AFailedOneChangesNothingAndTheNextOneWorks) {
+TEST(CheckpointerTest, AFailedOneChangesNothingAndTheNextOneWorks) {
   SimFileSystem disk;
   FaultFileSystem files(disk);
   U64Model model;
@@ -308,7 +311,7 @@ TEST(CheckpointTest, AFailedOneChangesNothingAndTheNextOneWorks) {
   EXPECT_TRUE(HoldsOnly(reopened, model, KeysUpTo(700)));
 }
 
-TEST(CheckpointTest, AFailedSyncOfTheDirectoryPoisons) {
+TEST(CheckpointerTest, AFailedSyncOfTheDirectoryPoisons) {
   SimFileSystem disk;
   FaultFileSystem files(disk);
   U64Model model;
@@ -320,7 +323,7 @@ TEST(CheckpointTest, AFailedSyncOfTheDirectoryPoisons) {
   EXPECT_TRUE(FailsWith(store.Upsert(1, 1), StatusCode::kUnavailable, "directory"));
 }
 
-TEST(CheckpointTest, BackgroundCheckpointsComeWhenSomethingHasChanged) {
+TEST(CheckpointerTest, BackgroundCheckpointsComeWhenSomethingHasChanged) {
   SimFileSystem files;
   internal::Environment environment = TinyEnvironment(&files);
   environment.pool_threads = 1;
@@ -340,7 +343,7 @@ TEST(CheckpointTest, BackgroundCheckpointsComeWhenSomethingHasChanged) {
   EXPECT_EQ(Must(recovered.Read(2)), 2U);
 }
 
-TEST(CheckpointTest, CloseWritesOneIfTheyComeByThemselves) {
+TEST(CheckpointerTest, CloseWritesOneIfTheyComeByThemselves) {
   for (const std::uint32_t interval_ms : {0U, 3'600'000U}) {
     SimFileSystem files;
     U64Model model;
@@ -358,7 +361,7 @@ TEST(CheckpointTest, CloseWritesOneIfTheyComeByThemselves) {
   }
 }
 
-TEST(CheckpointTest, CallersShareAndCloseEndsOne) {
+TEST(CheckpointerTest, CallersShareAndCloseEndsOne) {
   SimFileSystem disk;
   FaultFileSystem files(disk);
   U64Model model;
@@ -393,7 +396,7 @@ TEST(CheckpointTest, CallersShareAndCloseEndsOne) {
 }
 
 // For all work that the parent's threads do, and all locks that they hold, at that moment.
-TEST(CheckpointTest, AForkedChildIsRefusedAtOnce) {
+TEST(CheckpointerTest, AForkedChildIsRefusedAtOnce) {
   const TempDir dir;
   FaultFileSystem files(internal::PosixFileSystem());
   auto store = Must(OpenTiny<U64Store>(dir / "db", &files));
@@ -420,7 +423,7 @@ TEST(CheckpointTest, AForkedChildIsRefusedAtOnce) {
 
 // Writers continue while checkpoints and commits follow each other; then the power fails. Each
 // thread counts upwards on keys of its own, under a name.
-TEST(CheckpointTest, ACrashBesideCheckpointsLeavesEachSessionItsPrefix) {
+TEST(CheckpointerTest, ACrashBesideCheckpointsLeavesEachSessionItsPrefix) {
   constexpr std::uint64_t kThreads = 3;
   constexpr std::uint64_t kKeys = 40;
   for (std::uint64_t seed = 0; seed < 6; ++seed) {
