@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <new>
-
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/status.h"
 
@@ -20,16 +18,15 @@ void Health::Poison(const absl::Status& cause) {
   has_failed_ = true;
   // A store that must not continue is poisoned whether or not there is memory for the message.
   const bool is_lost = absl::IsDataLoss(cause);
-  cause_ = is_lost ? absl::Status(absl::StatusCode::kDataLoss, {}) : Fixed().poisoned;
-  try {
-    cause_ = Lasting(absl::Status(
-        cause_.code(),
-        fmt::format(
-            "a failure poisoned the store: updates and commits fail until it is closed and opened "
-            "again; first cause: {}: {}",
-            absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
-  } catch (const std::bad_alloc&) {  // the shorter one remains
-  }
+  const absl::Status shorter =
+      is_lost ? absl::Status(absl::StatusCode::kDataLoss, {}) : Fixed().poisoned;
+  const auto describe = [&] {
+    return Lasting(absl::Status(
+        shorter.code(),
+        fmt::format("the store is poisoned until it is reopened; first cause: {}: {}",
+                    absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
+  };
+  cause_ = CatchNoMemory(describe, shorter);
   // After cause_: a thread that sees the flag finds the cause.
   poisoned_.store(true, std::memory_order_release);  // [poison]
 }

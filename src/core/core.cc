@@ -76,20 +76,6 @@ absl::Status Core::Poison(const absl::Status& cause) {
   return health.status();
 }
 
-absl::Status Core::WaitForDrain(std::uint64_t epoch) {
-  Backoff backoff;
-  while (!epochs.Drained(epoch)) {
-    // A barrier failed, so the end of the drain will never be known, and no boundary may move
-    // because of it.
-    if (epochs.broken()) {
-      log.BlockUpdates();
-      return health.status();
-    }
-    backoff.Wait();
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Core::CheckFiles(bool of_all) {
   // Walk of a Close, 3, and of each commit: a removed file means that nothing more can be made
   // durable.
@@ -102,14 +88,13 @@ absl::Status Core::ClosedError() const {
 }
 
 absl::Status Core::ReenteredError() const {
-  try {
+  const auto describe = [this] {
     return absl::FailedPreconditionError(fmt::format(
         "the store was called from inside one of its own callbacks, {}; use the values that the "
         "callback was given, or call after it has returned",
         NameOf(FindCallback(this))));
-  } catch (const std::bad_alloc&) {
-    return Fixed().reentered;
-  }
+  };
+  return CatchNoMemory(describe, Fixed().reentered);
 }
 
 absl::Status Core::CheckCallable() const {

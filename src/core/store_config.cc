@@ -6,14 +6,12 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <new>
 #include <span>
 #include <string>
 #include <utility>
 
 #include "ebb/internal/base/clock.h"
 #include "ebb/internal/base/hash.h"
-#include "ebb/internal/base/no_memory.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {
@@ -248,12 +246,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
 }
 
 absl::StatusOr<std::shared_ptr<Core>> MakeCore(const CoreConfig& config, StoreFiles files) {
-  std::shared_ptr<Core> core;
-  try {
-    core = std::make_shared<Core>(config, std::move(files));
-  } catch (const std::bad_alloc&) {
-    return NoMemory();
-  }
+  const auto core = std::make_shared<Core>(config, std::move(files));
   if (absl::Status status = core->CheckThreads(); !status.ok()) return status;
   if (core->has_memory()) return core;
   return absl::ResourceExhaustedError(fmt::format(

@@ -1,6 +1,5 @@
 #include "ebb/internal/device/block_queue.h"
 
-#include <new>
 #include <optional>
 #include <utility>
 

@@ -133,22 +133,18 @@ absl::Status FileError(const char* call, const std::string& file, std::uint64_t 
 }
 
 absl::Status SyncError(const char* call, const char* file, int error) noexcept {
-  try {
+  const auto describe = [=] {
     return Lasting(absl::UnavailableError(
         fmt::format("{} of {} failed: {} (errno {}); close the store and open it again", call, file,
                     std::generic_category().message(error), error)));
-  } catch (const std::bad_alloc&) {
-    return Fixed().failed_sync;
-  }
+  };
+  return CatchNoMemory(describe, Fixed().failed_sync);
 }
 
 // Returns the error of a segment's sync. Even the segment's name needs memory.
 absl::Status FileDevice::SyncErrorOf(const char* call, std::uint64_t number, int error) noexcept {
-  try {
-    return SyncError(call, SegmentName(number).c_str(), error);
-  } catch (const std::bad_alloc&) {
-    return Fixed().failed_sync;
-  }
+  return CatchNoMemory([=] { return SyncError(call, SegmentName(number).c_str(), error); },
+                       Fixed().failed_sync);
 }
 
 // ---- MemoryDevice ----

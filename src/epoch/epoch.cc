@@ -10,10 +10,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <mutex>
-#include <new>
 #include <system_error>
 
 #include "absl/status/status.h"
+#include "ebb/internal/base/no_memory.h"
 
 namespace ebb::internal {
 namespace {
@@ -40,14 +40,13 @@ namespace {
 }
 
 [[maybe_unused]] absl::Status BarrierError(int error) {
-  try {
+  const auto describe = [error] {
     return absl::UnavailableError(fmt::format(
         "membarrier failed: {} (errno {}); it worked when the store was opened, so the program "
         "may have installed a filter of system calls since; exempt membarrier from it",
         std::generic_category().message(error), error));
-  } catch (const std::bad_alloc&) {
-    return absl::Status(absl::StatusCode::kUnavailable, "");  // allocates no memory
-  }
+  };
+  return CatchNoMemory(describe, absl::Status(absl::StatusCode::kUnavailable, ""));
 }
 
 bool g_force_fallback = false;

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
-#include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/checkpoint/durable_end.h"
 #include "ebb/internal/checkpoint/manifest.h"
 #include "ebb/internal/checkpoint/sealed_file.h"
@@ -56,11 +55,6 @@ class BackupWriter {
       : core_(core), job_(job), target_(target.directory()) {}
 
   absl::StatusOr<BackupInfo> Run() {
-    return CatchNoMemory([this] { return Copy(); });
-  }
-
- private:
-  absl::StatusOr<BackupInfo> Copy() {
     buffer_ = AllocateAligned(kReadBlocks * kBlockBytes);
     if (buffer_ == nullptr) return absl::ResourceExhaustedError("no memory for a backup");
     absl::StatusOr<Manifest> manifest =

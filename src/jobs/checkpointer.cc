@@ -108,7 +108,7 @@ absl::Status Checkpointer::WriteFiles(Manifest& manifest) {
   manifest.scan_from = core_.log.tail();
   // Walk of a Checkpoint, 1. After the drain no thread can still publish a record below T0, so the
   // image, which is written bucket by bucket during operations, has the entries of all of them.
-  absl::Status status = core_.WaitForDrain(core_.epochs.Bump());
+  absl::Status status = core_.log.Drain();
   if (!status.ok()) return status;
   // Walk of a Checkpoint, 2.
   status = WriteIndexImage(

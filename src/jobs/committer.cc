@@ -145,7 +145,7 @@ absl::Status Committer::ShiftVersion() {
   const std::uint64_t epoch = core_.epochs.BumpVersion(static_cast<unsigned>(version_ & 3));
   // Afterwards no operation of the old version is left, so its records below the control record are
   // complete.
-  if (absl::Status status = core_.WaitForDrain(epoch); !status.ok()) return status;
+  if (absl::Status status = core_.log.WaitForDrain(epoch); !status.ok()) return status;
   // The floor first: an operation that sees the new drained_version also sees the floor from which
   // it compares versions.
   core_.version_floor.store(shift_tail_.value(), std::memory_order_release);  // [drained]

@@ -279,7 +279,7 @@ absl::Status Coordinator::CloseLocked() {
 void Coordinator::DrainOperations() {
   // If the drain fails, a guard may be left that reads memory, see ReleaseResources. Slow calls end
   // in any case.
-  static_cast<void>(core_.WaitForDrain(core_.epochs.BumpClosed()));
+  static_cast<void>(core_.log.WaitForDrain(core_.epochs.BumpClosed()));
   // Their number is counted without a barrier, so this wait ends even in a store whose barriers
   // fail.
   Backoff backoff;

@@ -38,7 +38,7 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
     // wait, until Close, which is the reason to stop, rejects them.
     if (stop()) return absl::AbortedError("the store is being closed");
     // Walk of a growth, 3: afterwards no guard may still change the chunk.
-    if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
+    if (absl::Status status = core.log.Drain(); !status.ok()) return status;
     // Walk of a growth, 4.
     index.BeginSplit();
     more = index.FinishSplit();
@@ -48,7 +48,7 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
     begun = now;
   }
   // One more drain: afterwards no guard searches with the old mask.
-  if (absl::Status status = core.WaitForDrain(core.epochs.Bump()); !status.ok()) return status;
+  if (absl::Status status = core.log.Drain(); !status.ok()) return status;
   index.EndGrowth();
   Core::Counters& counters = core.counters;
   counters.index_growths.fetch_add(1, std::memory_order_relaxed);  // statistics

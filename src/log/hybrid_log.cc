@@ -480,13 +480,15 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   }
 }
 
-absl::Status HybridLog::Drain() {
-  // Returns when every guard that began before this call has ended, or an error if that cannot be
-  // known.
-  const std::uint64_t epoch = epochs_.Bump();
+absl::Status HybridLog::WaitForDrain(std::uint64_t epoch) {
   Backoff backoff;
   while (!epochs_.Drained(epoch)) {
-    if (epochs_.broken()) return health_.status();
+    // A barrier failed, so the end of the drain will never be known, and no boundary may move
+    // because of it.
+    if (epochs_.broken()) {
+      BlockUpdates();
+      return health_.status();
+    }
     backoff.Wait();
   }
   return absl::OkStatus();

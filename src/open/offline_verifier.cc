@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <memory>
-#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -157,11 +156,7 @@ absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std
 
 absl::StatusOr<VerifyReport> VerifyFiles(FileSystem& file_system, const std::string& path,
                                          const VerifyOptions& options) {
-  try {
-    return VerifyWithMemory(file_system, path, options);
-  } catch (const std::bad_alloc&) {
-    return NoMemory();
-  }
+  return CatchNoMemory([&] { return VerifyWithMemory(file_system, path, options); });
 }
 
 }  // namespace ebb::internal

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <new>
 #include <span>
 #include <utility>
 
@@ -84,11 +83,10 @@ struct PageReader::Shared {
     LoadedPage loaded;
     // An exception that left this function would leave a page whose loading never ends, for which
     // the destructor waits.
-    try {
+    loaded.status = CatchNoMemory([&] {
       loaded = LoadBlocks(core, first, end);
-    } catch (const std::bad_alloc&) {
-      loaded.status = NoMemory();
-    }
+      return loaded.status;
+    });
     MutexLock lock(mu);
     // The page is still there: only Load erases it, after it is done.
     Page& page = pages.find(number)->second;

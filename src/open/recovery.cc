@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -537,13 +536,7 @@ absl::Status OpenError(const absl::Status& error, const std::string& path, bool 
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {
-  try {
-    absl::StatusOr<OpenedStore> opened = OpenWithMemory(path, options, types, environment);
-    if (!opened.ok()) return OpenError(opened.status(), path, options.salvage);
-    return opened;
-  } catch (const std::bad_alloc&) {
-    return NoMemory();
-  }
+  return CatchNoMemory([&] { return OpenWithMemory(path, options, types, environment); });
 }
 
 }  // namespace ebb::internal

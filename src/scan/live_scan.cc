@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <new>
 #include <utility>
 
 #include "ebb/internal/base/no_memory.h"
@@ -18,7 +17,7 @@ constexpr std::uint64_t kMostOpenBytes = std::uint64_t{4} << 20;
 LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
     : core_(std::move(core)), prefix_(std::move(prefix)), slot_(core_->epochs.AcquireSlot()) {
   slot_->tally.Begin(OpKind::kScan);  // a scan lasts as long as its user likes, so none is timed
-  status_ = Begin();
+  status_ = CatchNoMemory([this] { return Begin(); });
   if (!status_.ok()) End();
 }
 
@@ -35,27 +34,22 @@ absl::Status LiveScan::Begin() {
   if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
   SlowScope scope(*slot_);
   if (core_->epochs.closed()) return core_->ClosedError();
-  try {
-    // Walk of a Scan, 1. The pin comes before the end: from here on no collection frees a record at
-    // or above it.
-    pin_ = core_->pins.Add(core_->log);
-    if (!pin_.has_value()) {
-      return absl::ResourceExhaustedError(fmt::format(
-          "{} scans are in progress, which is the maximum; destroy an iterator and call again",
-          Pins::kMost));
-    }
-    end_ = core_->log.tail();
-    // Records below the end must not change while the scan reads them, possibly twice.
-    if (absl::Status status = core_->log.FreezeTo(end_); !status.ok()) return status;
-    LiveReader::Config config{.below = end_, .prefix = prefix_};
-    config.most_open_bytes = kMostOpenBytes;
-    config.reading.ahead_bytes = core_->config.scan_ahead_bytes;
-    if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
-    reader_ =
-        std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{pin_->address, end_}, config);
-  } catch (const std::bad_alloc&) {
-    return NoMemory();
+  // Walk of a Scan, 1. The pin comes before the end: from here on no collection frees a record at
+  // or above it.
+  pin_ = core_->pins.Add(core_->log);
+  if (!pin_.has_value()) {
+    return absl::ResourceExhaustedError(
+        fmt::format("{} scans are under way, which is the most there may be", Pins::kMost));
   }
+  end_ = core_->log.tail();
+  // Records below the end must not change while the scan reads them, possibly twice.
+  if (absl::Status status = core_->log.FreezeTo(end_); !status.ok()) return status;
+  LiveReader::Config config{.below = end_, .prefix = prefix_};
+  config.most_open_bytes = kMostOpenBytes;
+  config.reading.ahead_bytes = core_->config.scan_ahead_bytes;
+  if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
+  reader_ =
+      std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{pin_->address, end_}, config);
   return absl::OkStatus();
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/values/check.h"
@@ -30,11 +29,7 @@ LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
       next_block_(first_block_) {}
 
 absl::StatusOr<std::span<const LogReader::Item>> LogReader::Next() {
-  try {
-    return NextChunk();
-  } catch (const std::bad_alloc&) {
-    return NoMemory();
-  }
+  return CatchNoMemory([this] { return NextChunk(); });
 }
 
 absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {

@@ -44,12 +44,12 @@ const FixedStatuses& Fixed() noexcept;
 // ResourceExhausted.
 inline const absl::Status& NoMemory() noexcept { return Fixed().no_memory; }
 
-// Returns the result of `call`, or NoMemory() if it throws std::bad_alloc. `call` returns a Status
+// Returns the result of `call`, or `otherwise` if it throws std::bad_alloc. `call` returns a Status
 // or a StatusOr.
 template <typename Call>
-auto CatchNoMemory(Call&& call) -> decltype(call()) {
+auto CatchNoMemory(Call&& call, const absl::Status& otherwise = NoMemory()) -> decltype(call()) {
   EBB_TRY { return std::forward<Call>(call)(); }
-  EBB_CATCH_NO_MEMORY { return NoMemory(); }
+  EBB_CATCH_NO_MEMORY { return otherwise; }
 }
 
 // Returns the status as text, for statistics; only its code, or an empty string, if memory is out.

@@ -154,9 +154,6 @@ class Core {
 
   // Poisons the store with `cause`; updates in memory end too. Returns the status of its health.
   absl::Status Poison(const absl::Status& cause);
-  // Returns once no guard from before `epoch` is left, outside any guard. Returns an error if that
-  // will never be known (epoch.h); then the store is poisoned.
-  absl::Status WaitForDrain(std::uint64_t epoch);
   // Poisons the store if its lock file, or with `of_all` any file of the log, has been removed.
   absl::Status CheckFiles(bool of_all);
 

@@ -307,6 +307,11 @@ class HybridLog {
   void EndVersionShift(Address floor);
   // From now on the hot path finds nothing to update in place: every update takes the slow path.
   void BlockUpdates();
+  // Returns once no guard from before `epoch`, which a bump has returned, is left. To be called
+  // outside any guard. Returns an error if that will never be known (epoch.h); then the store is
+  // poisoned.
+  absl::Status WaitForDrain(std::uint64_t epoch);
+  absl::Status Drain() { return WaitForDrain(epochs_.Bump()); }
 
   // ---- the front ----
 
@@ -396,7 +401,6 @@ class HybridLog {
   enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace, kNeedsDrain };
   // To be called when all guards from before the page preceding `drained_page` was full have ended.
   Turn TryTurnPage(std::uint64_t extent_bytes, Space space, std::uint64_t drained_page);
-  absl::Status Drain();
   void WaitAtBrake();
   Address AllocateExact(std::uint64_t extent_bytes, const EpochGuard& guard, Space space);
   bool HasSpace(Address at, std::uint64_t extent_bytes, Space space) const;
