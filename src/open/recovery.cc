@@ -277,91 +277,243 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
 
 namespace {
 
-absl::Status ScanWithImages(Core& core, const FoundSegments& found, const Options& options,
-                            FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
-  absl::Status status =
-      ScanLog(core, found, ScanMode::kWithImages, options.recovery_progress, checkpoints, scan);
-  const Manifest* const manifest = status.ok() ? scan->manifest() : nullptr;
+// The opening of a store. Its steps are those of the walk, in order.
+class Opening {
+ public:
+  Opening(const Options& options, StoredTypes types, const Environment& environment)
+      : options_(options), types_(types), environment_(environment) {}
+  absl::StatusOr<OpenedStore> Run(const std::string& path);
+
+ private:
+  // Walk of a reopening, 1.
+  absl::Status Lock(const std::string& path);
+  absl::Status Find();
+  absl::Status Check(const std::string& path);
+  // 2 and 3. Reads the contents of the files into the index and the frames; changes no file.
+  absl::Status Load();
+  absl::Status Replay();
+  // 4 and 5.
+  absl::Status Start();
+
+  // In memory, in place of the steps above.
+  absl::Status UseMemory();
+
+  bool may_create() const { return options_.create_if_missing && !options_.read_only; }
+  absl::Status Configure();
+  absl::Status MakeParts();
+  absl::Status Scan(ScanMode mode) {
+    return ScanLog(*opened_.core, found_, mode, options_.recovery_progress, checkpoints_, scan_);
+  }
+  absl::Status ScanWithImages();
+  absl::Status Salvage(const absl::Status& damage);
+  void Report();
+  absl::Status BeginIncarnation();
+  void OpenDurableEnd(Committer::Start& start);
+
+  const Options& options_;
+  const StoredTypes types_;
+  const Environment& environment_;
+  SegmentHeader header_;
+  CoreConfig config_;
+  StoreFiles files_;  // until the core has them
+  FoundSegments found_;
+  FoundCheckpoints checkpoints_;
+  OpenedStore opened_;
+  std::optional<LogScan> scan_;
+  NewHistory next_;
+};
+
+absl::StatusOr<OpenedStore> Opening::Run(const std::string& path) {
+  // Options, types or limits that do not fit are rejected before any file is created.
+  if (absl::Status status = Validate(options_); !status.ok()) return status;
+  absl::StatusOr<SegmentHeader> header = NewHeader(options_, environment_, types_);
+  if (!header.ok()) return header.status();
+  header_ = *header;
+  absl::Status status = Configure();
+  if (environment_.in_memory) {
+    if (status.ok()) status = UseMemory();
+  } else {
+    if (status.ok()) status = Lock(path);
+    if (status.ok()) status = Find();
+    if (status.ok()) status = Check(path);
+    if (status.ok()) status = Load();
+    if (status.ok()) status = Replay();
+  }
+  if (status.ok()) status = Start();
+  if (!status.ok()) return status;
+  return std::move(opened_);
+}
+
+absl::Status Opening::Configure() {
+  absl::StatusOr<CoreConfig> config = MakeConfig(header_, options_, environment_);
+  if (!config.ok()) return config.status();
+  config_ = *std::move(config);
+  return absl::OkStatus();
+}
+
+absl::Status Opening::MakeParts() {
+  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(config_, std::move(files_));
+  if (!core.ok()) return core.status();
+  opened_.core = *std::move(core);
+  MakeStandIns(*opened_.core);
+  return absl::OkStatus();
+}
+
+absl::Status Opening::UseMemory() {
+  if (options_.durability == Durability::kAlways) {
+    return absl::InvalidArgumentError(
+        "durability is kAlways: a store in memory has nothing that could be durable");
+  }
+  if (options_.read_only) {
+    return absl::InvalidArgumentError("read_only is set: a store in memory begins empty");
+  }
+  files_.device = std::make_unique<MemoryDevice>();
+  return MakeParts();
+}
+
+// The lock comes before the first read of a file, so that no other process changes what is read
+// here.
+absl::Status Opening::Lock(const std::string& path) {
+  files_.file_system =
+      environment_.file_system != nullptr ? environment_.file_system : &PosixFileSystem();
+  absl::StatusOr<std::unique_ptr<Directory>> directory =
+      may_create() ? OpenLocked(*files_.file_system, path)
+                   : OpenLockedStore(*files_.file_system, path,
+                                     options_.read_only ? LockKind::kReader : LockKind::kWriter);
+  if (!directory.ok()) return directory.status();
+  files_.directory = *std::move(directory);
+  return absl::OkStatus();
+}
+
+absl::Status Opening::Find() {
+  absl::StatusOr<FoundSegments> found = FindSegments(*files_.directory);
+  if (!found.ok()) return found.status();
+  found_ = *std::move(found);
+  return absl::OkStatus();
+}
+
+absl::Status Opening::Check(const std::string& path) {
+  absl::Status status;
+  if (found_.header.has_value()) {
+    // A store keeps the sizes with which it was created. Only limits and modes come from the
+    // options.
+    header_ = *found_.header;
+    status = CheckHeader(header_, types_, options_);
+  } else if (!may_create()) {
+    status = NoStoreError(path);  // removed since the directory was opened
+  } else {
+    status = CreateFirstFile(*files_.directory, header_);
+  }
+  return status.ok() ? Configure() : status;
+}
+
+absl::Status Opening::Load() {
+  files_.headers = std::make_unique<SegmentHeaders>(header_);
+  absl::StatusOr<std::unique_ptr<FileDevice>> device =
+      FileDevice::Open(*files_.directory, *files_.headers,
+                       {.segment_blocks = header_.segment_blocks,
+                        .direct_io = options_.direct_io,
+                        .read_only = options_.read_only,
+                        .reserve_blocks = options_.preallocate_bytes / kBlockBytes,
+                        .open_files = environment_.open_files});
+  if (!device.ok()) return device.status();
+  files_.device = *std::move(device);
+  if (absl::Status status = MakeParts(); !status.ok()) return status;
+  const Core& core = *opened_.core;
+  absl::StatusOr<FoundCheckpoints> checkpoints =
+      FindCheckpoints(*core.files.directory, core.config.log.store_id, core.log.geometry());
+  if (!checkpoints.ok()) return checkpoints.status();
+  checkpoints_ = *std::move(checkpoints);
+  return absl::OkStatus();
+}
+
+absl::Status Opening::ScanWithImages() {
+  absl::Status status = Scan(ScanMode::kWithImages);
+  const Manifest* const manifest = status.ok() ? scan_->manifest() : nullptr;
   if (manifest == nullptr) return status;
   // The scan began at the end of the image, so the log below is not read: check at least that its
   // files are there.
-  const Geometry& geometry = core.log.geometry();
-  const Address begin = BeginOfFiles(geometry, scan->begin());
-  return CheckFilesBelow(*core.files.device, geometry,
+  const Geometry& geometry = opened_.core->log.geometry();
+  const Address begin = BeginOfFiles(geometry, scan_->begin());
+  return CheckFilesBelow(*opened_.core->files.device, geometry,
                          {geometry.FrontBlock(begin), geometry.BlockOf(manifest->scan_from)});
 }
 
 // Called after `damage`: reads as much as possible without images, up to the first bad block.
-absl::Status Salvage(Core& core, const FoundSegments& found, const Options& options,
-                     const absl::Status& damage, FoundCheckpoints& checkpoints,
-                     std::optional<LogScan>& scan) {
+absl::Status Opening::Salvage(const absl::Status& damage) {
+  Core& core = *opened_.core;
   const Geometry& geometry = core.log.geometry();
   const Device& device = *core.files.device;
   const std::uint64_t end_block =
-      std::max(geometry.BlockOf(checkpoints.durable), device.EndBlock());
+      std::max(geometry.BlockOf(checkpoints_.durable), device.EndBlock());
   // The log violates the statements about the durable end. They are ignored here, and withdrawn
   // before the log is cut (ForgetBehind).
-  checkpoints.durable = Address();
-  checkpoints.manifests.clear();
+  checkpoints_.durable = Address();
+  checkpoints_.manifests.clear();
   core.index.Clear();
-  absl::Status status =
-      ScanLog(core, found, ScanMode::kSalvage, options.recovery_progress, checkpoints, scan);
-  if (!status.ok()) return status;
-  const std::uint64_t cut_block = scan->cut_block();
-  checkpoints.notes.push_back(
+  if (absl::Status status = Scan(ScanMode::kSalvage); !status.ok()) return status;
+  const std::uint64_t cut_block = scan_->cut_block();
+  checkpoints_.notes.push_back(
       fmt::format("salvaged: {}; dropped the checkpoints and the log from {} on, {} bytes",
                   std::string(damage.message()), device.Describe(cut_block),
                   (std::max(end_block, cut_block) - cut_block) * kBlockBytes));
   // A collection had moved live records into the part that is dropped, and freed their old places.
-  if (scan->start().begin > scan->begin()) {
-    checkpoints.notes.push_back(
-        fmt::format("salvaged: garbage was collected after the last commit: keys are lost if the "
-                    "collection had moved their records from below {}",
-                    device.Describe(geometry.BlockOf(scan->start().begin))));
+  if (scan_->start().begin > scan_->begin()) {
+    checkpoints_.notes.push_back(fmt::format(
+        "salvaged: garbage was collected after the last commit: the keys are gone whose records "
+        "were moved from below {}",
+        device.Describe(geometry.BlockOf(scan_->start().begin))));
   }
   return absl::OkStatus();
 }
 
-// Walk of a reopening, 2 and 3. Reads the contents of the files into the index and the frames;
-// changes no file.
-absl::Status Recover(Core& core, const FoundSegments& found, const Options& options,
-                     FoundCheckpoints& checkpoints, NewHistory& next, RecoveryReport& report) {
+absl::Status Opening::Replay() {
+  Core& core = *opened_.core;
   const Geometry& geometry = core.log.geometry();
-  std::optional<LogScan> scan;
-  absl::Status status = ScanWithImages(core, found, options, checkpoints, scan);
-  next.salvaged = absl::IsDataLoss(status) && options.salvage;
-  if (next.salvaged) status = Salvage(core, found, options, status, checkpoints, scan);
+  absl::Status status = ScanWithImages();
+  next_.salvaged = absl::IsDataLoss(status) && options_.salvage;
+  if (next_.salvaged) status = Salvage(status);
   if (!status.ok()) return status;
   // After a salvage the begin of the dropped part counts: the space below it may have been freed
   // because of it.
   const Address begin =
-      next.salvaged ? std::max(scan->begin(), scan->start().begin) : scan->begin();
-  next.begin = BeginOfFiles(geometry, begin);
-  const Manifest* const manifest = scan->manifest();
+      next_.salvaged ? std::max(scan_->begin(), scan_->start().begin) : scan_->begin();
+  next_.begin = BeginOfFiles(geometry, begin);
   // Blocks below are durable, since a later commit record states it.
-  next.uncertain_block = std::max(scan->uncertain_block(), geometry.FrontBlock(next.begin));
+  next_.uncertain_block = std::max(scan_->uncertain_block(), geometry.FrontBlock(next_.begin));
   // Openings without a commit reuse one block, however many there are. This is allowed only if
   // nothing follows the open record. A commit record there, which a crash has left after lost
   // blocks, states that the open record was durable. It must be removed first, so then the record
   // is not replaced.
-  const bool is_last = scan->cut_block() == core.files.device->EndBlock();
-  next.cut_block = scan->open_block() != 0 && is_last ? scan->open_block() : scan->cut_block();
-  next.version = scan->next_version();
+  const bool is_last = scan_->cut_block() == core.files.device->EndBlock();
+  next_.cut_block = scan_->open_block() != 0 && is_last ? scan_->open_block() : scan_->cut_block();
+  next_.version = scan_->next_version();
   // Ids never repeat, even those of checkpoints that failed or were removed.
-  next.checkpoint_id = std::max(scan->checkpoint_id(), checkpoints.last_id);
-  next.histories = scan->incarnations();
-  report.created = !found.header.has_value();
-  report.checkpoint_id = manifest != nullptr ? manifest->id : 0;
-  report.replayed_records = scan->replayed_records();
-  report.verified_bytes = scan->verified_bytes();
-  report.sessions = scan->sessions();
-  report.notes = std::move(checkpoints.notes);
-  if (!found.foreign.empty()) {
+  next_.checkpoint_id = std::max(scan_->checkpoint_id(), checkpoints_.last_id);
+  next_.histories = scan_->incarnations();
+  Report();
+  // These checkpoints are below begin: a crash happened before they were removed.
+  std::erase_if(checkpoints_.manifests,
+                [&](const Manifest& old) { return IsDead(old.scan_from, next_.begin); });
+  core.sessions.Restore(opened_.report.sessions);
+  return absl::OkStatus();
+}
+
+void Opening::Report() {
+  const Geometry& geometry = opened_.core->log.geometry();
+  RecoveryReport& report = opened_.report;
+  report.created = !found_.header.has_value();
+  report.checkpoint_id = scan_->manifest() != nullptr ? scan_->manifest()->id : 0;
+  report.replayed_records = scan_->replayed_records();
+  report.verified_bytes = scan_->verified_bytes();
+  report.sessions = scan_->sessions();
+  report.notes = std::move(checkpoints_.notes);
+  if (!found_.foreign.empty()) {
     report.notes.push_back(
-        fmt::format("the directory holds {}, which is no file of a store; ebb does not touch it",
-                    found.foreign));
+        fmt::format("the directory holds {}, which is no file of a store; ebb leaves it alone",
+                    found_.foreign));
   }
-  const double share = std::ldexp(static_cast<double>(geometry.BlockStart(next.cut_block).value()),
+  const double share = std::ldexp(static_cast<double>(geometry.BlockStart(next_.cut_block).value()),
                                   -geometry.address_bits);
   if (share >= 0.9) {
     report.notes.push_back(
@@ -369,151 +521,64 @@ absl::Status Recover(Core& core, const FoundSegments& found, const Options& opti
                     "copy all keys into a new store",
                     100 * share));
   }
-  // These checkpoints are below begin: a crash happened before they were removed.
-  std::erase_if(checkpoints.manifests,
-                [&](const Manifest& old) { return IsDead(old.scan_from, next.begin); });
-  core.sessions.Restore(report.sessions);
+}
+
+absl::Status Opening::Start() {
+  Core& core = *opened_.core;
+  if (!core.has_files()) next_.begin = core.log.geometry().BlockStart(1);
+  if (absl::Status status = BeginIncarnation(); !status.ok()) return status;
+  core.direct_io = core.files.device->direct();
+  Coordinator::Start start;
+  start.commits.version = next_.version;
+  start.commits.checkpoint_id = next_.checkpoint_id;
+  for (const Manifest& manifest : checkpoints_.manifests) {
+    start.checkpoints.push_back(DescribeCheckpoint(manifest));
+  }
+  const std::uint64_t front_block = core.log.geometry().FrontBlock(next_.begin);
+  StartLog(core, std::move(next_),
+           opened_.report.checkpoint_id != 0 ? checkpoints_.manifests.back().scan_from : Address());
+  // Everything below the tail is durable: WriteOpenRecord has synced it.
+  start.commits.durable = core.log.tail();
+  if (!options_.read_only) {
+    if (core.has_files()) OpenDurableEnd(start.commits);
+    // Removes the remains of an interrupted truncation. They do no harm, so a failure is ignored.
+    core.files.device->TruncateFront(front_block).IgnoreError();
+  }
+  // The slots are empty, so there is nothing to drain: the new version counts as drained at once.
+  core.epochs.BumpVersion(static_cast<unsigned>(start.commits.version & 3));
+  if (core.epochs.broken()) return core.health.status();
+  core.drained_version.store(start.commits.version, std::memory_order_release);        // [drained]
+  core.version_floor.store(start.commits.durable.value(), std::memory_order_release);  // [drained]
+  opened_.coordinator = std::make_unique<Coordinator>(core, std::move(start));
   return absl::OkStatus();
 }
 
-absl::StatusOr<OpenedStore> Start(std::shared_ptr<Core> core, const FoundSegments* found,
-                                  const Options& options) {
-  OpenedStore opened;
-  MakeStandIns(*core);
-  NewHistory next;
-  next.begin = core->log.geometry().BlockStart(1);
-  FoundCheckpoints checkpoints;
-  if (found != nullptr) {
-    auto found_checkpoints =
-        FindCheckpoints(*core->files.directory, core->config.log.store_id, core->log.geometry());
-    if (!found_checkpoints.ok()) return found_checkpoints.status();
-    checkpoints = *std::move(found_checkpoints);
-    absl::Status status = Recover(*core, *found, options, checkpoints, next, opened.report);
-    if (!status.ok()) return status;
-  }
+// Walk of a reopening, 4.
+absl::Status Opening::BeginIncarnation() {
+  std::vector<IncarnationSpan>& histories = next_.histories;
   // An incarnation without a commit leaves no trace: its open record is replaced or cut off.
-  while (!next.histories.empty() && next.histories.back().first_block >= next.cut_block) {
-    next.histories.pop_back();
+  while (!histories.empty() && histories.back().first_block >= next_.cut_block) {
+    histories.pop_back();
   }
-  const bool read_only = core->config.read_only;
   // Block 0 holds the first open record, if a process has ever written it.
-  if (read_only) next.cut_block = std::max<std::uint64_t>(next.cut_block, 1);
+  if (options_.read_only) next_.cut_block = std::max<std::uint64_t>(next_.cut_block, 1);
   std::uint64_t incarnation = 0;
   if (absl::Status status = FillRandom({&incarnation, 1}); !status.ok()) return status;
   // Odd, so never 0: 0 means that no incarnation is known.
-  next.histories.push_back({next.cut_block, incarnation | 1});
-  if (!read_only) {
-    if (absl::Status status = WriteOpenRecord(*core, next); !status.ok()) return status;
-  }
-  core->direct_io = core->files.device->direct();
-  Coordinator::Start start;
-  start.commits.version = next.version;
-  start.commits.checkpoint_id = next.checkpoint_id;
-  for (const Manifest& manifest : checkpoints.manifests) {
-    start.checkpoints.push_back(DescribeCheckpoint(manifest));
-  }
-  const std::uint64_t front_block = core->log.geometry().FrontBlock(next.begin);
-  StartLog(*core, std::move(next),
-           opened.report.checkpoint_id != 0 ? checkpoints.manifests.back().scan_from : Address());
-  // Everything below the tail is durable: WriteOpenRecord has synced it.
-  start.commits.durable = core->log.tail();
-  if (found != nullptr && !read_only) {
-    // The durable end excludes the open record, which the next opening may replace, except the
-    // first one.
-    const std::uint64_t end_block = core->log.geometry().BlockOf(start.commits.durable) - 1;
-    absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
-        *core->files.directory, core->config.log.store_id, std::max<std::uint64_t>(end_block, 1));
-    // A store can work without this file, as long as the end of its log is not lost.
-    if (end.ok()) start.commits.durable_end = *std::move(end);
-    if (!end.ok()) opened.report.notes.emplace_back(end.status().message());
-  }
-  // Removes the remains of an interrupted truncation. They do no harm, so a failure is ignored.
-  if (!read_only) static_cast<void>(core->files.device->TruncateFront(front_block));
-
-  // The slots are empty, so there is nothing to drain: the new version counts as drained at once.
-  core->epochs.BumpVersion(static_cast<unsigned>(start.commits.version & 3));
-  if (core->epochs.broken()) return core->health.status();
-  core->drained_version.store(start.commits.version, std::memory_order_release);        // [drained]
-  core->version_floor.store(start.commits.durable.value(), std::memory_order_release);  // [drained]
-  opened.coordinator = std::make_unique<Coordinator>(*core, std::move(start));
-  opened.core = std::move(core);
-  return opened;
+  histories.push_back({next_.cut_block, incarnation | 1});
+  return options_.read_only ? absl::OkStatus() : WriteOpenRecord(*opened_.core, next_);
 }
 
-absl::StatusOr<OpenedStore> OpenInMemory(const Options& options, StoredTypes types,
-                                         const Environment& environment) {
-  const absl::StatusOr<SegmentHeader> header = NewHeader(options, environment, types);
-  if (!header.ok()) return header.status();
-  absl::StatusOr<CoreConfig> config = MakeConfig(*header, options, environment);
-  if (!config.ok()) return config.status();
-  if (options.durability == Durability::kAlways) {
-    return absl::InvalidArgumentError(
-        "durability is kAlways: a store in memory cannot make updates durable; use another mode");
-  }
-  if (options.read_only) {
-    return absl::InvalidArgumentError(
-        "read_only is true: a store in memory begins empty, so it must be writable");
-  }
-  StoreFiles files;
-  files.device = std::make_unique<MemoryDevice>();
-  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
-  if (!core.ok()) return core.status();
-  return Start(*std::move(core), nullptr, options);
-}
-
-absl::StatusOr<OpenedStore> OpenWithMemory(const std::string& path, const Options& options,
-                                           StoredTypes types, const Environment& environment) {
-  if (absl::Status status = Validate(options); !status.ok()) return status;
-  if (environment.in_memory) return OpenInMemory(options, types, environment);
-  // Types or limits that do not fit are rejected before any file is created.
-  const absl::StatusOr<SegmentHeader> fresh = NewHeader(options, environment, types);
-  if (!fresh.ok()) return fresh.status();
-  if (absl::StatusOr<CoreConfig> config = MakeConfig(*fresh, options, environment); !config.ok()) {
-    return config.status();
-  }
-
-  FileSystem& file_system =
-      environment.file_system != nullptr ? *environment.file_system : PosixFileSystem();
-  const bool may_create = options.create_if_missing && !options.read_only;
-  absl::StatusOr<std::unique_ptr<Directory>> directory =
-      may_create ? OpenLocked(file_system, path)
-                 : OpenLockedStore(file_system, path,
-                                   options.read_only ? LockKind::kReader : LockKind::kWriter);
-  if (!directory.ok()) return directory.status();
-  // The lock comes before the first read of a file, so that no other process changes what is read
-  // here.
-  absl::StatusOr<FoundSegments> found = FindSegments(**directory);
-  if (!found.ok()) return found.status();
-  if (found->header.has_value()) {
-    absl::Status status = CheckHeader(*found->header, types, options);
-    if (!status.ok()) return status;
-  } else if (!may_create) {
-    return NoStoreError(path);  // removed since the directory was opened
-  } else {
-    absl::Status status = CreateFirstFile(**directory, *fresh);
-    if (!status.ok()) return status;
-  }
-  // A store keeps the sizes with which it was created. Only limits and modes come from the options.
-  const SegmentHeader header = found->header.value_or(*fresh);
-  absl::StatusOr<CoreConfig> config = MakeConfig(header, options, environment);
-  if (!config.ok()) return config.status();
-
-  StoreFiles files;
-  files.file_system = &file_system;
-  files.directory = *std::move(directory);
-  files.headers = std::make_unique<SegmentHeaders>(header);
-  absl::StatusOr<std::unique_ptr<FileDevice>> device =
-      FileDevice::Open(*files.directory, *files.headers,
-                       {.segment_blocks = header.segment_blocks,
-                        .direct_io = options.direct_io,
-                        .read_only = options.read_only,
-                        .reserve_blocks = options.preallocate_bytes / kBlockBytes,
-                        .open_files = environment.open_files});
-  if (!device.ok()) return device.status();
-  files.device = *std::move(device);
-  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(*config, std::move(files));
-  if (!core.ok()) return core.status();
-  return Start(*std::move(core), &*found, options);
+void Opening::OpenDurableEnd(Committer::Start& start) {
+  const Core& core = *opened_.core;
+  // The durable end excludes the open record, which the next opening may replace, except the first
+  // one.
+  const std::uint64_t end_block = core.log.geometry().BlockOf(start.durable) - 1;
+  absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
+      *core.files.directory, core.config.log.store_id, std::max<std::uint64_t>(end_block, 1));
+  // A store can work without this file, as long as the end of its log is not lost.
+  if (end.ok()) start.durable_end = *std::move(end);
+  if (!end.ok()) opened_.report.notes.emplace_back(end.status().message());
 }
 
 // Adds the path of the store to an error of its opening, and to damage how to continue.
@@ -536,7 +601,7 @@ absl::Status OpenError(const absl::Status& error, const std::string& path, bool 
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {
-  return CatchNoMemory([&] { return OpenWithMemory(path, options, types, environment); });
+  return CatchNoMemory([&] { return Opening(options, types, environment).Run(path); });
 }
 
 }  // namespace ebb::internal

@@ -20,7 +20,6 @@
 #include "absl/status/status.h"
 #include "ebb/internal/checkpoint/manifest.h"
 #include "gtest/gtest.h"
-#include "tests/support/crash_kit.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
