@@ -7,7 +7,6 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "ebb/internal/base/no_memory.h"
-#include "ebb/internal/jobs/index_growth.h"
 #include "ebb/internal/jobs/log_verifier.h"
 #include "ebb/internal/ops/pending_operations.h"
 
@@ -21,10 +20,8 @@ Coordinator::Coordinator(Core& core, Start start)
       checkpointer_(core, lane_, committer_, start.commits.checkpoint_id,
                     std::move(start.checkpoints)),
       collector_(core, *slot_, committer_, checkpointer_),
+      grower_(core, lane_, committer_, collector_),
       commit_timer_(core.commit_pool(), [this] { CommitInTime(); }),
-      growth_job_(lane_, [this](LaneTurn& turn) { GrowWhileCrowded(turn); }),
-      growth_timer_(core.pool,
-                    [this] { growth_asked_.store(false, std::memory_order_relaxed); }),  // a hint
       background_(core, lane_,
                   {.run = [this](LaneTurn& turn, const BackgroundJob::IsStopping&)
                        -> absl::StatusOr<BackgroundJob::Work::Outcome> {
@@ -46,7 +43,6 @@ Coordinator::Coordinator(Core& core, Start start)
   if (core_.config.durability == Durability::kAlways || core_.config.read_only) {
     core_.log.BlockUpdates();
   }
-  if (core_.config.index_auto_grow) core_.index.OnCrowded([this] { AskForGrowth(); });
   if (!core_.has_files()) return;
   if (core_.config.durability == Durability::kPeriodic) ScheduleCommit();
   background_.Start();
@@ -192,48 +188,11 @@ absl::StatusOr<bool> Coordinator::ShouldCollect(const GcOptions& options) {
   return InTurn([&](LaneTurn&) -> absl::StatusOr<bool> { return collector_.IsDue(options); });
 }
 
-// ---- growth ----
-
 absl::Status Coordinator::GrowIndex() {
   return InTurn([this](LaneTurn& turn) {
     absl::Status status = core_.CheckWritable();
-    return status.ok() ? GrowInTurn(turn) : status;
+    return status.ok() ? grower_.Grow(turn) : status;
   });
-}
-
-absl::Status Coordinator::GrowInTurn(const LaneTurn&) {
-  // Set before the index is left partly split, and then no job reads it any more. A checkpoint may
-  // still wait for its turn, but it stops before it reads a bucket.
-  const auto stop = [this] { return committer_.stopped(); };
-  return stop() ? core_.ClosedError() : internal::GrowIndex(core_, stop);
-}
-
-// Called in an operation, under its guard.
-void Coordinator::AskForGrowth() {
-  if (growth_asked_.exchange(true, std::memory_order_relaxed)) return;  // the first one posts it
-  growth_job_.Post();
-}
-
-// A growth that fails, for example for lack of memory, can be requested again a second later.
-void Coordinator::GrowWhileCrowded(const LaneTurn& turn) {
-  bool has_failed = true;
-  const absl::Cleanup end = [&] {
-    if (has_failed) {
-      growth_timer_.PostAfter(std::chrono::seconds(1));
-    } else if (core_.index.crowded()) {
-      growth_job_.Post();  // after the waiting jobs
-    } else {
-      // the next overflow bucket requests it again
-      growth_asked_.store(false, std::memory_order_relaxed);
-    }
-  };
-  // Freeing entries is cheaper than growing, and enough while the number of keys stays the same.
-  if (core_.index.crowded() && core_.has_files() && core_.config.gc_interval_ms != 0) {
-    // If that fails, for example on a full disk, growing may still succeed.
-    const auto is_stopping = [this] { return core_.epochs.closed(); };
-    collector_.FreeEntries(turn, core_.config.gc, is_stopping).IgnoreError();
-  }
-  has_failed = core_.index.crowded() && !GrowInTurn(turn).ok();
 }
 
 // ---- closing ----

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "absl/cleanup/cleanup.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {
@@ -56,6 +57,51 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
   const std::uint64_t before = counters.longest_split_us.load(std::memory_order_relaxed);
   counters.longest_split_us.store(std::max(before, longest_us), std::memory_order_relaxed);  // same
   return absl::OkStatus();
+}
+
+IndexGrower::IndexGrower(Core& core, JobLane& lane, const Committer& committer,
+                         GarbageCollector& collector)
+    : core_(core),
+      committer_(committer),
+      collector_(collector),
+      job_(lane, [this](LaneTurn& turn) { GrowWhileCrowded(turn); }),
+      timer_(core.pool, [this] { is_asked_.store(false, std::memory_order_relaxed); }) {  // a hint
+  if (core_.config.index_auto_grow) core_.index.OnCrowded([this] { Ask(); });
+}
+
+absl::Status IndexGrower::Grow(const LaneTurn&) {
+  // Set before the index is left partly split, and then no job reads it any more. A checkpoint may
+  // still wait for its turn, but it stops before it reads a bucket.
+  const auto stop = [this] { return committer_.stopped(); };
+  return stop() ? core_.ClosedError() : GrowIndex(core_, stop);
+}
+
+// Called in an operation, under its guard.
+void IndexGrower::Ask() {
+  if (is_asked_.exchange(true, std::memory_order_relaxed)) return;  // the first one posts it
+  job_.Post();
+}
+
+// A growth that fails, for example for lack of memory, can be requested again a second later.
+void IndexGrower::GrowWhileCrowded(const LaneTurn& turn) {
+  bool has_failed = true;
+  const absl::Cleanup end = [&] {
+    if (has_failed) {
+      timer_.PostAfter(std::chrono::seconds(1));
+    } else if (core_.index.crowded()) {
+      job_.Post();  // after the waiting jobs
+    } else {
+      // the next overflow bucket requests it again
+      is_asked_.store(false, std::memory_order_relaxed);
+    }
+  };
+  // Freeing entries is cheaper than growing, and enough while the number of keys stays the same.
+  if (core_.index.crowded() && core_.has_files() && core_.config.gc_interval_ms != 0) {
+    // If that fails, for example on a full disk, growing may still succeed.
+    const auto is_stopping = [this] { return core_.epochs.closed(); };
+    collector_.FreeEntries(turn, core_.config.gc, is_stopping).IgnoreError();
+  }
+  has_failed = core_.index.crowded() && !Grow(turn).ok();
 }
 
 }  // namespace ebb::internal

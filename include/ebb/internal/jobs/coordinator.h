@@ -1,12 +1,11 @@
-// Coordinator: the life of an open store. It owns the committer, the checkpointer and the
-// collector, runs the jobs that users request, starts the timers of the others, and closes the
+// Coordinator: the life of an open store. It owns the committer, the checkpointer, the collector
+// and the grower, runs the jobs that users request, starts the timers of the others, and closes the
 // store.
 //
 // Long jobs (checkpoint, collection, growth, backup, verification, clean-up) run one after the
 // other, in the order of their requests. Each is a turn of the lane (job_lane.h), taken by a user's
 // thread or by the pool. So an image and a growth exclude each other. A job that needs another one
-// calls it inside its own turn. The index grows (index_growth.h) when it is above its maximum load
-// factor, or on request.
+// calls it inside its own turn.
 //
 // Periodic commits have a dedicated thread (Core::commit_pool) and need no turn, so they run on
 // time whatever the pool and the lane are doing. A commit may wait for another commit, a guard, and
@@ -31,13 +30,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "ebb/internal/base/atomic.h"
 #include "ebb/internal/base/mutex.h"
 #include "ebb/internal/core/core.h"
 #include "ebb/internal/jobs/background_jobs.h"
 #include "ebb/internal/jobs/checkpointer.h"
 #include "ebb/internal/jobs/committer.h"
 #include "ebb/internal/jobs/garbage_collector.h"
+#include "ebb/internal/jobs/index_growth.h"
 #include "ebb/internal/jobs/job_lane.h"
 #include "ebb/stats.h"
 #include "ebb/verify.h"
@@ -108,12 +107,6 @@ class Coordinator {
       LaneTurn& turn, const BackgroundJob::IsStopping& is_stopping);
   // One pass before a store is closed, unless a job is running.
   void CollectBeforeClosing();
-  absl::Status GrowInTurn(const LaneTurn& turn);
-  // Requests that the pool grow the index until it is at most at its maximum load factor. Never
-  // waits.
-  void AskForGrowth();
-  // The pool's turn for that.
-  void GrowWhileCrowded(const LaneTurn& turn);
   void ScheduleCommit();
   // A run of the thread of the periodic commits.
   void CommitInTime();
@@ -130,18 +123,14 @@ class Coordinator {
   Mutex close_mu_;
   std::optional<absl::Status> close_status_ ABSL_GUARDED_BY(close_mu_);  // once it is closed
 
-  // the pool has to grow the index, or has failed to a moment ago
-  Atomic<bool> growth_asked_{false};
-
   JobLane lane_;  // one long job at a time
   Committer committer_;
   Checkpointer checkpointer_;
   GarbageCollector collector_;  // used in turns, except worth_a_look
 
   // These are last: they use the others, and their destructors wait for a run that has begun.
+  IndexGrower grower_;
   PoolJob commit_timer_;
-  LaneJob growth_job_;
-  PoolJob growth_timer_;  // until a growth that failed may be requested again
   BackgroundJobs background_;
 };
 

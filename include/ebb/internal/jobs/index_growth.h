@@ -19,7 +19,11 @@
 #include <functional>
 
 #include "absl/status/status.h"
+#include "ebb/internal/base/atomic.h"
 #include "ebb/internal/core/core.h"
+#include "ebb/internal/jobs/committer.h"
+#include "ebb/internal/jobs/garbage_collector.h"
+#include "ebb/internal/jobs/job_lane.h"
 
 namespace ebb::internal {
 
@@ -27,5 +31,31 @@ namespace ebb::internal {
 // `stop` returns true, which is called between chunks; the status of the store's health if a drain
 // never ends.
 absl::Status GrowIndex(Core& core, const std::function<bool()>& stop);
+
+// Grows the index in turns of the lane: on request, and when it is above its maximum load factor.
+class IndexGrower {
+ public:
+  // Sets HashIndex::OnCrowded, if the index grows automatically.
+  IndexGrower(Core& core, JobLane& lane, const Committer& committer, GarbageCollector& collector);
+  IndexGrower(const IndexGrower&) = delete;
+  IndexGrower& operator=(const IndexGrower&) = delete;
+
+  absl::Status Grow(const LaneTurn& turn);
+
+ private:
+  // Requests that the pool grow the index until it is at most at its maximum load factor. Never
+  // waits.
+  void Ask();
+  // The pool's turn for that.
+  void GrowWhileCrowded(const LaneTurn& turn);
+
+  Core& core_;
+  const Committer& committer_;
+  GarbageCollector& collector_;
+  Atomic<bool> is_asked_{false};  // the pool has to grow the index, or has failed to a moment ago
+  // These are last: their destructors wait for a run that has begun.
+  LaneJob job_;
+  PoolJob timer_;  // until a growth that failed may be requested again
+};
 
 }  // namespace ebb::internal
