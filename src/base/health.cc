@@ -23,8 +23,10 @@ void Health::Poison(const absl::Status& cause) {
   const auto describe = [&] {
     return Lasting(absl::Status(
         shorter.code(),
-        fmt::format("the store is poisoned until it is reopened; first cause: {}: {}",
-                    absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
+        fmt::format(
+            "a failure poisoned the store: updates and commits fail until it is closed and opened "
+            "again; first cause: {}: {}",
+            absl::StatusCodeToString(cause.code()), std::string(cause.message()))));
   };
   cause_ = CatchNoMemory(describe, shorter);
   // After cause_: a thread that sees the flag finds the cause.

@@ -362,10 +362,11 @@ absl::Status Opening::MakeParts() {
 absl::Status Opening::UseMemory() {
   if (options_.durability == Durability::kAlways) {
     return absl::InvalidArgumentError(
-        "durability is kAlways: a store in memory has nothing that could be durable");
+        "durability is kAlways: a store in memory cannot make updates durable; use another mode");
   }
   if (options_.read_only) {
-    return absl::InvalidArgumentError("read_only is set: a store in memory begins empty");
+    return absl::InvalidArgumentError(
+        "read_only is true: a store in memory begins empty, so it must be writable");
   }
   files_.device = std::make_unique<MemoryDevice>();
   return MakeParts();
@@ -459,10 +460,10 @@ absl::Status Opening::Salvage(const absl::Status& damage) {
                   (std::max(end_block, cut_block) - cut_block) * kBlockBytes));
   // A collection had moved live records into the part that is dropped, and freed their old places.
   if (scan_->start().begin > scan_->begin()) {
-    checkpoints_.notes.push_back(fmt::format(
-        "salvaged: garbage was collected after the last commit: the keys are gone whose records "
-        "were moved from below {}",
-        device.Describe(geometry.BlockOf(scan_->start().begin))));
+    checkpoints_.notes.push_back(
+        fmt::format("salvaged: garbage was collected after the last commit: keys are lost if the "
+                    "collection had moved their records from below {}",
+                    device.Describe(geometry.BlockOf(scan_->start().begin))));
   }
   return absl::OkStatus();
 }
@@ -510,7 +511,7 @@ void Opening::Report() {
   report.notes = std::move(checkpoints_.notes);
   if (!found_.foreign.empty()) {
     report.notes.push_back(
-        fmt::format("the directory holds {}, which is no file of a store; ebb leaves it alone",
+        fmt::format("the directory holds {}, which is no file of a store; ebb does not touch it",
                     found_.foreign));
   }
   const double share = std::ldexp(static_cast<double>(geometry.BlockStart(next_.cut_block).value()),
@@ -601,7 +602,11 @@ absl::Status OpenError(const absl::Status& error, const std::string& path, bool 
 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {
-  return CatchNoMemory([&] { return Opening(options, types, environment).Run(path); });
+  return CatchNoMemory([&]() -> absl::StatusOr<OpenedStore> {
+    absl::StatusOr<OpenedStore> opened = Opening(options, types, environment).Run(path);
+    if (!opened.ok()) return OpenError(opened.status(), path, options.salvage);
+    return opened;
+  });
 }
 
 }  // namespace ebb::internal

@@ -38,8 +38,9 @@ absl::Status LiveScan::Begin() {
   // or above it.
   pin_ = core_->pins.Add(core_->log);
   if (!pin_.has_value()) {
-    return absl::ResourceExhaustedError(
-        fmt::format("{} scans are under way, which is the most there may be", Pins::kMost));
+    return absl::ResourceExhaustedError(fmt::format(
+        "{} scans are in progress, which is the maximum; destroy an iterator and call again",
+        Pins::kMost));
   }
   end_ = core_->log.tail();
   // Records below the end must not change while the scan reads them, possibly twice.

@@ -1,7 +1,7 @@
-// GarbageCollector: decides when the log holds enough garbage, and how much of it is collected at
-// what pace. Compaction copies the live records. A commit states the new begin, and then begin
-// moves (committer.h). Then the collector frees the blocks and index entries below begin, except
-// where a scan still reads (pins.h).
+// GarbageCollector: decides when to collect garbage, how much, and how fast. Compaction copies the
+// live records. A commit states the new begin, and then begin moves there (committer.h). Then the
+// collector frees the blocks and index entries below begin, except those that a scan still reads
+// (pins.h).
 //
 // A collection scans the log from begin on, in passes. It ends when live records make up the
 // requested share of the log.
@@ -72,12 +72,12 @@ namespace ebb::internal {
 
 class GarbageCollector {
  public:
-  // kByItself (automatic): shares the commits of others, as described above. While the log is
-  // longer than when the collection became due by a quarter of its length and two pages, updates
-  // are throttled. They append about a quarter of the bytes that the collection scans, or wait for
-  // the commit that frees its space. So the log stays about as long, however fast they are. If the
-  // log is a tenth longer still, or there is no progress, updates append one page per second: a log
-  // that is much larger than memory is scanned slowly.
+  // kByItself (automatic): shares the commits of others, as described above. Updates are throttled
+  // when the log has grown, since the collection became due, by more than a quarter of its length
+  // and two pages. They then append one byte for about four bytes that the collection scans, or
+  // wait for the commit that frees its space. So the log stays about as long, no matter how fast
+  // they are. If the log grows by another tenth, or the collection makes no progress, updates
+  // append one page per second, because a log much larger than memory is scanned slowly.
   enum class Pace { kFree, kOnePass, kByItself };
   // One collection.
   struct Call {
