@@ -149,25 +149,37 @@ class Session {
   /// is copying into the same record. Cost: if the record is on the device, one device read, and
   /// one more for each newer record there of another key that shares the index entry.
   EBB_INLINE absl::StatusOr<Value> Read(KeyView key) {
-    absl::StatusOr<Value> result(Value{});
-    if constexpr (kCoded) {
-      if (absl::Status status = Read(key, *result); !status.ok()) return status;
-      return result;
+    if constexpr (kInRegister) {
+      Value value;
+      const Try tried = Ops::ReadHit(*state_, key, Copier{*state_, value});
+      if (tried == Try::kDone) [[likely]]
+        return value;
+      return ReadAgain(key, tried);
     } else {
-      const internal::OpStatus status = Ops::Read(
-          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, *result); });
-      if (status == internal::OpStatus::kOk) [[likely]] {
-        Ops::CountRead(*state_, *result);
-        return result;
-      }
-      return ToStatusSlow(status);
+      absl::StatusOr<Value> result(Value{});
+      if (absl::Status status = Read(key, *result); !status.ok()) [[unlikely]]
+        result = std::move(status);
+      return result;
     }
   }
 
   /// Reads the key's newest value into `value` and reuses its memory. `value` is unspecified unless
   /// the result is OK. Otherwise the same as Read(key).
   EBB_INLINE absl::Status Read(KeyView key, Value& value) {
-    return Encoding([&]() EBB_INLINE_LAMBDA { return this->ReadInto(key, value); });
+    if constexpr (kInRegister) {
+      Value copy;  // the address of the caller's object escapes only in the call below
+      const Try tried = Ops::ReadHit(*state_, key, Copier{*state_, copy});
+      if (tried == Try::kDone) [[likely]] {
+        value = copy;
+        return absl::OkStatus();
+      }
+      absl::StatusOr<Value> read = ReadAgain(key, tried);
+      if (!read.ok()) return std::move(read).status();
+      value = *read;
+      return absl::OkStatus();
+    } else {
+      return Encoding([&]() EBB_INLINE_LAMBDA { return this->ReadInto(key, value); });
+    }
   }
 
   /// Calls `visitor` with the key's newest value: exactly once if the result is OK, and never
@@ -208,29 +220,31 @@ class Session {
   /// place with one store or under a short lock. Otherwise appends a record, and may wait for a
   /// page to be flushed. Never reads the device.
   EBB_INLINE absl::Status Upsert(KeyView key, ValueView value) {
-    return Encoding([&]() EBB_INLINE_LAMBDA {
-      return this->ToStatus(Ops::Upsert(*state_, StoredKey(key), StoredValue(value)));
-    });
+    Try tried = Try::kNothing;
+    if constexpr (!kCoded) {
+      tried = Ops::UpsertHit(*state_, key, value);
+      if (tried == Try::kDone) [[likely]]
+        return absl::OkStatus();
+    }
+    return UpsertAgain(key, value, tried);
   }
 
   /// Changes the key's value atomically. `fn(Value&)` edits a copy of the value, which then
-  /// replaces it. If the key is absent, `fn` edits a copy of `initial`. `fn` may run more than
-  /// once, each time on a fresh copy, but takes effect exactly once.
+  /// replaces it. If the key is absent, `fn` edits Value{}. `fn` may run more than once, each time
+  /// on a fresh copy, but takes effect exactly once.
   ///
   ///     ebb::Must(session.Rmw("home", [](std::uint64_t& clicks) { ++clicks; }));
   ///
   /// Errors: InvalidArgument, without effect, if the result is too long. Progress: as Upsert; may
   /// also read the device, and may wait for a record that is becoming read-only.
   template <std::invocable<Value&> F>
-  EBB_INLINE absl::Status Rmw(KeyView key, F&& fn, const Value& initial = Value{}) {
-    return Encoding([&]() EBB_INLINE_LAMBDA {
-      if constexpr (Coded<Value>) {
-        auto edit = this->EditOf(std::ref(fn));
-        return this->ToStatus(Ops::Rmw(*state_, StoredKey(key), edit, StoredValue(initial)));
-      } else {
-        return this->ToStatus(Ops::Rmw(*state_, StoredKey(key), fn, initial));
-      }
-    });
+  EBB_INLINE absl::Status Rmw(KeyView key, F&& fn) {
+    return RmwFrom<F>(key, fn, nullptr);
+  }
+  /// Does the same, but if the key is absent, `fn` edits a copy of `initial`.
+  template <std::invocable<Value&> F>
+  EBB_INLINE absl::Status Rmw(KeyView key, F&& fn, const Value& initial) {
+    return RmwFrom<F>(key, fn, &initial);
   }
 
   /// Removes the key. Returns NotFound, and writes nothing, if it is absent. Progress: as Rmw.
@@ -313,8 +327,10 @@ class Session {
     const absl::Status status = internal::CatchNoMemory([&] {
       const StoredKeyView stored = StoredKey(key);
       timed = state_->slot->tally.Begin(OpKind::kRead);
-      is_hit = !timed && Ops::TryRead(*state_, stored, Ops::Hash(*state_->core, stored),
-                                      [&](const auto& found) { receiver.Take(*state_, found); });
+      is_hit =
+          !timed && Ops::template TryRead<kChain>(
+                        *state_, stored, Ops::Hash(*state_->core, stored),
+                        [&](const auto& found) { receiver.Take(*state_, found); }) == Try::kDone;
       return absl::OkStatus();
     });
     if (is_hit || !status.ok()) return receiver.Tell(status);
@@ -332,7 +348,8 @@ class Session {
     const absl::Status status = internal::CatchNoMemory([&] {
       const StoredKeyView stored = StoredKey(key);
       timed = state_->slot->tally.Begin(OpKind::kRmw);
-      is_hit = !timed && Ops::TryRmw(*state_, stored, Ops::Hash(*state_->core, stored), edit);
+      is_hit = !timed && Ops::template TryRmw<kChain>(
+                             *state_, stored, Ops::Hash(*state_->core, stored), edit) == Try::kDone;
       if (!is_hit) owned = OwnedValue(StoredValue(initial));
       return absl::OkStatus();
     });
@@ -341,7 +358,7 @@ class Session {
     PendUpdate(
         OpKind::kRmw, timed, key,
         [edit = std::move(edit), initial = std::move(owned)](auto& session) mutable {
-          return typename Updates::template RmwOp<decltype(edit)>{{session}, edit, initial};
+          return typename Updates::RmwOp{{session}, edit, initial};
         },
         std::move(done));
   }
@@ -464,8 +481,7 @@ class Session {
             *state_, keys.size(), ItemOf(keys),
             [state = state_.get(), values = values.data()](std::size_t i, const auto& found)
                 EBB_INLINE_LAMBDA {
-                  Ops::CopyValue(found, values[i]);
-                  Ops::CountRead(*state, values[i]);
+                  Copier{*state, values[i]}(found);
                 },
             SettlerOf(results));
         if (all) return keys.size();
@@ -491,7 +507,7 @@ class Session {
       const auto hit = [state = state_.get(), key = ItemOf(keys), value = ItemOf(values)](
                            std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
         return Ops::Fits(lead.core, key(i), value(i)) &&
-               Ops::FinishUpsert(*state, lead, key(i), value(i));
+               Ops::template FinishUpsert<kChain>(*state, lead, key(i), value(i)) == Try::kDone;
       };
       const auto with_op = [&](std::size_t i, const auto& run) {
         typename Updates::UpsertOp op(values[i]);
@@ -518,11 +534,11 @@ class Session {
       const auto hit = [state = state_.get(), key = ItemOf(keys), edit_of](
                            std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
         auto edit = edit_of(i);
-        return Ops::FinishRmw(*state, lead, key(i), edit);
+        return Ops::template FinishRmw<kChain>(*state, lead, key(i), edit) == Try::kDone;
       };
       const auto with_op = [&](std::size_t i, const auto& run) {
         auto edit = edit_of(i);
-        typename Updates::template RmwOp<decltype(edit)> op{{*state_}, edit, initial};
+        typename Updates::RmwOp op{{*state_}, edit, initial};
         return run(op);
       };
       return UpdateBatch<OpKind::kRmw>(keys, results, hit, with_op, alone);
@@ -554,13 +570,18 @@ class Session {
  private:
   friend class Store<Key, Value>;
   using Ops = internal::Operations<internal::Stored<Key>, internal::Stored<Value>>;
+  using Copier = typename Ops::Copier;
   using Lead = typename Ops::Lead;
+  using Try = internal::Try;
+  static constexpr internal::Reach kChain = internal::Reach::kChain;
   using Updates = internal::Updates<internal::Stored<Key>, internal::Stored<Value>>;
   using Batches = internal::Batches<internal::Stored<Key>, internal::Stored<Value>>;
   using StoredKeyView = ViewOf<internal::Stored<Key>>;
   using OwnedValue = internal::Stored<Value>;
   static constexpr bool kCoded = Coded<Key> || Coded<Value>;
   static constexpr bool kInterleaved = !kCoded;
+  // The fast path of a read returns the value in a register.
+  static constexpr bool kInRegister = !kCoded && !Ops::kShape.locked();
 
   explicit Session(std::shared_ptr<internal::Core> core)
       : core_(std::move(core)), state_(internal::NewSessionState(*core_)) {}
@@ -589,26 +610,67 @@ class Session {
   EBB_INLINE absl::Status ReadInto(KeyView key, Value& value) {
     if constexpr (Coded<Value>) {
       std::string& bytes = state_->scratch;
-      const internal::OpStatus status = Ops::Read(
-          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, bytes); });
+      const internal::OpStatus status = Ops::Read(*state_, StoredKey(key), Copier{*state_, bytes});
       if (status != internal::OpStatus::kOk) return ToStatusSlow(status);
-      Ops::CountRead(*state_, bytes);
       return Codec<Value>::Decode(bytes, value) ? absl::OkStatus()
                                                 : internal::Undecodable("value", bytes.size());
     } else {
-      const internal::OpStatus status = Ops::Read(
-          *state_, StoredKey(key), [&](const auto& found) { Ops::CopyValue(found, value); });
-      if (status == internal::OpStatus::kOk) [[likely]] {
-        Ops::CountRead(*state_, value);
-        return absl::OkStatus();
-      }
-      return ToStatusSlow(status);
+      return ToStatus(Ops::Read(*state_, StoredKey(key), Copier{*state_, value}));
     }
   }
   template <typename F>
   EBB_INLINE absl::Status Visit(KeyView key, F& visitor) {
     using Visitor = typename Ops::template Visitor<F>;
     return ToStatus(Ops::Read(*state_, StoredKey(key), Visitor{*state_, visitor}));
+  }
+
+  // The rest of the operations whose fast paths are inline: everything except the hit, from the
+  // start. The inline form contains no other call, so the hit keeps its words in registers and
+  // saves none of them. Its local variables, and a function of two words, are copied for the call:
+  // a variable whose address escapes would be in memory on the fast path too.
+  EBB_NOINLINE absl::StatusOr<Value> ReadAgain(KeyView key, Try tried) {
+    Value value{};
+    const internal::OpStatus status =
+        Ops::ReadAgain(*state_, key, Copier{*state_, value}, tried, /*is_callback=*/false);
+    if (status != internal::OpStatus::kOk) return ToStatusSlow(status);
+    return value;
+  }
+  EBB_NOINLINE absl::Status UpsertAgain(KeyView key, ValueView value, Try tried) {
+    return Encoding([&] {
+      return this->ToStatus(Ops::Upsert(*state_, StoredKey(key), StoredValue(value), tried));
+    });
+  }
+  EBB_NOINLINE absl::Status RmwAgain(KeyView key, internal::Edit<Value> fn, const Value* initial,
+                                     Try tried) {
+    return Encoding([&] {
+      const Value fresh{};
+      auto edit = EditOf(fn);
+      return this->ToStatus(Ops::Rmw(*state_, StoredKey(key), edit,
+                                     StoredValue(initial == nullptr ? fresh : *initial), tried));
+    });
+  }
+  template <typename F>
+  EBB_NOINLINE absl::Status RmwAgainBy(KeyView key, F fn, const Value* initial, Try tried) {
+    return RmwAgain(key, fn, initial, tried);
+  }
+  // `initial`: null for Value{}.
+  template <typename F>
+  EBB_INLINE absl::Status RmwFrom(KeyView key, std::remove_reference_t<F>& fn,
+                                  const Value* initial) {
+    Try tried = Try::kNothing;
+    if constexpr (!kCoded) {
+      EBB_TRY {
+        tried = Ops::RmwHit(*state_, key, fn);
+        if (tried == Try::kDone) [[likely]]
+          return absl::OkStatus();
+      }
+      EBB_CATCH_NO_MEMORY { return ToStatus(Ops::RefuseForMemory(*state_, OpKind::kRmw)); }
+    }
+    // The caller keeps a function that is no temporary, and may look at it later.
+    if constexpr (!std::is_reference_v<F> && std::is_trivially_copyable_v<F>) {
+      if constexpr (sizeof(F) <= 2 * sizeof(void*)) return RmwAgainBy<F>(key, fn, initial, tried);
+    }
+    return RmwAgain(key, fn, initial, tried);
   }
 
   // The arguments of operations: the key or value itself, or the bytes of its codec. Under a guard,
@@ -639,7 +701,7 @@ class Session {
               internal::Refuse(*session, internal::Undecodable("value", bytes.size())));
           return internal::Edited::kRefused;
         }
-        fn(value);
+        static_cast<void>(fn(value));
         bytes.clear();
         Codec<Value>::Encode(value, bytes);
         return internal::Edited::kYes;

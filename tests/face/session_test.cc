@@ -3,7 +3,10 @@
 // Hazard: 6 (an idle session blocks every thread).
 #include "ebb/session.h"
 
+#include <array>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -97,6 +100,69 @@ TEST(SessionTest, OutcomesHaveNoMessageAndErrorsDo) {
   EXPECT_EQ(session.Read("absent").status(), absl::Status(StatusCode::kNotFound, ""));
   EXPECT_EQ(session.Upsert("key", "next"), absl::OkStatus());
   EXPECT_EQ(Must(session.Read("key")), "next");
+}
+
+// Below the fast path a function is a reference, or a copy of a small temporary. So each function
+// runs once on an absent key (the slow path) and once on a present one (the fast path, if the value
+// has a fixed size), and both runs must have the same function.
+struct CountsItsCalls {
+  template <typename Value>
+  void operator()(Value& value) {
+    ++calls;
+    value.resize(1);
+    value[0] = static_cast<char>('0' + calls);
+  }
+  int calls = 0;
+};
+void AppendX(std::string& value) { value += 'x'; }
+void AddOne(std::uint64_t& value) { ++value; }
+
+TEST(SessionTest, AnRmwCallsTheFunctionOfTheCallerItself) {
+  auto store = Must(OpenTinyInMemory<StringStore>());
+  auto session = store.NewSession();
+  CountsItsCalls counter;
+  Must(session.Rmw("key", counter));
+  EXPECT_EQ(Must(session.Read("key")), "1");
+  Must(session.Rmw("key", std::ref(counter)));
+  EXPECT_EQ(Must(session.Read("key")), "2");
+  EXPECT_EQ(counter.calls, 2);
+  Must(session.Rmw("key", AppendX));
+  Must(session.Rmw("key", &AppendX, "unused"));
+  EXPECT_EQ(Must(session.Read("key")), "2xx");
+  Must(session.Rmw("new", AppendX, "initial"));
+  EXPECT_EQ(Must(session.Read("new")), "initialx");
+}
+
+TEST(SessionTest, AnRmwTakesFunctionsOfEveryKind) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto session = store.NewSession();
+  std::uint64_t key = 0;
+  const auto twice = [&](auto&& rmw, std::uint64_t first, std::uint64_t second) {
+    ++key;
+    Must(rmw());
+    EXPECT_EQ(Must(session.Read(key)), first) << key;
+    Must(rmw());
+    EXPECT_EQ(Must(session.Read(key)), second) << key;
+  };
+  twice([&] { return session.Rmw(key, AddOne); }, 1, 2);
+  twice([&] { return session.Rmw(key, &AddOne, 40); }, 41, 42);
+  const auto add_two = [](std::uint64_t& value) { value += 2; };
+  twice([&] { return session.Rmw(key, add_two); }, 2, 4);
+  std::uint64_t step = 3;
+  twice([&] { return session.Rmw(key, [&](std::uint64_t& value) { value += step++; }); }, 3, 7);
+  EXPECT_EQ(step, 5U);
+  auto mutable_step = [own = std::uint64_t{1}](std::uint64_t& value) mutable { value += own++; };
+  twice([&] { return session.Rmw(key, mutable_step, 10); }, 11, 13);
+  auto owner = [owned = std::make_unique<std::uint64_t>(4)](std::uint64_t& value) {
+    value += (*owned)++;
+  };
+  twice([&] { return session.Rmw(key, owner); }, 4, 9);
+  const std::array<std::uint64_t, 8> large{1, 2, 3, 4, 5, 6, 7, 8};
+  twice([&] { return session.Rmw(key, [large](std::uint64_t& value) { value += large[7]; }); }, 8,
+        16);
+  std::function<bool(std::uint64_t&)> erased = [](std::uint64_t& value) { return ++value > 100; };
+  twice([&] { return session.Rmw(key, erased); }, 1, 2);
+  EXPECT_EQ(session.serial(), 16U);
 }
 
 TEST(SessionTest, AssignedSessionsKeepToTheirStores) {

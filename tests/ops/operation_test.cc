@@ -541,6 +541,35 @@ TEST(OperationTest, AThrowAfterAnAllocationLeavesTheLogWhole) {
 
 // ---- many keys in one chain ----
 
+// The inlined form of an operation does not follow the chain. The form behind it does, and still
+// counts as the fast path.
+TEST(OperationTest, AKeyBelowAnotherOfItsChainIsStillOnTheFastPath) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto session = store.NewSession();
+  const Chain chain;
+  Must(session.Upsert(Chain::kTarget, 1));
+  Must(session.Upsert(chain.mates()[0], 100));
+  const MetricsSnapshot before = store.Metrics();
+  Must(session.Upsert(Chain::kTarget, 2));
+  Must(session.Rmw(Chain::kTarget, [](std::uint64_t& value) { value += 5; }));
+  EXPECT_EQ(Must(session.Read(Chain::kTarget)), 7U);
+  std::uint64_t value = 0;
+  Must(session.Read(Chain::kTarget, value));
+  EXPECT_EQ(value, 7U);
+  Must(session.Read(Chain::kTarget, [&](std::uint64_t seen) { value += seen; }));
+  EXPECT_EQ(value, 14U);
+  EXPECT_TRUE(Must(session.Contains(Chain::kTarget)));
+  EXPECT_EQ(Must(session.Read(chain.mates()[0])), 100U);
+  const MetricsSnapshot after = store.Metrics();
+  for (const OpKind kind : {OpKind::kRead, OpKind::kUpsert, OpKind::kRmw}) {
+    EXPECT_EQ(after[kind].general, before[kind].general);
+  }
+  EXPECT_EQ(after[OpKind::kRead].effective() - before[OpKind::kRead].effective(), 5U);
+  EXPECT_EQ(after[OpKind::kUpsert].effective() - before[OpKind::kUpsert].effective(), 1U);
+  EXPECT_EQ(after[OpKind::kRmw].effective() - before[OpKind::kRmw].effective(), 1U);
+  EXPECT_EQ(session.serial(), 4U);
+}
+
 // Hazard 17. A hundred keys that differ only above the chain's bits, on the device and in memory.
 TEST(OperationTest, ManyKeysShareOneChain) {
   auto store = Must(OpenTinyInMemory<U64Store>());

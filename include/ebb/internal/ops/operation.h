@@ -2,9 +2,10 @@
 // InsertIfAbsent and CompareExchange between the facade and the log.
 //
 // Every operation has two forms. The fast path (in names: the hit) is inline: enter the guard, load
-// one boundary, find the entry, walk to the record, look a second time, act. In every other case it
-// returns without effect, and the slow path, Attempt, starts again and decides by the state of the
-// key's newest record:
+// one boundary, find the entry and the record, look a second time, act. In every other case it
+// returns without effect, and the operation starts again out of line (in names: Again): with the
+// fast path that walks the chain, and then with the slow path, Attempt, which decides by the state
+// of the key's newest record:
 //
 //   absent    the chain holds no record of the key, or a tombstone is the newest
 //   mutable   at or above read_only, of the operation's own version, no flags: update in place
@@ -62,6 +63,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "ebb/codec.h"
 #include "ebb/internal/base/no_memory.h"
@@ -86,6 +88,13 @@ enum class Step : std::uint8_t {
   kNoMemory,
   kTooLarge,
 };
+
+// How far a fast path follows the chain to which the index's hint led: to its first record, as the
+// inlined form does, which therefore contains no call; or to the key's newest record in memory.
+enum class Reach : std::uint8_t { kFirst, kChain };
+// The result of a fast path. Only kDone has an effect. kWalk: the same with Reach::kChain may
+// succeed. kMiss: it would not. kNothing: no fast path was tried, nor the operation counted.
+enum class Try : std::uint8_t { kDone, kWalk, kMiss, kNothing };
 
 inline OpStatus Refuse(SessionState& session, absl::Status why) {
   if (session.is_stand_in()) return OpStatus::kRefused;  // its error, which others read, says so
@@ -142,8 +151,26 @@ class Operations {
     bool is_hit;  // on the fast path
   };
 
-  // A consumer of Read that calls a function of the user with the value. Its fast path runs only
-  // outside callbacks.
+  // The consumer of a read: what it does with the record that was found, once. The slow path sees
+  // any consumer as this type.
+  using Consumer = absl::FunctionRef<void(const Found&)>;
+  // Whether a consumer calls a function of the user. Its fast path runs only outside callbacks.
+  template <typename Consume>
+  static constexpr bool kIsCallback = requires {
+    Consume::kIsCallback;
+  };
+
+  // A consumer that copies the value.
+  struct Copier {
+    SessionState& session;
+    Value& value;
+
+    EBB_INLINE void operator()(const Found& found) const {
+      CopyValue(found, value);
+      CountRead(session, value);
+    }
+  };
+  // A consumer that calls a function of the user with the value.
   template <typename Fn>
   struct Visitor {
     static constexpr bool kIsCallback = true;
@@ -189,73 +216,63 @@ class Operations {
     return {core, guard, update_from, core.index.FindHint(hash)};
   }
 
-  // ---- fast paths ----
+  // ---- reads ----
 
   // Calls `consume(found)` with the newest record of the key, under a guard, exactly once.
   template <typename Consume>
-  static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, Consume&& consume) {
-    if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]] {
-      return Timed<ReadHit<std::remove_reference_t<Consume>>, KeyView,
-                   std::remove_cvref_t<Consume>>(session, OpKind::kRead, key, consume);
+  static EBB_INLINE OpStatus Read(SessionState& session, KeyView key, const Consume& consume) {
+    EBB_TRY {
+      if (const Try tried = ReadHit(session, key, consume); tried != Try::kDone) [[unlikely]]
+        return ReadAgain(session, key, consume, tried, kIsCallback<Consume>);
     }
-    return ReadHit(session, key, consume);
+    EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRead); }
+    return OpStatus::kOk;
   }
-  static EBB_INLINE OpStatus Upsert(SessionState& session, KeyView key, ValueView value) {
-    if (session.slot->tally.Begin(OpKind::kUpsert)) [[unlikely]]
-      return Timed<UpsertHit, KeyView, ValueView>(session, OpKind::kUpsert, key, value);
-    return UpsertHit(session, key, value);
-  }
-  template <typename Fn>
-  static EBB_INLINE OpStatus Rmw(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
-    if (session.slot->tally.Begin(OpKind::kRmw)) [[unlikely]]
-      return Timed<RmwHit<Fn>, KeyView, Fn&, ValueView>(session, OpKind::kRmw, key, fn, initial);
-    return RmwHit(session, key, fn, initial);
-  }
-
+  // Counts the read, and does it if it is a hit and not to be timed. Otherwise ReadAgain follows.
   template <typename Consume>
-  static EBB_INLINE OpStatus ReadHit(SessionState& session, KeyView key, Consume& consume) {
+  static EBB_INLINE Try ReadHit(SessionState& session, KeyView key, const Consume& consume) {
+    if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]]
+      return Try::kWalk;
+    return TryRead<Reach::kFirst>(session, key, Hash(*session.core, key), consume);
+  }
+  // The rest of a read that is no hit, from the start.
+  static EBB_NOINLINE OpStatus ReadAgain(SessionState& session, KeyView key, Consumer consume,
+                                         Try tried, bool is_callback) {
+    const OpTimer timer = Continue(session, OpKind::kRead, tried);
     const std::uint64_t hash = Hash(*session.core, key);
     EBB_TRY {
-      if (TryRead(session, key, hash, consume)) [[likely]]
+      if (tried != Try::kMiss && (!is_callback || session.MayCallBack()) &&
+          TryRead<Reach::kChain>(session, key, hash, consume) == Try::kDone) {
         return OpStatus::kOk;
+      }
     }
     EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRead); }
     if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
     return ReadSlow(session, key, hash, consume);
   }
-  // Returns false if the fast path does not apply.
-  template <typename Consume>
-  static EBB_INLINE bool TryRead(SessionState& session, KeyView key, std::uint64_t hash,
-                                 Consume&& consume) {
+  template <Reach kReach, typename Consume>
+  static EBB_INLINE Try TryRead(SessionState& session, KeyView key, std::uint64_t hash,
+                                const Consume& consume) {
     Core& core = *session.core;
-    if constexpr (requires { std::remove_cvref_t<Consume>::kIsCallback; }) {
-      if (!session.MayCallBack()) [[unlikely]]
-        return false;
-    } else {
-      if (!session.idle()) [[unlikely]]
-        return false;
-    }
+    if (!(kIsCallback<Consume> ? session.MayCallBack() : session.idle())) [[unlikely]]
+      return Try::kMiss;
     EpochGuard guard(core.epochs, *session.slot);
     const Address head = core.log.head();
-    return FinishRead(core, guard, key, core.index.FindHint(hash), head, consume);
+    return FinishRead<kReach>(core, guard, key, core.index.FindHint(hash), head, consume);
   }
   // Does the same, starting at the index's hint.
-  template <typename Consume>
-  static EBB_INLINE bool FinishRead(Core& core, const EpochGuard& guard, KeyView key,
-                                    Address address, Address head, Consume&& consume) {
-    if (address < head) return false;
-    std::byte* bytes = core.log.At(address, guard);
-    AskForRest(bytes);
-    if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
-      address = Walk(core, guard, Record(bytes, kShape).header().LoadAcquire().prev(), head, key);
-      if (address < head) return false;
-      bytes = core.log.At(address, guard);
-    }
-    const Record record(bytes, kShape);
+  template <Reach kReach, typename Consume>
+  static EBB_INLINE Try FinishRead(Core& core, const EpochGuard& guard, KeyView key, Address hint,
+                                   Address head, const Consume& consume) {
+    Hit hit{hint};
+    const Try tried = FindRecord<kReach>(core, guard, key, head, hit);
+    if (tried != Try::kDone) [[unlikely]]
+      return tried;
+    const Record record = hit.record();
     if (record.header().LoadAcquire().tombstone() || !guard.Look()) [[unlikely]]
-      return false;
-    consume(Found{core.log, address, record, /*frozen=*/false, /*is_hit=*/true});
-    return true;
+      return Try::kMiss;
+    consume(Found{core.log, hit.address, record, /*frozen=*/false, /*is_hit=*/true});
+    return Try::kDone;
   }
   // After the fast path of a read did not apply: returns whether its key is certainly absent.
   static EBB_NOINLINE bool IsAbsent(SessionState& session, KeyView key, std::uint64_t hash) {
@@ -268,10 +285,8 @@ class Operations {
     session.slot->tally.AddOf(Count::kWithoutEffect, OpKind::kRead);
     return true;
   }
-
-  template <typename Consume>
-  static EBB_NOINLINE OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
-                                        Consume consume) {
+  static OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
+                           Consumer consume) {
     if (!session.callable()) return RefuseReentered(session, OpKind::kRead);
     SlowScope scope(*session.slot);
     EBB_TRY {
@@ -290,6 +305,12 @@ class Operations {
     }
   }
 
+  // ---- updates ----
+  //
+  // Two forms: the hit, to be inlined, which counts the update and does it if it is on the fast
+  // path and not to be timed; and the whole operation, which continues after a hit that returned
+  // `tried`.
+
   static EBB_INLINE bool Fits(const Core& core, KeyView key, ValueView value) {
     if constexpr (K::kFixed && V::kFixed) {
       return true;  // checked once, when the store was opened
@@ -299,86 +320,108 @@ class Operations {
     }
   }
 
-  static EBB_INLINE OpStatus UpsertHit(SessionState& session, KeyView key, ValueView value) {
-    Core& core = *session.core;
+  static EBB_INLINE Try UpsertHit(SessionState& session, KeyView key, ValueView value) {
+    if (session.slot->tally.Begin(OpKind::kUpsert)) [[unlikely]]
+      return Try::kWalk;
+    return TryUpsert<Reach::kFirst>(session, key, Hash(*session.core, key), value);
+  }
+  static EBB_NOINLINE OpStatus Upsert(SessionState& session, KeyView key, ValueView value,
+                                      Try tried = Try::kNothing) {
+    const OpTimer timer = Continue(session, OpKind::kUpsert, tried);
+    if (!Fits(*session.core, key, value)) return RefuseSizes(session, OpKind::kUpsert, key, value);
     const std::uint64_t hash = Hash(*session.core, key);
-    if (!Fits(core, key, value)) [[unlikely]]
-      return RefuseSizes(session, OpKind::kUpsert, key, value);
-    if (session.idle()) [[likely]] {
-      EpochGuard guard(core.epochs, *session.slot);
-      if (FinishUpsert(session, LeadTo(core, guard, hash), key, value)) [[likely]] {
-        session.serials.Take(guard.version_bits());
-        return OpStatus::kOk;
-      }
+    if (tried != Try::kMiss && TryUpsert<Reach::kChain>(session, key, hash, value) == Try::kDone) {
+      return OpStatus::kOk;
     }
-    return UpsertSlow(session, key, hash, value);
-  }
-  // The fast path. Returns false, without effect, if it does not apply. The caller takes the
-  // serial.
-  static EBB_INLINE bool FinishUpsert(SessionState& session, const Lead& lead, KeyView key,
-                                      ValueView value) {
-    const std::optional<Mutable> found = FindMutable(lead, key);
-    if (!found || U::UpsertInPlace(found->record(), value) != WriteResult::kWritten) [[unlikely]]
-      return false;
-    CountBytes(session, K::Bytes(key) + V::Bytes(value));
-    return true;
-  }
-  static EBB_INLINE OpStatus UpsertSlow(SessionState& session, KeyView key, std::uint64_t hash,
-                                        ValueView value) {
     typename U::UpsertOp op(value);
     return Update(session, key, hash, op);
   }
+  template <Reach kReach>
+  static EBB_INLINE Try TryUpsert(SessionState& session, KeyView key, std::uint64_t hash,
+                                  ValueView value) {
+    Core& core = *session.core;
+    if (!Fits(core, key, value) || !session.idle()) [[unlikely]]
+      return Try::kMiss;
+    EpochGuard guard(core.epochs, *session.slot);
+    const Try tried = FinishUpsert<kReach>(session, LeadTo(core, guard, hash), key, value);
+    if (tried == Try::kDone) [[likely]]
+      session.serials.Take(guard.version_bits());
+    return tried;
+  }
+  // Does the same, starting at the index's hint. The caller takes the serial.
+  template <Reach kReach>
+  static EBB_INLINE Try FinishUpsert(SessionState& session, const Lead& lead, KeyView key,
+                                     ValueView value) {
+    Hit hit{lead.address};
+    const Try tried = FindMutable<kReach>(lead, key, hit);
+    if (tried != Try::kDone) [[unlikely]]
+      return tried;
+    if (U::UpsertInPlace(hit.record(), value) != WriteResult::kWritten) [[unlikely]]
+      return Try::kMiss;
+    CountBytes(session, K::Bytes(key) + V::Bytes(value));
+    return Try::kDone;
+  }
 
   template <typename Fn>
-  static EBB_INLINE OpStatus RmwHit(SessionState& session, KeyView key, Fn& fn, ValueView initial) {
+  static EBB_INLINE Try RmwHit(SessionState& session, KeyView key, Fn& fn) {
+    if (session.slot->tally.Begin(OpKind::kRmw)) [[unlikely]]
+      return Try::kWalk;
+    return TryRmw<Reach::kFirst>(session, key, Hash(*session.core, key), fn);
+  }
+  static EBB_NOINLINE OpStatus Rmw(SessionState& session, KeyView key, Edit<Value> fn,
+                                   ValueView initial, Try tried = Try::kNothing) {
+    const OpTimer timer = Continue(session, OpKind::kRmw, tried);
     const std::uint64_t hash = Hash(*session.core, key);
     EBB_TRY {
-      if (TryRmw(session, key, hash, fn)) [[likely]]
+      if (tried != Try::kMiss && TryRmw<Reach::kChain>(session, key, hash, fn) == Try::kDone) {
         return OpStatus::kOk;
+      }
     }
     EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRmw); }
-    return RmwSlow(session, key, hash, fn, initial);
+    typename U::RmwOp op{{session}, fn, initial};
+    return Update(session, key, hash, op);
   }
-  // Returns false, without effect, if the fast path does not apply.
-  template <typename Fn>
-  static EBB_INLINE bool TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
+  template <Reach kReach, typename Fn>
+  static EBB_INLINE Try TryRmw(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn) {
     Core& core = *session.core;
-    if (!session.MayCallBack()) [[unlikely]]
-      return false;
+    if (!V::kFixed || !session.MayCallBack()) [[unlikely]]
+      return Try::kMiss;
     EpochGuard guard(core.epochs, *session.slot);
-    if (!FinishRmw(session, LeadTo(core, guard, hash), key, fn)) return false;
-    session.serials.Take(guard.version_bits());
-    return true;
+    const Try tried = FinishRmw<kReach>(session, LeadTo(core, guard, hash), key, fn);
+    if (tried == Try::kDone) [[likely]]
+      session.serials.Take(guard.version_bits());
+    return tried;
   }
   // Like FinishUpsert. Not inside a callback.
-  template <typename Fn>
-  static EBB_INLINE bool FinishRmw(SessionState& session, const Lead& lead, KeyView key, Fn& fn) {
+  template <Reach kReach, typename Fn>
+  static EBB_INLINE Try FinishRmw(SessionState& session, const Lead& lead, KeyView key, Fn& fn) {
     // A value that may outgrow its record would be edited here in vain. (So would a value that
     // cannot be decoded: those have a codec, and are strings here.)
-    if constexpr (!V::kFixed) return false;
-    const std::optional<Mutable> found = FindMutable(lead, key);
-    if (!found) [[unlikely]]
-      return false;
-    const HitCallback scope(&lead.core, CallbackKind::kUpdate);
-    if constexpr (kShape.locked()) {
-      typename U::CopyingOp copy{session};
-      const auto edit = [&] { return U::Edit(fn, copy.Copy()); };
-      if (U::EditLocked(lead.core, found->address, found->record(), copy.Copy(), copy.seen, edit) !=
-          WriteResult::kWritten) {
-        return false;
-      }
-      CountBytes(session, K::Bytes(key) + V::Bytes(copy.Copy()));
+    if constexpr (!V::kFixed) {
+      return Try::kMiss;
     } else {
-      U::RmwUnlocked(found->record(), fn);
+      Hit hit{lead.address};
+      const Try tried = FindMutable<kReach>(lead, key, hit);
+      if (tried != Try::kDone) [[unlikely]]
+        return tried;
+      const HitCallback scope(&lead.core, CallbackKind::kUpdate);
+      if constexpr (!kShape.locked()) {
+        U::RmwUnlocked(hit.record(), fn);
+      } else {
+        Value copy;
+        LockWord seen;
+        const auto edit = [&] {
+          fn(copy);
+          return true;
+        };
+        if (U::EditLocked(lead.core, hit.address, hit.record(), copy, seen, edit) !=
+            WriteResult::kWritten) {
+          return Try::kMiss;
+        }
+      }
       CountBytes(session, K::Bytes(key) + sizeof(Value));
+      return Try::kDone;
     }
-    return true;
-  }
-  template <typename Fn>
-  static EBB_INLINE OpStatus RmwSlow(SessionState& session, KeyView key, std::uint64_t hash, Fn& fn,
-                                     ValueView initial) {
-    typename U::template RmwOp<Fn> op{{session}, fn, initial};
-    return Update(session, key, hash, op);
   }
 
   static OpStatus CompareExchange(SessionState& session, KeyView key, ValueView expected,
@@ -393,9 +436,10 @@ class Operations {
     if constexpr (!kShape.locked()) {
       if (session.idle()) [[likely]] {
         EpochGuard guard(core.epochs, *session.slot);
-        const std::optional<Mutable> found = FindMutable(LeadTo(core, guard, hash), key);
-        if (found) [[likely]] {
-          const OpStatus status = U::CompareExchangeUnlocked(found->record(), expected, desired);
+        const Lead lead = LeadTo(core, guard, hash);
+        Hit hit{lead.address};
+        if (FindMutable<Reach::kChain>(lead, key, hit) == Try::kDone) [[likely]] {
+          const OpStatus status = U::CompareExchangeUnlocked(hit.record(), expected, desired);
           session.serials.Take(guard.version_bits());
           if (status == OpStatus::kOk) {
             CountBytes(session, K::Bytes(key) + sizeof(Value));
@@ -413,11 +457,8 @@ class Operations {
   static OpStatus Delete(SessionState& session, KeyView key) {
     Tally& tally = session.slot->tally;
     const OpTimer timer(tally, OpKind::kDelete, tally.Begin(OpKind::kDelete));
-    return DeleteSlow(session, key, Hash(*session.core, key));
-  }
-  static OpStatus DeleteSlow(SessionState& session, KeyView key, std::uint64_t hash) {
     typename U::DeleteOp op;
-    return Update(session, key, hash, op);
+    return Update(session, key, Hash(*session.core, key), op);
   }
 
   static OpStatus InsertIfAbsent(SessionState& session, KeyView key, ValueView value) {
@@ -436,8 +477,7 @@ class Operations {
   // has ended, the operation continues from there, even if the chain has changed. They wait
   // themselves for everything else. To be called inside a SlowScope, outside guards.
 
-  template <typename Consume>
-  static Step TurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consume& consume,
+  static Step TurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consumer consume,
                        DeviceSearch& search, OpStatus& status) {
     const Step step = TryTurnRead(session, key, hash, consume, search, status);
     if (step == Step::kDone) CountGeneral(session, OpKind::kRead, status);
@@ -514,11 +554,11 @@ class Operations {
   }
 
  private:
-  // A copy of a fast path that is only for timing it.
-  template <auto kHit, typename... Args>
-  static EBB_NOINLINE OpStatus Timed(SessionState& session, OpKind kind, Args... args) {
-    const OpTimer timer(session.slot->tally, kind, true);
-    return kHit(session, args...);
+  // Counts an operation of which nothing has been tried. Times it, if operations are timed.
+  static OpTimer Continue(SessionState& session, OpKind kind, Try tried) {
+    Tally& tally = session.slot->tally;
+    if (tried == Try::kNothing) tally.Begin(kind);
+    return OpTimer(tally, kind, tally.recorder() != nullptr);
   }
 
   // Prefetches the rest of a record with a string value. Its address follows from the record's
@@ -530,27 +570,39 @@ class Operations {
     }
   }
 
-  struct Mutable {
+  // The record to which a fast path has come; at first only the address of the index's hint. Not a
+  // result, because compilers keep an object that functions return by value in memory.
+  struct Hit {
     Record record() const { return Record(bytes, kShape); }
     Address address;
-    std::byte* bytes;
+    std::byte* bytes = nullptr;
   };
-  // Returns the key's record if it may be updated in place, after a successful look.
-  static EBB_INLINE std::optional<Mutable> FindMutable(const Lead& lead, KeyView key) {
-    Address address = lead.address;
-    if (address.value() < lead.update_from) return std::nullopt;
-    std::byte* bytes = lead.core.log.At(address, lead.guard);
-    AskForRest(bytes);
-    if (!K::Equals(Record(bytes, kShape), key)) [[unlikely]] {
-      address = Walk(lead.core, lead.guard, Record(bytes, kShape).header().LoadAcquire().prev(),
-                     Address(lead.update_from), key);
-      if (address.value() < lead.update_from) return std::nullopt;
-      bytes = lead.core.log.At(address, lead.guard);
+  // Looks for the key's record at or above `floor`. `hit` is it, if the result is kDone.
+  template <Reach kReach>
+  static EBB_INLINE Try FindRecord(const Core& core, const EpochGuard& guard, KeyView key,
+                                   Address floor, Hit& hit) {
+    if (hit.address < floor) [[unlikely]]
+      return Try::kMiss;
+    hit.bytes = core.log.At(hit.address, guard);
+    AskForRest(hit.bytes);
+    if (!K::Equals(hit.record(), key)) [[unlikely]] {
+      if constexpr (kReach == Reach::kFirst) return Try::kWalk;
+      hit.address = Walk(core, guard, hit.record().header().LoadAcquire().prev(), floor, key);
+      if (hit.address < floor) return Try::kMiss;
+      hit.bytes = core.log.At(hit.address, guard);
     }
-    const Record record(bytes, kShape);
-    if (record.header().LoadAcquire().has_flags() || !lead.guard.Look()) [[unlikely]]
-      return std::nullopt;
-    return Mutable{address, bytes};
+    return Try::kDone;
+  }
+  // Does the same for a record that may be updated in place, and looks successfully.
+  template <Reach kReach>
+  static EBB_INLINE Try FindMutable(const Lead& lead, KeyView key, Hit& hit) {
+    const Try tried =
+        FindRecord<kReach>(lead.core, lead.guard, key, Address(lead.update_from), hit);
+    if (tried != Try::kDone) [[unlikely]]
+      return tried;
+    if (hit.record().header().LoadAcquire().has_flags() || !lead.guard.Look()) [[unlikely]]
+      return Try::kMiss;
+    return Try::kDone;
   }
 
   // ---- slow paths ----
@@ -571,8 +623,7 @@ class Operations {
     return Refuse(session, session.BusyError());
   }
 
-  template <typename Consume>
-  static Step TryTurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consume& consume,
+  static Step TryTurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consumer consume,
                           DeviceSearch& search, OpStatus& status) {
     Core& core = *session.core;
     Backoff backoff;
@@ -640,9 +691,8 @@ class Operations {
     }
   }
 
-  template <typename Consume>
   static OpStatus AnswerFromDevice(SessionState& session, const DeviceSearch& search,
-                                   Consume& consume) {
+                                   Consumer consume) {
     if (!search.status().ok()) return Refuse(session, search.status());
     const std::optional<Record>& record = search.record();
     if (!record.has_value() || record->header().LoadAcquire().tombstone()) {

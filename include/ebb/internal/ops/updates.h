@@ -18,7 +18,9 @@
 // for the writer that holds the lock.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <type_traits>
 
@@ -34,6 +36,30 @@ namespace ebb::internal {
 // The results of an Rmw's function. kRefused: it could not decode the value, and has set the
 // session's error.
 enum class Edited : std::uint8_t { kYes, kRefused };
+
+// A reference to the function of an Rmw: two words. Everything below the fast paths sees the
+// function as this type, so a further function compiles little more than its fast path.
+template <typename Value>
+class Edit {
+ public:
+  template <typename F>
+  requires(!std::same_as<std::remove_cv_t<F>, Edit>) Edit(F& fn)
+      : fn_(const_cast<void*>(reinterpret_cast<const volatile void*>(std::addressof(fn)))),
+        call_([](void* object, Value& value) {
+          F& edit = *reinterpret_cast<F*>(object);
+          if constexpr (std::is_same_v<std::invoke_result_t<F&, Value&>, Edited>) {
+            return edit(value);
+          } else {
+            static_cast<void>(edit(value));
+            return Edited::kYes;
+          }
+        }) {}
+  Edited operator()(Value& value) const { return call_(fn_, value); }
+
+ private:
+  void* fn_;
+  Edited (*call_)(void*, Value&);
+};
 
 // The outcome of an operation. kRefused: the session's `error` has the reason.
 enum class [[nodiscard]] OpStatus : std::uint8_t{kOk, kNotFound, kAlreadyExists, kAborted,
@@ -219,7 +245,6 @@ class Updates {
     ValueView NewValue() const { return desired; }
   };
 
-  template <typename Fn>
   struct RmwOp : CopyingOp {
     static constexpr OpKind kKind = OpKind::kRmw;
     static constexpr bool kCreates = true;
@@ -229,12 +254,12 @@ class Updates {
     using CopyingOp::outgrown;
     using CopyingOp::seen;
     using CopyingOp::session;
-    Fn& fn;
+    internal::Edit<Value> fn;
     ValueView initial;
 
-    bool Edit() {
+    bool EditCopy() {
       const CallbackScope scope(session.core, CallbackKind::kUpdate);
-      if (!Updates::Edit(fn, Copy())) this->status = OpStatus::kRefused;
+      if (fn(Copy()) == Edited::kRefused) this->status = OpStatus::kRefused;
       return this->status == OpStatus::kOk;
     }
     Wish Decide(Where where, Address address, const Record* record) {
@@ -242,10 +267,10 @@ class Updates {
       switch (where) {
         case Where::kAbsent:
           Copy() = Value(initial);
-          return Edit() ? Wish::kAppend : Wish::kDone;
+          return EditCopy() ? Wish::kAppend : Wish::kDone;
         case Where::kFrozen:
           V::CopyFrozen(*record, Copy());
-          return Edit() ? Wish::kAppend : Wish::kDone;
+          return EditCopy() ? Wish::kAppend : Wish::kDone;
         case Where::kMutable:
           return DecideMutable(address, *record);
         case Where::kUnsettled:
@@ -255,7 +280,7 @@ class Updates {
     }
     Wish DecideMutable(Address address, const Record& record) {
       if constexpr (kShape.locked()) {
-        return this->ChangeLocked(address, record, [this] { return Edit(); });
+        return this->ChangeLocked(address, record, [this] { return EditCopy(); });
       } else {
         const CallbackScope scope(session.core, CallbackKind::kUpdate);
         RmwUnlocked(record, fn);
@@ -300,16 +325,6 @@ class Updates {
             record.lock().LoadAcquire().value_bytes()};
   }
 
-  // Calls the function of an Rmw. Returns false if it could not decode the value.
-  template <typename Fn>
-  static EBB_INLINE bool Edit(Fn& fn, Value& value) {
-    if constexpr (std::is_same_v<std::invoke_result_t<Fn&, Value&>, Edited>) {
-      return fn(value) == Edited::kYes;
-    } else {
-      fn(value);
-      return true;
-    }
-  }
   // Changes a locked value in place: edits a copy, and writes the copy back if the value is still
   // the one that was copied under `seen`. kChanged: `edit` refused. kTooSmall: the edited copy does
   // not fit.
