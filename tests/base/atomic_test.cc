@@ -20,7 +20,7 @@ using internal::CopyFromLog;
 using internal::CopyToLog;
 using internal::WordAt;
 
-constexpr std::size_t kMostBytes = 41;
+constexpr std::size_t kMostBytes = 217;  // three turns of the unrolled loop, and every rest
 
 std::string Pattern(std::size_t count) {
   std::string bytes(count, '\0');
@@ -38,21 +38,25 @@ TEST(AtomicTest, WordIsTheEightBytesInPlace) {
   EXPECT_EQ(WordAt(constant + 8).load(std::memory_order_relaxed), 0x0807060504030201U);
 }
 
-TEST(AtomicTest, CopyOfEveryLengthComesBack) {
+TEST(AtomicTest, CopyOfEveryLengthComesBackAtEveryAlignment) {
   for (std::size_t count = 0; count <= kMostBytes; ++count) {
-    alignas(8) std::byte log[48];
-    std::memset(log, 0xee, sizeof(log));
-    const std::string from = Pattern(count);
-    CopyToLog(from.data(), count, log);
-    std::string to(count, '\0');
-    CopyFromLog(log, count, to.data());
-    EXPECT_EQ(to, from) << count;
+    for (std::size_t shift = 0; shift < 8; ++shift) {  // of the private memory
+      alignas(8) std::byte log[kMostBytes + 7];
+      std::memset(log, 0xee, sizeof(log));
+      const std::string from = Pattern(count);
+      alignas(8) char memory[kMostBytes + 8];
+      std::memcpy(memory + shift, from.data(), count);
+      CopyToLog(memory + shift, count, log);
+      std::memset(memory, '!', sizeof(memory));
+      CopyFromLog(log, count, memory + shift);
+      EXPECT_EQ(std::string(memory + shift, count), from) << count << " " << shift;
+    }
   }
 }
 
 TEST(AtomicTest, CopyToTheLogPadsWithZerosAndStopsThere) {
-  for (std::size_t count = 0; count <= kMostBytes - 1; ++count) {
-    alignas(8) std::byte log[48];
+  for (std::size_t count = 0; count <= kMostBytes; ++count) {
+    alignas(8) std::byte log[kMostBytes + 15];
     std::memset(log, 0xee, sizeof(log));
     CopyToLog(Pattern(count).data(), count, log);
     const std::size_t padded = (count + 7) / 8 * 8;
@@ -82,7 +86,7 @@ TEST(AtomicTest, CopyTouchesNothingButItsBytes) {
 // A torn copy is made of whole words, each of which some thread wrote; and for ThreadSanitizer it
 // is no race.
 TEST(AtomicTest, ConcurrentCopiesTearOnlyBetweenWords) {
-  constexpr std::size_t kWords = 8;
+  constexpr std::size_t kWords = 23;
   alignas(64) std::byte log[kWords * 8] = {};
   Atomic<bool> begun{false};
   Atomic<bool> done{false};
