@@ -9,6 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "ebb/internal/values/check.h"
+
 #ifdef EBB_ATOMIC_HEADER
 #include EBB_ATOMIC_HEADER
 #else
@@ -42,7 +44,7 @@ inline const AtomicWord& WordAt(const std::byte* bytes) {
 // Calls `copy(offset)` for each whole word of `count` bytes, and returns their end. Unrolled by
 // hand, because gcc 12 unrolls no loop at -O2: three of five instructions would be the loop's.
 template <typename CopyWord>
-inline std::size_t ForEachWord(std::size_t count, CopyWord copy) {
+EBB_INLINE std::size_t ForEachWord(std::size_t count, CopyWord copy) {
   const auto copy_all = [&]<std::size_t... kWords>(std::size_t at, std::index_sequence<kWords...>) {
     (copy(at + kWords * 8), ...);
   };
@@ -60,7 +62,9 @@ inline std::size_t ForEachWord(std::size_t count, CopyWord copy) {
 // word at a time. A concurrent copy in the other direction may tear the result but is no data race.
 // The caller rechecks a sequence (record.h) to detect that. Bytes after the last whole word are
 // copied as part of the last eight, because a std::memcpy of an unknown count is a call.
-inline void CopyFromLog(const std::byte* log, std::size_t count, void* out) {
+// CopyFromLog is inlined, so that only moves remain of a constant count; the same made CopyToLog
+// longer (gcc 12).
+EBB_INLINE void CopyFromLog(const std::byte* log, std::size_t count, void* out) {
   auto* to = static_cast<std::byte*>(out);
   const auto load = [log](std::size_t at) {
     return WordAt(log + at).load(std::memory_order_relaxed);
