@@ -332,7 +332,7 @@ class Batches {
     std::uint64_t rest = 0;
     for (std::size_t at = 0; at < group.count; ++at) {
       const std::size_t i = group.first + at;
-      if (Ops::template FinishRead<Reach::kChain>(core, guard, key(i), Address(group.heads[at]),
+      if (Ops::template FinishRead<Reach::kFirst>(core, guard, key(i), Address(group.heads[at]),
                                                   head, [&](const auto& found) EBB_INLINE_LAMBDA {
                                                     consume(i, found);
                                                   }) == Try::kDone) [[likely]] {
