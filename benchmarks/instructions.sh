@@ -1,13 +1,13 @@
 #!/bin/sh
-# Counts instructions per operation, single and in batches of 64, on 8-byte keys and values, hit
-# path, in memory.
+# Counts instructions per operation: inlined, called through a function that is not inlined, and in
+# batches of 64. On 8-byte keys and values, hit path, in memory.
 #
 #   instructions.sh path/to/ebb_instructions [NAME=MOST...]
 #
-# Fails when a named figure is more than 10 % above its maximum. Prints lines "read
-# 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only;
-# the same loop without a store is subtracted, so a figure is the cost of the operation alone.
-# Counts repeat to the instruction on one machine and compiler, even while the machine is busy.
+# Fails when a named figure is more than 10 % above its maximum. Prints lines "read 61.2",
+# "called_read 61.2" and "batched_read 61.2". Callgrind counts inside the measured loop only; the
+# same loop without a store is subtracted, so a figure is the cost of the operation alone. Counts
+# repeat to the instruction on one machine and compiler, even while the machine is busy.
 set -eu
 program=${1:?usage: instructions.sh path/to/ebb_instructions [NAME=MOST...]}
 shift
@@ -16,7 +16,7 @@ keys=80000 # 4.9 keys a bucket, as in the store of ten million
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 
-count() { # count store|empty single|batched VERB
+count() { # count store|empty single|called|batched VERB
   valgrind --tool=callgrind --callgrind-out-file="$folder/out" --collect-atstart=no \
     --toggle-collect='*CountedLoop*' "$program" "$1" "$2" "$3" "$keys" 2>"$folder/log" >&2 || {
     cat "$folder/log" >&2
@@ -26,12 +26,12 @@ count() { # count store|empty single|batched VERB
 }
 
 failed=0
-for form in single batched; do
+for form in single called batched; do
   for verb in read upsert rmw; do
     whole=$(count store "$form" "$verb")
     loop=$(count empty "$form" "$verb")
     name=$verb
-    [ "$form" = single ] || name=batched_$verb
+    [ "$form" = single ] || name=${form}_$verb
     most=0 # any
     for limit in "$@"; do
       [ "${limit%%=*}" != "$name" ] || most=${limit#*=}

@@ -54,16 +54,12 @@ double IntegerSubject::Load(bool in_batches) {
 }
 
 Tally IntegerSubject::Run(Verb verb, int thread, std::span<const std::uint64_t> keys) {
-  IntegerStore::Session& session = state_->sessions[static_cast<std::size_t>(thread)];
-  switch (verb) {
-    case Verb::kRead:
-      return ReadLoop(session, keys);
-    case Verb::kUpsert:
-      return UpsertLoop(session, keys);
-    case Verb::kRmw:
-      return RmwLoop(session, keys);
-  }
-  return {};
+  return RunLoop(state_->sessions[static_cast<std::size_t>(thread)], verb, keys);
+}
+
+Tally IntegerSubject::RunOutOfLine(Verb verb, int thread, std::span<const std::uint64_t> keys) {
+  OutOfLine<IntegerStore::Session> calls{state_->sessions[static_cast<std::size_t>(thread)]};
+  return RunLoop(calls, verb, keys);
 }
 
 Tally IntegerSubject::RunBatched(Verb verb, int thread, std::span<const std::uint64_t> keys) {

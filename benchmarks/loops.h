@@ -144,6 +144,23 @@ template <typename Session, typename F>
   return tally;
 }
 
+// The operations behind functions of their own, as most programs call them: not inlined into the
+// loop.
+template <typename Session>
+struct OutOfLine {
+  Session& session;
+  [[gnu::noinline]] auto Read(std::uint64_t key, std::uint64_t& value) {
+    return session.Read(key, value);
+  }
+  [[gnu::noinline]] auto Upsert(std::uint64_t key, std::uint64_t value) {
+    return session.Upsert(key, value);
+  }
+  template <typename F>
+  [[gnu::noinline]] auto Rmw(std::uint64_t key, F&& fn) {
+    return session.Rmw(key, fn);
+  }
+};
+
 // What the loops above cost without a store: subtracted from counts of instructions. Values are as
 // unknown to the compiler as a store's.
 struct NoSession {

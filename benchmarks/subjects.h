@@ -27,6 +27,20 @@
 
 namespace ebb::bench {
 
+// One call per key, each a `verb`.
+template <typename Session>
+Tally RunLoop(Session& session, Verb verb, std::span<const std::uint64_t> keys) {
+  switch (verb) {
+    case Verb::kRead:
+      return ReadLoop(session, keys);
+    case Verb::kUpsert:
+      return UpsertLoop(session, keys);
+    case Verb::kRmw:
+      return RmwLoop(session, keys);
+  }
+  return {};
+}
+
 struct StoreShape {
   std::uint64_t key_count = 0;
   std::uint64_t log_memory_bytes = 0;
@@ -52,6 +66,8 @@ class IntegerSubject {
   // Upserts all ids, each thread a contiguous share, and returns the seconds it took.
   double Load(bool in_batches = false);
   Tally Run(Verb verb, int thread, std::span<const std::uint64_t> keys);
+  // Does the same through functions that are not inlined.
+  Tally RunOutOfLine(Verb verb, int thread, std::span<const std::uint64_t> keys);
   Tally RunBatched(Verb verb, int thread, std::span<const std::uint64_t> keys);
   Tally ReadStatusOr(int thread, std::span<const std::uint64_t> keys);
   // MixLoop; with `latencies` each call is timed.
