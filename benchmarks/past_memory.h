@@ -26,9 +26,9 @@ class PastMemory {
  private:
   static StoreShape ShapeFor(const Settings& settings, const std::string& folder, bool promotes) {
     const std::uint64_t data_bytes = settings.string_key_count() * kStringRecordBytes;
-    constexpr std::uint64_t kLeastBytes = std::uint64_t{1} << 20;
+    constexpr std::uint64_t kMinBytes = std::uint64_t{1} << 20;
     return {.key_count = settings.string_key_count(),
-            .log_memory_bytes = std::max(data_bytes / 8, kLeastBytes),
+            .log_memory_bytes = std::max(data_bytes / 8, kMinBytes),
             .thread_count = 1,
             .directory = folder,
             .promotes = promotes};

@@ -58,7 +58,7 @@ struct Case {
 
 struct Result {
   double per_second = 0.0;
-  std::uint64_t most_disk_bytes = 0;
+  std::uint64_t max_disk_bytes = 0;
   std::uint64_t wrong = 0;  // keys, at the end and after reopening
   BackgroundJobStats gc;
 };
@@ -89,7 +89,7 @@ class Overwriting {
       std::atomic<bool> done{false};
       std::thread watcher([&] {
         while (!done.load()) {
-          result.most_disk_bytes = std::max(result.most_disk_bytes, DiskBytes(folder_.path()));
+          result.max_disk_bytes = std::max(result.max_disk_bytes, DiskBytes(folder_.path()));
           std::this_thread::sleep_for(std::chrono::milliseconds(50));
         }
       });
@@ -158,7 +158,7 @@ void AddRowsFor(const Settings& settings, const Case& measured, Table& table) {
     wrong += result.wrong;
     live = overwriting.live_bytes();
     if (collects) {
-      most = std::max(most, result.most_disk_bytes);
+      most = std::max(most, result.max_disk_bytes);
       gc = result.gc;
     }
     return result.per_second;

@@ -20,7 +20,7 @@ class Reopened {
   Reopened(const Settings& settings, const char* name, std::uint64_t key_count)
       : folder_(settings, name),
         shape_{.key_count = key_count,
-               .log_memory_bytes = std::max(settings.recovery_log_bytes() / 4, kLeastBytes),
+               .log_memory_bytes = std::max(settings.recovery_log_bytes() / 4, kMinBytes),
                .thread_count = 1,
                .directory = folder_.path()} {
     Subject store(shape_);
@@ -65,7 +65,7 @@ class Reopened {
   }
 
  private:
-  static constexpr std::uint64_t kLeastBytes = std::uint64_t{1} << 20;
+  static constexpr std::uint64_t kMinBytes = std::uint64_t{1} << 20;
 
   static std::uint64_t LogBytes(const StoreStats& stats) {
     return stats.tail_address - stats.begin_address;

@@ -70,16 +70,16 @@ struct OperationMetrics {
   std::uint64_t count = 0;
   /// Operations of these that returned NotFound, AlreadyExists or Aborted, for example reads of
   /// absent keys.
-  std::uint64_t without_effect = 0;
+  std::uint64_t no_op = 0;
   /// Operations of these that returned an error.
   std::uint64_t refused = 0;
   /// Operations of these that took the slow path: a wait, an append, or the device.
-  std::uint64_t general = 0;
+  std::uint64_t slow_path = 0;
   /// The latencies of these operations.
   LatencySummary latency;
 
   /// Returns the number of operations that had an effect.
-  std::uint64_t effective() const { return count - without_effect - refused; }
+  std::uint64_t effective() const { return count - no_op - refused; }
 };
 
 /// The counts of a store. See Store::Metrics.
@@ -193,10 +193,10 @@ struct OperationField {
 };
 inline constexpr std::array<OperationField, 4> kOperationFields = {{
     {"operations", "Operations started", &OperationMetrics::count},
-    {"operations_without_effect", "Operations that found the key absent, present or different",
-     &OperationMetrics::without_effect},
+    {"operations_no_op", "Operations that found the key absent, present or different",
+     &OperationMetrics::no_op},
     {"operations_refused", "Operations that returned an error", &OperationMetrics::refused},
-    {"operations_general", "Operations that took the slow path", &OperationMetrics::general},
+    {"operations_slow_path", "Operations that took the slow path", &OperationMetrics::slow_path},
 }};
 inline constexpr std::array<MetricField, 32> kMetricFields = {{
     {"reads_from_memory", "Keys found in memory", &MetricsSnapshot::reads_from_memory},

@@ -14,7 +14,7 @@
 #include "ebb/codec.h"
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/ops/typed_record.h"
-#include "ebb/internal/scan/live_scan.h"
+#include "ebb/internal/scan/key_scan.h"
 
 namespace ebb {
 
@@ -85,7 +85,7 @@ class ScanIterator {
   // `core` is null if the store was moved from.
   explicit ScanIterator(std::shared_ptr<internal::Core> core, std::string_view prefix = {}) {
     if (core == nullptr) return;
-    EBB_TRY { scan_ = std::make_unique<internal::LiveScan>(std::move(core), std::string(prefix)); }
+    EBB_TRY { scan_ = std::make_unique<internal::KeyScan>(std::move(core), std::string(prefix)); }
     EBB_CATCH_NO_MEMORY { lacks_memory_ = true; }
   }
   bool Copy() {
@@ -104,7 +104,7 @@ class ScanIterator {
     return true;
   }
 
-  std::unique_ptr<internal::LiveScan> scan_;  // null: out of memory, or moved from
+  std::unique_ptr<internal::KeyScan> scan_;  // null: out of memory, or moved from
   bool lacks_memory_ = false;
   std::string bytes_;  // for codecs
   Key key_{};

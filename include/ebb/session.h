@@ -319,7 +319,7 @@ class Session {
   /// operation without Async; otherwise one or two allocations more.
   template <std::invocable<absl::StatusOr<Value>> Done>
   void ReadAsync(KeyView key, Done done) {
-    auto tell = TellValue(std::move(done));
+    auto tell = NotifyValue(std::move(done));
     using Receiver = internal::ValueReceiver<Ops, internal::Stored<Value>, decltype(tell)>;
     Receiver receiver{std::move(tell)};
     bool timed = false;
@@ -333,7 +333,7 @@ class Session {
                         [&](const auto& found) { receiver.Take(*state_, found); }) == Try::kDone;
       return absl::OkStatus();
     });
-    if (is_hit || !status.ok()) return receiver.Tell(status);
+    if (is_hit || !status.ok()) return receiver.Notify(status);
     Pend(OpKind::kRead, timed, key, internal::ReadForm<Ops, Receiver>(std::move(receiver)));
   }
 
@@ -505,9 +505,9 @@ class Session {
     };
     if constexpr (kInterleaved) {
       const auto hit = [state = state_.get(), key = ItemOf(keys), value = ItemOf(values)](
-                           std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
-        return Ops::Fits(lead.core, key(i), value(i)) &&
-               Ops::template FinishUpsert<kChain>(*state, lead, key(i), value(i)) == Try::kDone;
+                           std::size_t i, const Probe& probe) EBB_INLINE_LAMBDA {
+        return Ops::Fits(probe.core, key(i), value(i)) &&
+               Ops::template FinishUpsert<kChain>(*state, probe, key(i), value(i)) == Try::kDone;
       };
       const auto with_op = [&](std::size_t i, const auto& run) {
         typename Updates::UpsertOp op(values[i]);
@@ -532,9 +532,9 @@ class Session {
     };
     if constexpr (kInterleaved) {
       const auto hit = [state = state_.get(), key = ItemOf(keys), edit_of](
-                           std::size_t i, const Lead& lead) EBB_INLINE_LAMBDA {
+                           std::size_t i, const Probe& probe) EBB_INLINE_LAMBDA {
         auto edit = edit_of(i);
-        return Ops::template FinishRmw<kChain>(*state, lead, key(i), edit) == Try::kDone;
+        return Ops::template FinishRmw<kChain>(*state, probe, key(i), edit) == Try::kDone;
       };
       const auto with_op = [&](std::size_t i, const auto& run) {
         auto edit = edit_of(i);
@@ -555,7 +555,7 @@ class Session {
       return run(op);
     };
     return UpdateBatch<OpKind::kDelete>(
-        keys, results, [](std::size_t, const Lead&) { return false; }, with_op,
+        keys, results, [](std::size_t, const Probe&) { return false; }, with_op,
         [&](std::size_t i) { return Ops::Delete(*state_, StoredKey(keys[i])); });
   }
 
@@ -571,7 +571,7 @@ class Session {
   friend class Store<Key, Value>;
   using Ops = internal::Operations<internal::Stored<Key>, internal::Stored<Value>>;
   using Copier = typename Ops::Copier;
-  using Lead = typename Ops::Lead;
+  using Probe = typename Ops::Probe;
   using Try = internal::Try;
   static constexpr internal::Reach kChain = internal::Reach::kChain;
   using Updates = internal::Updates<internal::Stored<Key>, internal::Stored<Value>>;
@@ -712,7 +712,7 @@ class Session {
   }
   // Returns `done` for stored values; owns it.
   template <typename Done>
-  static auto TellValue(Done done) {
+  static auto NotifyValue(Done done) {
     if constexpr (Coded<Value>) {
       return [done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
         done(internal::CatchNoMemory([&]() -> absl::StatusOr<Value> {
@@ -735,7 +735,7 @@ class Session {
       return absl::OkStatus();
     });
     TrimBuffers();
-    if (!status.ok()) return form.Tell(std::move(status));
+    if (!status.ok()) return form.Notify(std::move(status));
     internal::StartPending(*state_, state_->pending, std::move(pending));
   }
   template <typename Make, typename Done>

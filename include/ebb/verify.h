@@ -43,7 +43,7 @@ struct VerifyProgress {
 struct VerifyOptions {
   /// The maximum number of problems that are described in VerifyReport::problems. All problems are
   /// counted. Any value; default 100.
-  std::size_t most_problems = 100;
+  std::size_t max_problems = 100;
   /// Called in the calling thread after each page of the log. The table in ebb/options.h lists the
   /// calls that it may make. Default: none.
   std::function<void(const VerifyProgress&)> progress = {};

@@ -50,7 +50,7 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
 
 absl::Status LoadIndexImage(Core& core, Directory& directory, const Manifest& manifest) {
   return ReadIndexImage(core, directory, manifest, [&](std::uint64_t hash, Address address) {
-    return core.index.PutAlone(hash, address).has_value();
+    return core.index.PutExclusive(hash, address).has_value();
   });
 }
 
@@ -86,7 +86,7 @@ absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& ma
       return absl::ResourceExhaustedError("no memory for the hash index");
     }
     // A larger index than planned is allowed; a fuller one would be slow.
-    if (core.config.index_auto_grow) core.index.GrowAloneIfCrowded();
+    if (core.config.index_auto_grow) core.index.GrowExclusiveIfCrowded();
   }
   return absl::OkStatus();
 }

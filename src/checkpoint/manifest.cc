@@ -61,7 +61,7 @@ std::optional<std::uint64_t> CheckpointOfFile(const std::string& name) {
   for (const std::string_view prefix : {kManifestPrefix, kImagePrefix}) {
     const auto id = NumberBetween(finished, prefix, kSuffix);
     // Only names that the store itself creates, without leading zeros.
-    if (id.has_value() && *id != 0 && *id <= kMostCheckpointId &&
+    if (id.has_value() && *id != 0 && *id <= kMaxCheckpointId &&
         (finished == ManifestName(*id) || finished == ImageName(*id)))
       return id;
   }
@@ -125,7 +125,7 @@ absl::Status ReadSessions(SealedReader& reader, std::uint64_t bytes, Manifest& m
     if (!status.ok()) return status;
     // Names are padded to 8 bytes, and so is every section.
     const std::uint64_t padded_bytes = RoundUp8(name_bytes);
-    if (name_bytes == 0 || name_bytes > kMostSessionNameBytes || bytes < 16 + padded_bytes) {
+    if (name_bytes == 0 || name_bytes > kMaxSessionNameBytes || bytes < 16 + padded_bytes) {
       return reader.Damaged("the length of a session's name is out of range");
     }
     std::string padded(padded_bytes, '\0');

@@ -42,13 +42,14 @@ bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
   const auto by_block = [](const IncarnationSpan& a, const IncarnationSpan& b) {
     return a.first_block < b.first_block;
   };
-  const std::vector<IncarnationSpan>& histories = manifest.incarnations;
+  const std::vector<IncarnationSpan>& incarnations = manifest.incarnations;
   return manifest.scan_from >= geometry.BlockStart(1) && manifest.scan_from < manifest.durable &&
          manifest.scan_from == geometry.Normalize(manifest.scan_from) &&
          manifest.scan_from.value() % 8 == 0 && manifest.durable.value() <= Address::kMask &&
          manifest.durable == geometry.BlockStart(geometry.BlockOf(manifest.durable)) &&
-         !histories.empty() && std::is_sorted(histories.begin(), histories.end(), by_block) &&
-         histories.back().first_block <= geometry.BlockOf(manifest.scan_from);
+         !incarnations.empty() &&
+         std::is_sorted(incarnations.begin(), incarnations.end(), by_block) &&
+         incarnations.back().first_block <= geometry.BlockOf(manifest.scan_from);
 }
 
 }  // namespace

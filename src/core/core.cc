@@ -178,7 +178,7 @@ Core::IndexSample Core::SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets
         ++next.entries;
         // The record is on the device: the caller reads a few of them without a guard.
         if (entry.address() < head) {
-          next.addresses[std::min(next.on_device++, IndexSample::kMostAddresses - 1)] =
+          next.addresses[std::min(next.on_device++, IndexSample::kMaxAddresses - 1)] =
               entry.address();
           return;
         }
@@ -404,12 +404,12 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   MetricsSnapshot metrics;
   for (std::size_t kind = 0; kind < kOpKindCount; ++kind) {
     OperationMetrics& operation = metrics.operations[kind];
-    operation.without_effect = sums[Count::kWithoutEffect + kind];
+    operation.no_op = sums[Count::kNoOp + kind];
     operation.refused = sums[Count::kRefused + kind];
-    operation.general = sums[Count::kGeneral + kind];
+    operation.slow_path = sums[Count::kSlowPath + kind];
     // The counters of one operation are not read at once, so their sum may be ahead of the count.
-    operation.count = std::max({sums[Count::kBegun + kind], operation.general,
-                                operation.without_effect + operation.refused});
+    operation.count = std::max(
+        {sums[Count::kBegun + kind], operation.slow_path, operation.no_op + operation.refused});
   }
   metrics.reads_from_device = sums[Count::kReadsFromDevice];
   const std::uint64_t found = metrics[OpKind::kRead].effective();
@@ -442,7 +442,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   metrics.device_reads = count(log.counters().device_reads);
   metrics.device_read_bytes = count(log.counters().device_read_bytes);
   metrics.page_waits = count(log.counters().page_waits);
-  metrics.throttle_waits = count(log.counters().brake_waits);
+  metrics.throttle_waits = count(log.counters().throttle_waits);
   metrics.fuzzy_waits = count(counters.fuzzy_waits);
   metrics.device_waits = sums[Count::kDeviceWaits];
   metrics.contended_waits = sums[Count::kContendedWaits];
@@ -487,8 +487,8 @@ MetricsSnapshot Core::Metrics() {
       operation.*field.value =
           since(operation.*field.value, metrics_base_.operations[kind].*field.value);
     }
-    operation.count = std::max(
-        {operation.count, operation.general, operation.without_effect + operation.refused});
+    operation.count =
+        std::max({operation.count, operation.slow_path, operation.no_op + operation.refused});
     if (latencies == nullptr) continue;
     (*latencies)[kind].Subtract((*latency_base_)[kind]);
     operation.latency = (*latencies)[kind].Summarize();

@@ -20,10 +20,10 @@ bool SessionTable::Entry::Differs(std::uint64_t serial) const {
 }
 
 absl::Status SessionTable::Enter(std::string_view name, SessionSerials& serials) {
-  if (name.empty() || name.size() > kMostNameBytes) {
+  if (name.empty() || name.size() > kMaxNameBytes) {
     return absl::InvalidArgumentError(
         fmt::format("the name of a session has {} bytes: it must have from 1 to {}", name.size(),
-                    kMostNameBytes));
+                    kMaxNameBytes));
   }
   MutexLock lock(mu_);
   Entry& entry = entries_.try_emplace(std::string(name)).first->second;

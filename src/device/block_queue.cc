@@ -105,7 +105,7 @@ void BlockQueue::Start(BlockRead& read) {
   // The ring is full: take an ended read out, which goes to ended_.
   if (in_ring_ == kDepth) TakeFromRing(/*wait=*/true);
   // Without a file (closed, or blocks in two files) or room in the ring, the read is done here.
-  Device::Place place = device_.Locate(read.block, read.bytes.size() / kBlockBytes);
+  Device::BlockLocation place = device_.Locate(read.block, read.bytes.size() / kBlockBytes);
   read.file = std::move(place.file);
   if (read.file != nullptr &&
       ring_->Start(*read.file, place.offset, read.bytes.data(), read.bytes.size(), &read)) {

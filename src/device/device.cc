@@ -522,7 +522,7 @@ absl::Status FileDevice::Read(std::uint64_t block, std::span<std::byte> bytes) {
 
 // The ring must not wait for an open, and only one file can be read at a time; otherwise the caller
 // uses Read.
-Device::Place FileDevice::Locate(std::uint64_t block, std::uint64_t count) {
+Device::BlockLocation FileDevice::Locate(std::uint64_t block, std::uint64_t count) {
   const std::uint64_t index = block % config_.segment_blocks;
   if (index + count > config_.segment_blocks) return {};
   auto file = FindSegment(block / config_.segment_blocks, Keep::kOnlyIfRoom);

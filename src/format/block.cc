@@ -76,7 +76,7 @@ std::uint64_t CommitMagic(std::uint64_t store_id, std::uint64_t number) {
 
 void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std::uint64_t number,
                         std::span<std::byte> extent) {
-  EBB_CHECK(extent.size() >= CommitRecord::kLeastExtentBytes);
+  EBB_CHECK(extent.size() >= CommitRecord::kMinExtentBytes);
   // Zeros, because these bytes reach the device (hybrid_log.h).
   std::fill(extent.begin(), extent.end(), std::byte{0});
   Put(extent, 0,
@@ -169,7 +169,7 @@ std::optional<SessionsRecord> DecodeSessions(std::span<const std::byte> extent) 
     if (rest.size() < 16) return std::nullopt;
     const std::uint64_t name_bytes = Get<std::uint64_t>(rest, 8);
     // The lengths come from a verified block, but are checked like any input.
-    if (name_bytes == 0 || name_bytes > kMostSessionNameBytes || name_bytes > rest.size() - 16) {
+    if (name_bytes == 0 || name_bytes > kMaxSessionNameBytes || name_bytes > rest.size() - 16) {
       return std::nullopt;
     }
     SessionReport session;

@@ -16,7 +16,7 @@ constexpr std::size_t RegionBytes(int exponent) {
 }
 
 // Returns the largest size that the index may ever have: each doubling uses a bit of the tag.
-int MostExponent(int exponent, int creation_exponent, std::uint64_t max_bytes) {
+int MaxExponent(int exponent, int creation_exponent, std::uint64_t max_bytes) {
   if (max_bytes == 0) max_bytes = std::bit_ceil(PhysicalMemoryBytes());
   const std::uint64_t fit = max_bytes / sizeof(IndexBucket);
   return std::max(exponent, std::min(creation_exponent + IndexEntry::kTagBits,
@@ -29,15 +29,15 @@ HashIndex::HashIndex(int exponent, int creation_exponent, bool huge_pages, HashS
                      std::uint64_t max_bytes)
     : tag_shift_{static_cast<std::uint64_t>(64 - IndexEntry::kTagBits - creation_exponent), 0},
       creation_exponent_(creation_exponent),
-      most_exponent_(MostExponent(exponent, creation_exponent, max_bytes)),
+      max_exponent_(MaxExponent(exponent, creation_exponent, max_bytes)),
       key_hash_(seed),
       huge_pages_(huge_pages) {
   // Address space for the largest size is reserved now, so that buckets never move. Where address
   // space is limited, the largest size is smaller.
-  for (;; --most_exponent_) {
-    region_ = MappedRegion::Reserve(RegionBytes(most_exponent_), huge_pages);
+  for (;; --max_exponent_) {
+    region_ = MappedRegion::Reserve(RegionBytes(max_exponent_), huge_pages);
     if (region_.data() != nullptr) break;
-    if (most_exponent_ == exponent) return;
+    if (max_exponent_ == exponent) return;
   }
   if (!region_.GrowTo(RegionBytes(exponent))) return;
   // Zeroed memory is a table of empty buckets: all words 0.
@@ -61,7 +61,7 @@ void HashIndex::Clear() {
 
 // Nothing has been swept yet, and a bucket chain that was split has no holes. So the first empty
 // word is the end of the bucket chain's entries.
-std::optional<Address> HashIndex::PutAlone(std::uint64_t hash, Address address) {
+std::optional<Address> HashIndex::PutExclusive(std::uint64_t hash, Address address) {
   const std::uint32_t tag = TagOf(hash);
   for (IndexBucket* bucket = buckets_ + (hash & (bucket_count() - 1));;) {
     for (AtomicWord& word : bucket->entries) {
@@ -84,14 +84,14 @@ std::optional<Address> HashIndex::PutAlone(std::uint64_t hash, Address address) 
   }
 }
 
-bool HashIndex::ResizeAlone(int exponent) {
-  if (exponent > most_exponent_ || !region_.GrowTo(RegionBytes(exponent))) return false;
+bool HashIndex::ResizeExclusive(int exponent) {
+  if (exponent > max_exponent_ || !region_.GrowTo(RegionBytes(exponent))) return false;
   mask_.store((std::uint64_t{1} << exponent) - 1, std::memory_order_relaxed);  // alone here
   return true;
 }
 
 // The ordinary growth, chunk by chunk. No drain is needed, because there is no other thread.
-void HashIndex::GrowAloneIfCrowded() {
+void HashIndex::GrowExclusiveIfCrowded() {
   while (crowded() && BeginGrowth() == GrowthStart::kStarted) {
     do BeginSplit();
     while (FinishSplit());
@@ -115,7 +115,7 @@ HashIndex::RowPlace HashIndex::WhereIs(std::uint64_t hash) const {
 
 // Walk of a Read, 6: the exact search. A hit needs no check (see "Readers, entry found" in the
 // header).
-HashIndex::Slot HashIndex::FindSlow(std::uint64_t hash) const {
+HashIndex::EntrySlot HashIndex::FindSlow(std::uint64_t hash) const {
   const std::uint32_t tag = TagOf(hash);
   // Ends: each turn after the first means that the bucket chain was split in the meantime, once per
   // size.
@@ -136,7 +136,7 @@ HashIndex::Slot HashIndex::FindSlow(std::uint64_t hash) const {
   }
 }
 
-HashIndex::CreateResult HashIndex::FindOrCreate(std::uint64_t hash, Slot& slot) {
+HashIndex::CreateResult HashIndex::FindOrCreate(std::uint64_t hash, EntrySlot& slot) {
   // Checked after the caller has entered its guard: if the chunk is not yet draining, its drain
   // waits for that guard, so the bucket chain stays in place for as long as the slot is used
   // ([announce] in epoch.h).
@@ -273,7 +273,7 @@ void HashIndex::OnCrowded(std::function<void()> ask) {
 HashIndex::GrowthStart HashIndex::BeginGrowth() {
   EBB_CHECK(!IsGrowing());
   const int exponent = this->exponent();
-  if (exponent >= most_exponent_) return GrowthStart::kAtLimit;
+  if (exponent >= max_exponent_) return GrowthStart::kAtLimit;
   // The maximum number of entries of a bucket chain: as many as there are tags for one bucket.
   scratch_size_ = std::size_t{1} << (creation_exponent_ + IndexEntry::kTagBits - exponent);
   scratch_.reset(new (std::nothrow) IndexEntry[scratch_size_]);

@@ -69,7 +69,7 @@ absl::StatusOr<bool> Checkpointer::IsNeeded() {
 }
 
 absl::Status Checkpointer::Write(const LaneTurn& turn) {
-  if (newest_id_ >= kMostCheckpointId) {  // from a file or record that ebb did not write
+  if (newest_id_ >= kMaxCheckpointId) {  // from a file or record that ebb did not write
     return Lasting(absl::ResourceExhaustedError(
         "the store has used all ids of checkpoints; copy all keys into a new store"));
   }

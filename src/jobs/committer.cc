@@ -10,7 +10,7 @@
 
 namespace ebb::internal {
 
-Committer::Committer(Core& core, Start start)
+Committer::Committer(Core& core, CommittedState start)
     : core_(core),
       collected_(core.log.begin().value()),
       durable_begin_(core.log.begin().value()),
@@ -24,7 +24,7 @@ Committer::Committer(Core& core, Start start)
                                        std::memory_order_relaxed);  // statistics
   // Commit, WaitDurable, updates with kAlways and the periodic commit all join here: a commit that
   // begins after the call covers it, however many callers wait.
-  core_.commits = std::make_unique<SharedRounds>([this] { return RunCommit(); });
+  core_.commits = std::make_unique<GroupRunner>([this] { return RunCommit(); });
 }
 
 absl::Status Committer::RunCommit() {
@@ -200,7 +200,7 @@ absl::Status Committer::AppendControl(std::uint64_t version, HybridLog::Extent& 
   record.index_exponent = static_cast<std::uint32_t>(core_.index.exponent());
   // Up to the end of a block, so that the block can be sealed and flushed at once.
   const auto reserve = [&](const EpochGuard& guard) {
-    return log.ReserveToBlockEnd(CommitRecord::kLeastExtentBytes, guard);
+    return log.ReserveToBlockEnd(CommitRecord::kMinExtentBytes, guard);
   };
   const auto encode = [&](std::span<std::byte> bytes) {
     // The number of the record's last block is part of its magic, so that a copy elsewhere is no
@@ -208,7 +208,7 @@ absl::Status Committer::AppendControl(std::uint64_t version, HybridLog::Extent& 
     const Address last = extent.start + (bytes.size() - 1);
     EncodeCommitRecord(record, core_.config.log.store_id, log.geometry().BlockOf(last), bytes);
   };
-  return Append(reserve, encode, CommitRecord::kLeastExtentBytes, extent);
+  return Append(reserve, encode, CommitRecord::kMinExtentBytes, extent);
 }
 
 // The order is the protocol: flush, then sync, then report. Nothing is called durable before the
@@ -263,7 +263,7 @@ absl::Status Committer::AppendSessions(std::uint64_t version) {
 
 absl::Status Committer::Append(const std::function<HybridLog::Extent(const EpochGuard&)>& reserve,
                                const std::function<void(std::span<std::byte>)>& encode,
-                               std::uint64_t least_bytes, HybridLog::Extent& extent) {
+                               std::uint64_t min_bytes, HybridLog::Extent& extent) {
   HybridLog& log = core_.log;
   for (;;) {  // ends: each turn after the first starts with room in the page
     {
@@ -280,7 +280,7 @@ absl::Status Committer::Append(const std::function<HybridLog::Extent(const Epoch
       }
     }
     // Outside the guard: the wait may need this thread's guard to end.
-    absl::Status status = log.WaitForPage(least_bytes, HybridLog::Space::kCommit);
+    absl::Status status = log.WaitForPage(min_bytes, HybridLog::Space::kCommit);
     if (!status.ok()) return status;
   }
 }

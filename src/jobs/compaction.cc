@@ -19,7 +19,7 @@ std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
 
 }  // namespace
 
-absl::StatusOr<Address> Compaction::Run(LogReader::Range range, std::uint64_t pass_bytes,
+absl::StatusOr<Address> Compaction::Run(LogCursor::LogRange range, std::uint64_t pass_bytes,
                                         const Stop& stop) {
   // On a full disk a pass must fit into the slice of collections, which its own commit frees again.
   if (core_.log.is_short_of_space()) {
@@ -37,15 +37,15 @@ absl::StatusOr<Address> Compaction::Run(LogReader::Range range, std::uint64_t pa
   return until;
 }
 
-absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_t pass_bytes,
+absl::StatusOr<Address> Compaction::RunPass(LogCursor::LogRange range, std::uint64_t pass_bytes,
                                             const Stop& stop) {
   const Address begin = range.from;
   if (begin >= range.end) return begin;
   // A live record is copied soon after it was read, so a chunk is a unit of progress and of
   // stopping.
   const std::uint64_t chunk = std::min(ChunkBytes(core_.log.geometry()), pass_bytes);
-  LiveReader reader(core_, slot_, range,
-                    {.reading = {.chunk_bytes = chunk, .ahead_bytes = 4 * chunk}});
+  LiveRecordReader reader(core_, slot_, range,
+                          {.reading = {.chunk_bytes = chunk, .ahead_bytes = 4 * chunk}});
   const GcStats before = stats_;
   bool is_ending = false;
   // Walk of a garbage collection, 2.
@@ -58,7 +58,7 @@ absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_
     if (status.ok() && !*more) break;
     // Only after these copies are published may `settled` pass their records: begin must not pass a
     // live record without a copy.
-    for (const LiveReader::Item& item : reader.live()) {
+    for (const LiveRecordReader::LiveRecord& item : reader.live()) {
       if (status.ok()) status = Copy(item);
     }
     // The part before the record that found no space is done, so it can be freed: the pass ends
@@ -77,7 +77,7 @@ absl::StatusOr<Address> Compaction::RunPass(LogReader::Range range, std::uint64_
 }
 
 // Checks whether the chain has a record of the same key above the live one.
-Compaction::Above Compaction::LookAbove(const LiveReader::Item& live, IndexEntry entry,
+Compaction::Above Compaction::LookAbove(const LiveRecordReader::LiveRecord& live, IndexEntry entry,
                                         const EpochGuard& guard) const {
   // Loaded under the guard: records below it must be read from the device, for which a guard must
   // not wait.
@@ -95,9 +95,9 @@ Compaction::Above Compaction::LookAbove(const LiveReader::Item& live, IndexEntry
   return Above::kNothing;
 }
 
-absl::Status Compaction::Copy(const LiveReader::Item& found) {
+absl::Status Compaction::Copy(const LiveRecordReader::LiveRecord& found) {
   const RecordShape shape = core_.log.shape();
-  LiveReader::Item live = found;
+  LiveRecordReader::LiveRecord live = found;
   const std::uint64_t extent =
       shape.ExtentFor(live.record.key_length(), ValueBytes(live.record, shape));
   Backoff backoff;
@@ -133,11 +133,12 @@ absl::Status Compaction::Copy(const LiveReader::Item& found) {
   }
 }
 
-Compaction::Next Compaction::TryCopy(const LiveReader::Item& live, std::uint64_t extent) {
+Compaction::Next Compaction::TryCopy(const LiveRecordReader::LiveRecord& live,
+                                     std::uint64_t extent) {
   HybridLog& log = core_.log;
   const RecordShape shape = log.shape();
   EpochGuard guard(core_.epochs, slot_);
-  HashIndex::Slot slot;
+  HashIndex::EntrySlot slot;
   if (core_.index.FindForUpdate(core_.HashOf(live.record), slot) !=
       HashIndex::CreateResult::kFound) {
     return Next::kWait;  // its chunk of the index is being moved

@@ -12,7 +12,7 @@
 
 namespace ebb::internal {
 
-Coordinator::Coordinator(Core& core, Start start)
+Coordinator::Coordinator(Core& core, OpenedState start)
     : core_(core),
       slot_(core.epochs.AcquireSlot()),
       lane_(core.pool),
@@ -152,7 +152,7 @@ absl::StatusOr<BackgroundJob::Work::Outcome> Coordinator::CollectInTurn(
     LaneTurn& turn, const BackgroundJob::IsStopping& is_stopping) {
   GarbageCollector::Call call{
       .turn = turn,
-      .pace = GarbageCollector::Pace::kByItself,
+      .pace = GarbageCollector::Pace::kAutomatic,
       .is_stopping = [this, &is_stopping] { return core_.epochs.closed() || is_stopping(); },
       .others_wait = [this] { return lane_.HasWaiters(); }};
   if (absl::Status status = core_.CheckOpen(); !status.ok()) return status;

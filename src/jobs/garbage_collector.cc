@@ -64,7 +64,7 @@ struct DeviceSample {
 DeviceSample SampleDevice(HybridLog& log, const Core::IndexSample& sample) {
   DeviceBuffer buffer;
   DeviceSample read;
-  const std::size_t known = std::min(sample.on_device, Core::IndexSample::kMostAddresses);
+  const std::size_t known = std::min(sample.on_device, Core::IndexSample::kMaxAddresses);
   for (std::size_t i = 0; i < known; ++i) {
     absl::StatusOr<Record> record = log.ReadFromDevice(sample.addresses[i], buffer);
     if (!record.ok()) continue;  // an estimate; an operation that needs it gets the error
@@ -165,7 +165,7 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : core_.CheckFiles(false);
   // If anything is thrown, no update stays throttled for a collection that has ended.
-  absl::Cleanup release_brake = [this] { core_.log.ReleaseBrake(); };
+  absl::Cleanup release_throttle = [this] { core_.log.ReleaseThrottle(); };
   if (status.ok()) status = CatchNoMemory([&] { return RunPasses(options, call, stats); });
   const std::exception_ptr thrown = std::exchange(thrown_, nullptr);
   if (thrown != nullptr) status = ThrownError(CallbackKind::kCollection, thrown);
@@ -182,7 +182,7 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
   // tail has moved.
   if (core_.log.is_short_of_space()) NoteFruitless();
   // A collection that ended normally has left the throttle as LookLater set it.
-  std::move(release_brake).Cancel();
+  std::move(release_throttle).Cancel();
   stats.new_begin_address = core_.log.begin().value();
   stats.duration_ms = MillisecondsSince(begun);
   return stats;
@@ -215,15 +215,15 @@ void GarbageCollector::Count(const absl::Status& status, const GcStats& stats) {
 
 absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, GcStats& stats) {
   SteadyClock::time_point own_paid_until{};
-  Throttle throttle(options, call.pace == Pace::kByItself ? paid_until_ : own_paid_until);
+  Throttle throttle(options, call.pace == Pace::kAutomatic ? paid_until_ : own_paid_until);
   // First the result of earlier collections: a commit since then may have stated their begin.
   absl::Status status = MoveBegin(options, call, stats);
   Address end = collected_;
-  const bool is_automatic = call.pace == Pace::kByItself;
+  const bool is_automatic = call.pace == Pace::kAutomatic;
   // Only an automatic collection compares its result with its promise (Rest).
-  const Start start{.from = collected_,
-                    .tail = core_.log.tail(),
-                    .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
+  const CollectionStart start{.from = collected_,
+                              .tail = core_.log.tail(),
+                              .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
   bool goes_on = !is_automatic || start.tail >= resting_until_ || core_.log.is_short_of_space();
   std::uint64_t unfreed_bytes = 0;  // copied since space was last given back
   while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
@@ -263,7 +263,8 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   return status;
 }
 
-void GarbageCollector::Rest(const GcOptions& options, const Start& start, const GcStats& stats) {
+void GarbageCollector::Rest(const GcOptions& options, const CollectionStart& start,
+                            const GcStats& stats) {
   const Geometry& geometry = core_.log.geometry();
   const Address tail = core_.log.tail();
   // See Convergence in the header: the written bytes include the waste of each pass.
@@ -305,7 +306,7 @@ bool GarbageCollector::IsWastingSpace(std::uint64_t copied_bytes, std::uint64_t 
 absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
   if (!call.others_wait || !call.others_wait()) return true;
   // Updates are not throttled for a collection that waits.
-  core_.log.ReleaseBrake();
+  core_.log.ReleaseThrottle();
   if (call.give_way) {
     absl::Status status = call.give_way();
     if (!status.ok()) return status;
@@ -321,7 +322,7 @@ absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
 absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
   const Address tail = core_.log.tail();
   const Address frozen = core_.log.safe_read_only();
-  if (pace == Pace::kByItself && !core_.log.is_short_of_space() &&
+  if (pace == Pace::kAutomatic && !core_.log.is_short_of_space() &&
       frozen.value() >= tail.value() - (tail - collected_) / 2) {
     return frozen;
   }
@@ -354,7 +355,7 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
                  now.scanned_bytes - last.scanned_bytes);
     last = now;
     // Updates follow the scan at a quarter of its speed.
-    if (call.pace == Pace::kByItself) PaceUpdates(options, estimate, tail + scanned / 4);
+    if (call.pace == Pace::kAutomatic) PaceUpdates(options, estimate, tail + scanned / 4);
     stopped = call.is_stopping() || !AskProgress(options, now);
     if (!stopped) throttle.Wait([&] { return call.is_stopping() || is_awaited(); });
     // Waiting for the rate may have taken long.
@@ -387,12 +388,12 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, const Call& c
     const Address longest = begin + LongestBytes(core_.log.geometry(), options, estimate);
     // A commit makes all records read-only and so creates garbage: an automatic collection waits
     // for the periodic commit unless the log is too long or the disk is full.
-    const bool waits_for_others = call.pace == Pace::kByItself &&
+    const bool waits_for_others = call.pace == Pace::kAutomatic &&
                                   core_.config.durability == Durability::kPeriodic &&
                                   core_.log.tail() < longest && !core_.log.is_short_of_space();
     if (!waits_for_others) {
       // Updates must not outrun the commit that is about to free the space.
-      if (call.pace == Pace::kByItself) PaceUpdates(options, estimate, core_.log.tail());
+      if (call.pace == Pace::kAutomatic) PaceUpdates(options, estimate, core_.log.tail());
       status = checkpointer_.MoveBegin(call.turn, collected_);
     }
   }
@@ -407,7 +408,7 @@ void GarbageCollector::PaceUpdates(const GcOptions& options, const GcEstimate& e
                                    Address granted) {
   const std::uint64_t bytes = LongestBytes(core_.log.geometry(), options, estimate);
   const Address longest = core_.log.begin() + bytes;
-  core_.log.SetBrake(std::max(longest, std::min(granted, longest + bytes / 10)));
+  core_.log.SetThrottle(std::max(longest, std::min(granted, longest + bytes / 10)));
 }
 
 // Sets when the next check is due. Live bytes change slowly, so a collection will be due when the
@@ -417,10 +418,10 @@ void GarbageCollector::LookLater(const GcOptions& options, Pace pace) {
   const GcEstimate now = Estimate(collected_);
   const Address begin = core_.log.begin();
   const std::uint64_t longest = LongestBytes(core_.log.geometry(), options, now);
-  if (pace == Pace::kByItself && begin < collected_) {
+  if (pace == Pace::kAutomatic && begin < collected_) {
     PaceUpdates(options, now, Address());
   } else {
-    core_.log.ReleaseBrake();
+    core_.log.ReleaseThrottle();
   }
   const std::uint64_t growth = std::min(Above(DueBytes(options, now), now.log_bytes),
                                         Above(longest, core_.log.tail() - begin));

@@ -42,32 +42,32 @@ void LaneJob::Cancel() {
 JobLane::JobLane(ThreadPool& pool)
     : users_overtake_(pool.thread_count() == 0), next_(pool, [this] { RunNext(); }) {}
 
-void JobLane::Append(Place& place) {
+void JobLane::Append(LanePlace& place) {
   place.is_waiting = true;
   place.next = nullptr;
   (first_ == nullptr ? first_ : last_->next) = &place;
   last_ = &place;
 }
 
-void JobLane::Remove(Place& place) {
-  Place* before = nullptr;
-  for (Place* at = first_; at != &place; at = at->next) before = at;
+void JobLane::Remove(LanePlace& place) {
+  LanePlace* before = nullptr;
+  for (LanePlace* at = first_; at != &place; at = at->next) before = at;
   (before == nullptr ? first_ : before->next) = place.next;
   if (last_ == &place) last_ = before;
   place.is_waiting = false;
 }
 
-bool JobLane::IsNext(const Place& place) const {
+bool JobLane::IsNext(const LanePlace& place) const {
   // A pool without threads runs posted jobs only when a test lets it, so threads of users must not
   // wait for them.
-  const Place* first = first_;
+  const LanePlace* first = first_;
   while (users_overtake_ && first->job != nullptr) first = first->next;
   return !is_taken_ && first == &place;
 }
 
 void JobLane::Lock() {
   MutexLock lock(mu_);
-  Place place;
+  LanePlace place;
   // A place on the stack, in the order of arrival: turns are granted first come, first served.
   Append(place);
   while (!IsNext(place)) changed_.Wait(mu_);
@@ -123,9 +123,9 @@ bool JobLane::HasWaiters() const {
 void JobLane::Close() {
   MutexLock lock(mu_);
   is_closed_ = true;
-  Place* next = nullptr;
+  LanePlace* next = nullptr;
   last_ = nullptr;
-  for (Place* at = std::exchange(first_, nullptr); at != nullptr; at = next) {
+  for (LanePlace* at = std::exchange(first_, nullptr); at != nullptr; at = next) {
     next = at->next;
     at->is_waiting = false;
     if (at->job == nullptr) Append(*at);

@@ -26,7 +26,7 @@ std::uint64_t ChainMask(const HashIndex& index) {
 
 void AddProblem(const VerifyOptions& options, std::string what, VerifyReport& report) {
   ++report.problem_count;
-  if (report.problems.size() < options.most_problems) report.problems.push_back(std::move(what));
+  if (report.problems.size() < options.max_problems) report.problems.push_back(std::move(what));
 }
 
 absl::Status VerifyCheckpoint(Core& core, Directory& directory, std::uint64_t id,
@@ -200,7 +200,7 @@ absl::Status LogVerifier::CheckRecords(Address from, std::uint64_t end_offset) {
     if (const char* const what = CheckRecord(record, address)) Problem(address, what);
     if (is_record && record.header().LoadAcquire().valid()) {
       // The verifier's own index: at each record it holds the newest record of the chain so far.
-      if (!newest_.PutAlone(core_.HashOf(record), address).has_value()) {
+      if (!newest_.PutExclusive(core_.HashOf(record), address).has_value()) {
         return absl::ResourceExhaustedError(
             "no memory to verify the store: the second index cannot grow");
       }
@@ -251,10 +251,10 @@ const char* LogVerifier::CheckLink(const Record& record, Address address) {
   if (prev > expected) return "links to an address without a record of its chain";
   // Void records are of an earlier incarnation than the record that passes over them (see the
   // header).
-  const auto history = [&](Address at) {
+  const auto incarnation_at = [&](Address at) {
     return IncarnationAt(log_.incarnations(), geometry_.BlockOf(at));
   };
-  if (history(expected) == history(address)) return "skips a record of its chain";
+  if (incarnation_at(expected) == incarnation_at(address)) return "skips a record of its chain";
   return IsDead(prev, begin_) || LeadsToChain(prev, hash)
              ? nullptr
              : "links to an address without a record of its chain";
@@ -339,7 +339,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
 }
 
 bool LogVerifier::InUnread(Address address) const {
-  return std::any_of(unread_.begin(), unread_.end(), [&](const Range& range) {
+  return std::any_of(unread_.begin(), unread_.end(), [&](const AddressRange& range) {
     return address >= range.from && address < range.end;
   });
 }

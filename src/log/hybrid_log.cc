@@ -183,7 +183,7 @@ void HybridLog::FillPageEnd(Address from, const EpochGuard& guard) {
   std::memset(bytes + sizeof(RecordHeader), 0, rest - sizeof(RecordHeader));
 }
 
-HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const EpochGuard& guard) {
+HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t min_bytes, const EpochGuard& guard) {
   std::uint64_t word = tail_.load(std::memory_order_acquire);  // [tail]
   for (;;) {
     const std::uint64_t offset = TailOffset(word);
@@ -191,9 +191,9 @@ HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t least_bytes, const 
     // can be sealed and flushed at once, and nothing is appended to its block later.
     if (offset >= payload_bytes_) return {};
     const Address start = PlaceIn(word);
-    if (!HasSpace(start, least_bytes, Space::kCommit)) return {};
+    if (!HasSpace(start, min_bytes, Space::kCommit)) return {};
     const std::uint64_t end =
-        (offset + least_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
+        (offset + min_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
     // If too little is left, all of it becomes a filler.
     const bool fits = end <= payload_bytes_;
     const std::uint64_t next_offset = fits ? end : payload_bytes_;
@@ -418,15 +418,16 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
   }
 }
 
-// The write throttle of an automatic collection: SetBrake.
-void HybridLog::WaitAtBrake() {
+// The write throttle of an automatic collection: SetThrottle.
+void HybridLog::WaitAtThrottle() {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kLongest{1000};
   const auto is_set = [this] {
-    return tail().value() >= brake_.load(std::memory_order_relaxed);  // checked again and again
+    return tail().value() >=
+           throttle_limit_.load(std::memory_order_relaxed);  // checked again and again
   };
   if (!is_set()) return;
-  counters_.brake_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
+  counters_.throttle_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
   const Clock::time_point until = Clock::now() + kLongest;
   Backoff backoff;
   while (is_set() && !epochs_.closed() && Clock::now() < until) backoff.Wait();
@@ -435,7 +436,7 @@ void HybridLog::WaitAtBrake() {
 absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
   counters_.page_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
   Backoff backoff;
-  if (space == Space::kOrdinary) WaitAtBrake();
+  if (space == Space::kOrdinary) WaitAtThrottle();
   std::uint64_t drained_page = 0;  // see TryTurnPage
   for (;;) {  // ends: each turn takes space, moves a boundary, or waits for a thread that does
     const Turn turn = TryTurnPage(extent_bytes, space, drained_page);
@@ -474,7 +475,7 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
     }
     // No frame is free. This thread does one step of the work itself, so that the wait does not
     // depend on the pool.
-    absl::StatusOr<bool> moved = Help();
+    absl::StatusOr<bool> moved = RunMaintenanceStep();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
   }
@@ -496,7 +497,7 @@ absl::Status HybridLog::WaitForDrain(std::uint64_t epoch) {
 
 // ---- maintenance ----
 
-absl::StatusOr<bool> HybridLog::Help() {
+absl::StatusOr<bool> HybridLog::RunMaintenanceStep() {
   // Walk of a page, 2 to 5. Any number of threads may be here; the mutexes of the two parts make
   // their steps one at a time, and none is held during the device's write.
   const bool shifted = ShiftBoundaries();
@@ -507,14 +508,15 @@ absl::StatusOr<bool> HybridLog::Help() {
 
 bool HybridLog::ShiftBoundaries() {
   MutexLock lock(boundary_mu_);
-  // Settle first: it may end the drain that keeps Stage from moving anything.
-  const bool settled = Settle();
-  return Stage() || settled;
+  // AdvanceSafeBoundaries first: it may end the drain that keeps AdvanceBoundaries from moving
+  // anything.
+  const bool settled = AdvanceSafeBoundaries();
+  return AdvanceBoundaries() || settled;
 }
 
-bool HybridLog::Stage() {
-  // One bump at a time: the boundaries may not move again until Settle has given their values to
-  // the safe ones.
+bool HybridLog::AdvanceBoundaries() {
+  // One bump at a time: the boundaries may not move again until AdvanceSafeBoundaries has given
+  // their values to the safe ones.
   if (staged_) return false;
   const Geometry& geometry = config_.geometry;
   const std::uint64_t tail_page = geometry.PageOf(tail());
@@ -543,7 +545,7 @@ bool HybridLog::Stage() {
   if (moves_read_only) {
     // The order is the invariant: both words are stored before the bump. A guard that begins after
     // the bump sees them and updates nothing in place below; the guards that began before end
-    // before Settle acts. A version shift keeps its bit.
+    // before AdvanceSafeBoundaries acts. A version shift keeps its bit.
     RaiseUpdateFrom(read_only_target,
                     update_from_.load(std::memory_order_relaxed) & kInfinity);  // boundary_mu_ held
     read_only_.store(read_only_target.value(), std::memory_order_release);      // [boundary]
@@ -559,7 +561,7 @@ bool HybridLog::Stage() {
   return true;
 }
 
-bool HybridLog::Settle() {
+bool HybridLog::AdvanceSafeBoundaries() {
   // Walk of a page, 3 and 5. After the drain, bytes below read_only are final and frames below head
   // are unused.
   if (!staged_ || !epochs_.Drained(staged_epoch_)) return false;
@@ -624,14 +626,14 @@ struct HybridLog::TakenChunk {
   }
 
   HybridLog& log;
-  Chunk chunk;
+  WriteChunk chunk;
   bool waited = false;
   bool is_taken = false;
 };
 
 absl::StatusOr<bool> HybridLog::FlushChunk() {
   TakenChunk taken(*this);
-  Chunk& chunk = taken.chunk;
+  WriteChunk& chunk = taken.chunk;
   // Walk of a page, 4.
   if (!taken.Take()) return taken.waited;
   const Geometry& geometry = config_.geometry;
@@ -651,7 +653,7 @@ absl::StatusOr<bool> HybridLog::FlushChunk() {
 
 // Takes whole blocks of one page, as many as a batch holds. Returns false if there are none. Sets
 // `waited` if it waited for a chunk in flight.
-bool HybridLog::TakeChunk(Chunk& chunk, bool& waited) {
+bool HybridLog::TakeChunk(WriteChunk& chunk, bool& waited) {
   const Geometry& geometry = config_.geometry;
   MutexLock lock(flush_mu_);
   for (;;) {  // ends: chunks in flight end
@@ -683,7 +685,7 @@ bool HybridLog::TakeChunk(Chunk& chunk, bool& waited) {
 }
 
 // Ends a chunk. It counts only when all chunks before it count.
-absl::StatusOr<bool> HybridLog::EndChunk(Chunk& chunk, absl::Status written) {
+absl::StatusOr<bool> HybridLog::EndChunk(WriteChunk& chunk, absl::Status written) {
   const Geometry& geometry = config_.geometry;
   const Address start = geometry.BlockStart(chunk.first_block);
   MutexLock lock(flush_mu_);
@@ -718,13 +720,13 @@ absl::Status HybridLog::FlushTo(Address end) {
   EBB_CHECK(end == config_.geometry.BlockStart(config_.geometry.BlockOf(end)));
   {
     MutexLock lock(boundary_mu_);
-    // Only requests: Stage moves the boundary, so that it has one mover.
+    // Only requests: AdvanceBoundaries moves the boundary, so that it has one mover.
     requested_read_only_ = std::max(requested_read_only_, end);
   }
   Backoff backoff;
   while (flushed_until() < end) {
     if (epochs_.broken()) return health_.status();
-    absl::StatusOr<bool> moved = Help();
+    absl::StatusOr<bool> moved = RunMaintenanceStep();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
   }
@@ -757,7 +759,7 @@ absl::Status HybridLog::ShiftBegin(Address begin) {
   Backoff backoff;
   while (safe_head() < begin) {
     if (epochs_.broken()) return health_.status();
-    absl::StatusOr<bool> moved = Help();
+    absl::StatusOr<bool> moved = RunMaintenanceStep();
     if (!moved.ok()) return moved.status();
     if (!*moved) backoff.Wait();
   }
@@ -804,7 +806,7 @@ void HybridLog::Maintain() {
     PopulateFrameAhead();
     if (look_for_garbage_) look_for_garbage_();
   }
-  absl::StatusOr<bool> moved = Help();
+  absl::StatusOr<bool> moved = RunMaintenanceStep();
   if (!moved.ok()) return;
   // Post again as long as there is something to do. A step that moved nothing waits for guards or
   // for the other chunk.

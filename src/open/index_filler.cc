@@ -37,7 +37,7 @@ struct IndexFiller::Shared {
 
   const Address linked_from;
   // Owned by the caller. During a round, each part belongs to the thread that took it.
-  std::array<std::vector<Item>, kParts> parts;
+  std::array<std::vector<NewEntry>, kParts> parts;
 
   Mutex mu;
   CondVar ended;
@@ -47,10 +47,10 @@ struct IndexFiller::Shared {
 
   // Works until no part is left. Uses the core only while the caller waits.
   void Work(Core& core) {
-    while (const std::vector<Item>* const part = Take()) End(Put(core.index, *part));
+    while (const std::vector<NewEntry>* const part = Take()) End(Put(core.index, *part));
   }
 
-  const std::vector<Item>* Take() {
+  const std::vector<NewEntry>* Take() {
     MutexLock lock(mu);
     if (not_taken == 0) return nullptr;
     ++running;
@@ -63,17 +63,17 @@ struct IndexFiller::Shared {
     if (--running == 0) ended.NotifyAll();
   }
 
-  Outcome Put(HashIndex& index, const std::vector<Item>& items) const {
+  Outcome Put(HashIndex& index, const std::vector<NewEntry>& items) const {
     Outcome of_part;
     try {
       for (std::size_t i = 0; i < items.size(); ++i) {
         if (i + kLookAhead < items.size()) index.Prefetch(items[i + kLookAhead].hash);
-        const Item& item = items[i];
+        const NewEntry& item = items[i];
         // Alone in its bucket chain: each part has bucket chains of its own, and one thread.
-        const std::optional<Address> newest = index.PutAlone(item.hash, item.address);
+        const std::optional<Address> newest = index.PutExclusive(item.hash, item.address);
         of_part.has_memory = newest.has_value();
         if (!of_part.has_memory) break;
-        // The link must be the chain's end so far (log_scan.h). Links below the start of the scan
+        // The link must be the chain's end so far (log_replay.h). Links below the start of the scan
         // are verified when they are read.
         const bool follows = item.prev == *newest || item.prev < linked_from;
         if (!follows && of_part.bad_link.is_null()) of_part.bad_link = item.address;
@@ -101,16 +101,16 @@ IndexFiller::~IndexFiller() {
 
 // A round has at most as many records as there are buckets, so that a small index may grow early.
 void IndexFiller::BeginRound() {
-  if (core_.config.index_auto_grow) core_.index.GrowAloneIfCrowded();
+  if (core_.config.index_auto_grow) core_.index.GrowExclusiveIfCrowded();
   // A part is a range of buckets, so no two threads put into the same bucket chain.
   part_shift_ = std::max(core_.index.exponent() - kPartBits, 0);
-  most_waiting_ = std::clamp<std::size_t>(core_.index.bucket_count(), 1024, 65536);
+  max_waiting_ = std::clamp<std::size_t>(core_.index.bucket_count(), 1024, 65536);
 }
 
-absl::Status IndexFiller::Add(const Item& item) {
+absl::Status IndexFiller::Add(const NewEntry& item) {
   const std::uint64_t row = item.hash & (core_.index.bucket_count() - 1);
   shared_->parts[row >> part_shift_].push_back(item);
-  return ++waiting_ < most_waiting_ ? absl::OkStatus() : Flush();
+  return ++waiting_ < max_waiting_ ? absl::OkStatus() : Flush();
 }
 
 absl::Status IndexFiller::Flush() {
@@ -129,7 +129,7 @@ absl::Status IndexFiller::Flush() {
   if (!shared_->outcome.has_memory) {
     return absl::ResourceExhaustedError("no memory for the hash index");
   }
-  for (std::vector<Item>& part : shared_->parts) part.clear();
+  for (std::vector<NewEntry>& part : shared_->parts) part.clear();
   waiting_ = 0;
   BeginRound();
   return absl::OkStatus();

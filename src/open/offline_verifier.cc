@@ -17,7 +17,7 @@
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/lifetime.h"
 #include "ebb/internal/jobs/log_verifier.h"
-#include "ebb/internal/open/log_scan.h"
+#include "ebb/internal/open/log_replay.h"
 #include "ebb/internal/open/recovery.h"
 
 namespace ebb::internal {
@@ -74,7 +74,7 @@ absl::Status VerifyCore(Core& core, const FoundSegments& found, const VerifyOpti
       FindCheckpoints(*core.files.directory, core.config.log.store_id, core.log.geometry());
   if (!checkpoints.ok()) return checkpoints.status();
   for (const std::string& note : checkpoints->notes) AddProblem(options, note, report);
-  std::optional<LogScan> scan;
+  std::optional<LogReplay> scan;
   const auto progress = [&](const RecoveryProgress& step) {
     if (options.progress) options.progress({step.scanned_bytes, step.total_bytes});
   };

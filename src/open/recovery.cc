@@ -18,7 +18,7 @@
 #include "ebb/internal/device/block_io.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/lifetime.h"
-#include "ebb/internal/open/log_scan.h"
+#include "ebb/internal/open/log_replay.h"
 #include "ebb/internal/ops/session_state.h"
 
 namespace ebb::internal {
@@ -40,7 +40,7 @@ absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
          static_cast<std::uint64_t>(
              std::bit_width(core.config.max_index_bytes / sizeof(IndexBucket)) - 1)}));
     if (core.config.index_auto_grow && exponent > core.index.exponent()) {
-      static_cast<void>(core.index.ResizeAlone(exponent));
+      static_cast<void>(core.index.ResizeExclusive(exponent));
     }
     absl::Status status = LoadIndexImage(core, *core.files.directory, manifest);
     if (status.ok()) return &manifest;
@@ -77,13 +77,13 @@ absl::Status CheckFilesBelow(const Device& device, const Geometry& geometry, Blo
 }
 
 // The state from which a new incarnation begins.
-struct NewHistory {
+struct NewIncarnation {
   std::uint64_t uncertain_block = 0;  // from here on no record states that blocks are durable
   std::uint64_t cut_block = 0;
   std::uint64_t version = 1;
   std::uint64_t checkpoint_id = 0;         // the newest ever begun
   Address begin;                           // of the log
-  std::vector<IncarnationSpan> histories;  // including this one
+  std::vector<IncarnationSpan> incarnations;  // including this one
   bool salvaged = false;                   // the part that is cut off was durable
 };
 
@@ -108,8 +108,8 @@ absl::Status ForgetBehind(Core& core, std::uint64_t end_block) {
 
 // Walk of a reopening, 4. Begins a new incarnation at `cut_block`. When this returns, it is
 // durable, and so is the log below.
-absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
-  const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, histories, salvaged] =
+absl::Status WriteOpenRecord(Core& core, const NewIncarnation& start) {
+  const auto& [uncertain_block, cut_block, version, checkpoint_id, begin, incarnations, salvaged] =
       start;
   const HybridLog::Config& config = core.config.log;
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
@@ -119,22 +119,22 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
   record.checkpoint_id = checkpoint_id;
   record.version = version;
   record.begin = begin;
-  record.begin_incarnation = IncarnationAt(histories, config.geometry.BlockOf(begin));
+  record.begin_incarnation = IncarnationAt(incarnations, config.geometry.BlockOf(begin));
   // The first sync below makes the log below durable before this record is written.
   record.durable = config.geometry.BlockStart(cut_block);
   record.creation_exponent = static_cast<std::uint32_t>(core.index.creation_exponent());
   record.index_exponent = static_cast<std::uint32_t>(core.index.exponent());
   // A chain of incarnations: a scan accepts this block only after a block of the previous
-  // incarnation (LogScan::Accept), so the remains of a log that was cut off here are never joined
+  // incarnation (LogReplay::Accept), so the remains of a log that was cut off here are never joined
   // to the new one.
   record.previous_incarnation =
-      histories.size() > 1 ? histories[histories.size() - 2].incarnation : 0;
+      incarnations.size() > 1 ? incarnations[incarnations.size() - 2].incarnation : 0;
   record.cut_block = cut_block;
   record.shift_tail = record.durable;
   record.unix_us = UnixUs();
   const std::span<std::byte> block(buffer.get(), kBlockBytes);
   EncodeCommitRecord(record, config.store_id, cut_block, block.first(kBlockPayloadBytes));
-  SealBlock(block, config.store_id, cut_block, histories.back().incarnation);
+  SealBlock(block, config.store_id, cut_block, incarnations.back().incarnation);
   // Also written to memory, so that scans can step over it.
   const Address start_address = config.geometry.BlockStart(cut_block);
   std::memcpy(core.log.FrameForRecovery(config.geometry.PageOf(start_address)).data() +
@@ -166,17 +166,17 @@ absl::Status WriteOpenRecord(Core& core, const NewHistory& start) {
 
 // Walk of a reopening, 5. Sets the log's end after the open record at `cut_block`, or before that
 // block if there is none, with the newest pages in memory.
-void StartLog(Core& core, NewHistory start, Address scanned_from) {
+void StartLog(Core& core, NewIncarnation start, Address scanned_from) {
   const Geometry& geometry = core.log.geometry();
   HybridLog::Position position;
   position.begin = start.begin;
   // A read-only opening writes no open record.
   position.tail = geometry.BlockStart(start.cut_block + (core.config.read_only ? 0 : 1));
-  position.incarnations = std::move(start.histories);
+  position.incarnations = std::move(start.incarnations);
   position.sessions_bytes = core.sessions.ListBytesWith("");
   const std::uint64_t tail_page = geometry.PageOf(position.tail);
   // One frame is free for the next page. Pages after the tail may have been read ahead into others.
-  const std::uint64_t end_page = tail_page + 2 + PageReader::kMostAhead;
+  const std::uint64_t end_page = tail_page + 2 + PageLoader::kMaxAhead;
   const std::uint64_t head_page =
       end_page > geometry.frame_count ? end_page - geometry.frame_count : 0;
   // Nothing below the start of the scan was read into frames.
@@ -207,15 +207,15 @@ absl::StatusOr<bool> IsGone(Core& core, Address begin) {
 
 absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
                      const std::function<void(const RecoveryProgress&)>& progress,
-                     FoundCheckpoints& checkpoints, std::optional<LogScan>& scan) {
+                     FoundCheckpoints& checkpoints, std::optional<LogReplay>& scan) {
   const Device& device = *core.files.device;
   const Geometry& geometry = core.log.geometry();
   // Walk of a reopening, 3. Each turn after the first begins below the end of the one before.
   for (std::uint64_t end_block = device.EndBlock();;) {
-    // Only commit records state the log's begin, so the search starts at the end (log_scan.h).
-    auto last = LogScan::FindLastCommit(core, end_block);
+    // Only commit records state the log's begin, so the search starts at the end (log_replay.h).
+    auto last = LogReplay::FindLastCommit(core, end_block);
     if (!last.ok()) return last.status();
-    LogScan::Start start;
+    LogReplay::ReplayStart start;
     start.durable = checkpoints.durable;
     start.salvage = mode == ScanMode::kSalvage;
     start.progress = progress;
@@ -308,7 +308,7 @@ class Opening {
   absl::Status Salvage(const absl::Status& damage);
   void Report();
   absl::Status BeginIncarnation();
-  void OpenDurableEnd(Committer::Start& start);
+  void OpenDurableEnd(Committer::CommittedState& start);
 
   const Options& options_;
   const StoredTypes types_;
@@ -319,8 +319,8 @@ class Opening {
   FoundSegments found_;
   FoundCheckpoints checkpoints_;
   OpenedStore opened_;
-  std::optional<LogScan> scan_;
-  NewHistory next_;
+  std::optional<LogReplay> scan_;
+  NewIncarnation next_;
 };
 
 absl::StatusOr<OpenedStore> Opening::Run(const std::string& path) {
@@ -491,7 +491,7 @@ absl::Status Opening::Replay() {
   next_.version = scan_->next_version();
   // Ids never repeat, even those of checkpoints that failed or were removed.
   next_.checkpoint_id = std::max(scan_->checkpoint_id(), checkpoints_.last_id);
-  next_.histories = scan_->incarnations();
+  next_.incarnations = scan_->incarnations();
   Report();
   // These checkpoints are below begin: a crash happened before they were removed.
   std::erase_if(checkpoints_.manifests,
@@ -529,7 +529,7 @@ absl::Status Opening::Start() {
   if (!core.has_files()) next_.begin = core.log.geometry().BlockStart(1);
   if (absl::Status status = BeginIncarnation(); !status.ok()) return status;
   core.direct_io = core.files.device->direct();
-  Coordinator::Start start;
+  Coordinator::OpenedState start;
   start.commits.version = next_.version;
   start.commits.checkpoint_id = next_.checkpoint_id;
   for (const Manifest& manifest : checkpoints_.manifests) {
@@ -556,21 +556,21 @@ absl::Status Opening::Start() {
 
 // Walk of a reopening, 4.
 absl::Status Opening::BeginIncarnation() {
-  std::vector<IncarnationSpan>& histories = next_.histories;
+  std::vector<IncarnationSpan>& incarnations = next_.incarnations;
   // An incarnation without a commit leaves no trace: its open record is replaced or cut off.
-  while (!histories.empty() && histories.back().first_block >= next_.cut_block) {
-    histories.pop_back();
+  while (!incarnations.empty() && incarnations.back().first_block >= next_.cut_block) {
+    incarnations.pop_back();
   }
   // Block 0 holds the first open record, if a process has ever written it.
   if (options_.read_only) next_.cut_block = std::max<std::uint64_t>(next_.cut_block, 1);
   std::uint64_t incarnation = 0;
   if (absl::Status status = FillRandom({&incarnation, 1}); !status.ok()) return status;
   // Odd, so never 0: 0 means that no incarnation is known.
-  histories.push_back({next_.cut_block, incarnation | 1});
+  incarnations.push_back({next_.cut_block, incarnation | 1});
   return options_.read_only ? absl::OkStatus() : WriteOpenRecord(*opened_.core, next_);
 }
 
-void Opening::OpenDurableEnd(Committer::Start& start) {
+void Opening::OpenDurableEnd(Committer::CommittedState& start) {
   const Core& core = *opened_.core;
   // The durable end excludes the open record, which the next opening may replace, except the first
   // one.

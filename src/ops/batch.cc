@@ -17,9 +17,9 @@ class PendingSearch final : public PendingOperation {
       : log_(log), key_(key), key_bytes_(key_bytes), result_(result) {
     search().Begin(part);
   }
-  bool Go() override { return !search().Step(log_, key_, key_bytes_); }
+  bool Resume() override { return !search().Step(log_, key_, key_bytes_); }
   void Refuse(absl::Status) override {}
-  void Tell() override {
+  void Notify() override {
     if (search().ended() && search().status().ok()) result_ = std::move(search());
   }
 

@@ -33,7 +33,7 @@ PendingOperations::~PendingOperations() {
 void PendingOperations::Start(Owned operation) {
   // At the limit, a caller runs callbacks until there is room, so that pending operations use
   // bounded memory.
-  while (size() >= kMost && CompleteOne(/*wait=*/true)) {
+  while (size() >= kMax && CompleteOne(/*wait=*/true)) {
   }
   {
     // Between the check of `closed` and the end of the scope, Close waits ([busy] in epoch.h). So
@@ -42,12 +42,12 @@ void PendingOperations::Start(Owned operation) {
     if (session_.core->epochs.closed()) {
       operation->Refuse(session_.core->ClosedError());
     } else {
-      // Walk of an asynchronous operation, 1: most operations complete in Go, without entering the
-      // list.
+      // Walk of an asynchronous operation, 1: most operations complete in Resume, without entering
+      // the list.
       MutexLock lock(mu_);
       try {
-        if (!operation->Go()) {
-          operations_.reserve(kMost);  // may throw: before anything has begun
+        if (!operation->Resume()) {
+          operations_.reserve(kMax);  // may throw: before anything has begun
           Read(*operation);
           operation->place_ = operations_.size();
           operations_.push_back(std::move(operation));
@@ -70,7 +70,7 @@ void PendingOperations::Notify(PendingOperation& operation) {
     explicit Scope(std::size_t& counter) : count(counter) { ++count; }
     ~Scope() { --count; }
   } const scope(notifying_);
-  operation.Tell();
+  operation.Notify();
 }
 
 bool PendingOperations::CompleteOne(bool wait) {
@@ -90,16 +90,16 @@ bool PendingOperations::CompleteOne(bool wait) {
     return true;
   }
   const std::vector<Owned> left = TakeAll(session_.core->ClosedError());
-  TellAll(left);
+  NotifyAll(left);
   return !left.empty();
 }
 
 // Every callback runs even if an earlier one throws; the first exception is rethrown.
-void PendingOperations::TellAll(const std::vector<Owned>& operations) {
+void PendingOperations::NotifyAll(const std::vector<Owned>& operations) {
   std::exception_ptr thrown;
   for (const Owned& operation : operations) {
     try {
-      operation->Tell();
+      operation->Notify();
     } catch (...) {
       if (thrown == nullptr) thrown = std::current_exception();
     }
@@ -122,7 +122,7 @@ void PendingOperations::End() {
       if (session_.core->in_callback()) {
         const std::vector<Owned> left = TakeAll(session_.core->ReenteredError());
         more = !left.empty();
-        TellAll(left);
+        NotifyAll(left);
       } else {
         more = CompleteOne(/*wait=*/true);
       }
@@ -169,7 +169,7 @@ void StartPending(SessionState& session, std::unique_ptr<PendingOperations>& lis
       }
     }
   }
-  if (list == nullptr || !callable) return operation->Tell();
+  if (list == nullptr || !callable) return operation->Notify();
   list->Start(std::move(operation));
 }
 
@@ -181,7 +181,7 @@ void PendingOperations::Next(bool wait, Owned& ended) {
       ready_ = operation->next_;
       bool has_ended = false;
       try {
-        has_ended = operation->Go();
+        has_ended = operation->Resume();
         if (!has_ended) Read(*operation);
       } catch (const std::bad_alloc&) {
         operation->Refuse(NoMemory());
@@ -266,7 +266,7 @@ void AbandonPending(Core& core) {
     }
     if (left.empty()) break;
     try {
-      PendingOperations::TellAll(left);
+      PendingOperations::NotifyAll(left);
     } catch (...) {  // by a callback: all others run first
       thrown = std::current_exception();
     }

@@ -7,13 +7,12 @@
 
 namespace ebb::internal {
 
-ReadAhead::ReadAhead(Core& core, std::uint64_t most_blocks)
-    : core_(core), most_blocks_(most_blocks) {}
+ReadAhead::ReadAhead(Core& core, std::uint64_t max_blocks) : core_(core), max_blocks_(max_blocks) {}
 
 void ReadAhead::Drop() {
   // Waits for the reads in flight, whose memory is reused.
   if (queue_ != nullptr) queue_->Drop();
-  for (std::unique_ptr<Slot>& slot : asked_) spare_.push_back(std::move(slot));
+  for (std::unique_ptr<PieceBuffer>& slot : asked_) spare_.push_back(std::move(slot));
   asked_.clear();
   blocks_ = 0;
 }
@@ -21,7 +20,7 @@ void ReadAhead::Drop() {
 bool ReadAhead::Ask(Piece piece) {
   // A limit for the number of pieces and for their memory. The caller asks again when it has taken
   // one.
-  if (asked_.size() == kMostPieces || blocks_ + (piece.end - piece.first) > most_blocks_ ||
+  if (asked_.size() == kMaxPieces || blocks_ + (piece.end - piece.first) > max_blocks_ ||
       !Begin(piece)) {
     return false;
   }
@@ -35,15 +34,15 @@ bool ReadAhead::Begin(Piece piece) {
   if (spare_.empty()) {
     // Room for all slots, so that returning one never allocates.
     spare_.reserve(asked_.size() + 1);
-    spare_.push_back(std::make_unique<Slot>());
+    spare_.push_back(std::make_unique<PieceBuffer>());
   }
-  Slot& slot = *spare_.back();
+  PieceBuffer& slot = *spare_.back();
   // The slot's memory is too small: free it, and that of other spare slots, before allocating a
   // larger one.
   if (slot.capacity < blocks) {
     capacity_ -= std::exchange(slot.capacity, 0);
     slot.bytes = nullptr;
-    for (; capacity_ + blocks > most_blocks_ && spare_.size() > 1; spare_.erase(spare_.begin()))
+    for (; capacity_ + blocks > max_blocks_ && spare_.size() > 1; spare_.erase(spare_.begin()))
       capacity_ -= spare_.front()->capacity;
     slot.bytes = AllocateAligned(blocks * kBlockBytes);
     if (slot.bytes != nullptr) {
@@ -70,8 +69,8 @@ absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
     return NoMemory();
   }
   // Pieces are taken in the order in which they were requested, not in which they end.
-  Slot& slot = *asked_.front();
-  while (!slot.ended) static_cast<Slot*>(queue_->Take(/*wait=*/true)->owner)->ended = true;
+  PieceBuffer& slot = *asked_.front();
+  while (!slot.ended) static_cast<PieceBuffer*>(queue_->Take(/*wait=*/true)->owner)->ended = true;
   const std::uint64_t blocks = slot.piece.end - slot.piece.first;
   spare_.push_back(std::move(asked_.front()));
   asked_.pop_front();

@@ -16,7 +16,7 @@ constexpr char kLz4 = 1;
 #ifdef EBB_HAS_LZ4
 constexpr std::size_t kLz4Header = 5;
 // The maximum number of bytes that one byte of an LZ4 block can stand for.
-constexpr std::uint64_t kMostRatio = 255;
+constexpr std::uint64_t kMaxRatio = 255;
 
 // Appends the compressed value, or nothing if it would not be shorter.
 bool CompressLz4(std::string_view bytes, std::string& out) {
@@ -42,7 +42,7 @@ bool DecompressLz4(std::string_view stored, std::string& bytes) {
   const std::string_view block = stored.substr(kLz4Header);
   // The count comes from the stored bytes: it must not make a reader allocate more than they can
   // stand for.
-  if (count > LZ4_MAX_INPUT_SIZE || count > kMostRatio * block.size()) return false;
+  if (count > LZ4_MAX_INPUT_SIZE || count > kMaxRatio * block.size()) return false;
   bytes.resize(count);
   return LZ4_decompress_safe(block.data(), bytes.data(), static_cast<int>(block.size()),
                              static_cast<int>(count)) == static_cast<int>(count);

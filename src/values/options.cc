@@ -15,27 +15,27 @@ namespace {
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kTiB = 1024 * 1024 * kMiB;
-constexpr std::uint64_t kLeastFrames = 8;
-constexpr std::uint64_t kLeastPageBytes = 64 * kKiB;
-constexpr std::uint64_t kMostPageBytes = 64 * kMiB;
-constexpr std::uint64_t kLeastBuckets = 1024;
-constexpr std::uint64_t kMostBuckets = std::uint64_t{1} << 31;
+constexpr std::uint64_t kMinFrames = 8;
+constexpr std::uint64_t kMinPageBytes = 64 * kKiB;
+constexpr std::uint64_t kMaxPageBytes = 64 * kMiB;
+constexpr std::uint64_t kMinBuckets = 1024;
+constexpr std::uint64_t kMaxBuckets = std::uint64_t{1} << 31;
 constexpr std::uint64_t kBucketBytes = 64;
 
-struct Range {
+struct OptionRange {
   const char* field;
   std::uint64_t value;
   std::uint64_t least;
   std::uint64_t most;
 };
 
-absl::Status CheckRange(const Range& range) {
+absl::Status CheckRange(const OptionRange& range) {
   if (range.value >= range.least && range.value <= range.most) return absl::OkStatus();
   return absl::InvalidArgumentError(fmt::format("{} is {}: must be from {} to {}", range.field,
                                                 range.value, range.least, range.most));
 }
 
-absl::Status CheckPowerOfTwo(const Range& range) {
+absl::Status CheckPowerOfTwo(const OptionRange& range) {
   if (absl::Status status = CheckRange(range); !status.ok()) return status;
   if (std::has_single_bit(range.value)) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -106,7 +106,7 @@ std::uint64_t internal::PhysicalMemoryBytes(const std::string& root) {
 Options Options::WithMemory(std::uint64_t bytes) {
   Options options;
   options.index_bucket_count =
-      std::clamp(std::bit_floor(bytes / 4 / kBucketBytes), kLeastBuckets, kMostBuckets);
+      std::clamp(std::bit_floor(bytes / 4 / kBucketBytes), kMinBuckets, kMaxBuckets);
   const std::uint64_t index_bytes = options.index_bucket_count * kBucketBytes;
   // If that is too little, the error names a number that the caller knows.
   options.log_memory_bytes =
@@ -126,7 +126,7 @@ Options Options::LowMemory() {
   options.log_memory_bytes = 64 * kMiB;
   options.page_bytes = 4 * kMiB;
   options.segment_bytes = 64 * kMiB;
-  options.index_bucket_count = kLeastBuckets;
+  options.index_bucket_count = kMinBuckets;
   options.background_threads = 2;
   options.checkpoint_interval_ms = 2000;
   options.preallocate_bytes = kMiB;
@@ -136,7 +136,7 @@ Options Options::LowMemory() {
 
 std::uint64_t EffectivePageBytes(const Options& options) {
   if (options.page_bytes != 0) return options.page_bytes;
-  return std::clamp(std::bit_floor(options.log_memory_bytes / 16), kLeastPageBytes, kMostPageBytes);
+  return std::clamp(std::bit_floor(options.log_memory_bytes / 16), kMinPageBytes, kMaxPageBytes);
 }
 
 absl::Status Validate(const GcOptions& options) {
@@ -162,10 +162,10 @@ absl::Status CheckMemory(const Options& options) {
 }
 
 absl::Status CheckIndex(const Options& options) {
-  absl::Status status = CheckPowerOfTwo(
-      {"index_bucket_count", options.index_bucket_count, kLeastBuckets, kMostBuckets});
+  absl::Status status =
+      CheckPowerOfTwo({"index_bucket_count", options.index_bucket_count, kMinBuckets, kMaxBuckets});
   if (!status.ok() || options.max_index_bytes == 0) return status;
-  status = CheckRange({"max_index_bytes", options.max_index_bytes, kLeastBuckets * kBucketBytes,
+  status = CheckRange({"max_index_bytes", options.max_index_bytes, kMinBuckets * kBucketBytes,
                        std::uint64_t{1} << 63});
   const std::uint64_t fit = options.max_index_bytes / kBucketBytes;
   if (!status.ok() || options.index_bucket_count <= fit) return status;
@@ -179,11 +179,11 @@ absl::Status CheckIndex(const Options& options) {
 absl::Status Validate(const Options& options) {
   const std::uint64_t page_bytes = EffectivePageBytes(options);
   absl::Status status = CheckMemory(options);
-  status.Update(CheckPowerOfTwo({"page_bytes", page_bytes, kLeastPageBytes, kMostPageBytes}));
-  if (status.ok() && options.log_memory_bytes / page_bytes < kLeastFrames) {
+  status.Update(CheckPowerOfTwo({"page_bytes", page_bytes, kMinPageBytes, kMaxPageBytes}));
+  if (status.ok() && options.log_memory_bytes / page_bytes < kMinFrames) {
     status = absl::InvalidArgumentError(
         fmt::format("log_memory_bytes is {}: must be at least {} for {} pages of page_bytes {}",
-                    options.log_memory_bytes, kLeastFrames * page_bytes, kLeastFrames, page_bytes));
+                    options.log_memory_bytes, kMinFrames * page_bytes, kMinFrames, page_bytes));
   }
   status.Update(CheckPowerOfTwo({"segment_bytes", options.segment_bytes, kMiB, kTiB}));
   if (status.ok() && options.segment_bytes < page_bytes) {

@@ -20,7 +20,7 @@ using internal::CopyFromLog;
 using internal::CopyToLog;
 using internal::WordAt;
 
-constexpr std::size_t kMostBytes = 217;  // three turns of the unrolled loop, and every rest
+constexpr std::size_t kMaxBytes = 217;  // three turns of the unrolled loop, and every rest
 
 std::string Pattern(std::size_t count) {
   std::string bytes(count, '\0');
@@ -39,12 +39,12 @@ TEST(AtomicTest, WordIsTheEightBytesInPlace) {
 }
 
 TEST(AtomicTest, CopyOfEveryLengthComesBackAtEveryAlignment) {
-  for (std::size_t count = 0; count <= kMostBytes; ++count) {
+  for (std::size_t count = 0; count <= kMaxBytes; ++count) {
     for (std::size_t shift = 0; shift < 8; ++shift) {  // of the private memory
-      alignas(8) std::byte log[kMostBytes + 7];
+      alignas(8) std::byte log[kMaxBytes + 7];
       std::memset(log, 0xee, sizeof(log));
       const std::string from = Pattern(count);
-      alignas(8) char memory[kMostBytes + 8];
+      alignas(8) char memory[kMaxBytes + 8];
       std::memcpy(memory + shift, from.data(), count);
       CopyToLog(memory + shift, count, log);
       std::memset(memory, '!', sizeof(memory));
@@ -55,8 +55,8 @@ TEST(AtomicTest, CopyOfEveryLengthComesBackAtEveryAlignment) {
 }
 
 TEST(AtomicTest, CopyToTheLogPadsWithZerosAndStopsThere) {
-  for (std::size_t count = 0; count <= kMostBytes; ++count) {
-    alignas(8) std::byte log[kMostBytes + 15];
+  for (std::size_t count = 0; count <= kMaxBytes; ++count) {
+    alignas(8) std::byte log[kMaxBytes + 15];
     std::memset(log, 0xee, sizeof(log));
     CopyToLog(Pattern(count).data(), count, log);
     const std::size_t padded = (count + 7) / 8 * 8;
@@ -68,7 +68,7 @@ TEST(AtomicTest, CopyToTheLogPadsWithZerosAndStopsThere) {
 
 // Exactly sized memory, so that AddressSanitizer sees a byte too many on either side.
 TEST(AtomicTest, CopyTouchesNothingButItsBytes) {
-  for (std::size_t count = 1; count <= kMostBytes; ++count) {
+  for (std::size_t count = 1; count <= kMaxBytes; ++count) {
     const std::size_t padded = (count + 7) / 8 * 8;
     const auto words = std::make_unique<std::uint64_t[]>(padded / 8);
     auto* const log = reinterpret_cast<std::byte*>(words.get());

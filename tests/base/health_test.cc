@@ -56,7 +56,7 @@ TEST(HealthTest, PoisonNeedsNoMemory) {
   }
 }
 
-TEST(HealthTest, EverybodyHearsTheFirstCauseForEver) {
+TEST(HealthTest, EveryCallReportsTheFirstCausePermanently) {
   Health health;
   health.Poison(absl::UnavailableError("the first"));
   const absl::Status first = health.status();

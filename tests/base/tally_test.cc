@@ -54,7 +54,7 @@ TEST(TallyTest, BeginCountsAndSaysWhetherToTime) {
   EXPECT_EQ(tally.recorder(), recorder) << "what is there goes on";
 }
 
-TEST(TallyTest, OpTimerRecordsOnlyWhenItIsToldTo) {
+TEST(TallyTest, OpTimerRecordsOnlyOnRequest) {
   Tally tally;
   { const OpTimer timer(tally, OpKind::kRead, tally.Begin(OpKind::kRead)); }
   tally.StartTiming();
@@ -68,7 +68,7 @@ TEST(TallyTest, OpTimerRecordsOnlyWhenItIsToldTo) {
 }
 
 // Under ThreadSanitizer a plain word would be a race.
-TEST(TallyTest, AReaderBesideTheWriterSeesNothingGoBack) {
+TEST(TallyTest, AReaderDuringWritesSeesNothingGoBack) {
   Tally tally;
   constexpr std::uint64_t kTurns = 200000;
   std::thread writer([&] {
@@ -97,7 +97,7 @@ TEST(TallyTest, BucketsFollowEachOtherWithoutGapAndAreNarrow) {
     ASSERT_LE((end - begin) * 16, begin) << "bucket " << i;
     begin = end + 1;
   }
-  EXPECT_EQ(begin, std::uint64_t{1} << LatencyBuckets::kMostBits);
+  EXPECT_EQ(begin, std::uint64_t{1} << LatencyBuckets::kMaxBits);
   EXPECT_EQ(LatencyBuckets::IndexOf(begin), LatencyBuckets::kCount - 1);
   EXPECT_EQ(LatencyBuckets::IndexOf(~std::uint64_t{0}), LatencyBuckets::kCount - 1);
 }
@@ -131,7 +131,7 @@ TEST(TallyTest, PercentilesAreThoseOfTheSortedLatenciesOrASixteenthMore) {
   }
 }
 
-TEST(TallyTest, WhatWasSubtractedIsInNoPercentile) {
+TEST(TallyTest, SubtractedSamplesAreInNoPercentile) {
   const LatencyHistogram before = HistogramOf({1000000, 2000000});
   LatencyHistogram now = HistogramOf({1000000, 2000000, 10, 20, 30});
   now.Subtract(before);

@@ -139,7 +139,7 @@ TEST(ThreadPoolTest, AJobThatWaitsIsNotPostedTwiceAndKeepsItsEarlierTime) {
   EXPECT_EQ(count, 2);
 }
 
-TEST(ThreadPoolTest, AJobThatIsPostedWhileItRunsRunsOnceMoreBehindTheOthers) {
+TEST(ThreadPoolTest, AJobThatIsPostedWhileItRunsRunsAgainAfterTheOthers) {
   ThreadPool pool(0);
   std::vector<int> ran;
   PoolJob other(pool, [&] { ran.push_back(2); });

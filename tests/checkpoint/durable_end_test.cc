@@ -151,7 +151,7 @@ TEST_F(DurableEndTest, ACrashLeavesAValueThatWasWritten) {
   EXPECT_TRUE(seen[1] && seen[6] && seen[7]) << "the seeds show several";
 }
 
-TEST_F(DurableEndTest, OneDamagedBlockLeavesTheOtherAndIsWrittenAnew) {
+TEST_F(DurableEndTest, OneDamagedBlockLeavesTheOtherAndIsWrittenAgain) {
   for (std::size_t block : {0, 1}) {
     Must(WriteDurableEnd(*directory_, kStore, 4));
     // In the part that is never written again, and at both ends.
@@ -168,7 +168,7 @@ TEST_F(DurableEndTest, OneDamagedBlockLeavesTheOtherAndIsWrittenAnew) {
   }
 }
 
-TEST_F(DurableEndTest, AMissingFileAndOneThatDoesNotVerifyAreReportedAndMadeAnew) {
+TEST_F(DurableEndTest, AMissingFileAndOneThatDoesNotVerifyAreReportedAndCreatedAgain) {
   EXPECT_THAT(Read().problem, HasSubstr("durable.ebb is missing"));
   auto end = OpenEnd(7);
   EXPECT_EQ(Read().problem, "");
@@ -371,7 +371,7 @@ TEST_F(DurableEndOfAStoreTest, ABackupHasItsOwn) {
   ExpectLost(whole_, "of a backup");
 }
 
-TEST_F(DurableEndOfAStoreTest, AMissingOrDamagedFileIsANoteAndAProblemUntilItIsMadeAnew) {
+TEST_F(DurableEndOfAStoreTest, AMissingOrDamagedFileIsANoteAndAProblemUntilItIsCreatedAgain) {
   MakeStore();
   Snapshot bad = whole_;
   bad.erase(kDurableEndName);

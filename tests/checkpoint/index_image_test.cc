@@ -71,7 +71,7 @@ TEST(IndexImageTest, LoadsIntoAnIndexOfAnySize) {
 }
 
 // Of an index that has grown under its entries, at each of its sizes.
-TEST(IndexImageTest, HoldsWhatAGrownIndexHolds) {
+TEST(IndexImageTest, HoldsAllEntriesOfAGrownIndex) {
   constexpr std::uint64_t kKeys = 2000;
   SimFileSystem files;
   auto source = OpenWithExponent(files, "db", 2);
@@ -99,7 +99,7 @@ TEST(IndexImageTest, HoldsWhatAGrownIndexHolds) {
   }
 }
 
-TEST(IndexImageTest, WhatIsAtOrAboveTheStartOfTheScanIsLeftOut) {
+TEST(IndexImageTest, EntriesAtOrAboveTheStartOfTheScanAreOmitted) {
   SimFileSystem files;
   auto store = OpenWithExponent(files, "db", 8);
   Core& core = StoreAccess::GetCore(store);
@@ -138,7 +138,7 @@ TEST(IndexImageTest, StopsInAnEmptyIndex) {
   EXPECT_EQ(status.code(), StatusCode::kAborted);
 }
 
-TEST(IndexImageTest, StopsWhenTold) {
+TEST(IndexImageTest, StopsOnRequest) {
   SimFileSystem files;
   auto store = OpenWithExponent(files, "db", 2);
   Must(store.Upsert(1, 1));

@@ -163,7 +163,7 @@ TEST(ManifestTest, AnotherStoresOrANameThatIsNotItsOwnIsDamage) {
 // Files that the store did not make are never taken for its own.
 TEST(ManifestTest, OnlyNamesThatTheStoreMakesAreItsFiles) {
   EXPECT_EQ(CheckpointOfFile("manifest-1.ebb"), 1U);
-  EXPECT_EQ(CheckpointOfFile("index-9223372036854775807.ebb"), internal::kMostCheckpointId);
+  EXPECT_EQ(CheckpointOfFile("index-9223372036854775807.ebb"), internal::kMaxCheckpointId);
   EXPECT_EQ(CheckpointOfFile("index-7.ebb.new"), 7U);
   for (const char* name : {"manifest-.ebb", "manifest-01.ebb", "manifest-1.ebb.newer", "index-1",
                            "index--1.ebb", "index-1.ebb.new.new", "log-00000001.ebb", "LOCK",

@@ -60,7 +60,7 @@ TEST_F(StoreFilesTest, AllFilesOfTheLogAreFoundInOrder) {
   EXPECT_EQ(foreign.last_id, checkpoints.last_id);
 }
 
-TEST_F(StoreFilesTest, AnEmptyDirectoryHoldsNothingAndASecondLockIsRefused) {
+TEST_F(StoreFilesTest, AnEmptyDirectoryHoldsNothingAndASecondLockIsRejected) {
   const auto directory = Lock("new");
   const FoundSegments found = Must(internal::FindSegments(*directory));
   EXPECT_TRUE(found.numbers.empty());
@@ -171,7 +171,7 @@ TEST_F(StoreFilesTest, AllHeadersAgreeInEveryFieldExceptTheFirstBlock) {
   EXPECT_TRUE(refused([](Header& h) { h.shape.value_bytes = 4; }));
 }
 
-TEST_F(StoreFilesTest, WhatDoesNotBelongTogetherIsRefused) {
+TEST_F(StoreFilesTest, FilesOfDifferentStoresAreRejected) {
   Make("db");
   Overwrite(files_, "db", SegmentFile(2), 100, "damage");
   {

@@ -39,7 +39,7 @@ TEST(CoreTest, SizesAreJudgedByLimitsAndByThePage) {
       FailsWith(core.CheckSizes(57, 4000), StatusCode::kInvalidArgument, "a page (page_bytes"));
 }
 
-TEST(CoreTest, TooMuchMemoryIsRefusedByName) {
+TEST(CoreTest, TooMuchMemoryIsRejectedByName) {
   internal::Environment environment = TinyEnvironment();
   environment.in_memory = true;
   environment.frame_count = std::uint64_t{1} << 40;
@@ -47,7 +47,7 @@ TEST(CoreTest, TooMuchMemoryIsRefusedByName) {
                         "log_memory_bytes"));
 }
 
-TEST(CoreTest, StatsTellTheStoreAsItIs) {
+TEST(CoreTest, StatsDescribeTheStore) {
   internal::Environment environment = TinyEnvironment();
   environment.in_memory = true;
   environment.force_fallback = true;
@@ -100,7 +100,7 @@ TEST(CoreTest, StatsTellTheStoreAsItIs) {
   EXPECT_EQ(store.Metrics().page_turns, metrics.page_turns);
 }
 
-TEST(CoreTest, TwoBitsOfAVersionTellWhetherItHasDrained) {
+TEST(CoreTest, TwoBitsOfAVersionShowWhetherItHasDrained) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   Core& core = CoreOf(store);
   EXPECT_TRUE(core.DrainedFor(1));
@@ -114,7 +114,7 @@ TEST(CoreTest, TwoBitsOfAVersionTellWhetherItHasDrained) {
   }
 }
 
-TEST(CoreTest, ErrorsSayWhatTheCallerDidWrong) {
+TEST(CoreTest, ErrorsNameTheMistakeOfTheCaller) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   const Core& core = CoreOf(store);
   EXPECT_TRUE(core.in_opening_process());

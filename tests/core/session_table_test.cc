@@ -116,7 +116,7 @@ TEST_F(SessionTableTest, ACommitDoesNotGiveANewSessionTheSerialsOfTheOldOne) {
 }
 
 // Also one that the log does not know until that commit has written it there.
-TEST_F(SessionTableTest, ANameForgottenBesideTheCommitThatRecordsItIsForgotten) {
+TEST_F(SessionTableTest, ANameForgottenDuringTheCommitThatRecordsItIsForgotten) {
   ASSERT_TRUE(table_.Enter("a", a_).ok());
   a_.Take(1);
   table_.Leave("a");
@@ -135,7 +135,7 @@ TEST_F(SessionTableTest, ASessionThatHasDoneNothingIsNoChange) {
   EXPECT_EQ(Commit(1), Reports{});
 }
 
-TEST_F(SessionTableTest, RestoredSessionsGoOn) {
+TEST_F(SessionTableTest, RestoredSessionsContinue) {
   table_.Restore({{"a", 7}, {"b", 9}});
   EXPECT_EQ(table_.Recorded(), (Reports{{"a", 7}, {"b", 9}}));
   EXPECT_FALSE(table_.HasChanges());

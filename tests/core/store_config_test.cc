@@ -43,7 +43,7 @@ TEST(StoreConfigTest, ANewStoreIsAsItsOptionsSay) {
             *environment.hash_seed);
 }
 
-TEST(StoreConfigTest, ANewStoreStatesWhenAndByWhatItWasCreated) {
+TEST(StoreConfigTest, ANewStoreStatesItsTimeAndLibraryOfCreation) {
   const std::uint64_t before = internal::UnixUs();
   const SegmentHeader header = Must(internal::NewHeader({}, {}, kTypes));
   EXPECT_GE(header.created_unix_us, before);
@@ -68,7 +68,7 @@ TEST(StoreConfigTest, SeedsAreGood) {
 }
 
 // The whole table: header against type.
-TEST(StoreConfigTest, TypesAreToldApartByTheirTags) {
+TEST(StoreConfigTest, TypesAreDistinguishedByTheirTags) {
   using internal::TypeName;
   constexpr TypeName kU64{"u64", true};
   constexpr TypeName kF64{"f64", true};
@@ -105,7 +105,7 @@ TEST(StoreConfigTest, TypesAreToldApartByTheirTags) {
                         "created with values of f64, and is opened with values of u64"));
 }
 
-TEST(StoreConfigTest, WhatAStoreIsNotIsRefused) {
+TEST(StoreConfigTest, AStoreOfOtherTypesIsRejected) {
   Options options;
   options.log_memory_bytes = std::uint64_t{64} << 20;
   const SegmentHeader header = Must(internal::NewHeader(options, {}, kTypes));

@@ -29,7 +29,7 @@ void Fill(MemoryDevice& device, int count) {
   }
 }
 
-TEST(BlockIoTest, ReadsWhatThereIsOfABlockRange) {
+TEST(BlockIoTest, ReadsTheExistingPartOfABlockRange) {
   MemoryDevice device;
   Fill(device, 5);
   const auto bytes = AllocateAligned(4 * kBlockBytes);

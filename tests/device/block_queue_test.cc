@@ -166,11 +166,11 @@ class BlockQueueTest : public testing::TestWithParam<Way> {
   std::unique_ptr<BlockQueue> queue_;
 };
 
-TEST_P(BlockQueueTest, EachReadEndsOnceWithWhatTheDeviceHolds) {
+TEST_P(BlockQueueTest, EachReadEndsOnceWithTheBytesOfTheDevice) {
   for (const std::size_t count : {1U, 2U, 17U, 250U, 1500U}) StartAndTakeAll(count);
 }
 
-TEST_P(BlockQueueTest, WhateverTheRingSaysTheDeviceIsAsked) {
+TEST_P(BlockQueueTest, FailedReadsOfTheRingAreRepeatedByTheDevice) {
   if (GetParam() != Way::kScripted) return;  // the others know no tricks
   for (const auto trick : {ScriptedRing::Trick::kRefuse, ScriptedRing::Trick::kError,
                            ScriptedRing::Trick::kShort, ScriptedRing::Trick::kNothing}) {
@@ -179,7 +179,7 @@ TEST_P(BlockQueueTest, WhateverTheRingSaysTheDeviceIsAsked) {
   }
 }
 
-TEST_P(BlockQueueTest, WhatIsUnderWayHasEndedWhenTheQueueIsGone) {
+TEST_P(BlockQueueTest, ReadsInFlightHaveEndedWhenTheQueueIsDestroyed) {
   for (int turn = 0; turn < 20; ++turn) {
     std::deque<Wanted> wanted;
     for (std::uint64_t block = 0; block < 40; ++block) {
@@ -193,7 +193,7 @@ TEST_P(BlockQueueTest, WhatIsUnderWayHasEndedWhenTheQueueIsGone) {
   }
 }
 
-TEST_P(BlockQueueTest, ASegmentThatIsGivenBackMeanwhileIsReadOrMissed) {
+TEST_P(BlockQueueTest, ASegmentThatIsFreedInTheMeantimeIsReadOrMissed) {
   std::deque<Wanted> wanted;
   for (std::uint64_t block = 0; block < 32; ++block) {
     wanted.emplace_back(block, 1);

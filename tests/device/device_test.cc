@@ -225,7 +225,7 @@ TEST_F(DeviceTest, DeviceIsDirectWhenEverySegmentIs) {
 }
 
 // Listings come in any order: that of creation, its reverse, or none that one could name.
-TEST_F(DeviceTest, SegmentsAreFoundInWhateverOrderTheyAreListed) {
+TEST_F(DeviceTest, SegmentsAreFoundInAnyOrderOfListing) {
   const TempDir temp;
   Rig rig(internal::PosixFileSystem(), temp / "store");
   for (const std::uint64_t segment : {5U, 0U, 9U, 2U, 7U, 1U, 8U}) {
@@ -240,7 +240,7 @@ TEST_F(DeviceTest, SegmentsAreFoundInWhateverOrderTheyAreListed) {
   }
 }
 
-TEST_F(DeviceTest, HeldBlocksLeaveOutWhatIsMissing) {
+TEST_F(DeviceTest, HeldBlocksOmitMissingFiles) {
   ASSERT_TRUE(rig_.Write(1, 2).ok());
   ASSERT_TRUE(rig_.Write(7 * kSegmentBlocks, 1).ok());
   const std::vector<BlockRange> held = rig_.device().HeldBlocks();
@@ -251,7 +251,7 @@ TEST_F(DeviceTest, HeldBlocksLeaveOutWhatIsMissing) {
   EXPECT_EQ(held[1].end, rig_.device().EndBlock());
 }
 
-TEST_F(DeviceTest, TheFrontIsGivenBackByFilesAndInsideOne) {
+TEST_F(DeviceTest, TheFrontIsFreedByFilesAndInsideOne) {
   ASSERT_TRUE(rig_.Write(0, 3 * kSegmentBlocks).ok());
   const std::uint64_t used = files_.UsedBytes();
   EXPECT_EQ(*rig_.device().TruncateFront(0), 0U);
@@ -313,7 +313,7 @@ TEST_F(DeviceTest, OtherSpellingsAreNoSegments) {
   }
 }
 
-TEST_F(DeviceTest, BlocksStandBehindTheHeaderOfTheirSegment) {
+TEST_F(DeviceTest, BlocksFollowTheHeaderOfTheirSegment) {
   ASSERT_TRUE(rig_.Write(2, 5).ok());
   EXPECT_THAT(rig_.Names(), ElementsAre("log-00000000.ebb", "log-00000001.ebb"));
   EXPECT_EQ(rig_.device().Describe(2), "log-00000000.ebb at offset 12288");
@@ -513,7 +513,7 @@ TEST_F(DeviceTest, SyncedBlocksSurviveEveryCrashAndUnsyncedOnesMayNot) {
 
 // A killed process leaves blocks in the page cache. The next one reads them from there and builds
 // on them; so its first sync must cover them, although it has not written them.
-TEST_F(DeviceTest, FirstSyncCoversWhatAKilledProcessLeft) {
+TEST_F(DeviceTest, FirstSyncCoversTheWritesOfAKilledProcess) {
   ASSERT_TRUE(rig_.Write(0, 6).ok());
   const auto killed = files_.Kill();
   {
@@ -676,7 +676,7 @@ TEST_F(DeviceTest, FailedTransferNamesCallFileOffsetAndCause) {
   EXPECT_EQ(rig_.faults().FiredCount(), 2U);
 }
 
-TEST_F(DeviceTest, FullDiskIsReportedAsSuchAndWritingGoesOnWhenThereIsSpace) {
+TEST_F(DeviceTest, FullDiskIsReportedAsSuchAndWritingContinuesWhenThereIsSpace) {
   ASSERT_TRUE(rig_.Write(0, 2).ok());
   files_.SetCapacityBytes(4 * kBlockBytes + 1000);
   EXPECT_EQ(rig_.Write(2, 2).code(), absl::StatusCode::kResourceExhausted);
@@ -727,7 +727,7 @@ TEST_F(DeviceTest, AReservationThatIsInterruptedOrTooLargeIsTriedAgain) {
   EXPECT_EQ(device->Reserve(0, 1).code(), absl::StatusCode::kUnavailable);
 }
 
-TEST_F(DeviceTest, SegmentWithoutAHeaderIsTakenAwayAndMadeAnew) {
+TEST_F(DeviceTest, SegmentWithoutAHeaderIsRemovedAndCreatedAgain) {
   ASSERT_TRUE(rig_.Write(0, 1).ok());
   rig_.faults().Arm({.kind = CallKind::kWrite, .error = ENOSPC});
   EXPECT_EQ(rig_.Write(4, 1).code(), absl::StatusCode::kResourceExhausted);
@@ -949,7 +949,7 @@ TEST_F(DescriptorTest, AFileWithTheSameInodeIsAnotherOne) {
   EXPECT_EQ(rig.Check(0, 1).code(), absl::StatusCode::kDataLoss);
 }
 
-TEST_F(DescriptorTest, OpeningWithoutADescriptorClosesAnIdleFileOrSaysWhatToDo) {
+TEST_F(DescriptorTest, OpeningWithoutADescriptorClosesAnIdleFileOrNamesTheRemedy) {
   WriteAll(kManySegments);
   ASSERT_TRUE(rig_.device().Sync().ok());
   for (const int error : {EMFILE, ENFILE}) {
@@ -984,9 +984,9 @@ TEST_F(DescriptorTest, AWriteWithoutADescriptorSyncsAndClosesAFile) {
 TEST_F(DescriptorTest, AFileInUseIsNotClosed) {
   WriteAll(kManySegments);
   ASSERT_TRUE(rig_.device().Sync().ok());
-  std::vector<Device::Place> places;
+  std::vector<Device::BlockLocation> places;
   for (std::uint64_t number = 0; number < 3 * kFewFiles; ++number) {
-    Device::Place place = rig_.device().Locate(number * kSegmentBlocks, 1);
+    Device::BlockLocation place = rig_.device().Locate(number * kSegmentBlocks, 1);
     if (place.file != nullptr) places.push_back(std::move(place));
   }
   EXPECT_GE(places.size(), kFewFiles - 1);
@@ -995,7 +995,7 @@ TEST_F(DescriptorTest, AFileInUseIsNotClosed) {
     EXPECT_TRUE(rig_.Check(number * kSegmentBlocks, 1).ok()) << "opened for this read alone";
   }
   EXPECT_LE(rig_.faults().OpenFileCount(), kFewFiles + 1);
-  for (const Device::Place& place : places) EXPECT_GT(place.file.use_count(), 1);
+  for (const Device::BlockLocation& place : places) EXPECT_GT(place.file.use_count(), 1);
   places.clear();
   EXPECT_NE(rig_.device().Locate(100 * kSegmentBlocks, 1).file, nullptr);
 }
@@ -1011,7 +1011,7 @@ TEST_F(DescriptorTest, AFileThatIsTruncatedWhileItIsOpenedIsNoLoss) {
   reader.join();
 }
 
-TEST_F(DescriptorTest, TheTailAndTheFilesBehindItStayOpen) {
+TEST_F(DescriptorTest, TheTailAndTheFilesAfterItStayOpen) {
   constexpr std::size_t kOpenFiles = 32;
   Rig rig(files_, "other", kOpenFiles);
   std::unique_ptr<FileDevice> device = *rig.TryOpen(kSegmentBlocks);
@@ -1029,7 +1029,7 @@ TEST_F(DescriptorTest, TheTailAndTheFilesBehindItStayOpen) {
 
 // ---- Helpers ----
 
-TEST_F(DeviceTest, BuffersAreAlignedAndAbsurdOnesAreRefused) {
+TEST_F(DeviceTest, BuffersAreAlignedAndAbsurdOnesAreRejected) {
   for (const std::size_t bytes : {0UL, 1UL, 4096UL, 12289UL}) {
     const AlignedBuffer buffer = AllocateAligned(bytes);
     ASSERT_NE(buffer, nullptr);
@@ -1039,7 +1039,7 @@ TEST_F(DeviceTest, BuffersAreAlignedAndAbsurdOnesAreRefused) {
   EXPECT_EQ(AllocateAligned(~std::size_t{0}), nullptr);
 }
 
-TEST_F(DeviceTest, ErrorsOfFilesFollowTheTableAndSayWhatToDo) {
+TEST_F(DeviceTest, ErrorsOfFilesFollowTheTableAndNameTheRemedy) {
   for (int error = 1; error < 140; ++error) {
     const internal::ErrorRule rule = internal::RuleOf(error);
     const absl::Status status = FileError("write", "f", 4096, error);

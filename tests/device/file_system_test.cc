@@ -99,7 +99,7 @@ void WriteText(File& file, std::uint64_t offset, const std::string& text) {
 
 // ---- Directories ----
 
-TEST(FileSystemTest, OnlyTheOwnerMayUseWhatIsCreated) {
+TEST(FileSystemTest, OnlyTheOwnerMayUseCreatedFiles) {
   const TempDir temp;
   const mode_t old_mask = ::umask(0);
   const auto directory = MustOpen(temp / "store");
@@ -227,7 +227,7 @@ TEST(FileSystemTest, NamesNeverLeadOutOfTheDirectory) {
 
 // ---- Files ----
 
-TEST(FileSystemTest, FileGivesBackWhatWasWritten) {
+TEST(FileSystemTest, FileReturnsTheBytesThatWereWritten) {
   const TempDir temp;
   const auto directory = MustOpen(temp / "store");
   const auto file = MustCreate(*directory, "file");
@@ -490,7 +490,7 @@ TEST_F(LockFileTest, TheLockIsTakenOnTheFileThatBearsTheName) {
   EXPECT_EQ(MustOpen(temp_ / "store")->Lock("LOCK"), EWOULDBLOCK);
 }
 
-TEST(FileSystemTest, RemovingTheLockFileLetsNobodyIn) {
+TEST(FileSystemTest, RemovingTheLockFileAdmitsNoOtherProcess) {
   const TempDir temp;
   const auto first = MustOpen(temp / "store");
   const auto second = MustOpen(temp / "store");
@@ -572,7 +572,7 @@ TEST(FileSystemTest, ALockEndsWithItsProcessWhateverChildrenItLeaves) {
 }
 
 // Another thread may be at any point of taking a lock when a process forks.
-TEST(FileSystemTest, AForkBesideLockingLeavesTheChildNoLockFile) {
+TEST(FileSystemTest, AForkDuringLockingLeavesTheChildNoLockFile) {
   const TempDir temp;
   std::atomic<bool> stop{false};
   std::thread locker([&] {

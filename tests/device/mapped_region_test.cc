@@ -47,7 +47,7 @@ TEST(MappedRegionTest, OnlyTouchedPagesAreResident) {
   EXPECT_EQ(ResidentPages(region), 2U);
 }
 
-TEST(MappedRegionTest, WhatIsPopulatedIsResidentAndKeepsItsBytes) {
+TEST(MappedRegionTest, PopulatedMemoryIsResidentAndKeepsItsBytes) {
   const MappedRegion region(64 * kMiB, false);
   ASSERT_NE(region.data(), nullptr);
   region.data()[5 * kMiB] = std::byte{1};

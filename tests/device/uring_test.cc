@@ -78,7 +78,7 @@ TEST_F(UringTest, TheEndOfAFileIsShortAndAClosedFileAnError) {
   EXPECT_EQ(ended->transfer.error, EFAULT);
 }
 
-TEST_F(UringTest, AFileThatIsNoneOfTheSystemIsRefused) {
+TEST_F(UringTest, AFileThatIsNoneOfTheSystemIsRejected) {
   SimFileSystem files;
   const auto directory = files.OpenDirectory("d", true).directory;
   const auto file = directory->Open("f", {.create = true, .direct = false}).file;

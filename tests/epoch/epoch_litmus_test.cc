@@ -246,27 +246,27 @@ class TwinEpochs {
 };
 
 constexpr double kRounds = 1e8;
-constexpr std::uint64_t kLeastBumps = 1000;
+constexpr std::uint64_t kMinBumps = 1000;
 
 // ---- Tests ----
 
-TEST(EpochLitmusTest, NobodyLosesWhatAGuardHolds) {
+TEST(EpochLitmusTest, MemoryUnderAGuardStays) {
   if (const std::string why_not = WhyNot(); !why_not.empty()) GTEST_SKIP() << why_not;
   RealEpochs epochs(/*force_fallback=*/false);
   ASSERT_TRUE(epochs.uses_membarrier());
   const std::uint64_t rounds = ScaledRounds(kRounds);
   const Outcome outcome = Race(epochs, rounds, /*stop_at_first=*/false);
   EXPECT_EQ(outcome.session_rounds, rounds);
-  EXPECT_GE(outcome.scanner_rounds, kLeastBumps);
+  EXPECT_GE(outcome.scanner_rounds, kMinBumps);
   EXPECT_EQ(outcome.violations, 0U);
 }
 
-TEST(EpochLitmusTest, NobodyLosesWhatAGuardHoldsWithTheFallbackEither) {
+TEST(EpochLitmusTest, MemoryUnderAGuardStaysWithTheFallbackToo) {
   RealEpochs epochs(/*force_fallback=*/true);
   ASSERT_FALSE(epochs.uses_membarrier());
   const double rounds = kRounds / (kThreadSanitizer ? 50 : 5);
   const Outcome outcome = Race(epochs, ScaledRounds(rounds), /*stop_at_first=*/false);
-  EXPECT_GE(outcome.scanner_rounds, kLeastBumps);
+  EXPECT_GE(outcome.scanner_rounds, kMinBumps);
   EXPECT_EQ(outcome.violations, 0U);
 }
 
@@ -282,7 +282,7 @@ TEST(EpochLitmusTest, TwinWithTheHeavyBarrierIsNot) {
   if (const std::string why_not = WhyNot(); !why_not.empty()) GTEST_SKIP() << why_not;
   TwinEpochs<true> epochs;
   const Outcome outcome = Race(epochs, ScaledRounds(kRounds / 5), /*stop_at_first=*/false);
-  EXPECT_GE(outcome.scanner_rounds, kLeastBumps);
+  EXPECT_GE(outcome.scanner_rounds, kMinBumps);
   EXPECT_EQ(outcome.violations, 0U);
 }
 

@@ -342,7 +342,7 @@ TEST_P(EpochTest, ForkWaitsForSlotsThatAreBeingTaken) {
 
 // A writer hides an object, waits for the drain and frees it; readers of it must find it whole.
 // AddressSanitizer sees a use after free, ThreadSanitizer a missing edge.
-TEST_P(EpochTest, WhatWasHiddenAndDrainedIsNotSeenAgain) {
+TEST_P(EpochTest, MemoryHiddenBeforeADrainIsNotSeenAfterIt) {
   constexpr int kReaders = 3;
   constexpr int kRounds = 1000;
   struct Thing {

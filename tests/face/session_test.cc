@@ -43,7 +43,7 @@ TEST(SessionTest, AllSessionsSeeOneStore) {
 
 // Hazard 6. Neither a commit nor pages that must leave memory wait for a session that does
 // nothing. (With a guard that outlives its call, this test would not end.)
-TEST(SessionTest, AnIdleSessionDelaysNobody) {
+TEST(SessionTest, AnIdleSessionDelaysNoThread) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   auto idle = store.NewSession();
   auto unused = store.NewSession();

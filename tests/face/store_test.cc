@@ -94,7 +94,7 @@ struct Sample<std::array<char, 3>> {
 // Names instead of numbers would hold commas and spaces.
 TYPED_TEST_SUITE(StoreTest, Pairs);
 
-TYPED_TEST(StoreTest, EachCallAnswersByWhatTheKeyHolds) {
+TYPED_TEST(StoreTest, TheResultOfEachCallFollowsFromTheStateOfTheKey) {
   auto store = Must(OpenTinyInMemory<typename TypeParam::StoreType>());
   const auto key = TypeParam::MakeKey(1);
   const auto other = TypeParam::MakeKey(2);
@@ -156,7 +156,7 @@ TYPED_TEST(StoreTest, RmwEditsACopyOfTheValueOrOfTheInitialOne) {
 }
 
 // Any mix of calls, on keys in memory and on the device, against a map; then again after reopening.
-TYPED_TEST(StoreTest, AnyMixOfCallsGivesWhatAMapGives) {
+TYPED_TEST(StoreTest, AnyMixOfCallsHasTheResultsOfAMap) {
   using Value = typename TypeParam::Value;
   constexpr std::uint64_t kSeed = 20240607;
   constexpr std::uint64_t kKeyCount = sizeof(typename TypeParam::Key) == 1 ? 250 : 3000;
@@ -343,7 +343,7 @@ TEST(StoreTest, OnlyGrowthBeyondTheRecordAppends) {
   EXPECT_EQ(Must(store.Read("key")), "short" + std::string(90, 'y') + std::string(90, 'z'));
 }
 
-TEST(StoreTest, RmwThatGrowsTooLongIsRefusedWithoutEffect) {
+TEST(StoreTest, RmwThatGrowsTooLongIsRejectedWithoutEffect) {
   auto store = Must(OpenTinyInMemory<StringStore>());
   const auto grow = [](std::string& value) { value.append(5000, '!'); };
   EXPECT_TRUE(
@@ -391,8 +391,8 @@ TEST(StoreTest, EmptyStringsAndZeroBytesAreOrdinaryKeysAndValues) {
 TEST(StoreTest, AValueMayFillAPageButNotOneByteMore) {
   TempDir dir;
   // A page of one block holds 4,080 bytes: header, lengths and lock word, key, value.
-  constexpr std::size_t kMost = 4080 - 24 - 8;
-  const std::string most(kMost, 'm');
+  constexpr std::size_t kMax = 4080 - 24 - 8;
+  const std::string most(kMax, 'm');
   {
     auto store = Must(OpenTiny<StringStore>(dir / "db"));
     auto session = store.NewSession();
@@ -424,7 +424,7 @@ TEST(StoreTest, AValueMayFillAPageButNotOneByteMore) {
   }
 }
 
-TEST(StoreTest, KeysAndValuesBeyondTheirLimitsAreRefusedByName) {
+TEST(StoreTest, KeysAndValuesBeyondTheirLimitsAreRejectedByName) {
   Options options = TinyOptions();
   options.log_memory_bytes = 1 << 20;
   options.max_key_bytes = 5;
@@ -575,20 +575,20 @@ void ExpectReentryRefused(Calls& calls, StringStore& store) {
   EXPECT_EQ(runs, 5);
 }
 
-TEST(StoreTest, CallbackThatCallsItsOwnSessionIsRefused) {
+TEST(StoreTest, CallbackThatCallsItsOwnSessionIsRejected) {
   auto store = Must(OpenTinyInMemory<StringStore>());
   auto session = store.NewSession();
   ExpectReentryRefused(session, store);
   Must(store.Close());
 }
 
-TEST(StoreTest, CallbackThatCallsItsStoreIsRefused) {
+TEST(StoreTest, CallbackThatCallsItsStoreIsRejected) {
   auto store = Must(OpenTinyInMemory<StringStore>());
   ExpectReentryRefused(store, store);
   Must(store.Close());
 }
 
-TEST(StoreTest, CallbackOfAWordThatCallsBackIsRefused) {
+TEST(StoreTest, CallbackOfAWordThatCallsBackIsRejected) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   auto session = store.NewSession();
   Must(session.Upsert(1, 1));
@@ -633,7 +633,7 @@ void ExpectClosed(Calls& calls) {
   }
 }
 
-TEST(StoreTest, EveryCallAfterCloseIsRefused) {
+TEST(StoreTest, EveryCallAfterCloseIsRejected) {
   TempDir dir;
   auto store = Must(OpenTiny<StringStore>(dir / "db"));
   auto session = store.NewSession();
@@ -649,7 +649,7 @@ TEST(StoreTest, EveryCallAfterCloseIsRefused) {
   EXPECT_EQ(SnapshotOf(dir / "db"), closed);
 }
 
-TEST(StoreTest, CloseTwiceAnswersTheSame) {
+TEST(StoreTest, CloseTwiceReturnsTheSame) {
   TempDir dir;
   auto store = Must(OpenTiny<StringStore>(dir / "db"));
   Must(store.Upsert("key", "value"));
@@ -809,7 +809,7 @@ bool IsRefusedInChild(Calls& calls) {
 
 // A child process has the store's memory but none of its threads, and shares its files and their
 // lock with the parent. Every call is rejected there, and destruction forgets.
-TEST(StoreTest, AForkedChildIsRefusedAndHarmsNothing) {
+TEST(StoreTest, AForkedChildIsRejectedAndHarmsNothing) {
   TempDir dir;
   std::optional<StringStore> store(Must(OpenTiny<StringStore>(dir / "db")));
   std::optional<StringStore::Session> session(store->NewSession());

@@ -70,7 +70,7 @@ std::string Hex(std::span<const std::byte> bytes) {
 
 // ---- Blocks ----
 
-TEST(BlockTest, SealedBlockVerifiesAndTellsItsIncarnation) {
+TEST(BlockTest, SealedBlockVerifiesAndReturnsItsIncarnation) {
   for (const std::uint64_t number : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{1} << 36}) {
     const Block block = SealedBlock(number);
     EXPECT_EQ(VerifyBlock(block.bytes, kStore, number), kIncarnation);
@@ -177,7 +177,7 @@ TEST(BlockTest, CommitRecordComesBack) {
   CommitRecord control;
   control.version = 9;
   for (const CommitRecord& record : {OpenRecord(), control}) {
-    for (const std::uint64_t extent : {CommitRecord::kLeastExtentBytes, std::uint64_t{4080}}) {
+    for (const std::uint64_t extent : {CommitRecord::kMinExtentBytes, std::uint64_t{4080}}) {
       Block block = PatternBlock();
       const auto payload = block.span().first(kBlockPayloadBytes);
       EncodeCommitRecord(record, kStore, kNumber, payload.last(extent));
@@ -205,7 +205,7 @@ TEST(BlockTest, CommitRecordIsARecordOfItsExtentWithZerosInFrontOfItsFields) {
 }
 
 TEST(BlockTest, CommitRecordHasItsGoldenBytes) {
-  std::array<std::byte, CommitRecord::kLeastExtentBytes> bytes;
+  std::array<std::byte, CommitRecord::kMinExtentBytes> bytes;
   EncodeCommitRecord(OpenRecord(), kStore, kNumber, bytes);
   EXPECT_EQ(Hex(bytes),
             "8800000000002400"    // extent 136, valid, kind open
@@ -276,7 +276,7 @@ TEST(BlockTest, CommitRecordOfAnotherKindOrLengthIsNone) {
 
 TEST(BlockTest, CommitRecordWithoutRoomForItsFieldsIsABug) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  std::array<std::byte, CommitRecord::kLeastExtentBytes - 8> bytes;
+  std::array<std::byte, CommitRecord::kMinExtentBytes - 8> bytes;
   EXPECT_DEATH(EncodeCommitRecord(OpenRecord(), kStore, kNumber, bytes), "internal error");
 }
 
@@ -345,7 +345,7 @@ TEST(BlockTest, SegmentHeaderHasItsGoldenBytes) {
 }
 
 // A store of format version 1, as the library of that version has made it.
-TEST(BlockTest, AHeaderOfFormatVersion1IsRefusedAndBothVersionsAreNamed) {
+TEST(BlockTest, AHeaderOfFormatVersion1IsRejectedAndBothVersionsAreNamed) {
   Block block;
   const std::uint64_t words[] = {
       0x544d474553424245, 1, kStore, 0x40000, 0x20000, 0x0000100000000014, 0xffffffff00000008,

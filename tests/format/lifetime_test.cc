@@ -187,13 +187,13 @@ TEST_F(LifetimeTest, ACheckpointBelowBeginIsDead) {
 
 // ---- damaged records are not dead ----
 
-TEST_F(LifetimeTest, AChainThatTheIndexHasLostIsTold) {
+TEST_F(LifetimeTest, AChainThatTheIndexHasLostIsReported) {
   SimFileSystem files;
   auto store = Must(Open(files));
   Write(store);
   Must(store.Commit());
   HashIndex& index = CoreOf(store).index;
-  const HashIndex::Slot slot = index.Find(TestHash(2 * kKeys / 3));
+  const HashIndex::EntrySlot slot = index.Find(TestHash(2 * kKeys / 3));
   ASSERT_FALSE(slot.entry.is_empty());
   slot.word->store(0, std::memory_order_release);
   EXPECT_THAT(Must(store.Verify()).problems, ElementsAre(HasSubstr("is in no chain")));
@@ -203,12 +203,12 @@ TEST_F(LifetimeTest, AChainThatTheIndexHasLostIsTold) {
   EXPECT_TRUE(Verifies(store));
 }
 
-TEST_F(LifetimeTest, AChainThatAnImageLacksIsTold) {
+TEST_F(LifetimeTest, AChainThatAnImageLacksIsReported) {
   SimFileSystem files;
   auto store = Must(Open(files));
   Write(store);
   HashIndex& index = CoreOf(store).index;
-  const HashIndex::Slot slot = index.Find(TestHash(2 * kKeys / 3));
+  const HashIndex::EntrySlot slot = index.Find(TestHash(2 * kKeys / 3));
   slot.word->store(0, std::memory_order_release);
   const std::uint64_t id = Must(store.Checkpoint()).id;
   slot.word->store(slot.entry.word(), std::memory_order_release);

@@ -55,7 +55,7 @@ TEST(RecordTest, HeaderBitsAreWhereTheFormatSays) {
   EXPECT_EQ(RecordHeader::MakeExtent(RecordKind::kOpen, 4080).word(), 0x0020000000000ff0U);
 }
 
-TEST(RecordTest, HeaderGivesBackWhatWasPutIn) {
+TEST(RecordTest, HeaderReturnsTheFieldsThatWereStored) {
   for (const Address prev : {Address(0), Address(8), Address(0xfffffffffff8)}) {
     for (unsigned version = 0; version < 4; ++version) {
       const RecordHeader header = RecordHeader::Make(RecordKind::kRecord, prev, version);
@@ -97,7 +97,7 @@ TEST(RecordTest, ZeroWordIsNoRecord) {
   EXPECT_FALSE(RecordHeader().valid());
 }
 
-TEST(RecordTest, HeaderChangesOnlyFromWhatWasSeen) {
+TEST(RecordTest, HeaderChangesOnlyFromTheValueThatWasRead) {
   const Memory memory(8);
   AtomicRecordHeader header(memory.data());
   const RecordHeader plain =
@@ -362,7 +362,7 @@ TEST(RecordTest, BytesOfARecordAreTheFormat) {
   EXPECT_EQ(std::memcmp(memory.data(), kGolden.data(), kGolden.size()), 0);
 }
 
-TEST(RecordTest, FillersTellTheirExtentWhateverTheShape) {
+TEST(RecordTest, FillersStateTheirExtentForEveryShape) {
   for (const RecordShape shape : {RecordShape{8, 8}, RecordShape{kVariable, kVariable}}) {
     const Memory memory(8);  // the smallest filler has no room for anything else
     const Record filler(memory.data(), shape);

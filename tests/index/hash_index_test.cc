@@ -20,7 +20,7 @@ using internal::IndexBucket;
 using internal::IndexEntry;
 using internal::kNoRecord;
 using CreateResult = HashIndex::CreateResult;
-using Slot = HashIndex::Slot;
+using EntrySlot = HashIndex::EntrySlot;
 
 constexpr std::uint32_t kTagCount = 1 << IndexEntry::kTagBits;
 
@@ -30,21 +30,21 @@ constexpr std::uint64_t TinyHash(std::uint32_t bucket, std::uint32_t tag) {
   return std::uint64_t{0xabcd} << 48 | std::uint64_t{tag} << kTinyExponent | bucket;
 }
 
-Slot Create(HashIndex& index, std::uint64_t hash) {
-  Slot slot;
+EntrySlot Create(HashIndex& index, std::uint64_t hash) {
+  EntrySlot slot;
   EXPECT_EQ(index.FindOrCreate(hash, slot), CreateResult::kFound);
   return slot;
 }
 
 // Until no other thread inserts the same tag, as operations do.
-Slot CreateContended(HashIndex& index, std::uint64_t hash) {
-  Slot slot;
+EntrySlot CreateContended(HashIndex& index, std::uint64_t hash) {
+  EntrySlot slot;
   while (index.FindOrCreate(hash, slot) != CreateResult::kFound) std::this_thread::yield();
   return slot;
 }
 
 // The first bucket of a chain, from the slot of an entry that stands in it.
-const IndexBucket& BucketAround(const Slot& slot) {
+const IndexBucket& BucketAround(const EntrySlot& slot) {
   return *reinterpret_cast<const IndexBucket*>(reinterpret_cast<std::uintptr_t>(slot.word) /
                                                sizeof(IndexBucket) * sizeof(IndexBucket));
 }
@@ -99,9 +99,9 @@ TEST_F(HashIndexTest, EmptyIndexHasNoEntries) {
 }
 
 TEST_F(HashIndexTest, CreatedEntryHasNoRecordAndIsFoundAgain) {
-  const Slot created = Create(tiny_, TinyHash(1, 77));
+  const EntrySlot created = Create(tiny_, TinyHash(1, 77));
   EXPECT_EQ(created.entry, IndexEntry::Make(77, kNoRecord));
-  const Slot found = tiny_.Find(TinyHash(1, 77));
+  const EntrySlot found = tiny_.Find(TinyHash(1, 77));
   EXPECT_EQ(found.word, created.word);
   EXPECT_EQ(found.entry, created.entry);
   EXPECT_EQ(Create(tiny_, TinyHash(1, 77)).word, created.word);
@@ -111,17 +111,17 @@ TEST_F(HashIndexTest, CreatedEntryHasNoRecordAndIsFoundAgain) {
 
 TEST_F(HashIndexTest, TagZeroIsATagLikeOthers) {
   EXPECT_EQ(tiny_.Find(TinyHash(0, 0)).word, nullptr);
-  const Slot slot = Create(tiny_, TinyHash(0, 0));
+  const EntrySlot slot = Create(tiny_, TinyHash(0, 0));
   EXPECT_EQ(tiny_.Find(TinyHash(0, 0)).word, slot.word);
   ASSERT_TRUE(HashIndex::Publish(slot, Address(4080)));
   EXPECT_EQ(tiny_.Find(TinyHash(0, 0)).entry.address(), Address(4080));
 }
 
 // Behind other entries the empty slots in front must not hide it, nor stand for it.
-TEST_F(HashIndexTest, TagZeroIsFoundBehindOthersAndInOverflow) {
+TEST_F(HashIndexTest, TagZeroIsFoundAfterOthersAndInOverflow) {
   for (std::uint32_t tag = 1; tag <= 9; ++tag) Create(tiny_, TinyHash(0, tag));
   EXPECT_EQ(tiny_.Find(TinyHash(0, 0)).word, nullptr);
-  const Slot slot = Create(tiny_, TinyHash(0, 0));
+  const EntrySlot slot = Create(tiny_, TinyHash(0, 0));
   EXPECT_EQ(tiny_.Find(TinyHash(0, 0)).word, slot.word);
 }
 
@@ -132,7 +132,7 @@ TEST_F(HashIndexTest, EveryTagIsFoundAtEveryPlaceOfABucket) {
     for (std::uint32_t place = 0; place < IndexBucket::kEntries; ++place) {
       HashIndex index(kTinyExponent, kTinyExponent, false);
       for (std::uint32_t i = 0; i < place; ++i) Create(index, TinyHash(1, 100 + i));
-      const Slot slot = Create(index, TinyHash(1, tag));
+      const EntrySlot slot = Create(index, TinyHash(1, tag));
       EXPECT_EQ(slot.word, &BucketAround(slot).entries[place]);
       ASSERT_TRUE(HashIndex::Publish(slot, Address(Address::kMask & ~std::uint64_t{7})));
       EXPECT_EQ(index.Find(TinyHash(1, tag)).word, slot.word) << tag << " at " << place;
@@ -142,7 +142,7 @@ TEST_F(HashIndexTest, EveryTagIsFoundAtEveryPlaceOfABucket) {
 }
 
 TEST_F(HashIndexTest, HashesThatAgreeInBucketAndTagShareAnEntry) {
-  const Slot slot = Create(tiny_, TinyHash(1, 5));
+  const EntrySlot slot = Create(tiny_, TinyHash(1, 5));
   EXPECT_EQ(Create(tiny_, TinyHash(1, 5) ^ std::uint64_t{1} << 63).word, slot.word);
   EXPECT_EQ(Create(tiny_, TinyHash(1, 5) ^ std::uint64_t{1} << 16).word, slot.word);
   EXPECT_NE(Create(tiny_, TinyHash(1, 5) ^ std::uint64_t{1} << 15).word, slot.word);
@@ -155,7 +155,7 @@ TEST_F(HashIndexTest, TagsDoNotDependOnTheSize) {
   HashIndex grown(6, 2, false);
   EXPECT_EQ(grown.bucket_count(), 64U);
   const std::uint64_t hash = 0x1234567;
-  const Slot slot = Create(grown, hash);
+  const EntrySlot slot = Create(grown, hash);
   EXPECT_EQ(slot.entry.tag(), hash >> 2 & (kTagCount - 1));
   EXPECT_NE(Create(grown, hash ^ 1U << 3).word, slot.word);   // another bucket and tag
   EXPECT_NE(Create(grown, hash ^ 1U << 16).word, slot.word);  // another tag
@@ -221,7 +221,7 @@ TEST_F(HashIndexTest, IndexWithoutMemoryIsNotOk) {
 // ---- Publication ----
 
 TEST_F(HashIndexTest, PublishMovesTheEntryToTheNewRecord) {
-  Slot slot = Create(tiny_, TinyHash(0, 9));
+  EntrySlot slot = Create(tiny_, TinyHash(0, 9));
   ASSERT_TRUE(HashIndex::Publish(slot, Address(4080)));
   EXPECT_TRUE(HashIndex::Reload(slot));
   EXPECT_EQ(slot.entry, IndexEntry::Make(9, Address(4080)));
@@ -231,8 +231,8 @@ TEST_F(HashIndexTest, PublishMovesTheEntryToTheNewRecord) {
 }
 
 TEST_F(HashIndexTest, PublishThatLostTheRaceChangesNothing) {
-  const Slot first = Create(tiny_, TinyHash(0, 9));
-  const Slot second = tiny_.Find(TinyHash(0, 9));
+  const EntrySlot first = Create(tiny_, TinyHash(0, 9));
+  const EntrySlot second = tiny_.Find(TinyHash(0, 9));
   ASSERT_TRUE(HashIndex::Publish(first, Address(4080)));
   EXPECT_FALSE(HashIndex::Publish(second, Address(4104)));
   EXPECT_EQ(tiny_.Find(TinyHash(0, 9)).entry.address(), Address(4080));
@@ -246,7 +246,7 @@ TEST_F(HashIndexTest, PutAloneKeepsTheNewestOfEachChain) {
   for (const std::uint64_t round : {2, 1, 3, 0}) {
     for (std::uint32_t tag = 0; tag < kTags; ++tag) {
       for (std::uint32_t bucket = 0; bucket < 2; ++bucket) {
-        ASSERT_TRUE(tiny_.PutAlone(TinyHash(bucket, tag), Address(4096 * (1 + tag) + 8 * round))
+        ASSERT_TRUE(tiny_.PutExclusive(TinyHash(bucket, tag), Address(4096 * (1 + tag) + 8 * round))
                         .has_value());
       }
     }
@@ -254,7 +254,7 @@ TEST_F(HashIndexTest, PutAloneKeepsTheNewestOfEachChain) {
   std::size_t entries = 0;
   for (std::uint32_t tag = 0; tag < kTags; ++tag) {
     for (std::uint32_t bucket = 0; bucket < 2; ++bucket) {
-      const Slot slot = tiny_.Find(TinyHash(bucket, tag));
+      const EntrySlot slot = tiny_.Find(TinyHash(bucket, tag));
       ASSERT_EQ(slot.entry.address(), Address(4096 * (1 + tag) + 24)) << tag;
       EXPECT_EQ(Create(tiny_, TinyHash(bucket, tag)).word, slot.word);
     }
@@ -290,7 +290,7 @@ std::vector<std::multiset<std::uint64_t>> Rows(const HashIndex& index) {
 
 // Fails when the bit that splits is another one, when a row keeps entries that go up, or leaves
 // holes.
-TEST_F(HashIndexTest, AGrownIndexIsWhatAFreshOneOfItsSizeWouldBe) {
+TEST_F(HashIndexTest, AGrownIndexEqualsAFreshOneOfItsSize) {
   std::vector<std::uint64_t> hashes;
   for (std::uint32_t tag = 0; tag < 700; ++tag) {
     hashes.push_back(TinyHash(0, tag * 41));
@@ -314,10 +314,10 @@ TEST_F(HashIndexTest, AGrownIndexIsWhatAFreshOneOfItsSizeWouldBe) {
 }
 
 // Fails when the limit is not asked for.
-TEST_F(HashIndexTest, TheSixteenthDoublingIsRefusedAndNothingIsLost) {
+TEST_F(HashIndexTest, TheSixteenthDoublingIsRejectedAndNothingIsLost) {
   constexpr std::uint64_t kChains = std::uint64_t{1} << (kTinyExponent + IndexEntry::kTagBits);
   for (std::uint64_t hash = 0; hash < kChains; hash += 5) {
-    ASSERT_TRUE(tiny_.PutAlone(hash, AddressFor(hash)).has_value());
+    ASSERT_TRUE(tiny_.PutExclusive(hash, AddressFor(hash)).has_value());
   }
   for (int doubling = 0; doubling < IndexEntry::kTagBits; ++doubling) GrowAlone(tiny_);
   EXPECT_EQ(tiny_.bucket_count(), kChains);
@@ -369,7 +369,7 @@ class HashIndexGrowthTest : public HashIndexTest {
     }
   }
   void ExpectWritersTurnedAway(std::uint64_t row) {
-    Slot slot;
+    EntrySlot slot;
     for (const std::uint64_t tag : {kTags[0], kTags[1], kOtherTags[0], kOtherTags[1]}) {
       EXPECT_EQ(index_.FindOrCreate(Hash(row, tag), slot), CreateResult::kContended);
       EXPECT_EQ(index_.FindForUpdate(Hash(row, tag), slot), CreateResult::kContended);
@@ -407,7 +407,7 @@ TEST_F(HashIndexGrowthTest, WritersAreTurnedAwayFromTheChunkThatDrainsOrMoves) {
     ExpectWritersTurnedAway(chunk);
     for (std::uint64_t row = 0; row < kRows; ++row) {
       if (row == chunk) continue;
-      Slot slot;
+      EntrySlot slot;
       ASSERT_EQ(index_.FindForUpdate(Hash(row, 3), slot), CreateResult::kFound);
       ASSERT_EQ(index_.FindForUpdate(Hash(row, 5), slot), CreateResult::kFound);
       EXPECT_EQ(slot.entry.address(), AddressFor(Hash(row, 5)));
@@ -418,7 +418,7 @@ TEST_F(HashIndexGrowthTest, WritersAreTurnedAwayFromTheChunkThatDrainsOrMoves) {
   }
 }
 
-TEST_F(HashIndexGrowthTest, WhatIsWrittenMeanwhileStaysWhereItWasPut) {
+TEST_F(HashIndexGrowthTest, EntriesWrittenDuringAGrowthStayInTheirPlaces) {
   std::map<std::uint64_t, Address> written;
   for (std::uint64_t chunk = 0; chunk < kRows; ++chunk) {
     for (std::uint64_t row = 0; row < kRows; ++row) {
@@ -426,7 +426,7 @@ TEST_F(HashIndexGrowthTest, WhatIsWrittenMeanwhileStaysWhereItWasPut) {
       // A new entry that stays, one that goes up, and a change of either kind.
       for (const std::uint64_t tag : {20 + 2 * chunk, 21 + 2 * chunk, kTags[0], kTags[1]}) {
         const Address address(Address(1 << 20) + 8 * written.size() + 4096 * chunk);
-        Slot slot = Create(index_, Hash(row, tag));
+        EntrySlot slot = Create(index_, Hash(row, tag));
         ASSERT_TRUE(HashIndex::Publish(slot, address));
         written[Hash(row, tag)] = address;
       }
@@ -447,7 +447,7 @@ TEST_F(HashIndexGrowthTest, WhatIsWrittenMeanwhileStaysWhereItWasPut) {
 TEST_F(HashIndexGrowthTest, UnlinkedBucketsAreUsedAgainOnlyAfterTheNextDrain) {
   ASSERT_EQ(index_.overflow_count(), kRows);
   const auto overflow = [&](std::uint64_t row) {  // by its ninth entry, which is in there
-    const Slot slot = index_.Find(Hash(row, kTags[8]));
+    const EntrySlot slot = index_.Find(Hash(row, kTags[8]));
     return &BucketAround(slot);
   };
   const IndexBucket* const retired = overflow(0);
@@ -483,8 +483,8 @@ TEST_F(HashIndexGrowthTest, EntriesWithoutARecordGo) {
 TEST_F(HashIndexTest, AnIndexFilledAloneGrowsAsItFills) {
   constexpr std::uint64_t kHashes = 20000;
   for (std::uint64_t hash = 0; hash < kHashes; ++hash) {
-    ASSERT_TRUE(tiny_.PutAlone(hash * 3, AddressFor(hash * 3)).has_value());
-    tiny_.GrowAloneIfCrowded();
+    ASSERT_TRUE(tiny_.PutExclusive(hash * 3, AddressFor(hash * 3)).has_value());
+    tiny_.GrowExclusiveIfCrowded();
     ASSERT_LE(tiny_.overflow_count(), tiny_.bucket_count() / 8);
   }
   EXPECT_GE(tiny_.bucket_count(), kHashes / 8);
@@ -493,8 +493,8 @@ TEST_F(HashIndexTest, AnIndexFilledAloneGrowsAsItFills) {
   }
   // Alone and empty, it takes any size.
   tiny_.Clear();
-  ASSERT_TRUE(tiny_.ResizeAlone(16));
-  EXPECT_FALSE(tiny_.ResizeAlone(17));
+  ASSERT_TRUE(tiny_.ResizeExclusive(16));
+  EXPECT_FALSE(tiny_.ResizeExclusive(17));
   EXPECT_EQ(tiny_.bucket_count(), 1U << 16);
   EXPECT_EQ(tiny_.Find(3).word, nullptr);
 }
@@ -522,7 +522,7 @@ TEST_F(HashIndexTest, ACrowdedIndexSaysSoWhenItTakesAnotherOverflowBucket) {
 TEST_F(HashIndexTest, ASweepTakesDeadEntriesAndThoseWithoutARecordAndNoOthers) {
   for (std::uint32_t tag = 0; tag < 20; ++tag) CreateAndPublish(tiny_, TinyHash(0, tag));
   Create(tiny_, TinyHash(0, 30));
-  const Slot claim = Create(tiny_, TinyHash(0, 31));
+  const EntrySlot claim = Create(tiny_, TinyHash(0, 31));
   claim.word->store(claim.entry.word() | IndexEntry::kTentative, std::memory_order_seq_cst);
   CreateAndPublish(tiny_, TinyHash(1, 3));
 
@@ -547,7 +547,7 @@ TEST_F(HashIndexTest, ASweepTakesDeadEntriesAndThoseWithoutARecordAndNoOthers) {
 TEST_F(HashIndexTest, ASlotWhoseEntryWasSweptPublishesNothingAndSaysSo) {
   const auto swept = [&](const auto& then) {
     HashIndex index(kTinyExponent, kTinyExponent, false);
-    Slot slot = Create(index, TinyHash(0, 5));
+    EntrySlot slot = Create(index, TinyHash(0, 5));
     EXPECT_EQ(index.SweepBucket(0, Address(4096)), 1U);
     then(index);
     EXPECT_FALSE(HashIndex::Publish(slot, Address(5000)));
@@ -556,7 +556,7 @@ TEST_F(HashIndexTest, ASlotWhoseEntryWasSweptPublishesNothingAndSaysSo) {
   EXPECT_FALSE(swept([](HashIndex&) {}));
   EXPECT_FALSE(swept([](HashIndex& index) { CreateAndPublish(index, TinyHash(0, 6)); }));
   EXPECT_FALSE(swept([](HashIndex& index) {
-    const Slot claim = Create(index, TinyHash(0, 5));
+    const EntrySlot claim = Create(index, TinyHash(0, 5));
     claim.word->store(claim.entry.word() | IndexEntry::kTentative, std::memory_order_seq_cst);
   }));
   EXPECT_TRUE(swept([](HashIndex& index) { CreateAndPublish(index, TinyHash(0, 5)); }));
@@ -569,12 +569,12 @@ TEST_F(HashIndexTest, ClaimOfAnotherInserterIsNoEntryYetAndKeepsUsFromInserting)
   for (const std::uint32_t others : {0U, 6U, 20U}) {  // in the bucket, at its end, in overflow
     HashIndex index(kTinyExponent, kTinyExponent, false);
     for (std::uint32_t i = 0; i < others; ++i) Create(index, TinyHash(0, 500 + i));
-    const Slot other = Create(index, TinyHash(0, 7));
+    const EntrySlot other = Create(index, TinyHash(0, 7));
     const std::uint64_t final_word = other.entry.word();
     other.word->store(final_word | IndexEntry::kTentative, std::memory_order_seq_cst);
 
     EXPECT_EQ(index.Find(TinyHash(0, 7)).word, nullptr);
-    Slot slot;
+    EntrySlot slot;
     EXPECT_EQ(index.FindOrCreate(TinyHash(0, 7), slot), CreateResult::kContended);
     const IndexBucket& first = BucketAround(Create(index, TinyHash(0, others == 0 ? 8 : 500)));
     EXPECT_EQ(Entries(first).size(), others == 0 ? 2U : others + 1);  // our claim is gone
@@ -585,7 +585,7 @@ TEST_F(HashIndexTest, ClaimOfAnotherInserterIsNoEntryYetAndKeepsUsFromInserting)
 }
 
 TEST_F(HashIndexTest, ClaimOfAnotherTagDoesNotMatter) {
-  const Slot other = Create(tiny_, TinyHash(0, 7));
+  const EntrySlot other = Create(tiny_, TinyHash(0, 7));
   other.word->store(other.entry.word() | IndexEntry::kTentative, std::memory_order_seq_cst);
   EXPECT_EQ(Create(tiny_, TinyHash(0, 8)).entry.tag(), 8U);
 }
@@ -621,11 +621,11 @@ RaceResult RaceInOneBucket(TagOf tag_of) {
     ready.fetch_add(1, std::memory_order_acq_rel);
     while (ready.load(std::memory_order_acquire) < 2) std::this_thread::yield();
     for (std::uint32_t round = 0; round < kRaceRounds; ++round) {
-      const Slot slot = CreateContended(index, TinyHash(1, tag_of(thread, round)));
+      const EntrySlot slot = CreateContended(index, TinyHash(1, tag_of(thread, round)));
       result.words[thread].push_back(slot.word);
     }
   };
-  const Slot in_first = Create(index, TinyHash(1, kTagCount - 1));
+  const EntrySlot in_first = Create(index, TinyHash(1, kTagCount - 1));
   std::thread other(insert, 1);
   insert(0);
   other.join();
@@ -671,7 +671,7 @@ TEST_F(HashIndexTest, FindSeesEveryEntryThatWasThereBefore) {
     for (std::uint32_t end = 0; end < kTags;) {
       end = inserted.load(std::memory_order_acquire);
       for (std::uint32_t tag = end < 8 ? 0 : end - 8; tag < end; ++tag) {
-        const Slot slot = tiny_.Find(TinyHash(0, tag));
+        const EntrySlot slot = tiny_.Find(TinyHash(0, tag));
         missed += slot.word == nullptr || slot.entry.tag() != tag;
       }
     }
@@ -689,7 +689,7 @@ TEST_F(HashIndexTest, OfThreadsThatPublishOverOneEntryOneSucceeds) {
   Create(tiny_, TinyHash(1, 3));
   InThreads([&](int) {
     for (std::uint64_t done = 0; done < kPublications;) {
-      const Slot slot = tiny_.Find(TinyHash(1, 3));
+      const EntrySlot slot = tiny_.Find(TinyHash(1, 3));
       done += HashIndex::Publish(slot, slot.entry.address() + 8);
     }
   });

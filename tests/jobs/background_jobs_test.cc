@@ -45,7 +45,7 @@ TEST(BackgroundJobsTest, AFailedCollectionIsNotTriedAgainAtOnce) {
   ExpectHolds(store, model, 310);
 }
 
-TEST(BackgroundJobsTest, ItComesByItselfWhenItIsDueAndCanBeStopped) {
+TEST(BackgroundJobsTest, CollectionsRunAutomaticallyWhenDueAndCanBeStopped) {
   const TempDir dir;
   internal::Environment environment = TinyEnvironment();
   environment.segment_blocks = 16;
@@ -130,7 +130,7 @@ class CommitWatch {
 
 // Hazard 53: with the smallest pool, a collection that is slowed down, a backup that takes long, a
 // growth and a checkpoint are there at the same time.
-TEST(BackgroundJobsTest, CommitsStayInTimeBesideAllLongJobs) {
+TEST(BackgroundJobsTest, CommitsStayInTimeDuringAllLongJobs) {
   constexpr int kIntervalMs = 300;
   SimFileSystem files;
   Options options = Collecting();
@@ -183,7 +183,7 @@ TEST(BackgroundJobsTest, CommitsStayInTimeBesideAllLongJobs) {
 }
 
 // One that would take half a minute leaves the lane to a checkpoint and comes back.
-TEST(BackgroundJobsTest, ASlowCollectionDoesNotHoldUpACheckpoint) {
+TEST(BackgroundJobsTest, ASlowCollectionDoesNotDelayACheckpoint) {
   SimFileSystem files;
   Options options = Collecting();
   options.background_threads = 1;

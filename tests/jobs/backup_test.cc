@@ -34,7 +34,7 @@ testing::AssertionResult Opens(const std::string& name, internal::FileSystem* fi
   return HoldsOnly(*store, model, KeysUpTo(5000));
 }
 
-// A store over several files and histories, some of it only on the device.
+// A store over several files and incarnations, some of it only on the device.
 U64Store FilledStore(internal::FileSystem& files, U64Model& model) {
   for (int life = 0; life < 3; ++life) {
     auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -134,7 +134,7 @@ TEST(BackupTest, AnEmptyStoreAndRealFilesToo) {
   EXPECT_EQ(*Must(Store<>::Open(dir / "second")).Read("key"), "value");
 }
 
-TEST(BackupTest, DirectoriesThatWillNotDoAreRefusedAndLeftAlone) {
+TEST(BackupTest, DirectoriesThatWillNotDoAreRejectedAndLeftAlone) {
   SimFileSystem files;
   U64Model model;
   auto store = FilledStore(files, model);
@@ -202,7 +202,7 @@ TEST(BackupTest, CopiesMadeUnderLoadAreWholeStates) {
 
 // While a backup stands still in the middle, commits continue and the checkpoint that it copies
 // stays.
-TEST(BackupTest, CommitsGoOnAndCleanUpWaits) {
+TEST(BackupTest, CommitsContinueAndCleanUpWaits) {
   SimFileSystem memory;
   FaultFileSystem files(memory);
   U64Model model;

@@ -73,7 +73,7 @@ void Damage(SimFileSystem& files, const std::string& name, std::uint64_t offset)
   ASSERT_EQ(file->Sync(), 0);
 }
 
-TEST(CheckpointerTest, AnOpeningReadsOnlyWhatCameAfterIt) {
+TEST(CheckpointerTest, AnOpeningReadsOnlyTheLogAfterIt) {
   SimFileSystem files;
   U64Model model;
   auto store = Must(OpenTiny<U64Store>("db", &files));
@@ -395,7 +395,7 @@ TEST(CheckpointerTest, CallersShareAndCloseEndsOne) {
 }
 
 // For all work that the parent's threads do, and all locks that they hold, at that moment.
-TEST(CheckpointerTest, AForkedChildIsRefusedAtOnce) {
+TEST(CheckpointerTest, AForkedChildIsRejectedAtOnce) {
   const TempDir dir;
   FaultFileSystem files(internal::PosixFileSystem());
   auto store = Must(OpenTiny<U64Store>(dir / "db", &files));
@@ -422,7 +422,7 @@ TEST(CheckpointerTest, AForkedChildIsRefusedAtOnce) {
 
 // Writers continue while checkpoints and commits follow each other; then the power fails. Each
 // thread counts upwards on keys of its own, under a name.
-TEST(CheckpointerTest, ACrashBesideCheckpointsLeavesEachSessionItsPrefix) {
+TEST(CheckpointerTest, ACrashDuringCheckpointsLeavesEachSessionItsPrefix) {
   constexpr std::uint64_t kThreads = 3;
   constexpr std::uint64_t kKeys = 40;
   for (std::uint64_t seed = 0; seed < 6; ++seed) {

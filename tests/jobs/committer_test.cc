@@ -55,7 +55,7 @@ void WaitForVersionOtherThan(Core& core, unsigned bits) {
 
 // ---- commits ----
 
-TEST(CommitterTest, ACommitMakesDurableWhatReturnedBeforeAndNothingElseCountsAfterACrash) {
+TEST(CommitterTest, ACommitMakesEarlierUpdatesDurableAndOnlyTheseSurviveACrash) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   U64Model model;
@@ -71,7 +71,7 @@ TEST(CommitterTest, ACommitMakesDurableWhatReturnedBeforeAndNothingElseCountsAft
 
 // Two bits of version stand in a record; a store that commits often goes round many times. Hot keys
 // are updated in place, then copied once for each commit; others grow, go and come back.
-TEST(CommitterTest, ManyCommitsEachHoldExactlyWhatWasThere) {
+TEST(CommitterTest, ManyCommitsEachHoldExactlyTheStateOfTheirTime) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64StringStore>("db", &files));
   Model<std::uint64_t, std::string> model;
@@ -283,7 +283,7 @@ TEST(CommitterTest, CommitsThatFailDoNotUseUpTheMemory) {
 
 // Accepted updates can be committed on a full disk, and the store can be closed and opened; only
 // updates that need space are rejected.
-TEST(CommitterTest, AFullDiskRefusesUpdatesAndNothingElse) {
+TEST(CommitterTest, AFullDiskRejectsUpdatesAndNothingElse) {
   SimFileSystem files;
   U64Model model;
   {
@@ -440,7 +440,7 @@ struct Straggle {
   absl::Status status = absl::UnknownError("not run");
 };
 
-TEST(CommitterTest, WhatRunsBesideACommitBelongsToTheNextOne) {
+TEST(CommitterTest, UpdatesDuringACommitBelongToTheNextOne) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   Must(store.Upsert(1, 1));
@@ -469,7 +469,7 @@ TEST(CommitterTest, WhatRunsBesideACommitBelongsToTheNextOne) {
 }
 
 // Closing also commits the updates that ran during the last commit.
-TEST(CommitterTest, CloseHoldsWhatRanBesideTheLastCommit) {
+TEST(CommitterTest, CloseKeepsUpdatesThatRanDuringTheLastCommit) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   Must(store.Upsert(1, 1));
@@ -520,7 +520,7 @@ TEST(CommitterTest, DependentUpdatesWaitForTheDrain) {
 
 // A commit holds at least every update that had returned when it was called, however many threads
 // write concurrently.
-TEST(CommitterTest, CommitsBesideWritersHoldWhatHadReturned) {
+TEST(CommitterTest, CommitsDuringWritesHoldAllUpdatesThatHadReturned) {
   SimFileSystem files;
   internal::Environment environment = TinyEnvironment(&files);
   environment.pool_threads = 1;

@@ -31,7 +31,7 @@ namespace {
 
 using absl::StatusCode;
 
-TEST(CompactionTest, WhatIsLiveIsCopiedAndTheFrontGoes) {
+TEST(CompactionTest, LiveRecordsAreCopiedAndTheFrontIsFreed) {
   SimFileSystem files;
   GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
@@ -120,7 +120,7 @@ void ExpectCopiesStay(Make make) {
   Must(store.Commit());
   internal::Core& core = CoreOf(store);
   // A pass without its commit, which would freeze the copies.
-  const internal::LogReader::Range all{core.log.begin(), core.log.tail()};
+  const internal::LogCursor::LogRange all{core.log.begin(), core.log.tail()};
   Must(core.log.FreezeTo(all.end));
   internal::EpochSlot* const slot = core.epochs.AcquireSlot();
   GcStats stats;
@@ -347,7 +347,7 @@ TEST(CompactionTest, AFullDiskCanBeGivenSpaceBack) {
 // twice. The chains below superseded records of a pass are looked up when there are 32,768 such
 // records, so the pass has a settled part: old records. Then the disk fills up while it copies new
 // ones. Nothing below the returned address is live.
-TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeWhatItHasNotCopied) {
+TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeTheFirstRecordNotCopied) {
   constexpr std::uint64_t kKeys = 48000;
   SimFileSystem files;
   internal::Environment environment = SmallFiles(&files);
@@ -358,7 +358,7 @@ TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeWhatItHasNotCopied) {
   }
   Must(store.Commit());
   internal::Core& core = CoreOf(store);
-  const internal::LogReader::Range all{core.log.begin(), core.log.tail()};
+  const internal::LogCursor::LogRange all{core.log.begin(), core.log.tail()};
   Must(core.log.FreezeTo(all.end));
   internal::EpochSlot* const slot = core.epochs.AcquireSlot();
   GcStats stats;
@@ -373,7 +373,7 @@ TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeWhatItHasNotCopied) {
   EXPECT_LT(stats.copied_records, kKeys) << "there was space for all";
   EXPECT_GT(until, all.from);
   EXPECT_LT(until, all.from + stats.scanned_bytes) << "it ended where it had read to";
-  internal::LiveReader reader(core, *slot, {.from = all.from, .end = until}, {});
+  internal::LiveRecordReader reader(core, *slot, {.from = all.from, .end = until}, {});
   std::uint64_t live = 0;
   while (Must(reader.Step())) live += reader.live().size();
   EXPECT_EQ(live, 0U);
@@ -465,7 +465,7 @@ void UseOwnKeys(U64StringStore& store, std::uint64_t id, std::uint64_t turns, Ga
   }
 }
 
-TEST(CompactionTest, OperationsGoOnBesideIt) {
+TEST(CompactionTest, OperationsContinueDuringIt) {
   const TempDir dir;
   internal::Environment environment = TinyEnvironment();
   environment.segment_blocks = 16;

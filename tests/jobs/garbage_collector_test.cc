@@ -100,7 +100,7 @@ TEST(GarbageCollectorTest, ItsUserCanEndIt) {
   ExpectHolds(store, model, 310);
 }
 
-TEST(GarbageCollectorTest, ItTakesAsLongAsItIsTold) {
+TEST(GarbageCollectorTest, ItTakesAsLongAsItsRateRequires) {
   SimFileSystem files;
   GarbageModel model;
   auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
@@ -168,7 +168,7 @@ TEST(GarbageCollectorTest, ItSharesTheCommitsOfOthers) {
 }
 
 // Also in a store that is not written any more, and long before the next look by the clock.
-TEST(GarbageCollectorTest, APeriodicCommitIsFollowedByItself) {
+TEST(GarbageCollectorTest, APeriodicCommitIsFollowedAutomatically) {
   SimFileSystem files;
   GarbageModel model;
   Options options = Collecting();
@@ -197,7 +197,7 @@ int CollectRepeatedly(U64StringStore& store, const GcOptions& options) {
   int collections = 0;
   for (int i = 0; i < 8; ++i) {
     const GcStats stats = Must(internal::StoreAccess::GetCoordinator(store).CollectGarbage(
-        options, internal::GarbageCollector::Pace::kByItself));
+        options, internal::GarbageCollector::Pace::kAutomatic));
     collections += stats.scanned_bytes != 0 ? 1 : 0;
   }
   return collections;
@@ -272,7 +272,7 @@ TEST(GarbageCollectorTest, ShortLivedKeysAreGarbageWhereverTheirTombstonesAre) {
   }
 }
 
-TEST(GarbageCollectorTest, ClosingCollectsWhatIsDue) {
+TEST(GarbageCollectorTest, ClosingRunsACollectionThatIsDue) {
   SimFileSystem files;
   GarbageModel model;
   std::uint64_t used = 0;

@@ -82,7 +82,7 @@ TEST(IndexGrowthTest, AStoreHoldsTheSameAfterEachDoubling) {
   EXPECT_EQ(store.GrowIndex().code(), StatusCode::kFailedPrecondition);
 }
 
-TEST(IndexGrowthTest, TheLimitIsToldAndTheStoreGoesOn) {
+TEST(IndexGrowthTest, TheLimitIsReportedAndTheStoreContinues) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   Must(store.Upsert(1, 1));
   for (int doubling = 0; doubling < 15; ++doubling) Must(store.GrowIndex());
@@ -96,7 +96,7 @@ TEST(IndexGrowthTest, TheLimitIsToldAndTheStoreGoesOn) {
 // ---- automatic growth ----
 
 // Hazard 17: were the hash the key itself, keys in a row would have few tags, or few buckets.
-TEST(IndexGrowthTest, AnIndexThatGrowsByItselfStaysRoomyForKeysInARow) {
+TEST(IndexGrowthTest, AnIndexThatGrowsAutomaticallyStaysRoomyForSequentialKeys) {
   Environment environment = TinyEnvironment();
   environment.in_memory = true;
   auto store = Must(OpenIn<U64Store>("", environment, GrowingOptions()));
@@ -384,7 +384,7 @@ class GrowingStoreTest : public ::testing::Test {
 
 // An operation that a growth does not concern returns at once: here, in one thread, or never. Fails
 // (hangs) when a hit checks the state of its chunk, or writers check any but their own.
-TEST_F(GrowingStoreTest, OnlyWhatNeedsTheChunkBeingSplitWaits) {
+TEST_F(GrowingStoreTest, OnlyOperationsOnTheChunkBeingSplitWait) {
   EXPECT_EQ(Must(store_.Read(in_first_)), in_first_);
   EXPECT_FALSE(Must(store_.Contains(other_in_first_)));  // it only drains
   core_.index.BeginSplit();
@@ -402,7 +402,7 @@ TEST_F(GrowingStoreTest, OnlyWhatNeedsTheChunkBeingSplitWaits) {
 }
 
 // Fails when a search that must be made again counts as absent, or a writer continues.
-TEST_F(GrowingStoreTest, WhatNeedsTheChunkBeingSplitWaitsForItWithoutAGuard) {
+TEST_F(GrowingStoreTest, OperationsOnTheChunkBeingSplitWaitWithoutAGuard) {
   core_.index.BeginSplit();
   std::atomic<int> done{0};
   std::vector<std::thread> threads;
@@ -430,7 +430,7 @@ TEST_F(GrowingStoreTest, WhatNeedsTheChunkBeingSplitWaitsForItWithoutAGuard) {
 TEST_F(GrowingStoreTest, AScanWaitsForEntriesThatAreBeingMoved) {
   core_.index.BeginSplit();
   // As in the middle of the split, when the entry has left its word.
-  const HashIndex::Slot slot = core_.index.Find(HashOf(in_first_));
+  const HashIndex::EntrySlot slot = core_.index.Find(HashOf(in_first_));
   slot.word->store(0, std::memory_order_seq_cst);
   std::atomic<bool> done{false};
   std::thread scanner([&] {
@@ -512,7 +512,7 @@ TEST(IndexGrowthTest, ClosingDuringAGrowthLosesNothing) {
 }
 
 // A concurrent caller gets its growth or is rejected; Close is not delayed for long.
-TEST(IndexGrowthTest, ClosingBesideAGrowthIsClean) {
+TEST(IndexGrowthTest, ClosingDuringAGrowthIsClean) {
   TempDir dir;
   for (int round = 0; round < 10; ++round) {
     Environment environment = TinyEnvironment();
@@ -580,7 +580,7 @@ TEST(IndexGrowthTest, AnOpeningBeginsWithTheSizeThatTheCheckpointNeedsAndGrowsAs
 
 // Hazard 40: a crash leaves exactly the entries in the image of a growing index. Fails when images
 // and growths run at once.
-TEST(IndexGrowthTest, CheckpointsBesideGrowthsHoldEverything) {
+TEST(IndexGrowthTest, CheckpointsDuringGrowthsHoldEverything) {
   SimFileSystem files;
   Environment environment = TinyEnvironment(&files);
   environment.index_exponent = 12;  // so that the last doublings take as long as some checkpoints

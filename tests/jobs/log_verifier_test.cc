@@ -153,7 +153,7 @@ TEST(LogVerifierTest, RecordsThatACrashMadeVoidAreNoProblem) {
   }
 }
 
-TEST(LogVerifierTest, BesideOperationsCommitsAndTurningPages) {
+TEST(LogVerifierTest, PassesDuringOperationsCommitsAndPageTurns) {
   SimFileSystem files;
   auto store = Filled(files);
   internal::Atomic<std::uint64_t> running{2};
@@ -197,7 +197,7 @@ TEST(LogVerifierTest, CloseEndsIt) {
 
 // ---- blocks ----
 
-TEST(LogVerifierTest, EveryBadBlockIsToldOnceWithItsPlace) {
+TEST(LogVerifierTest, EveryBadBlockIsReportedOnceWithItsPlace) {
   SimFileSystem files;
   auto store = Filled(files);
   const Files log(files);
@@ -208,13 +208,13 @@ TEST(LogVerifierTest, EveryBadBlockIsToldOnceWithItsPlace) {
                                            Files::Place(15) + ": block 15 fails its checksum",
                                            Files::Place(16) + ": block 16 fails its checksum",
                                            Files::Place(17) + ": block 17 fails its checksum"));
-  const VerifyReport few = Must(store.Verify({.most_problems = 2}));
+  const VerifyReport few = Must(store.Verify({.max_problems = 2}));
   EXPECT_EQ(few.problem_count, 5U);
   EXPECT_EQ(few.problems.size(), 2U);
   EXPECT_EQ(few.block_count, report.block_count);
 }
 
-TEST(LogVerifierTest, BlocksOfAnotherHistoryPlaceOrNowhereAreTold) {
+TEST(LogVerifierTest, BlocksOfAnotherIncarnationOrPlaceAreReported) {
   SimFileSystem files;
   auto store = Filled(files);
   const Files log(files);
@@ -240,7 +240,7 @@ std::uint64_t& WordOf(char* block, std::size_t at) {
   return *reinterpret_cast<std::uint64_t*>(block + at);
 }
 
-TEST(LogVerifierTest, LinksThatLeadElsewhereAreTold) {
+TEST(LogVerifierTest, LinksThatLeadElsewhereAreReported) {
   SimFileSystem files;
   auto store = Filled(files);
   internal::Core& core = CoreOf(store);
@@ -265,7 +265,7 @@ TEST(LogVerifierTest, LinksThatLeadElsewhereAreTold) {
       Files::Place(4) + ": the record at 16432 links to an address without a record of its chain");
 }
 
-TEST(LogVerifierTest, ARecordThatItsChainPassesOverIsTold) {
+TEST(LogVerifierTest, ARecordThatItsChainPassesOverIsReported) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   for (int round = 0; round < 4; ++round) {
@@ -296,7 +296,7 @@ TEST(LogVerifierTest, ARecordThatItsChainPassesOverIsTold) {
   EXPECT_THAT(report.problems[0], HasSubstr("skips a record of its chain"));
 }
 
-TEST(LogVerifierTest, MalformedRecordsAreToldAndTheNextPageIsReadOn) {
+TEST(LogVerifierTest, MalformedRecordsAreReportedAndTheNextPageIsReadOn) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64StringStore>("db", &files));
   for (std::uint64_t i = 0; i < 1000; ++i) Must(store.Upsert(i, std::string(56, 'v')));
@@ -318,14 +318,14 @@ TEST(LogVerifierTest, MalformedRecordsAreToldAndTheNextPageIsReadOn) {
   EXPECT_THAT(all, HasSubstr(Files::Place(6) + ": the record at 24576 does not fit its page"));
 }
 
-TEST(LogVerifierTest, EntriesOfTheIndexThatLeadElsewhereAreTold) {
+TEST(LogVerifierTest, EntriesOfTheIndexThatLeadElsewhereAreReported) {
   SimFileSystem files;
   auto store = Filled(files);
   for (std::uint64_t i = 0; i < 300; ++i) Must(store.Upsert(i, i));  // second records of chains
   HashIndex& index = CoreOf(store).index;
   const auto entry_of = [&](std::uint64_t key) { return index.Find(TestHash(key)); };
   const auto with_address = [&](std::uint64_t key, Address address, const char* what) {
-    const HashIndex::Slot slot = entry_of(key);
+    const HashIndex::EntrySlot slot = entry_of(key);
     slot.word->store(slot.entry.WithAddress(address).word(), std::memory_order_release);
     const VerifyReport report = Must(store.Verify());
     EXPECT_EQ(report.problem_count, 1U) << what << testing::PrintToString(report.problems);
@@ -343,7 +343,7 @@ TEST(LogVerifierTest, EntriesOfTheIndexThatLeadElsewhereAreTold) {
 
 // ---- checkpoints ----
 
-TEST(LogVerifierTest, DamagedCheckpointsAreTold) {
+TEST(LogVerifierTest, DamagedCheckpointsAreReported) {
   SimFileSystem files;
   auto store = Filled(files);
   const std::uint64_t first = Must(store.Checkpoint()).id;

@@ -65,7 +65,7 @@ LogRig::Setup FromPageOne(const Geometry& geometry) {
 
 // ---- Allocation ----
 
-TEST(HybridLogTest, RecordsLieBehindEachOtherFromTheTail) {
+TEST(HybridLogTest, RecordsFollowEachOtherFromTheTail) {
   LogRig rig({.geometry = kTwoBlocks});
   const Address start = rig.geometry().BlockStart(1);
   EXPECT_EQ(rig.log().tail(), start);
@@ -74,7 +74,7 @@ TEST(HybridLogTest, RecordsLieBehindEachOtherFromTheTail) {
   EXPECT_EQ(rig.log().tail(), start + 104);
 }
 
-TEST(HybridLogTest, WhatTheLastRecordOfAPageLeavesIsAFiller) {
+TEST(HybridLogTest, TheRestOfAPageIsAFiller) {
   LogRig rig(FromPageOne(kTwoBlocks));
   const Address page = rig.geometry().PageStart(1);
   for (int i = 0; i < 8; ++i) Must(rig.AppendExtent(1000));
@@ -171,7 +171,7 @@ TEST(HybridLogTest, CommitExtentThatEndsAPageExactlyLeavesAPageToTurn) {
 }
 
 // A filler has nothing after its header that the frame held for an earlier page.
-TEST(HybridLogTest, FillersAreZeroWhateverTheFrameHeld) {
+TEST(HybridLogTest, FillersAreZeroInAReusedFrame) {
   LogRig rig(FromPageOne(kTwoBlocks));
   for (std::uint64_t page = 1; page < 40; ++page) {
     // In turn a record that crosses the end, and a commit extent that does not fit.
@@ -200,7 +200,7 @@ TEST(HybridLogTest, FillersAreZeroWhateverTheFrameHeld) {
   }
 }
 
-TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
+TEST(HybridLogTest, PageIsTurnedOnceForAllWaiters) {
   LogRig rig(FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload));
   EXPECT_FALSE(rig.TryAppendExtent(32).has_value());
@@ -211,21 +211,21 @@ TEST(HybridLogTest, PageIsTurnedOnceForAllWhoWait) {
 }
 
 // 46. Updates are slowed down while the log is longer than it shall be, and nothing else is.
-TEST(HybridLogTest, AtTheBrakeOrdinaryAppendsWaitForAWhile) {
+TEST(HybridLogTest, ThrottledOrdinaryAppendsWaitForAWhile) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kLongest(1000);
   LogRig rig(FromPageOne(kTwoBlocks));
   HybridLog& log = rig.log();
-  // Fills a page, and turns to the next one with the brake `bytes` above where the log ends.
+  // Fills a page, and turns to the next one with the throttle `bytes` above where the log ends.
   const auto turn_page = [&](std::uint64_t bytes, HybridLog::Space space) {
-    log.ReleaseBrake();
+    log.ReleaseThrottle();
     Must(rig.AppendExtent(kPayload));
-    log.SetBrake(log.tail() + bytes);
+    log.SetThrottle(log.tail() + bytes);
     const Clock::time_point begun = Clock::now();
     Must(log.WaitForPage(0, space));
     return Clock::now() - begun;
   };
-  const auto waits = [&] { return log.counters().brake_waits.load(std::memory_order_relaxed); };
+  const auto waits = [&] { return log.counters().throttle_waits.load(std::memory_order_relaxed); };
   turn_page(8, HybridLog::Space::kOrdinary);
   EXPECT_EQ(waits(), 0U);
   EXPECT_GE(turn_page(0, HybridLog::Space::kOrdinary), kLongest);
@@ -236,9 +236,9 @@ TEST(HybridLogTest, AtTheBrakeOrdinaryAppendsWaitForAWhile) {
 
 // ---- Room for commit records ----
 
-HybridLog::Extent Reserve(LogRig& rig, std::uint64_t least_bytes) {
+HybridLog::Extent Reserve(LogRig& rig, std::uint64_t min_bytes) {
   const EpochGuard guard(rig.epochs(), rig.slot());
-  return rig.log().ReserveToBlockEnd(least_bytes, guard);
+  return rig.log().ReserveToBlockEnd(min_bytes, guard);
 }
 
 TEST(HybridLogTest, CommitExtentEndsAtTheEndOfABlock) {
@@ -300,13 +300,13 @@ TEST(HybridLogTest, BoundariesStayInOrderAndGrowAtEveryStep) {
     for (int i = 0; i < 600; ++i) {
       Must(rig.AppendExtent(static_cast<std::uint64_t>(32 + i * 56 % 600)));
       rig.ExpectOrderAndGrowth();
-      if (i % 3 == 0) Must(rig.log().Help().status());
+      if (i % 3 == 0) Must(rig.log().RunMaintenanceStep().status());
       rig.ExpectOrderAndGrowth();
     }
     EXPECT_GT(rig.log().safe_head(), rig.log().begin());
     Must(rig.HelpUntilIdle());
     rig.ExpectOrderAndGrowth();
-    EXPECT_FALSE(*rig.log().Help());  // nothing more to do
+    EXPECT_FALSE(*rig.log().RunMaintenanceStep());  // nothing more to do
   }
 }
 
@@ -331,7 +331,7 @@ TEST(HybridLogTest, RestoredLogStandsWhereItWasPut) {
 }
 
 // Hazard 20: a writer paused in its update is in a guard. Flushing must wait for it, or it copies
-// a record that still changes. Fails when Settle does not ask Drained.
+// a record that still changes. Fails when AdvanceSafeBoundaries does not ask Drained.
 TEST(HybridLogTest, FlushWaitsForGuardsThatSawTheOldReadOnlyBoundary) {
   LogRig rig({});
   const Written written = Must(rig.AppendExtent(4080));
@@ -421,7 +421,7 @@ TEST(HybridLogTest, EvictionWaitsForGuardsThatSawTheOldHead) {
   // As far as the tail gets without a frame more.
   while (rig.TryAppendExtent(4080).has_value()) {
   }
-  for (int i = 0; i < 10; ++i) Must(rig.log().Help().status());
+  for (int i = 0; i < 10; ++i) Must(rig.log().RunMaintenanceStep().status());
   std::thread writer([&] { Must(rig.FillUntilPage(12, 4080)); });
   while (rig.log().head_acquire() == rig.log().begin()) std::this_thread::yield();
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -492,8 +492,8 @@ TEST(HybridLogTest, FailedVersionShiftsLeaveBoundariesOnWholeBlocks) {
   Must(rig.AppendExtent(64));
   rig.log().BeginVersionShift();
   rig.log().EndVersionShift(rig.log().tail());
-  for (int i = 0; i < 100; ++i) Must(rig.log().Help().status());
-  EXPECT_FALSE(*rig.log().Help());
+  for (int i = 0; i < 100; ++i) Must(rig.log().RunMaintenanceStep().status());
+  EXPECT_FALSE(*rig.log().RunMaintenanceStep());
   EXPECT_EQ(rig.geometry().BlockStart(rig.geometry().BlockOf(rig.log().read_only())),
             rig.log().read_only());
 }
@@ -578,7 +578,7 @@ TEST(HybridLogTest, MaintenanceIsPostedWithAPageTurnAndRunsUntilNothingIsLeft) {
   EXPECT_EQ(others, 1);
   EXPECT_GE(steps, 2);
   EXPECT_EQ(rig.log().flushed_until(), rig.log().read_only());
-  EXPECT_FALSE(*rig.log().Help());
+  EXPECT_FALSE(*rig.log().RunMaintenanceStep());
 }
 
 TEST(HybridLogTest, StoppedMaintenanceDoesNothingMore) {
@@ -621,7 +621,7 @@ TEST(HybridLogTest, OnlyTheBudgetOfFramesIsResident) {
   }
 }
 
-TEST(HybridLogTest, ReleasedMemoryIsGivenBack) {
+TEST(HybridLogTest, ReleasedMemoryIsFreed) {
   LogRig rig({});
   Must(rig.FillUntilPage(6, 4080));
   EXPECT_GE(ResidentFrameBytes(rig), 5U * 4096);
@@ -639,7 +639,7 @@ TEST(HybridLogTest, LogWithoutMemoryIsNotOk) {
   EXPECT_FALSE(log.ok());
 }
 
-TEST(HybridLogTest, DeviceBufferGrowsAndKeepsWhatItIsTold) {
+TEST(HybridLogTest, DeviceBufferGrowsAndKeepsTheRequestedBlocks) {
   DeviceBuffer buffer;
   std::byte* const small = buffer.Reserve(1, 0);
   ASSERT_NE(small, nullptr);
@@ -667,16 +667,16 @@ TEST(HybridLogTest, RecordsOfEveryLengthAndPlaceComeBackFromTheDevice) {
   LogRig rig(FromPageOne(four_blocks));
   std::mt19937_64 random(7);
   std::vector<Written> all;
-  std::uint64_t most_blocks = 0;
+  std::uint64_t max_blocks = 0;
   for (int i = 0; i < 800; ++i) {
     const std::uint64_t most = i % 20 == 0 ? 4 * kBlockPayloadBytes : 700;
     const auto value_bytes = static_cast<std::uint32_t>(random() % (most - 64));
     all.push_back(
         Must(rig.Append(rig.slot(), static_cast<std::uint32_t>(random() % 30), value_bytes)));
-    most_blocks = std::max(most_blocks, four_blocks.BlockOf(all.back().address + value_bytes) -
-                                            four_blocks.BlockOf(all.back().address));
+    max_blocks = std::max(max_blocks, four_blocks.BlockOf(all.back().address + value_bytes) -
+                                          four_blocks.BlockOf(all.back().address));
   }
-  EXPECT_EQ(most_blocks, 3U);
+  EXPECT_EQ(max_blocks, 3U);
   Evict(rig);
   for (const Written& written : all) {
     ASSERT_LT(written.address, rig.log().head_acquire());
@@ -783,7 +783,7 @@ TEST_F(HybridLogDamageTest, BlockOfAnotherPlaceIsDataLoss) {
 }
 
 // A block that was written before a crash cut the log here is whole and right, and yet not ours.
-TEST_F(HybridLogDamageTest, BlockOfAnotherHistoryIsDataLoss) {
+TEST_F(HybridLogDamageTest, BlockOfAnotherIncarnationIsDataLoss) {
   ScriptDevice::Block bytes = *rig_.device().Get(2);
   SealBlock(bytes, LogRig::kStoreId, 2, LogRig::kIncarnation + 1);
   rig_.device().Put(2, bytes);
@@ -868,7 +868,7 @@ TEST(HybridLogTest, EachHistoryIsReadWithItsOwnIncarnation) {
 const absl::Status kEio = absl::UnavailableError("write failed: Input/output error");
 
 // Hazards 28 and 30: a failed write is not counted as written, is reported, and can be repeated.
-TEST(HybridLogTest, FailedWriteIsReportedAndTheNextOneGoesOn) {
+TEST(HybridLogTest, FailedWriteIsReportedAndTheNextOneContinues) {
   LogRig rig({});
   std::vector<Written> all;
   while (rig.TailPage() < 4) all.push_back(Must(rig.AppendExtent(408)));
@@ -910,9 +910,9 @@ class TwoChunks {
   };
   Answers Run() {
     Answers answers;
-    std::thread first([&] { answers.first = rig_.log().Help(); });
+    std::thread first([&] { answers.first = rig_.log().RunMaintenanceStep(); });
     steps_.Await(1);  // 1 <-
-    std::thread second([&] { answers.second = rig_.log().Help(); });
+    std::thread second([&] { answers.second = rig_.log().RunMaintenanceStep(); });
     steps_.Await(2);  // 2 <-
     for (int look = 0; look < 50; ++look) {
       EXPECT_EQ(rig_.log().flushed_until(), rig_.geometry().PageStart(1));
@@ -949,7 +949,7 @@ TEST(HybridLogTest, AChunkCountsWhenAllBeforeItDo) {
   chunks.ExpectThatAllIsThere();
 }
 
-TEST(HybridLogTest, WhatIsUnderWayBehindAFailedChunkIsWrittenAgain) {
+TEST(HybridLogTest, ChunksInFlightAfterAFailedOneAreWrittenAgain) {
   TwoChunks chunks(kEio);
   const TwoChunks::Answers answers = chunks.Run();
   EXPECT_EQ(answers.first.status(), kEio);
@@ -1218,7 +1218,7 @@ INSTANTIATE_TEST_SUITE_P(Pages, HybridLogRejectionTest,
                                            RejectionCase{14, 7, 4}),
                          [](const auto& parameter) { return parameter.param.Name(); });
 
-TEST_P(HybridLogRejectionTest, HoweverOftenCallsAreRejectedTheLogGoesOnWhereItStopped) {
+TEST_P(HybridLogRejectionTest, HoweverOftenCallsAreRejectedTheLogContinuesWhereItStopped) {
   std::mt19937_64 random(Seed());
   const auto rejections_each =
       static_cast<int>(std::max(500.0, 60000 * std::min(1.0, Scale()) / kRounds)) /

@@ -32,11 +32,11 @@ TEST(PinsTest, TheLowestPinLimitsUntilItIsRemoved) {
   EXPECT_EQ(pins.Limit(Address(1 << 20)), Address(1 << 20));
 }
 
-TEST(PinsTest, OneMoreThanTheMostIsRefused) {
+TEST(PinsTest, OneMoreThanTheMaximumIsRejected) {
   LogRig rig({});
   Pins pins;
   std::optional<Pins::Pin> last;
-  for (std::size_t i = 0; i < Pins::kMost; ++i) {
+  for (std::size_t i = 0; i < Pins::kMax; ++i) {
     last = pins.Add(rig.log());
     ASSERT_TRUE(last.has_value());
   }

@@ -2,7 +2,7 @@
 
    Writers run scripts of operations as operation.h does: the hit first, then Attempt. A coordinator
    commits as committer.cc does; another one may make a checkpoint; a turner moves read_only as a
-   page turn does. Recovery is LogScan's, serials are session_table.h's, put into the control record
+   page turn does. Recovery is LogReplay's, serials are session_table.h's, in the control record
    itself. Checkpoints and groups of a batch follow the library's design. Every
    access to a shared word is a step of its own unless a comment says why not; steps are
    sequentially consistent.
@@ -269,7 +269,7 @@ inline Bump(e) { d_step { state = state + 4; e = state >> 2 } }
 /* Slots are looked at one after the other. */
 #define LEFT(w, e) (slot[w] == 0 || (slot[w] >> 2) >= e)
 
-/* Stage, Settle and flush up to `to`: the same whoever helps. */
+/* AdvanceBoundaries, AdvanceSafeBoundaries and flush up to `to`: the same whoever helps. */
 inline Shift(to, e) {
   if
   :: d_step {

@@ -84,7 +84,7 @@ c_code {
 
 #define LEFT(w, e) (slot[w] == 0 || (slot[w] >> 1) >= e)
 
-/* Stage and Settle. */
+/* AdvanceBoundaries and AdvanceSafeBoundaries. */
 proctype Shifter() {
   byte e, read_only_target, head_target;
 end:

@@ -81,7 +81,7 @@ TEST_P(IndexFillerTest, EveryChainLeadsToItsNewestRecord) {
 }
 
 // Several records do not link to their chain's end, in rows far apart and in different rounds.
-TEST_P(IndexFillerTest, TheFirstBadLinkIsTold) {
+TEST_P(IndexFillerTest, TheFirstBadLinkIsReported) {
   IndexFiller filler(core(), Address(4096));
   Address first_bad;
   for (int i = 0; i < 200'000; ++i) {

@@ -27,7 +27,7 @@ using internal::VerifyFiles;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-// Three histories, two checkpoints, closed.
+// Three incarnations, two checkpoints, closed.
 void MakeStore(internal::FileSystem& files, U64Model& model) {
   for (std::uint64_t life = 0; life < 3; ++life) {
     Options options = TinyOptions();
@@ -85,7 +85,7 @@ TEST(OfflineVerifierTest, WorksOnRealFiles) {
   EXPECT_EQ(report.record_count, 5000U);
 }
 
-TEST(OfflineVerifierTest, EveryBadBlockIsTold) {
+TEST(OfflineVerifierTest, EveryBadBlockIsReported) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -101,7 +101,7 @@ TEST(OfflineVerifierTest, EveryBadBlockIsTold) {
 }
 
 // For each changed byte: a problem is reported, or the store opens with everything it had.
-TEST(OfflineVerifierTest, AFlippedBitIsToldOrDoesNotMatter) {
+TEST(OfflineVerifierTest, AFlippedBitIsReportedOrDoesNotMatter) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -140,7 +140,7 @@ TEST(OfflineVerifierTest, AFlippedBitIsToldOrDoesNotMatter) {
   EXPECT_GT(told, 300);
 }
 
-TEST(OfflineVerifierTest, DamagedCheckpointsAreTold) {
+TEST(OfflineVerifierTest, DamagedCheckpointsAreReported) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -151,7 +151,7 @@ TEST(OfflineVerifierTest, DamagedCheckpointsAreTold) {
                           HasSubstr(internal::ImageName(3) + " at offset 8192")));
 }
 
-TEST(OfflineVerifierTest, AMissingFileIsTold) {
+TEST(OfflineVerifierTest, AMissingFileIsReported) {
   SimFileSystem files;
   U64Model model;
   MakeStore(files, model);
@@ -160,7 +160,7 @@ TEST(OfflineVerifierTest, AMissingFileIsTold) {
               ElementsAre(HasSubstr(SegmentFile(0) + " is missing")));
 }
 
-TEST(OfflineVerifierTest, WhatIsNoStoreOrInUseIsRefused) {
+TEST(OfflineVerifierTest, ADirectoryWithoutAStoreOrInUseIsRejected) {
   SimFileSystem files;
   EXPECT_TRUE(FailsWith(VerifyFiles(files, "none", {}).status(), StatusCode::kInvalidArgument));
   EXPECT_FALSE(files.OpenDirectory("none", false).directory != nullptr) << "nothing is made";

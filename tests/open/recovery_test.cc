@@ -160,7 +160,7 @@ TEST(RecoveryTest, TheNewestPagesAreInMemoryAfterOpening) {
 
 // ---- who may open ----
 
-TEST(RecoveryTest, ASecondOpenerIsRefusedAndChangesNothing) {
+TEST(RecoveryTest, ASecondOpenerIsRejectedAndChangesNothing) {
   TempDir dir;
   auto store = Must(OpenTiny<StringStore>(dir / "db"));
   for (int i = 0; i < 300; ++i) Must(store.Upsert(std::to_string(i), std::string(50, 'x')));
@@ -189,7 +189,7 @@ absl::Status Reopen(const std::string& path, const Options& options = TinyOption
   return OpenIn<StoreType>(path, TinyEnvironment(), options).status();
 }
 
-TEST(RecoveryTest, OtherTypesAreRefusedByNameAndChangeNothing) {
+TEST(RecoveryTest, OtherTypesAreRejectedByNameAndChangeNothing) {
   TempDir dir;
   {
     auto store = Must(OpenTiny<U64TripleStore>(dir / "db"));
@@ -212,7 +212,7 @@ TEST(RecoveryTest, OtherTypesAreRefusedByNameAndChangeNothing) {
   EXPECT_EQ(Must(store.Read(1)), (Triple{1, 2, 3}));
 }
 
-TEST(RecoveryTest, AnotherPageSizeIsRefusedByNameAndChangesNothing) {
+TEST(RecoveryTest, AnotherPageSizeIsRejectedByNameAndChangesNothing) {
   TempDir dir;
   Options options;
   options.log_memory_bytes = 4 << 20;
@@ -241,7 +241,7 @@ TEST(RecoveryTest, AnotherPageSizeIsRefusedByNameAndChangesNothing) {
   EXPECT_EQ(store.Stats().page_bytes, 128U << 10);
 }
 
-TEST(RecoveryTest, AnIndexBeyondTheTagsIsRefused) {
+TEST(RecoveryTest, AnIndexBeyondTheTagsIsRejected) {
   SimFileSystem files;
   { Must(Must(OpenTiny<U64Store>("db", &files)).Upsert(1, 2)); }
   const Snapshot before = SnapshotOf(files, "db");
@@ -285,7 +285,7 @@ struct HeaderCase {
   const char* message;
 };
 
-TEST(RecoveryTest, HeadersOfOtherFormatsOrStoresAreRefusedAndLeftAlone) {
+TEST(RecoveryTest, HeadersOfOtherFormatsOrStoresAreRejectedAndLeftAlone) {
   const HeaderCase cases[] = {
       {"format version", 0, SetField<std::uint32_t>(8, 1), StatusCode::kUnimplemented,
        "format version 1, but this library reads format version 2"},
@@ -332,7 +332,7 @@ TEST(RecoveryTest, HeadersOfOtherFormatsOrStoresAreRefusedAndLeftAlone) {
 }
 
 // Files that lost their ends or their beginnings: rejected, and left alone.
-TEST(RecoveryTest, TruncatedAndMissingSegmentsAreRefusedAndLeftAlone) {
+TEST(RecoveryTest, TruncatedAndMissingSegmentsAreRejectedAndLeftAlone) {
   SimFileSystem closed(/*direct=*/false);
   {
     auto store = Must(OpenTiny<U64Store>("db", &closed));
@@ -370,7 +370,7 @@ TEST(RecoveryTest, TruncatedAndMissingSegmentsAreRefusedAndLeftAlone) {
 
 // A store of one segment whose header has become zeros looks at first like a creation that was
 // interrupted; but it holds a log, so it must not be taken for one and created again.
-TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
+TEST(RecoveryTest, AStoreWithABlankHeaderIsNotCreatedAgain) {
   SimFileSystem files(/*direct=*/false);
   internal::Environment environment = TinyEnvironment(&files);
   environment.segment_blocks = 1024;
@@ -389,7 +389,7 @@ TEST(RecoveryTest, AStoreWithABlankHeaderIsNotBegunAnew) {
 
 // A store of one segment whose file lost all but part of its header. (Of a whole number of blocks
 // it could be a creation that was interrupted.)
-TEST(RecoveryTest, AHeaderThatIsCutOffIsRefusedAndLeftAlone) {
+TEST(RecoveryTest, AHeaderThatIsCutOffIsRejectedAndLeftAlone) {
   // A store whose header ends with a zero, so that the header does not show the part cut off last.
   Snapshot whole;
   do {
@@ -424,7 +424,7 @@ TEST(RecoveryTest, AnErrorOfOpeningNamesTheStoreAndTheRemedy) {
 }
 
 // A segment under the name of another one, alone: no block of it is where it belongs.
-TEST(RecoveryTest, ARenamedSegmentIsRefusedAndLeftAlone) {
+TEST(RecoveryTest, ARenamedSegmentIsRejectedAndLeftAlone) {
   SimFileSystem closed(/*direct=*/false);
   {
     auto store = Must(OpenTiny<U64Store>("db", &closed));
@@ -443,7 +443,7 @@ TEST(RecoveryTest, ARenamedSegmentIsRefusedAndLeftAlone) {
 
 // A partial restore of a backup may put files of two stores into one directory. None of them is
 // taken for the leftovers of a crash and deleted.
-TEST(RecoveryTest, FilesOfTwoStoresAreRefusedAndLeftAlone) {
+TEST(RecoveryTest, FilesOfTwoStoresAreRejectedAndLeftAlone) {
   Snapshot stores[2];
   for (const int i : {0, 1}) {
     SimFileSystem files;
@@ -503,7 +503,7 @@ TEST(RecoveryTest, ACopyOfAnOpenStoreIsItsLastCommit) {
 
 // Crash after crash: records that the first one made void stay void, although their blocks are
 // still in the log below later records.
-TEST(RecoveryTest, WhatACrashMadeVoidStaysVoid) {
+TEST(RecoveryTest, RecordsThatACrashMadeVoidStayVoid) {
   auto files = std::make_unique<SimFileSystem>();
   U64Model model;
   std::mt19937_64 random(23);
@@ -639,7 +639,7 @@ TEST(RecoveryTest, AnOpeningInterruptedByAPowerLossCanBeRepeated) {
 // A process was killed between the write of a commit and its sync, so the commit is in the page
 // cache only; an opening that shows it must have made it durable before anything that relies on it.
 // A power loss at any point of that opening leaves this commit or the one before.
-TEST(RecoveryTest, WhatAnOpeningShowsIsDurable) {
+TEST(RecoveryTest, TheStateThatAnOpeningShowsIsDurable) {
   SimFileSystem written;
   U64Model before;
   U64Model after;
@@ -740,7 +740,7 @@ TEST(RecoveryTest, AnEmptyFileOfTheNextSegmentIsTakenOver) {
 
 // The device is full at any write of a load: the load stops with an error, continues where it
 // stopped once there is room, and loses nothing.
-TEST(RecoveryTest, ALoadGoesOnAfterNoSpaceAtAnyWrite) {
+TEST(RecoveryTest, ALoadContinuesAfterNoSpaceAtAnyWrite) {
   std::uint64_t stops = 0;
   for (std::uint64_t write = 2;; ++write) {  // after header and open record
     SimFileSystem files;

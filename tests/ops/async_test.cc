@@ -61,7 +61,7 @@ class AsyncTypesTest : public testing::Test {
     } else {
       Set(id, held);
     }
-    most_pending_ = std::max<std::uint64_t>(most_pending_, session_.pending_count());
+    max_pending_ = std::max<std::uint64_t>(max_pending_, session_.pending_count());
     if (Random(100) == 0) session_.CompletePending(Random(2) == 0);
   }
   void Read(std::uint64_t id, const std::optional<V>& held) {
@@ -119,7 +119,7 @@ class AsyncTypesTest : public testing::Test {
   std::map<std::uint64_t, V> model_;
   std::map<std::uint64_t, int> open_;  // pending ones of a key
   std::uint64_t told_ = 0;
-  std::uint64_t most_pending_ = 0;
+  std::uint64_t max_pending_ = 0;
   std::mt19937_64 random_{5};
 };
 TYPED_TEST_SUITE(AsyncTypesTest, KeyValuePairs);
@@ -130,13 +130,13 @@ TYPED_TEST(AsyncTypesTest, OutcomesAreThoseOfTheSynchronousCalls) {
   this->session_.CompletePending();
   for (const auto& [id, count] : this->open_) EXPECT_EQ(count, 0) << id;
   EXPECT_GT(this->told_, 8000U);
-  EXPECT_GT(this->most_pending_, 10U) << "nothing has waited for the device";
+  EXPECT_GT(this->max_pending_, 10U) << "nothing has waited for the device";
   for (const auto& [id, value] : this->model_) {
     EXPECT_TRUE(Must(this->session_.Read(Make<KeyType>::From(id))) == value) << id;
   }
 }
 
-TEST(AsyncTest, WhatIsInMemoryEndsInsideTheCall) {
+TEST(AsyncTest, OperationsInMemoryEndWithinTheCall) {
   auto store = Must(OpenTinyInMemory<StringStore>());
   auto session = store.NewSession();
   Must(session.Upsert("a", "1"));
@@ -159,7 +159,7 @@ TEST(AsyncTest, WhatIsInMemoryEndsInsideTheCall) {
   EXPECT_EQ(session.serial(), 3U);
 }
 
-TEST(AsyncTest, BadInputIsRefusedAsByTheSynchronousCalls) {
+TEST(AsyncTest, BadInputIsRejectedAsByTheSynchronousCalls) {
   internal::Environment environment = TinyEnvironment();
   environment.in_memory = true;
   Options options = TinyOptions();

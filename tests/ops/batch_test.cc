@@ -65,7 +65,7 @@ TYPED_TEST_SUITE(BatchTypesTest, KeyValuePairs);
 
 // Few keys, so that batches hold some twice; more than memory holds, so that many are on the
 // device; and a model of one key after the other.
-TYPED_TEST(BatchTypesTest, AnswersAreThoseOfSingleCallsInOrder) {
+TYPED_TEST(BatchTypesTest, ResultsAreThoseOfSingleCallsInOrder) {
   using K = typename TypeParam::KeyType;
   using V = typename TypeParam::ValueType;
   using StoreType = Store<K, V>;
@@ -135,7 +135,7 @@ TYPED_TEST(BatchTypesTest, AnswersAreThoseOfSingleCallsInOrder) {
   EXPECT_GT(store.Metrics().device_reads, 100U);
 }
 
-TEST(BatchTest, SpansOfDifferentLengthsAreRefused) {
+TEST(BatchTest, SpansOfDifferentLengthsAreRejected) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   auto session = store.NewSession();
   const std::array<std::uint64_t, 3> keys{1, 2, 3};
@@ -324,7 +324,7 @@ TEST(BatchTest, EveryUpdateTakesASerialAndNoReadDoes) {
 }
 
 // Some twenty keys for each bucket: three buckets a row.
-TEST(BatchTest, ItemsBehindTheFirstBucketAreHits) {
+TEST(BatchTest, ItemsAfterTheFirstBucketAreHits) {
   constexpr std::uint64_t kKeys = 20'000;
   Options options = TinyOptions();
   options.index_bucket_count = 1024;
@@ -346,7 +346,7 @@ TEST(BatchTest, ItemsBehindTheFirstBucketAreHits) {
   const MetricsSnapshot metrics = store.Metrics();
   for (const OpKind kind : {OpKind::kUpsert, OpKind::kRead, OpKind::kRmw}) {
     EXPECT_EQ(metrics[kind].count, kKeys);
-    EXPECT_EQ(metrics[kind].general, 0U);
+    EXPECT_EQ(metrics[kind].slow_path, 0U);
   }
 }
 
@@ -420,7 +420,7 @@ class SlowRings final : public internal::FileSystem {
 // While the device is asked for the first item its record is collected, and both keys change, the
 // second one first. So the result of the first is from after that, and that of the second must be,
 // too.
-TEST(BatchTest, NoItemIsAnsweredFromBeforeAnEarlierOne) {
+TEST(BatchTest, NoItemSeesAStateFromBeforeAnEarlierOne) {
   SimFileSystem memory;
   SlowRings files(memory);
   auto store = Must(OpenTiny<U64Store>("db", &files));

@@ -56,7 +56,7 @@ int CompleteCountingThrown(U64Store::Session& session) {
   return thrown;
 }
 
-TEST_P(PendingOperationsTest, EachIsToldOnce) {
+TEST_P(PendingOperationsTest, EachIsReportedOnce) {
   auto session = store_->NewSession();
   EXPECT_EQ(session.CompletePending(), 0U);
   std::vector<int> told(kKeys);
@@ -65,7 +65,7 @@ TEST_P(PendingOperationsTest, EachIsToldOnce) {
       EXPECT_EQ(Must(value), i);
       ++told[i];
     });
-    EXPECT_LE(session.pending_count(), internal::PendingOperations::kMost);
+    EXPECT_LE(session.pending_count(), internal::PendingOperations::kMax);
     if (i % 50 == 0) session.CompletePending(/*wait=*/false);
   }
   EXPECT_GT(session.pending_count(), 0U);
@@ -91,7 +91,7 @@ TEST_P(PendingOperationsTest, ABlockThatManyWantIsReadOnce) {
   EXPECT_GT(reads(), 0U);
 }
 
-TEST_P(PendingOperationsTest, AnErrorOfTheDeviceIsToldToWhoWantedTheBlock) {
+TEST_P(PendingOperationsTest, ADeviceErrorIsReportedToTheOperationThatReadTheBlock) {
   auto session = store_->NewSession();
   files_.Arm({.kind = CallKind::kRead, .sticky = true});
   int failed = 0;
@@ -116,7 +116,7 @@ TEST_P(PendingOperationsTest, AnErrorOfTheDeviceIsToldToWhoWantedTheBlock) {
 
 // Hazard 49. The objects that a function owns end with its operation, outside the list's lock: its
 // destructor may use the session.
-TEST_P(PendingOperationsTest, WhatAFunctionOwnsMayUseTheSessionAtItsEnd) {
+TEST_P(PendingOperationsTest, ObjectsOwnedByAFunctionMayUseTheSessionInTheirDestructors) {
   auto session = store_->NewSession();
   int ended = 0;
   const auto complete = [&](int* owned) {
@@ -140,7 +140,7 @@ TEST_P(PendingOperationsTest, WhatAFunctionOwnsMayUseTheSessionAtItsEnd) {
   EXPECT_EQ(ended, 2);
 }
 
-TEST_P(PendingOperationsTest, CloseTellsWhatNobodyDrives) {
+TEST_P(PendingOperationsTest, CloseEndsPendingOperationsThatNoThreadCompletes) {
   auto driven = store_->NewSession();
   auto left = store_->NewSession();
   std::vector<int> told(200);
@@ -232,7 +232,7 @@ TEST_P(PendingOperationsTest, AFunctionThatThrowsEndsItsOperationAlone) {
   }
 }
 
-TEST_P(PendingOperationsTest, CloseTellsAllAlsoWhenOneThrows) {
+TEST_P(PendingOperationsTest, CloseRunsAllCallbacksEvenIfOneThrows) {
   auto session = store_->NewSession();
   int told = 0;
   for (std::uint64_t i = 0; i < 20; ++i) {
@@ -246,7 +246,7 @@ TEST_P(PendingOperationsTest, CloseTellsAllAlsoWhenOneThrows) {
   Must(store_->Close());
 }
 
-TEST_P(PendingOperationsTest, InsideACallbackUnderAGuardTheyAreRefused) {
+TEST_P(PendingOperationsTest, InsideACallbackUnderAGuardTheyAreRejected) {
   auto session = store_->NewSession();
   int refused = 0;
   Must(session.Rmw(1, [&](std::uint64_t&) {
@@ -261,7 +261,7 @@ TEST_P(PendingOperationsTest, InsideACallbackUnderAGuardTheyAreRefused) {
 }
 
 // Close while sessions are driven: the thread that gets an operation reports it, and no other.
-TEST_P(PendingOperationsTest, CloseBesideSessionsThatAreDriven) {
+TEST_P(PendingOperationsTest, CloseWhileSessionsAreInUse) {
   if (GetParam() == 0) return;  // threads need a pool that turns pages
   std::atomic<std::uint64_t> begun{0};
   std::atomic<std::uint64_t> told{0};

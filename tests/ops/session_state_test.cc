@@ -48,7 +48,7 @@ TEST(SessionStateTest, StandInsSayWhyTheyTakeNoCall) {
   }
 }
 
-TEST(SessionStateTest, BuffersAreGivenBackAboveALimit) {
+TEST(SessionStateTest, BuffersAreFreedAboveALimit) {
   std::string buffer(SessionState::kRetainedBytes, 'x');
   SessionState::Trim(buffer);
   EXPECT_EQ(buffer.size(), SessionState::kRetainedBytes);

@@ -106,7 +106,7 @@ TEST(ThreadSessionTest, ASessionInACallbackIsNotDropped) {
 // Hazard 49. The last reference to a closed store may be its session of a thread. Then the objects
 // that its options have captured end when that session is dropped; their destructors may use other
 // stores, and so add sessions.
-TEST(ThreadSessionTest, WhatEndsWithADroppedSessionMayAddSessions) {
+TEST(ThreadSessionTest, DestructorsOfADroppedSessionMayAddSessions) {
   constexpr std::uint64_t kOthers = 20;
   std::vector<U64Store> others;
   for (std::uint64_t i = 0; i < kOthers; ++i) {

@@ -67,7 +67,7 @@ TEST(TypedRecordTest, SmallValuesSurviveTheirWordWithoutNeighbours) {
   EXPECT_EQ(ValueOf<double>::FromWord(ValueOf<double>::ToWord(0.1)), 0.1);
 }
 
-TEST(TypedRecordTest, AWriteIsRefusedWhenTheSequenceMovedTheValueIsTooLongOrAFlagIsSet) {
+TEST(TypedRecordTest, AWriteIsRejectedWhenTheSequenceMovedTheValueIsTooLongOrAFlagIsSet) {
   RecordMemory memory(kStrings);
   const Record record = MakeString(memory, "k", 8, "first");
   const LockWord seen = record.lock().LoadAcquire();

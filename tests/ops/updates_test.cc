@@ -20,8 +20,8 @@ using internal::RecordKind;
 using internal::WriteResult;
 using Numbers = internal::Updates<std::uint64_t, std::uint64_t>;
 using Strings = internal::Updates<std::uint64_t, std::string>;
-using Where = Numbers::Where;
-using Wish = Numbers::Wish;
+using RecordState = Numbers::RecordState;
+using Decision = Numbers::Decision;
 
 constexpr Address kPlace{4096};
 
@@ -51,15 +51,16 @@ std::uint64_t NumberIn(const Shown<Numbers>& shown) {
   return internal::ValueOf<std::uint64_t>::LoadUnlocked(*shown);
 }
 
-TEST(UpdatesTest, AnUpsertWritesWhatIsMutableAndAppendsAboveAllElse) {
+TEST(UpdatesTest, AnUpsertWritesMutableRecordsAndAppendsAboveAllOthers) {
   const Shown<Numbers> shown(8, 1);
   const std::uint64_t two = 2;  // an update does not own its value
   Numbers::UpsertOp op(two);
-  for (const Where where : {Where::kAbsent, Where::kFrozen, Where::kUnsettled}) {
-    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Wish::kAppend);
+  for (const RecordState where :
+       {RecordState::kAbsent, RecordState::kFrozen, RecordState::kUnsettled}) {
+    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Decision::kAppend);
     EXPECT_EQ(NumberIn(shown), 1U);
   }
-  EXPECT_EQ(op.Decide(Where::kMutable, kPlace, shown.get()), Wish::kDone);
+  EXPECT_EQ(op.Decide(RecordState::kMutable, kPlace, shown.get()), Decision::kDone);
   EXPECT_EQ(NumberIn(shown), 2U);
   EXPECT_EQ(op.status, OpStatus::kOk);
 }
@@ -68,56 +69,62 @@ TEST(UpdatesTest, AnUpsertThatOutgrowsItsRecordAppends) {
   const Shown<Strings> shown(8);
   const std::string_view nine = "nine long";
   Strings::UpsertOp longer(nine);
-  EXPECT_EQ(longer.Decide(Strings::Where::kMutable, kPlace, shown.get()), Strings::Wish::kAppend);
+  EXPECT_EQ(longer.Decide(Strings::RecordState::kMutable, kPlace, shown.get()),
+            Strings::Decision::kAppend);
   Strings::UpsertOp fitting(nine.substr(0, 8));
-  EXPECT_EQ(fitting.Decide(Strings::Where::kMutable, kPlace, shown.get()), Strings::Wish::kDone);
+  EXPECT_EQ(fitting.Decide(Strings::RecordState::kMutable, kPlace, shown.get()),
+            Strings::Decision::kDone);
   EXPECT_EQ(Strings::FrozenView(*shown), "nine lon");
   // Nor is one written that a successor is being made for.
   shown->header().StoreRelaxed(shown->header().LoadAcquire().With(RecordHeader::kSealed));
   Strings::UpsertOp late(nine.substr(0, 4));
-  EXPECT_EQ(late.Decide(Strings::Where::kMutable, kPlace, shown.get()), Strings::Wish::kAppend);
+  EXPECT_EQ(late.Decide(Strings::RecordState::kMutable, kPlace, shown.get()),
+            Strings::Decision::kAppend);
   EXPECT_EQ(Strings::FrozenView(*shown), "nine lon");
 }
 
 TEST(UpdatesTest, AnInsertAppendsOnlyWhereThereIsNone) {
   const Shown<Numbers> shown(8, 1);
   const std::uint64_t two = 2;
-  EXPECT_EQ(Numbers::InsertOp(two).Decide(Where::kAbsent, Address(), nullptr), Wish::kAppend);
-  for (const Where where : {Where::kMutable, Where::kFrozen, Where::kUnsettled}) {
+  EXPECT_EQ(Numbers::InsertOp(two).Decide(RecordState::kAbsent, Address(), nullptr),
+            Decision::kAppend);
+  for (const RecordState where :
+       {RecordState::kMutable, RecordState::kFrozen, RecordState::kUnsettled}) {
     Numbers::InsertOp op(two);
-    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Wish::kDone);
+    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Decision::kDone);
     EXPECT_EQ(op.status, OpStatus::kAlreadyExists);
     EXPECT_EQ(NumberIn(shown), 1U);
   }
 }
 
-TEST(UpdatesTest, ADeleteBuriesWhatIsMutableAndWaitsForWhatIsUnsettled) {
+TEST(UpdatesTest, ADeleteMarksMutableRecordsAndWaitsForUnsettledOnes) {
   const Shown<Numbers> shown(8, 1);
   Numbers::DeleteOp op;
-  EXPECT_EQ(op.Decide(Where::kFrozen, kPlace, shown.get()), Wish::kAppend);
-  EXPECT_EQ(op.Decide(Where::kUnsettled, kPlace, shown.get()), Wish::kWait);
+  EXPECT_EQ(op.Decide(RecordState::kFrozen, kPlace, shown.get()), Decision::kAppend);
+  EXPECT_EQ(op.Decide(RecordState::kUnsettled, kPlace, shown.get()), Decision::kWait);
   EXPECT_FALSE(shown->header().LoadAcquire().tombstone());
-  EXPECT_EQ(op.Decide(Where::kMutable, kPlace, shown.get()), Wish::kDone);
+  EXPECT_EQ(op.Decide(RecordState::kMutable, kPlace, shown.get()), Decision::kDone);
   EXPECT_TRUE(shown->header().LoadAcquire().tombstone());
   // A flag that came since it was classified.
-  EXPECT_EQ(op.Decide(Where::kMutable, kPlace, shown.get()), Wish::kAgain);
+  EXPECT_EQ(op.Decide(RecordState::kMutable, kPlace, shown.get()), Decision::kAgain);
   EXPECT_EQ(op.status, OpStatus::kOk);
-  EXPECT_EQ(op.Decide(Where::kAbsent, Address(), nullptr), Wish::kDone);
+  EXPECT_EQ(op.Decide(RecordState::kAbsent, Address(), nullptr), Decision::kDone);
   EXPECT_EQ(op.status, OpStatus::kNotFound);
 }
 
 // Copies from the device only the very record that was read there.
 TEST(UpdatesTest, APromotionCopiesOnlyTheRecordThatWasRead) {
   const Shown<Numbers> shown(8, 5);
-  for (const Where where : {Where::kAbsent, Where::kMutable, Where::kUnsettled}) {
+  for (const RecordState where :
+       {RecordState::kAbsent, RecordState::kMutable, RecordState::kUnsettled}) {
     Numbers::PromoteOp op(kPlace);
-    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Wish::kDone);
+    EXPECT_EQ(op.Decide(where, kPlace, shown.get()), Decision::kDone);
     EXPECT_EQ(op.found, nullptr);
   }
   Numbers::PromoteOp op(kPlace);
-  EXPECT_EQ(op.Decide(Where::kFrozen, kPlace + 64, shown.get()), Wish::kDone);
+  EXPECT_EQ(op.Decide(RecordState::kFrozen, kPlace + 64, shown.get()), Decision::kDone);
   EXPECT_EQ(op.found, nullptr);
-  EXPECT_EQ(op.Decide(Where::kFrozen, kPlace, shown.get()), Wish::kAppend);
+  EXPECT_EQ(op.Decide(RecordState::kFrozen, kPlace, shown.get()), Decision::kAppend);
   EXPECT_EQ(op.NewValue(), 5U);
 }
 

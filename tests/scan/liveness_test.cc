@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "ebb/internal/scan/log_reader.h"
+#include "ebb/internal/scan/log_cursor.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
@@ -33,7 +33,7 @@ namespace {
 using absl::StatusCode;
 using internal::Address;
 using internal::Liveness;
-using internal::LogReader;
+using internal::LogCursor;
 
 // A slot of the test's own.
 class OwnSlot {
@@ -59,7 +59,7 @@ struct Entry {
 // The records in the log below `end`, in order.
 std::vector<Entry> EverythingBelow(internal::Core& core, Address end) {
   OwnSlot slot(core);
-  LogReader reader(core, *slot, {core.log.begin(), end}, {});
+  LogCursor reader(core, *slot, {core.log.begin(), end}, {});
   std::vector<Entry> entries;
   for (;;) {
     const auto items = Must(reader.Next());
@@ -76,7 +76,7 @@ void ExpectTheHighestAreLive(internal::Core& core, Address end, Address below,
     if (entry.address < below) newest[entry.key] = entry.address;
   }
   OwnSlot slot(core);
-  LogReader reader(core, *slot, {core.log.begin(), std::min(end, below)}, {chunk_bytes, 0});
+  LogCursor reader(core, *slot, {core.log.begin(), std::min(end, below)}, {chunk_bytes, 0});
   Liveness liveness(core, *slot);
   std::size_t live_count = 0;
   for (;;) {
@@ -156,7 +156,7 @@ TEST(LivenessTest, KeysAndRecordsThatCrossBlocksAreCompared) {
 }
 
 // Records that no chain leads to: a crash has left records of a commit that never came.
-TEST(LivenessTest, WhatIsInNoChainIsDead) {
+TEST(LivenessTest, ARecordInNoChainIsDead) {
   SimFileSystem files;
   auto store = Must(OpenTinyInMemory<U64Store>());
   internal::Core& core = CoreOf(store);
@@ -165,7 +165,7 @@ TEST(LivenessTest, WhatIsInNoChainIsDead) {
   const Address lost = AppendUnpublished(core, *slot, 2);
   Must(store.Upsert(3, 30));
   Freeze(core);
-  LogReader reader(core, *slot, {core.log.begin(), core.log.tail()}, {});
+  LogCursor reader(core, *slot, {core.log.begin(), core.log.tail()}, {});
   Liveness liveness(core, *slot);
   const auto items = Must(reader.Next());
   ASSERT_EQ(items.size(), 3U);
@@ -195,7 +195,7 @@ TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
   ASSERT_GT(core.log.head_acquire(), middle + 2 * 24 * kKeyCount / 2);
   // All of the first are dead, and their successors lie in another order after them.
   OwnSlot slot(core);
-  LogReader reader(core, *slot, {core.log.begin(), middle}, {1 << 20, 1 << 20});
+  LogCursor reader(core, *slot, {core.log.begin(), middle}, {1 << 20, 1 << 20});
   const auto items = Must(reader.Next());
   ASSERT_EQ(items.size(), kKeyCount);
   std::vector<Liveness::Candidate> candidates;
@@ -211,7 +211,7 @@ TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
 
 // A key that is updated all the time has ever more records above the end of a scan. Each of its
 // dead ones below would walk past all of them.
-TEST(LivenessTest, TheWayPastWhatIsNewerIsWalkedOnce) {
+TEST(LivenessTest, TheWayPastNewerRecordsIsWalkedOnce) {
   SimFileSystem files;
   internal::Environment environment = TinyEnvironment(&files);
   environment.index_exponent = 10;
@@ -227,7 +227,7 @@ TEST(LivenessTest, TheWayPastWhatIsNewerIsWalkedOnce) {
   const Address below = core.log.tail();
   update_all(300);
   OwnSlot slot(core);
-  LogReader reader(core, *slot, {core.log.begin(), below}, {4096, 0});
+  LogCursor reader(core, *slot, {core.log.begin(), below}, {4096, 0});
   Liveness liveness(core, *slot);
   const std::uint64_t reads = store.Metrics().device_reads;
   std::size_t decided = 0;
@@ -255,7 +255,7 @@ TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
   PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
   // Every candidate of the first chunk needs a block behind it; all of those are damaged.
   OwnSlot slot(core);
-  LogReader reader(core, *slot, {core.log.begin(), core.log.tail()}, {4096, 0});
+  LogCursor reader(core, *slot, {core.log.begin(), core.log.tail()}, {4096, 0});
   const auto items = Must(reader.Next());
   const std::uint64_t last = core.log.geometry().BlockOf(core.log.head_acquire());
   for (std::uint64_t block = 3; block < last; ++block) {
@@ -271,7 +271,7 @@ TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
 // 14. An entry that is not found while it may be moving is searched for again: to take it for
 //     absent would
 // lose the record that its entry leads to.
-TEST(LivenessTest, WhatTheIndexMayBeMovingIsWaitedFor) {
+TEST(LivenessTest, EntriesThatTheIndexMayBeMovingAreAwaited) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   internal::Core& core = CoreOf(store);
   OwnSlot slot(core);
@@ -286,7 +286,7 @@ TEST(LivenessTest, WhatTheIndexMayBeMovingIsWaitedFor) {
   ASSERT_EQ(core.index.BeginGrowth(), internal::HashIndex::GrowthStart::kStarted);
   drain();
   core.index.BeginSplit();
-  LogReader reader(core, *slot, {core.log.begin(), core.log.tail()}, {});
+  LogCursor reader(core, *slot, {core.log.begin(), core.log.tail()}, {});
   const auto items = Must(reader.Next());
   ASSERT_EQ(items.size(), 1U);
   std::vector<Liveness::Candidate> candidates = {{items[0].record, lost}};

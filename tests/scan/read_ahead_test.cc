@@ -55,7 +55,7 @@ class ReadAheadTest : public testing::TestWithParam<int> {
   U64Store store_;
 };
 
-TEST_P(ReadAheadTest, WhatIsAskedForIsTakenFirst) {
+TEST_P(ReadAheadTest, RequestedPiecesAreTakenFirst) {
   ReadAhead ahead(CoreOf(store_), 9);
   const ReadAhead::Piece a{1, 3};
   const ReadAhead::Piece b{4, 9};

@@ -67,7 +67,7 @@ void CloseInMemory(Schedule& schedule) {
   schedule.Run();
   program.CheckHistory(std::nullopt);
 }
-TEST(CloseSchedules, NothingIsAnsweredFromMemoryThatWasGivenBack) { Explore(60000, CloseInMemory); }
+TEST(CloseSchedules, NothingIsReadFromMemoryThatWasFreed) { Explore(60000, CloseInMemory); }
 
 }  // namespace
 }  // namespace ebb::test

@@ -54,10 +54,10 @@ void Things(Schedule& schedule, bool fallback) {
   });
   schedule.Run();
 }
-TEST(EpochSchedules, NobodyLosesWhatAGuardHolds) {
+TEST(EpochSchedules, MemoryUnderAGuardStays) {
   Explore(60000, [](Schedule& schedule) { Things(schedule, false); });
 }
-TEST(EpochSchedules, NobodyLosesWhatAGuardHoldsWithoutMembarrier) {
+TEST(EpochSchedules, MemoryUnderAGuardStaysWithoutMembarrier) {
   Explore(30000, [](Schedule& schedule) { Things(schedule, true); });
 }
 

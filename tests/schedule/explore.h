@@ -1,6 +1,6 @@
 // Explore: a program under many schedules, each determined by its seed.
 //
-//   TEST(EpochSchedules, NobodyLosesWhatAGuardHolds) {
+//   TEST(EpochSchedules, MemoryUnderAGuardStays) {
 //     Explored explored = Explore(20000, [](Schedule& schedule) {
 //       ... make the shared objects; schedule.Add(...) some; schedule.Run();
 //       schedule.Check(what must hold, "what does not hold");

@@ -57,7 +57,7 @@ struct HistoryOp {
 
 class History {
  public:
-  static constexpr std::size_t kMostOps = 15;  // digits
+  static constexpr std::size_t kMaxOps = 15;   // digits
   using Mask = std::uint32_t;                  // of operations
 
   struct Crash {
@@ -79,7 +79,7 @@ class History {
     op.begin = ++clock_;
     session_count_ = std::max(session_count_, session + 1);
     ops_.push_back(op);
-    EBB_CHECK(ops_.size() <= kMostOps);
+    EBB_CHECK(ops_.size() <= kMaxOps);
     return ops_.size() - 1;
   }
   void End(std::size_t place, HistoryOp::Result result, std::uint64_t read = 0) {

@@ -33,7 +33,7 @@ TEST(HistoryTest, OneAfterTheOtherHasOneExplanation) {
   EXPECT_FALSE(history.Explains(Keys(0x12, {}))) << "a stale read";
 }
 
-TEST(HistoryTest, AComparisonIsWonByWhatIsThere) {
+TEST(HistoryTest, AComparisonSeesTheStoredValue) {
   History history;
   Do(history, 0, Kind::kCompareExchange, 0, Result::kNotFound, 0x1);
   Do(history, 0, Kind::kUpsert, 0, Result::kOk);                // 2
@@ -56,7 +56,7 @@ TEST(HistoryTest, OperationsAtTheSameTimeMayHaveEitherOrder) {
   EXPECT_FALSE(history.Explains(Keys(0x1, {})));
 }
 
-TEST(HistoryTest, ARefusedOperationHasNoEffect) {
+TEST(HistoryTest, ARejectedOperationHasNoEffect) {
   History history;
   Do(history, 0, Kind::kUpsert, 0, Result::kRefused);
   EXPECT_TRUE(history.Explains(Keys({}, {})));
@@ -98,7 +98,7 @@ TEST(HistoryTest, ASerialNamesThePrefix) {
 }
 
 // During a commit, an operation after it may read a value that one before it is about to change.
-TEST(HistoryTest, WhatOnlyLookedAndIsNotKeptExcludesNothing) {
+TEST(HistoryTest, ALostReadExcludesNothing) {
   History history;
   Do(history, 0, Kind::kUpsert, 0, Result::kOk);               // 1
   const std::size_t change = history.Begin(1, Kind::kRmw, 0);  // 2
@@ -110,7 +110,7 @@ TEST(HistoryTest, WhatOnlyLookedAndIsNotKeptExcludesNothing) {
 }
 
 // But one that is kept has seen nothing that is not.
-TEST(HistoryTest, WhatIsKeptDependsOnNothingThatIsNot) {
+TEST(HistoryTest, KeptOperationsDependOnNoLostOne) {
   History history;
   Do(history, 0, Kind::kUpsert, 0, Result::kOk);     // 1
   Do(history, 1, Kind::kRead, 0, Result::kOk, 0x1);  // 2

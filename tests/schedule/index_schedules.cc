@@ -39,7 +39,7 @@ struct Inserted {
 };
 
 void Insert(HashIndex& index, Inserted& inserted) {
-  HashIndex::Slot slot;
+  HashIndex::EntrySlot slot;
   while (index.FindOrCreate(HashOf(inserted.tag), slot) == HashIndex::CreateResult::kContended) {
     ++inserted.contended;
     sched_yield();
@@ -54,7 +54,7 @@ void Insert(HashIndex& index, Inserted& inserted) {
 void Inserters(Schedule& schedule) {
   HashIndex index(kExponent, kExponent, false);
   const auto before = static_cast<std::uint32_t>(4 + schedule.random().Below(4));
-  HashIndex::Slot slot;
+  HashIndex::EntrySlot slot;
   for (std::uint32_t tag = 100; tag < 100 + before; ++tag) {
     schedule.Check(index.FindOrCreate(HashOf(tag), slot) == HashIndex::CreateResult::kFound,
                    "no entry");
@@ -104,7 +104,7 @@ class Chains {
   // Two chains in each row, of which one goes up when it splits; `crowd` other entries are in their
   // way in row 0, and half as many in row 1.
   Chains(Schedule& schedule, std::uint32_t crowd) : schedule_(schedule) {
-    HashIndex::Slot slot;
+    HashIndex::EntrySlot slot;
     for (std::uint32_t i = 0; i < crowd + crowd / 2; ++i) {
       const std::uint64_t hash = i < crowd ? HashOf(100 + i) : HashOf(100 + i) | 1;
       schedule.Check(index_.FindOrCreate(hash, slot) == CreateResult::kFound, "no entry");
@@ -207,7 +207,7 @@ class Chains {
   std::size_t OwnerOf(Address address) const { return owners_[(address - Address(kFirst)) / 8]; }
 
   Step TryPut(std::size_t chain, bool create) {
-    HashIndex::Slot slot;
+    HashIndex::EntrySlot slot;
     const Address least = newest_[chain];
     const CreateResult result =
         create ? index_.FindOrCreate(Hash(chain), slot) : index_.FindForUpdate(Hash(chain), slot);

@@ -304,7 +304,7 @@ void Pages(Schedule& schedule) {
   schedule.Count("reads of memory", rig.reads_in_memory);
   schedule.Count("reads of the device", rig.reads_of_device);
 }
-TEST(PageSchedules, PagesTurnAndLeaveBesideWritersAndReaders) {
+TEST(PageSchedules, PagesTurnAndLeaveDuringWritesAndReads) {
   Explored explored = Explore(200000, Pages);
   for (const char* what : {"page turns", "waits for a page", "updates in place", "reads of memory",
                            "reads of the device"}) {

@@ -30,8 +30,8 @@ namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{256} << 10;
 // Far beyond the steps of any program.
-constexpr std::uint64_t kMostWaits = 200000;
-constexpr std::uint64_t kMostSteps = 50000000;
+constexpr std::uint64_t kMaxWaits = 200000;
+constexpr std::uint64_t kMaxSteps = 50000000;
 
 Schedule* g_schedule = nullptr;  // whose fibers run
 
@@ -208,7 +208,7 @@ void Schedule::PlanNextStop() {
     return;
   }
   while (!stops_.empty() && stops_.back() <= g_running.step) stops_.pop_back();
-  g_running.stop_at = stops_.empty() ? kMostSteps : stops_.back();
+  g_running.stop_at = stops_.empty() ? kMaxSteps : stops_.back();
 }
 
 std::size_t Schedule::PickOther() {
@@ -221,7 +221,7 @@ std::size_t Schedule::PickOther() {
 }
 
 void Schedule::Stop() {
-  if (g_running.step >= kMostSteps) EndWithoutProgress();
+  if (g_running.step >= kMaxSteps) EndWithoutProgress();
   PlanNextStop();
   SwitchTo(PickOther());
 }
@@ -229,7 +229,7 @@ void Schedule::Stop() {
 void Schedule::Wait() {
   ReleaseHeldStore();
   ++g_running.step;
-  if (++waits_ > kMostWaits) EndWithoutProgress();
+  if (++waits_ > kMaxWaits) EndWithoutProgress();
   SwitchTo(PickOther());
 }
 

@@ -127,7 +127,7 @@ TEST(SchedulerTest, ALockedMutexIsWaitedFor) {
             0);
 }
 
-TEST(SchedulerTest, AWaitGoesOnOnceAnotherFiberHasActed) {
+TEST(SchedulerTest, AWaitContinuesOnceAnotherFiberHasActed) {
   EXPECT_EQ(Failures([](Schedule& schedule) {
               AtomicWord word{0};
               schedule.Add([&] {
@@ -166,7 +166,7 @@ TEST(SchedulerDeathTest, FibersThatWaitForEachOtherEndTheProgram) {
       "wait for each other[^$]*EBB_SCHEDULE_SEED=5");
 }
 
-TEST(SchedulerDeathTest, WhatIsUsedAfterItsEndIsFound) {
+TEST(SchedulerDeathTest, UseAfterTheEndIsFound) {
   struct Base {
     virtual ~Base() = default;
     virtual int Number() const { return 1; }

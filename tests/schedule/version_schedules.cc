@@ -57,16 +57,16 @@ void ExpectThatCommitsMeetUpdates(Explored explored) {
   explored.ExpectPerSchedule("waits for a record to freeze", 0.05);
   explored.ExpectPerSchedule("lost publications", 0.002);
 }
-TEST(VersionSchedules, CommitsBesideUpdatesInPlace) {
+TEST(VersionSchedules, CommitsDuringUpdatesInPlace) {
   ExpectThatCommitsMeetUpdates(Explore(60000, Commits<std::uint64_t>));
 }
-TEST(VersionSchedules, CommitsBesideUpdatesThatOutgrowTheirRecords) {
+TEST(VersionSchedules, CommitsDuringUpdatesThatOutgrowTheirRecords) {
   ExpectThatCommitsMeetUpdates(Explore(40000, Commits<std::string>));
 }
 
 // The same while a third session fills one page after the other: records leave memory, and come
 // back from the device.
-void CommitsBesideTurningPages(Schedule& schedule) {
+void CommitsDuringPageTurns(Schedule& schedule) {
   Random& random = schedule.random();
   StoreProgram<std::string> program(schedule, StoreWithKeysOnDevice(), false);
   if (!schedule.failure().empty()) return;
@@ -85,8 +85,8 @@ void CommitsBesideTurningPages(Schedule& schedule) {
   program.CheckHistory(program.States(program.store()));
   program.Count();
 }
-TEST(VersionSchedules, CommitsBesideTurningPages) {
-  Explored explored = Explore(20000, CommitsBesideTurningPages);
+TEST(VersionSchedules, CommitsDuringPageTurns) {
+  Explored explored = Explore(20000, CommitsDuringPageTurns);
   explored.ExpectPerSchedule("crashes", 1.0);
   explored.ExpectPerSchedule("reads of the device", 1.0);
 }
@@ -134,7 +134,7 @@ void CommitsBesideUpdatesInFlight(Schedule& schedule) {
   program.CheckHistory(program.States(program.store()));
   program.Count();
 }
-TEST(VersionSchedules, CommitsBesideBatchesAndAsynchronousUpdates) {
+TEST(VersionSchedules, CommitsDuringBatchesAndAsynchronousUpdates) {
   Explored explored = Explore(1000, CommitsBesideUpdatesInFlight);
   explored.ExpectPerSchedule("crashes", 1.0);
   explored.ExpectPerSchedule("crashes that took something", 0.05);

@@ -198,11 +198,11 @@ void Account::Close() {
 
 void Account::Reopen(internal::FileSystem& files) {
   Close();
-  LetGo();  // of the files, even if the close failed
+  ReleaseResources();  // of the files, even if the close failed
   Open(files);
 }
 
-void Account::LetGo() {
+void Account::ReleaseResources() {
   Inside([&] { store_.reset(); });
 }
 

@@ -88,7 +88,7 @@ class Account {
   LedgerStore& store() { return *store_; }
   // A reopening may find this state, with these serials.
   testing::AssertionResult MayBe(const Ledger::State& state, const RecoveryReport& report) const;
-  void LetGo();
+  void ReleaseResources();
 
  private:
   void Note(const absl::Status& status);

@@ -91,7 +91,7 @@ TEST_F(FaultFileSystemTest, TheCallThatIsMeantFailsOnceAndDoesNothing) {
   EXPECT_EQ(files_.FiredCount(), 1U);
 }
 
-TEST_F(FaultFileSystemTest, StickyFaultGoesOnUntilDisarmed) {
+TEST_F(FaultFileSystemTest, StickyFaultContinuesUntilDisarmed) {
   const auto file = Create("a");
   files_.Arm({.kind = CallKind::kSync, .skip = 1, .sticky = true});
   EXPECT_EQ(file->Sync(), 0);

@@ -215,18 +215,18 @@ absl::Status LogRig::FillUntilPage(std::uint64_t page, std::uint64_t extent_byte
 }
 
 absl::Status LogRig::PadBlock(EpochSlot& slot, HybridLog::Space space) {
-  constexpr std::uint64_t kLeastBytes = 8;
+  constexpr std::uint64_t kMinBytes = 8;
   for (;;) {
     {
       const EpochGuard guard(epochs_, slot);
-      const HybridLog::Extent extent = log_.ReserveToBlockEnd(kLeastBytes, guard);
+      const HybridLog::Extent extent = log_.ReserveToBlockEnd(kMinBytes, guard);
       if (extent.bytes != 0) {
         const Record filler(log_.At(extent.start, guard), setup_.shape);
         filler.header().StoreRelaxed(RecordHeader::MakeExtent(RecordKind::kFiller, extent.bytes));
         return absl::OkStatus();
       }
     }
-    if (absl::Status status = log_.WaitForPage(kLeastBytes, space); !status.ok()) return status;
+    if (absl::Status status = log_.WaitForPage(kMinBytes, space); !status.ok()) return status;
   }
 }
 
@@ -237,7 +237,7 @@ absl::Status LogRig::FlushAll() {
 
 absl::Status LogRig::HelpUntilIdle() {
   for (;;) {
-    const absl::StatusOr<bool> moved = log_.Help();
+    const absl::StatusOr<bool> moved = log_.RunMaintenanceStep();
     log_.CheckBoundaries();
     if (!moved.ok()) return moved.status();
     if (!*moved) return absl::OkStatus();

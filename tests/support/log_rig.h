@@ -138,7 +138,7 @@ class LogRig {
   absl::Status PadBlock(internal::EpochSlot& slot, internal::HybridLog::Space space);
   // Pads the block and writes everything.
   absl::Status FlushAll();
-  // Calls Help until there is nothing to do. Returns OK, or its first error.
+  // Calls RunMaintenanceStep until there is nothing to do. Returns OK, or its first error.
   absl::Status HelpUntilIdle();
 
   // Returns whether the record is complete at its place; reads memory or the device.

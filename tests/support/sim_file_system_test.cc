@@ -267,7 +267,7 @@ TEST_F(SimFileSystemTest, EveryMomentOfTheRecordingCanBeCrashedAt) {
   EXPECT_EQ(state(9, kNothingSurvives), "c");
 }
 
-TEST_F(SimFileSystemTest, CrashedSystemGoesOnAndCanCrashAgain) {
+TEST_F(SimFileSystemTest, CrashedSystemContinuesAndCanCrashAgain) {
   const auto file = Create("file");
   EXPECT_EQ(directory_->Sync(), 0);
   Write(*file, 0, 'a', kSectorBytes);
@@ -296,7 +296,7 @@ TEST_F(SimFileSystemTest, KilledProcessLeavesTheCacheButNotTheDisk) {
   EXPECT_EQ(SectorsOf(*killed->Crash(kNothingSurvives), "file"), "a");
 }
 
-TEST_F(SimFileSystemTest, FullDiskCutsAWriteShortAndThenRefuses) {
+TEST_F(SimFileSystemTest, FullDiskCutsAWriteShortAndThenRejects) {
   const auto file = Create("file");
   files_.SetCapacityBytes(10000);
   const SimBytes bytes(20000, std::byte{'a'});
@@ -307,7 +307,7 @@ TEST_F(SimFileSystemTest, FullDiskCutsAWriteShortAndThenRefuses) {
   EXPECT_EQ(file->WriteAt(0, bytes.data(), 8192).count, 8192U);
 }
 
-TEST_F(SimFileSystemTest, DirectFilesRefuseWhatIsNotAligned) {
+TEST_F(SimFileSystemTest, DirectFilesRejectUnalignedTransfers) {
   const internal::AlignedBuffer buffer = internal::AllocateAligned(3 * 4096);
   const auto file = directory_->Open("file", {.create = true, .direct = true}).file;
   ASSERT_TRUE(file->direct());

@@ -17,13 +17,13 @@ TEST_F(CheckTest, ConditionThatHoldsIsEvaluatedOnce) {
   EXPECT_EQ(evaluated, 1);
 }
 
-TEST_F(CheckTest, FailureStopsTheProgramAndSaysWhatAndWhere) {
+TEST_F(CheckTest, FailureStopsTheProgramAndPrintsConditionAndPlace) {
   const int answer = 41;
   EXPECT_DEATH(EBB_CHECK(answer == 42),
                "ebb: internal error: .*check_test\\.cc:[0-9]+: answer == 42 does not hold");
 }
 
-TEST_F(CheckTest, FailureStopsTheProgramBeforeAnythingElseHappens) {
+TEST_F(CheckTest, FailureStopsTheProgramAtOnce) {
   EXPECT_EXIT(
       {
         EBB_CHECK(false);

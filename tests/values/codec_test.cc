@@ -162,7 +162,7 @@ TEST(CodecTest, EveryTriviallyCopyableTypeIsAValue) {
   EXPECT_TRUE(ValueType<std::string>);
 }
 
-TEST(CodecTest, TypesThatOwnMemoryAreRefused) {
+TEST(CodecTest, TypesThatOwnMemoryAreRejected) {
   EXPECT_FALSE(ValueType<std::vector<int>>);
   EXPECT_FALSE(ValueType<std::unique_ptr<int>>);
   EXPECT_FALSE(ValueType<WithString>);
@@ -170,7 +170,7 @@ TEST(CodecTest, TypesThatOwnMemoryAreRefused) {
 }
 
 // A read builds the value before it is filled.
-TEST(CodecTest, TypesWithoutADefaultAreRefused) { EXPECT_FALSE(ValueType<NoDefault>); }
+TEST(CodecTest, TypesWithoutADefaultAreRejected) { EXPECT_FALSE(ValueType<NoDefault>); }
 
 TEST(CodecTest, PlainTypesAreStoredAtTheirSize) {
   EXPECT_TRUE(Codec<Point>::kFixed);
@@ -266,7 +266,7 @@ TEST(CodecTest, TheyComeBackFromTheDeviceAndAfterAReopening) {
   EXPECT_EQ(all.size(), model.size());
 }
 
-TEST(CodecTest, AnotherVersionIsRefusedAndBothAreNamed) {
+TEST(CodecTest, AnotherVersionIsRejectedAndBothAreNamed) {
   SimFileSystem files;
   { Must(Must(OpenTiny<Store<Text<3>, Text<4>>>("db", &files)).Close()); }
   EXPECT_TRUE(FailsWith(OpenTiny<Store<Text<3>, Text<5>>>("db", &files).status(),
@@ -292,7 +292,7 @@ absl::Status Reopened() {
 }
 
 // A double that was reopened as an integer read as 4614253070214989087.
-TEST(CodecTest, ATypeOfTheSameSizeIsRefused) {
+TEST(CodecTest, ATypeOfTheSameSizeIsRejected) {
   const auto refused = [](const absl::Status& status, const std::string& names) {
     return FailsWith(status, StatusCode::kFailedPrecondition, names);
   };
@@ -339,7 +339,7 @@ TEST(CodecTest, TypesHaveTheirNames) {
 }
 
 // Each call is DataLoss, and nothing changes.
-TEST(CodecTest, BytesThatTheCodecRefusesAreDataLoss) {
+TEST(CodecTest, BytesThatTheCodecRejectsAreDataLoss) {
   auto store = Must(OpenTinyInMemory<Store<std::uint64_t, Text<1>>>());
   auto session = store.NewSession();
   Must(session.Upsert(1, {"good"}));
@@ -367,7 +367,7 @@ TEST(CodecTest, BytesThatTheCodecRefusesAreDataLoss) {
   EXPECT_EQ(Must(session.Read(1)).text, "good");
 }
 
-TEST(CodecTest, KeysThatTheCodecRefusesEndAScan) {
+TEST(CodecTest, KeysThatTheCodecRejectsEndAScan) {
   auto store = Must(OpenTinyInMemory<Store<Text<1>, std::uint64_t>>());
   Must(store.Upsert({"bad key"}, 1));
   EXPECT_EQ(Must(store.Read({"bad key"})), 1U);

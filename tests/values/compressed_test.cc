@@ -35,7 +35,7 @@ TEST(CompressedTest, ValuesOfEveryKindAreCompressedKeysAreNot) {
   EXPECT_FALSE(ComparableValue<CompressedText>);
 }
 
-TEST(CompressedTest, ALibraryWithoutItRefusesToOpen) {
+TEST(CompressedTest, ALibraryWithoutItFailsToOpen) {
   const absl::Status built = internal::CompressionIsBuilt();
   if (built.ok()) GTEST_SKIP() << "built with LZ4";
   SimFileSystem files;

@@ -36,7 +36,7 @@ std::vector<std::string> Samples() {
   return samples;
 }
 
-TEST(CompressionTest, WhatComesBackIsWhatWentIn) {
+TEST(CompressionTest, CompressedBytesDecompressToTheOriginal) {
   for (const std::string& sample : Samples()) {
     std::string out = "before";
     Compress(sample, out);
@@ -48,7 +48,7 @@ TEST(CompressionTest, WhatComesBackIsWhatWentIn) {
   }
 }
 
-TEST(CompressionTest, WhatDoesNotGetShorterIsStoredAsItIs) {
+TEST(CompressionTest, BytesThatDoNotShrinkAreStoredUncompressed) {
   for (const std::string& sample : Samples()) {
     const std::string stored = Compressed(sample);
     if (stored[0] != 0) EXPECT_LT(stored.size(), sample.size());
@@ -58,7 +58,7 @@ TEST(CompressionTest, WhatDoesNotGetShorterIsStoredAsItIs) {
   EXPECT_LT(Compressed(std::string(1000, 'a')).size(), 50U);
 }
 
-TEST(CompressionTest, NothingElseIsTaken) {
+TEST(CompressionTest, OtherBytesAreRejected) {
   std::string back;
   EXPECT_FALSE(Decompress("", back));
   EXPECT_FALSE(Decompress("\2abc", back));
@@ -70,7 +70,7 @@ TEST(CompressionTest, NothingElseIsTaken) {
 
 // Each cut and 20,000 changes: rejected, or some bytes of the claimed length; never more memory
 // than a block of that size can mean.
-TEST(CompressionTest, DamagedBlocksAreRefusedOrHarmless) {
+TEST(CompressionTest, DamagedBlocksAreRejectedOrHarmless) {
   if (!internal::CompressionIsBuilt().ok()) GTEST_SKIP() << "built without LZ4";
   std::string sample;
   for (int i = 0; sample.size() < 3000; ++i) sample += "line " + std::to_string(i * i % 97) + "\n";

@@ -57,18 +57,18 @@ TEST(MetricsTest, EveryOperationCountsOnceByItsKindAndOutcome) {
 
   const MetricsSnapshot metrics = store.Metrics();
   EXPECT_EQ(metrics[OpKind::kCompareExchange].count, 3U);
-  EXPECT_EQ(metrics[OpKind::kCompareExchange].without_effect, 2U);
+  EXPECT_EQ(metrics[OpKind::kCompareExchange].no_op, 2U);
   EXPECT_EQ(metrics[OpKind::kScan].count, 1U);
   EXPECT_EQ(metrics[OpKind::kUpsert].count, 10U);
-  EXPECT_EQ(metrics[OpKind::kUpsert].general, 10U) << "all of them were appended";
+  EXPECT_EQ(metrics[OpKind::kUpsert].slow_path, 10U) << "all of them were appended";
   EXPECT_EQ(metrics[OpKind::kRmw].count, 7U);
-  EXPECT_EQ(metrics[OpKind::kRmw].general, 0U);
+  EXPECT_EQ(metrics[OpKind::kRmw].slow_path, 0U);
   EXPECT_EQ(metrics[OpKind::kInsert].count, 8U);
-  EXPECT_EQ(metrics[OpKind::kInsert].without_effect, 3U);
+  EXPECT_EQ(metrics[OpKind::kInsert].no_op, 3U);
   EXPECT_EQ(metrics[OpKind::kDelete].count, 3U);
-  EXPECT_EQ(metrics[OpKind::kDelete].without_effect, 1U);
+  EXPECT_EQ(metrics[OpKind::kDelete].no_op, 1U);
   EXPECT_EQ(metrics[OpKind::kRead].count, 14U);
-  EXPECT_EQ(metrics[OpKind::kRead].without_effect, 2U);
+  EXPECT_EQ(metrics[OpKind::kRead].no_op, 2U);
   EXPECT_EQ(metrics.reads_from_memory, 12U);
   EXPECT_EQ(metrics.reads_from_device, 0U);
   EXPECT_EQ(metrics.appended_records, 15U);
@@ -100,7 +100,7 @@ TEST(MetricsTest, BytesOfStringsAreThoseOfKeysAndValues) {
   EXPECT_EQ(store.Metrics().user_read_bytes, 150U);
 }
 
-TEST(MetricsTest, ReadsOfTheDeviceAreToldApart) {
+TEST(MetricsTest, ReadsOfTheDeviceAreCountedSeparately) {
   auto store = Must(OpenTinyInMemory<U64StringStore>());
   const std::string value(100, 'v');
   constexpr std::uint64_t kKeys = 2000;
@@ -111,7 +111,7 @@ TEST(MetricsTest, ReadsOfTheDeviceAreToldApart) {
   const MetricsSnapshot metrics = store.Metrics();
   EXPECT_EQ(metrics.reads_from_device, 50U);
   EXPECT_EQ(metrics.reads_from_memory, 20U);
-  EXPECT_EQ(metrics[OpKind::kRead].general, 50U);
+  EXPECT_EQ(metrics[OpKind::kRead].slow_path, 50U);
   EXPECT_EQ(metrics.device_waits, 50U);
   EXPECT_EQ(metrics.user_read_bytes, 70U * 100);
   EXPECT_GE(metrics.device_reads, 50U);
@@ -144,7 +144,7 @@ TEST(MetricsTest, WriteAmplificationIsBytesOfTheDeviceOverBytesOfUpdates) {
       static_cast<double>(metrics.log_written_bytes + checkpoint.size_bytes) / 104000.0);
 }
 
-TEST(MetricsTest, RefusalsAreCountedByKindOfOperationAndOfError) {
+TEST(MetricsTest, RejectionsAreCountedByKindOfOperationAndOfError) {
   SimFileSystem memory;
   FaultFileSystem files(memory);
   auto store = Must(OpenTiny<U64StringStore>("db", &files));
@@ -181,7 +181,7 @@ TEST(MetricsTest, RefusalsAreCountedByKindOfOperationAndOfError) {
   EXPECT_EQ(store.Metrics().user_errors, 4U) << "a closed store answers";
 }
 
-TEST(MetricsTest, CountersTellWhatThePagesDid) {
+TEST(MetricsTest, CountersCountTheWorkOfPages) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   constexpr std::uint64_t kKeys = 20000;
   EXPECT_EQ(store.Metrics().page_turns + store.Metrics().device_reads, 0U);
@@ -198,7 +198,7 @@ TEST(MetricsTest, CountersTellWhatThePagesDid) {
   EXPECT_EQ(store.Metrics().device_read_bytes, 4096 * store.Metrics().device_reads);
 }
 
-TEST(MetricsTest, WaitsTellTheirCauses) {
+TEST(MetricsTest, WaitsAreCountedByCause) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   for (std::uint64_t i = 0; i < 20000; ++i) Must(store.Upsert(i, i));
   const MetricsSnapshot metrics = store.Metrics();
@@ -254,7 +254,7 @@ TEST(MetricsTest, SumsOverThreadsAreExactWhenTheyHaveEnded) {
     for (std::size_t kind = 0; kind < kOpKindCount; ++kind) {
       const OperationMetrics& operation = now.operations[kind];
       ASSERT_GE(operation.count, last.operations[kind].count);
-      ASSERT_GE(operation.count, operation.without_effect + operation.refused);
+      ASSERT_GE(operation.count, operation.no_op + operation.refused);
     }
     last = now;
   }
@@ -262,12 +262,12 @@ TEST(MetricsTest, SumsOverThreadsAreExactWhenTheyHaveEnded) {
   const MetricsSnapshot metrics = store.Metrics();
   EXPECT_EQ(metrics[OpKind::kRmw].count, kThreads * kTurns);
   EXPECT_EQ(metrics[OpKind::kRead].count, 2 * kThreads * kTurns);
-  EXPECT_EQ(metrics[OpKind::kRead].without_effect, kThreads * kTurns);
+  EXPECT_EQ(metrics[OpKind::kRead].no_op, kThreads * kTurns);
   EXPECT_EQ(metrics.reads_from_memory + metrics.reads_from_device, kThreads * kTurns);
   EXPECT_EQ(metrics.user_written_bytes, kThreads * kTurns * 16);
 }
 
-TEST(MetricsTest, CollectionsCountWhatTheyDid) {
+TEST(MetricsTest, CollectionsCountTheirWork) {
   SimFileSystem memory;
   FaultFileSystem files(memory);
   auto store = Must(OpenTiny<U64Store>("db", &files));

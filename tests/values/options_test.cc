@@ -43,7 +43,7 @@ void SetMaxValue(Options& options, std::uint64_t value) { options.max_value_byte
 
 constexpr std::uint64_t kHuge = ~std::uint64_t{0};
 // Of the default page, 16 MiB: 4,096 blocks of 4,080 bytes, less the largest header.
-constexpr std::uint64_t kMostFieldBytes = 4096 * 4080 - 24;
+constexpr std::uint64_t kMaxFieldBytes = 4096 * 4080 - 24;
 
 absl::Status ValidateWith(const Limit& limit) {
   Options options;
@@ -67,7 +67,7 @@ void ExpectTaken(const Limit& limit) {
 
 TEST(OptionsTest, DefaultsAreValid) { EXPECT_TRUE(Validate(Options{}).ok()); }
 
-TEST(OptionsTest, EveryFieldRefusesWhatIsTooSmall) {
+TEST(OptionsTest, EveryFieldRejectsValuesThatAreTooSmall) {
   for (const Limit& limit : std::vector<Limit>{
            {"log_memory_bytes", SetLogMemory, 0},
            {"log_memory_bytes", SetLogMemory, kMiB - 1},
@@ -85,7 +85,7 @@ TEST(OptionsTest, EveryFieldRefusesWhatIsTooSmall) {
   }
 }
 
-TEST(OptionsTest, EveryFieldRefusesWhatIsTooLarge) {
+TEST(OptionsTest, EveryFieldRejectsValuesThatAreTooLarge) {
   for (const Limit& limit : std::vector<Limit>{
            {"log_memory_bytes", SetLogMemory, std::uint64_t{1} << 60},
            {"log_memory_bytes", SetLogMemory, kHuge},
@@ -101,16 +101,16 @@ TEST(OptionsTest, EveryFieldRefusesWhatIsTooLarge) {
            {"scan_ahead_bytes", SetScanAhead, 64 * kMiB + 4 * kKiB},
            {"scan_ahead_bytes", SetScanAhead, 4 * kKiB + 1},
            {"write_batch_bytes", SetBatch, kHuge},
-           {"max_key_bytes", SetMaxKey, kMostFieldBytes + 1},
+           {"max_key_bytes", SetMaxKey, kMaxFieldBytes + 1},
            {"max_key_bytes", SetMaxKey, kHuge},
-           {"max_value_bytes", SetMaxValue, kMostFieldBytes + 1},
+           {"max_value_bytes", SetMaxValue, kMaxFieldBytes + 1},
            {"max_value_bytes", SetMaxValue, kHuge},
        }) {
     ExpectRefused(limit);
   }
 }
 
-TEST(OptionsTest, SizesThatMustBePowersOfTwoRefuseOthers) {
+TEST(OptionsTest, SizesThatMustBePowersOfTwoRejectOthers) {
   for (const Limit& limit : std::vector<Limit>{
            {"page_bytes", SetPage, 96 * kKiB},
            {"page_bytes", SetPage, 64 * kKiB + 1},
@@ -147,14 +147,14 @@ TEST(OptionsTest, LimitsThemselvesAreTaken) {
            {"write_batch_bytes", SetBatch, 64 * kMiB},
            {"max_key_bytes", SetMaxKey, 0},
            {"max_key_bytes", SetMaxKey, 1},
-           {"max_key_bytes", SetMaxKey, kMostFieldBytes},
-           {"max_value_bytes", SetMaxValue, kMostFieldBytes},
+           {"max_key_bytes", SetMaxKey, kMaxFieldBytes},
+           {"max_value_bytes", SetMaxValue, kMaxFieldBytes},
        }) {
     ExpectTaken(limit);
   }
 }
 
-TEST(OptionsTest, MemoryForFewerThanEightPagesIsRefusedNamingTheLeast) {
+TEST(OptionsTest, MemoryForFewerThanEightPagesIsRejectedNamingTheMinimum) {
   Options options;
   options.log_memory_bytes = 8 * kMiB - 1;
   options.page_bytes = kMiB;
@@ -166,7 +166,7 @@ TEST(OptionsTest, MemoryForFewerThanEightPagesIsRefusedNamingTheLeast) {
   EXPECT_TRUE(Validate(options).ok());
 }
 
-TEST(OptionsTest, SegmentSmallerThanAPageIsRefused) {
+TEST(OptionsTest, SegmentSmallerThanAPageIsRejected) {
   Options options;
   options.log_memory_bytes = 64 * kMiB;
   options.page_bytes = 4 * kMiB;
@@ -178,7 +178,7 @@ TEST(OptionsTest, SegmentSmallerThanAPageIsRefused) {
   EXPECT_TRUE(Validate(options).ok());
 }
 
-TEST(OptionsTest, SegmentSmallerThanTheAutomaticPageIsRefusedToo) {
+TEST(OptionsTest, SegmentSmallerThanTheAutomaticPageIsRejectedToo) {
   Options options;  // 256 MiB of memory lead to pages of 16 MiB
   options.segment_bytes = 8 * kMiB;
   EXPECT_EQ(Validate(options).code(), absl::StatusCode::kInvalidArgument);
@@ -236,7 +236,7 @@ TEST(OptionsTest, PresetsOpen) {
   ExpectOpens(Options::LowMemory());
 }
 
-TEST(OptionsTest, PresetsAreWhatTheySay) {
+TEST(OptionsTest, PresetsHaveTheirDocumentedValues) {
   const Options fast = Options::HighPerformance();
   EXPECT_LE(fast.log_memory_bytes + fast.index_bucket_count * 64, 4 * kGiB);
   EXPECT_GT(fast.log_memory_bytes, Options().log_memory_bytes);
@@ -263,7 +263,7 @@ TEST(OptionsTest, WithMemoryDividesItBetweenLogAndIndex) {
   }
 }
 
-TEST(OptionsTest, WithTooLittleOrTooMuchMemoryIsRefusedByTheFieldThatItLeadsTo) {
+TEST(OptionsTest, WithTooLittleOrTooMuchMemoryIsRejectedByTheFieldThatItLeadsTo) {
   for (const std::uint64_t bytes : {std::uint64_t{0}, std::uint64_t{1}, kMiB, kHuge}) {
     const absl::Status status = Validate(Options::WithMemory(bytes));
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bytes;

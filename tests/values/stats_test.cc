@@ -39,7 +39,7 @@ TEST(StatsTest, NothingIsCountedBeforeAnything) {
   EXPECT_FALSE(stats.direct_io || stats.membarrier);
 }
 
-TEST(StatsTest, FreshStoreTellsWhatItWasGiven) {
+TEST(StatsTest, FreshStoreReportsItsOptions) {
   IntegerStore store = TinyStore();
   const StoreStats stats = store.Stats();
   EXPECT_EQ(stats.page_bytes, 4096U);

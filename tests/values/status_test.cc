@@ -65,7 +65,7 @@ TEST_F(StatusTest, LastingErrorsAreNotRecoverable) {
   }
 }
 
-TEST_F(StatusTest, RecoverableIsWhatMayPassByItself) {
+TEST_F(StatusTest, ErrorsThatMayPassAreRecoverable) {
   EXPECT_EQ(CodesFor(IsRecoverable), (std::set{StatusCode::kResourceExhausted,
                                                StatusCode::kUnavailable, StatusCode::kAborted}));
 }
@@ -74,7 +74,7 @@ TEST_F(StatusTest, CorruptionIsDataLossAlone) {
   EXPECT_EQ(CodesFor(IsCorruption), std::set{StatusCode::kDataLoss});
 }
 
-TEST_F(StatusTest, UserErrorIsWhatTheCallerCanAvoid) {
+TEST_F(StatusTest, ErrorsThatTheCallerCanAvoidAreUserErrors) {
   EXPECT_EQ(CodesFor(IsUserError),
             (std::set{StatusCode::kInvalidArgument, StatusCode::kFailedPrecondition,
                       StatusCode::kPermissionDenied, StatusCode::kUnimplemented}));

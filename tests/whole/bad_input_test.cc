@@ -2,7 +2,7 @@
 // the field that the message names. Nothing is created and nothing is changed by any of it.
 //
 // Keys and values that are too long are in store_test.cc, damaged files in recovery_test.cc and
-// log_scan_test.cc.
+// log_replay_test.cc.
 #include <array>
 #include <cstdint>
 #include <filesystem>
@@ -88,7 +88,7 @@ std::vector<Row> BadRows() {
   return rows;
 }
 
-TEST(BadInputTest, EachBadOptionIsRefusedByNameAndNothingIsCreated) {
+TEST(BadInputTest, EachBadOptionIsRejectedByNameAndNothingIsCreated) {
   TempDir dir;
   const std::vector<Row> rows = BadRows();
   ASSERT_GE(rows.size(), 63U);
@@ -171,7 +171,7 @@ absl::Status OpenBoth(const std::string& path, const Options& options) {
   return on_files;
 }
 
-TEST(BadInputTest, TypesThatDoNotFitAreRefusedAndNothingIsCreated) {
+TEST(BadInputTest, TypesThatDoNotFitAreRejectedAndNothingIsCreated) {
   TempDir dir;
   const std::string path = dir / "db";
   const auto refused = [](const absl::Status& status, const char* field) {
@@ -194,7 +194,7 @@ TEST(BadInputTest, TypesThatDoNotFitAreRefusedAndNothingIsCreated) {
   EXPECT_TRUE((OpenBoth<std::uint64_t, Array<65280 - 24>>(dir / "page", Smallest()).ok()));
 }
 
-TEST(BadInputTest, BadPathsAreRefusedByNameAndNothingIsCreated) {
+TEST(BadInputTest, BadPathsAreRejectedByNameAndNothingIsCreated) {
   TempDir dir;
   std::ofstream(dir / "file") << "not a directory";
   std::filesystem::create_symlink("loop", dir / "loop");
@@ -222,7 +222,7 @@ TEST(BadInputTest, BadPathsAreRefusedByNameAndNothingIsCreated) {
 }
 
 // Things in the place of the store's own files.
-TEST(BadInputTest, DirectoriesAndLinksInThePlaceOfFilesAreRefused) {
+TEST(BadInputTest, DirectoriesAndLinksInThePlaceOfFilesAreRejected) {
   for (const char* const name : {"LOCK", "log-00000000.ebb"}) {
     TempDir dir;
     std::filesystem::create_directories(dir / "db" + "/" + name);

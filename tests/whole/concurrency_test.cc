@@ -127,7 +127,7 @@ TEST(ConcurrencyTest, GrowthAndUpdatesInPlaceBothCount) {
 }
 
 // Hazard 11: a delete that returns OK has removed the value of one insert, exactly once.
-TYPED_TEST(ConcurrencyTest, InsertsLessDeletesIsWhatIsThere) {
+TYPED_TEST(ConcurrencyTest, InsertsMinusDeletesIsTheNumberOfKeys) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
   const std::vector<std::uint64_t> keys = KeysOfOneChain(3, 7);
@@ -211,7 +211,7 @@ TYPED_TEST(ConcurrencyTest, OneDeleteOfTwoWins) {
 
 // Hazard 11: an Rmw that copied a value before its deletion must not bring it back. Each life of
 // the key begins with an Rmw that started from nothing and ends with a delete that returned OK.
-TYPED_TEST(ConcurrencyTest, WhatWasDeletedIsNotBroughtBack) {
+TYPED_TEST(ConcurrencyTest, DeletedKeysDoNotComeBack) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
   constexpr std::uint64_t kKey = 3;
@@ -271,7 +271,7 @@ TYPED_TEST(ConcurrencyTest, ReadersNeverSeeATornValue) {
 
 // Hazard 24: a visitor looks at log memory itself, while pages leave it and frames are used again.
 // The bytes that it sees must not change under it, however long it looks.
-TYPED_TEST(ConcurrencyTest, ViewsStayWhatTheyAreWhilePagesLeave) {
+TYPED_TEST(ConcurrencyTest, ViewsStayUnchangedWhilePagesLeaveMemory) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
   constexpr std::uint64_t kKeys = 150;
@@ -312,8 +312,8 @@ TYPED_TEST(ConcurrencyTest, EveryOperationWorksInEveryPhaseOfACommit) {
   constexpr std::uint64_t kShared = 999;
   std::atomic<unsigned> working{kWorkers};
   std::atomic<std::uint64_t> commits{0};
-  constexpr std::uint64_t kLeastRounds = 1000;
-  constexpr std::uint64_t kLeastCommits = 20;
+  constexpr std::uint64_t kMinRounds = 1000;
+  constexpr std::uint64_t kMinCommits = 20;
   std::atomic<std::uint64_t> rounds{0};
   InThreads(kWorkers + 1, [&](unsigned id) {
     if (id == kWorkers) {
@@ -324,7 +324,7 @@ TYPED_TEST(ConcurrencyTest, EveryOperationWorksInEveryPhaseOfACommit) {
       return;
     }
     auto session = db.NewSession();
-    for (std::uint64_t i = 0; i < kLeastRounds || commits.load() < kLeastCommits; ++i) {
+    for (std::uint64_t i = 0; i < kMinRounds || commits.load() < kMinCommits; ++i) {
       const std::uint64_t key = id * 1000 + i % 20;
       const std::size_t room = i % 3 * 900;  // a string fills up to half a page
       EXPECT_TRUE(absl::IsNotFound(session.Delete(key)));
@@ -374,7 +374,7 @@ struct PrefixWriter {
 
 // A commit makes a prefix of each session's operations durable: everything that returned before
 // Commit was called, perhaps more, but nothing with a gap before it.
-TYPED_TEST(ConcurrencyTest, ACrashLeavesAPrefixOfWhatEachSessionDid) {
+TYPED_TEST(ConcurrencyTest, ACrashLeavesAPrefixOfEachSessionsUpdates) {
   using Db = typename TestFixture::StoreType;
   SimFileSystem files;
   Db db = Must(OpenTiny<Db>("db", &files));
@@ -431,7 +431,7 @@ TYPED_TEST(ConcurrencyTest, ACrashLeavesAPrefixOfWhatEachSessionDid) {
 }
 
 // Updates acknowledged before a concurrent Close are there after reopening.
-TYPED_TEST(ConcurrencyTest, WhatCloseDoesNotRefuseItKeeps) {
+TYPED_TEST(ConcurrencyTest, CloseKeepsAllUpdatesThatItDoesNotReject) {
   using Db = typename TestFixture::StoreType;
   using S = typename TestFixture::Stamped;
   for (int turn = 0; turn < 10; ++turn) {
@@ -484,7 +484,7 @@ TYPED_TEST(ConcurrencyTest, TheLeastMemoryServesManyWriters) {
 
 // Hazards 20, 21: a page becomes read-only while a thread is about to update a record of it. The
 // update may still come, so no thread may flush, copy or supersede the record until it has.
-TYPED_TEST(ConcurrencyTest, AWriterInsideItsCallbackHoldsUpWhatDependsOnIt) {
+TYPED_TEST(ConcurrencyTest, AWriterInsideItsCallbackDelaysStepsThatDependOnIt) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
   internal::Core& core = CoreOf(db);
@@ -508,9 +508,9 @@ TYPED_TEST(ConcurrencyTest, AWriterInsideItsCallbackHoldsUpWhatDependsOnIt) {
   for (std::uint64_t i = 0; log.read_only() < end_of_record; ++i) {
     ASSERT_LT(i, 10'000U);
     TestFixture::Fill(session, i);
-    Must(log.Help());
+    Must(log.RunMaintenanceStep());
   }
-  for (int i = 0; i < 100; ++i) Must(log.Help());
+  for (int i = 0; i < 100; ++i) Must(log.RunMaintenanceStep());
   EXPECT_LT(log.safe_read_only(), end_of_record);
   EXPECT_LT(log.flushed_until(), end_of_record);
 
@@ -530,7 +530,7 @@ TYPED_TEST(ConcurrencyTest, AWriterInsideItsCallbackHoldsUpWhatDependsOnIt) {
   writer.join();
   second.join();
   EXPECT_EQ(this->NumberOf(session, kKey), 111U);
-  Must(log.Help());
+  Must(log.RunMaintenanceStep());
   EXPECT_GE(log.safe_read_only(), end_of_record);
 }
 
@@ -557,7 +557,7 @@ TYPED_TEST(ConcurrencyTest, ADeleteWaitsForTheWriterInsideItsCallback) {
   for (std::uint64_t i = 0; log.read_only() < end_of_record; ++i) {
     ASSERT_LT(i, 10'000U);
     TestFixture::Fill(session, i);
-    Must(log.Help());
+    Must(log.RunMaintenanceStep());
   }
   std::thread deleter([&] {
     auto own = db.NewSession();
@@ -650,7 +650,7 @@ TYPED_TEST(ConcurrencyTest, CloseWaitsForTheCallbackThatRuns) {
 }
 
 // Hazard 6: sessions that do nothing hold nothing up: no commit, no eviction, no Close.
-TYPED_TEST(ConcurrencyTest, IdleSessionsHoldNothingUp) {
+TYPED_TEST(ConcurrencyTest, IdleSessionsDelayNothing) {
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
   std::vector<typename TestFixture::StoreType::Session> idle;
@@ -669,7 +669,7 @@ TYPED_TEST(ConcurrencyTest, IdleSessionsHoldNothingUp) {
 
 // Hazard 5: a thread that ends takes its session with it, and a session may end in another thread
 // than it worked in; neither leaves a slot behind that another thread would wait for.
-TYPED_TEST(ConcurrencyTest, ThreadsThatEndHoldNothingUp) {
+TYPED_TEST(ConcurrencyTest, ThreadsThatEndDelayNothing) {
   using Db = typename TestFixture::StoreType;
   using S = typename TestFixture::Stamped;
   auto db = this->Open();
@@ -873,7 +873,7 @@ TEST(ConcurrencyTest, GrowthInPlaceEndsWhereTheRecordDoes) {
 // operation that acted in the new version in the meantime lies below that record, and is not part
 // of the commit. The next commit found the tail where the first had left it, took that for "nothing
 // has changed", and returned OK without making the operation durable.
-TYPED_TEST(ConcurrencyTest, ACommitCoversWhatActedBesideTheOneBefore) {
+TYPED_TEST(ConcurrencyTest, ACommitCoversUpdatesThatRanDuringTheOneBefore) {
   using Db = typename TestFixture::StoreType;
   using S = typename TestFixture::Stamped;
   SimFileSystem files;
@@ -914,7 +914,7 @@ TYPED_TEST(ConcurrencyTest, ACommitCoversWhatActedBesideTheOneBefore) {
 // control record still moved the version on, so after three of them the records of the first
 // looked like those of a version yet to come. The commit that worked at last, and the recovery
 // after it, took them for uncommitted ones and dropped them.
-TYPED_TEST(ConcurrencyTest, CommitsThatFailedLoseNothingOfWhatTheNextOneCovers) {
+TYPED_TEST(ConcurrencyTest, AFailedCommitLosesNothingThatTheNextOneCovers) {
   using Db = typename TestFixture::StoreType;
   using S = typename TestFixture::Stamped;
   for (int failures = 1; failures <= 6; ++failures) {

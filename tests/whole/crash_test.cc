@@ -56,15 +56,16 @@ enum class Step {
   kCommit,
   kCheckpoint,
   kCollect,
-  kCollectByItself,
+  kCollectAutomatically,
   kGrow,
   kReopen,
   kKill,
   kClose
 };
 constexpr Step kSteps[] = {
-    Step::kUpserts, Step::kRmws,   Step::kDeletes,         Step::kCommit, Step::kCheckpoint,
-    Step::kCollect, Step::kReopen, Step::kCollectByItself, Step::kGrow,   Step::kKill};
+    Step::kUpserts,    Step::kRmws,    Step::kDeletes, Step::kCommit,
+    Step::kCheckpoint, Step::kCollect, Step::kReopen,  Step::kCollectAutomatically,
+    Step::kGrow,       Step::kKill};
 
 const char* NameOf(Step step) {
   switch (step) {
@@ -80,7 +81,7 @@ const char* NameOf(Step step) {
       return "checkpoint ";
     case Step::kCollect:
       return "collect ";
-    case Step::kCollectByItself:
+    case Step::kCollectAutomatically:
       return "collect-by-itself ";
     case Step::kGrow:
       return "grow ";
@@ -131,7 +132,7 @@ class Run {
         return Promise([&] { return store_->Checkpoint().status(); });
       case Step::kCollect:
         return Collect();
-      case Step::kCollectByItself:
+      case Step::kCollectAutomatically:
         return CollectByItself();
       case Step::kGrow:
         return Must(store_->GrowIndex());
@@ -203,7 +204,7 @@ class Run {
     const std::uint64_t commits = store_->Metrics().commits;
     GcOptions options{.min_reclaim_bytes = 0, .target_utilization = 0.9, .pass_bytes = 4 * 4096};
     const GcStats stats = Must(internal::StoreAccess::GetCoordinator(*store_).CollectGarbage(
-        options, internal::GarbageCollector::Pace::kByItself));
+        options, internal::GarbageCollector::Pace::kAutomatic));
     if (store_->Metrics().commits != commits) {
       promises_.push_back({begun, files_->CallCount(), ledger_.size()});
     } else {

@@ -46,7 +46,7 @@ absl::StatusOr<LedgerStore> Open(SimFileSystem& files) {
   return OpenIn<LedgerStore>("db", environment, options);
 }
 
-// A store of several files and histories, closed. One crash has left a file of blocks that are
+// A store of several files and incarnations, closed. One crash has left a file of blocks that are
 // valid in themselves, and no part of the log any more.
 struct Subject {
   SimDisk disk;
@@ -261,7 +261,7 @@ class DamageWithCheckpointsTest : public DamageTest {
   DamageWithCheckpointsTest() : DamageTest(Checkpointed()) {}
 };
 
-TEST_F(DamageTest, TheStoreHasWhatIsToBeDamaged) {
+TEST_F(DamageTest, TheStoreHasAllPartsThatTestsDamage) {
   EXPECT_GE(subject_.headers.size(), 4U);
   EXPECT_GE(subject_.commits.size(), 7U) << "open records and commits";
   EXPECT_EQ(subject_.ends.size(), 2U);

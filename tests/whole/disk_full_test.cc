@@ -134,7 +134,7 @@ void DiskFullTest::RunWithQuota(std::uint64_t quota_bytes, int commit_every) {
   ExpectAfterCrash(files, ledger_.size(), ledger_.size());
 }
 
-TEST_F(DiskFullTest, WritingGoesOnOnceThereIsSpaceWhateverTheLimitWas) {
+TEST_F(DiskFullTest, WritingContinuesOnceThereIsSpaceAfterEveryLimit) {
   const auto step = static_cast<std::uint64_t>(1 / std::min(1.0, Scale()));
   for (const int commit_every : {1, 2, 3, 5, 10, 20, 40, 70}) {
     counts_.unmet = 0;
@@ -389,7 +389,7 @@ void FullDiskTest::RunOn(const FullDisk& disk) {
   store_.reset();
 }
 
-TEST_F(FullDiskTest, CommitsGoOnAndCollectionsMakeRoomOnDisksOfAllSizes) {
+TEST_F(FullDiskTest, CommitsContinueAndCollectionsMakeRoomOnDisksOfAllSizes) {
   const auto step = static_cast<std::uint64_t>(1 / std::clamp(Scale(), 0.02, 1.0));
   for (const Way way : {Way::kFull, Way::kQuota, Way::kNoHoles, Way::kNoReservations,
                         Way::kFileLimit, Way::kOtherWriter}) {

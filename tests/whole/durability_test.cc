@@ -167,7 +167,7 @@ TEST(DurabilityTest, CloseWaitsForUpdatesThatWaitForTheirCommit) {
   closer.join();
 }
 
-TEST(DurabilityTest, AStoreInMemoryRefusesToPromise) {
+TEST(DurabilityTest, AStoreInMemoryRejectsDurability) {
   Options options = TinyOptions();
   options.durability = Durability::kAlways;
   internal::Environment environment = TinyEnvironment();
@@ -180,7 +180,7 @@ TEST(DurabilityTest, AStoreInMemoryRefusesToPromise) {
   EXPECT_TRUE(FailsWith(session.WaitDurable(), StatusCode::kFailedPrecondition, "in memory"));
 }
 
-TEST(DurabilityTest, CommitsAfterCloseAreRefused) {
+TEST(DurabilityTest, CommitsAfterCloseAreRejected) {
   SimFileSystem files;
   auto store = Must(OpenWith(Durability::kManual, files));
   auto session = store.NewSession();
@@ -193,7 +193,7 @@ TEST(DurabilityTest, CommitsAfterCloseAreRefused) {
 
 // ---- named sessions ----
 
-TEST(DurabilityTest, SerialsCountWhatWasNotRefused) {
+TEST(DurabilityTest, SerialsCountUpdatesThatWereNotRejected) {
   SimFileSystem files;
   auto store = Must(OpenWith(Durability::kManual, files));
   auto session = Must(store.NewSession("a"));
@@ -216,7 +216,7 @@ TEST(DurabilityTest, SerialsCountWhatWasNotRefused) {
   EXPECT_EQ(session.serial(), 8U);
 }
 
-TEST(DurabilityTest, OpenReportsTheDurableSerialsAndSessionsGoOn) {
+TEST(DurabilityTest, OpenReportsTheDurableSerialsAndSessionsContinue) {
   SimFileSystem files;
   std::unique_ptr<SimFileSystem> after;
   auto store = Must(OpenWith(Durability::kManual, files));
@@ -286,7 +286,7 @@ TEST(DurabilityTest, ManySessionsAreRecorded) {
 
 // One thread writes through sessions of one name, one after the other, while another commits: each
 // update notes its number under its own key, so a prefix is recognized at once.
-TEST(DurabilityTest, SessionsThatComeAndGoBesideCommitsAreCutAtTheirSerial) {
+TEST(DurabilityTest, SessionsThatComeAndGoDuringCommitsAreCutAtTheirSerial) {
   constexpr std::size_t kCrashes = 100;
   SimFileSystem files;
   auto store = Must(OpenWith(Durability::kManual, files));

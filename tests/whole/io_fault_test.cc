@@ -124,7 +124,7 @@ bool RunWithFault(const Workload& workload, const FaultRow& row, std::uint64_t c
     EXPECT_EQ(account.failures().size(), failures) << account.failures().back();
     ++counts.resumed;
   }
-  account.LetGo();
+  account.ReleaseResources();
   EXPECT_TRUE(Reopens(sim, account, counts));
   return true;
 }
@@ -186,7 +186,7 @@ TEST(IoFaultTest, ASyncThatFailsIsNotBelievedLater) {
         EXPECT_TRUE(Reopens(sim, account, counts));
 
         left = sim.Kill();
-        account.LetGo();
+        account.ReleaseResources();
         account.Open(*left);
         ASSERT_TRUE(account.is_open()) << account.failures().back();
         EXPECT_TRUE(Reopens(*left, account, counts)) << "what a reopening has shown";

@@ -273,7 +273,7 @@ void KillTest::Print(const char* what) const {
       static_cast<unsigned long long>(acknowledged_), static_cast<unsigned long long>(beyond_));
 }
 
-TEST_F(KillTest, WhatAKilledProcessHadCommittedIsThereAndNothingElseButAPrefix) {
+TEST_F(KillTest, CommitsOfAKilledProcessSurviveWithAPrefixOfTheRest) {
   const auto kill_count = static_cast<std::uint64_t>(500 * Scale());
   // However slow the machine is, there must have been something to lose.
   const auto enough = [&] { return kills_ >= kill_count && acknowledged_ >= kill_count * 1000; };
@@ -536,7 +536,7 @@ class Ext4Image {
   bool works_ = false;
 };
 
-TEST_F(KillTest, WhatWasCommittedOnExt4SurvivesItsShutdown) {
+TEST_F(KillTest, CommitsOnExt4SurviveItsShutdown) {
   const TempDir dir;
   Ext4Image ext4(dir.path());
   if (!ext4.works()) GTEST_SKIP() << "needs root, mkfs.ext4 and a loop device";

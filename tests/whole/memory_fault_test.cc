@@ -156,7 +156,7 @@ bool RunWithout(const Workload& workload, AllocationFaults faults, Counts& count
     account.Close();
   }
   EXPECT_EQ(account.failures().size(), failures) << account.failures().back();
-  account.LetGo();
+  account.ReleaseResources();
   EXPECT_TRUE(ReopensRight(files, account, 0));
   return true;
 }
@@ -707,11 +707,11 @@ void RunThreads(const char* name, bool only_library_threads) {
   EXPECT_GT(threads.failed(), 0U);
 }
 
-TEST(MemoryFaultTest, StretchesWithoutMemoryStopNothingForGood) {
+TEST(MemoryFaultTest, StretchesWithoutMemoryStopNothingPermanently) {
   RunThreads("all threads", false);
 }
 
-TEST(MemoryFaultTest, StretchesWithoutMemoryForTheLibrarysThreadsStopNothingForGood) {
+TEST(MemoryFaultTest, StretchesWithoutMemoryForTheLibrarysThreadsStopNothingPermanently) {
   RunThreads("library threads", true);
 }
 

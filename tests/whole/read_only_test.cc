@@ -325,7 +325,7 @@ TEST_F(ReadOnlyTest, NothingIsCreatedAndEverythingIsChecked) {
 
 // After a power loss at any moment of a store's life, a reader sees the state that recovery finds,
 // or gets its error, and makes no call that changes anything.
-TEST_F(ReadOnlyTest, AReaderSeesWhatRecoveryWouldShowAfterAnyCrash) {
+TEST_F(ReadOnlyTest, AReaderSeesTheRecoveredStateAfterAnyCrash) {
   SimFileSystem files;
   {
     auto store = Must(OpenTiny<U64Store>("db", &files));

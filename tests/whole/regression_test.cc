@@ -127,7 +127,7 @@ TEST(RegressionTest, ACheckpointThatCannotBeReadIsNoFreshStart) {
 }
 
 // The other way round: records that only the log holds are missed, and nothing is touched.
-TEST(RegressionTest, ALogThatMissesFilesBehindACheckpointIsNoFreshStart) {
+TEST(RegressionTest, ALogThatMissesFilesAfterACheckpointIsNoFreshStart) {
   Runs<U64Store> run;
   U64Model model;
   Put(*run, model, 0, 9000);  // three files and a part of the next
@@ -150,12 +150,12 @@ TEST(RegressionTest, ALogThatMissesFilesBehindACheckpointIsNoFreshStart) {
 // Garnet #2164: keys too long for their record's inline part were accepted and saved, but the next
 // start crashed on them.
 TEST(RegressionTest, KeysOfEveryAcceptedLengthAreRecovered) {
-  constexpr std::size_t kMost = internal::kBlockPayloadBytes - 24;
+  constexpr std::size_t kMax = internal::kBlockPayloadBytes - 24;
   Runs<StringStore> run;
   Model<std::string, std::string> model;
-  for (const std::size_t bytes : std::vector<std::size_t>{0, 1, 8, 127, 128, 129, 1000, kMost}) {
+  for (const std::size_t bytes : std::vector<std::size_t>{0, 1, 8, 127, 128, 129, 1000, kMax}) {
     const std::string key(bytes, 'k');
-    Must(run->Upsert(key, model[key] = bytes == kMost ? "" : "value"));
+    Must(run->Upsert(key, model[key] = bytes == kMax ? "" : "value"));
   }
   Must(run->Commit());
   for (const std::uint64_t id : {0, 1}) {
@@ -233,7 +233,7 @@ TEST(RegressionTest, EntriesUpdatedAfterARecoveryAreRecoveredToo) {
 
 // SQLite's WAL-reset race: while a second checkpoint ran right after a finished one, a commit
 // restarted the log; the checkpoint noted that commit's frames as copied, which they were not.
-TEST(RegressionTest, ACommitBesideACheckpointIsNotTakenForPartOfItsImage) {
+TEST(RegressionTest, ACommitDuringACheckpointIsNotTakenForPartOfItsImage) {
   SimFileSystem disk;
   FaultFileSystem files(disk);
   U64Model model;
@@ -311,7 +311,7 @@ TEST(RegressionTest, AnErrorOfAnEarlierFileIsNotOverlooked) {
 
 // libmdbx #217: of several meta pages the invalid ones were found and passed over, and then used
 // anyway where one claimed to be the newest; and valid ones with huge sizes took all memory.
-TEST(RegressionTest, WhatARejectedCheckpointClaimsIsNotBelieved) {
+TEST(RegressionTest, StatementsOfARejectedCheckpointAreIgnored) {
   Runs<U64Store> run;
   U64Model model;
   const std::uint64_t store_id = CoreOf(*run).config.log.store_id;

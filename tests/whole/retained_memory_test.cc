@@ -51,7 +51,7 @@ TEST(RetainedMemoryTest, SessionsKeepLittleOfLargeValues) {
   EXPECT_LE(kept(), 2 * SessionState::kRetainedBytes) << "after an Rmw of the device";
 }
 
-TEST(RetainedMemoryTest, StatsMeasureWhatAnIteratorKeeps) {
+TEST(RetainedMemoryTest, StatsMeasureTheLogThatAnIteratorKeeps) {
   const TempDir dir;
   Options options;
   options.log_memory_bytes = 1 << 20;

@@ -165,14 +165,14 @@ TEST_F(SalvageTest, ALostEndLeavesTheLastCommitThatIsThere) {
   }
 }
 
-TEST_F(SalvageTest, AMissingFileInBetweenLeavesWhatIsBeforeIt) {
+TEST_F(SalvageTest, AMissingFileInBetweenLeavesTheLogBeforeIt) {
   MakeStore(/*with_checkpoints=*/false);
   whole_.erase(SegmentFile(1));
   ExpectSalvaged(whole_, ModelUpTo(kSegmentBlocks), ElementsAre(HasSubstr(SegmentFile(1) + " ")));
 }
 
 // An opening with its image does not read there, but sees that the file is missing.
-TEST_F(SalvageTest, AMissingFileBelowACheckpointLeavesWhatIsBeforeIt) {
+TEST_F(SalvageTest, AMissingFileBelowACheckpointLeavesTheLogBeforeIt) {
   MakeStore(/*with_checkpoints=*/true);
   whole_.erase(SegmentFile(1));
   ExpectSalvaged(whole_, ModelUpTo(kSegmentBlocks), ElementsAre(HasSubstr(SegmentFile(1) + " ")));
@@ -200,7 +200,7 @@ TEST_F(SalvageTest, NothingToSalvageIsDataLossAndChangesNothing) {
 }
 
 // The front of the log has been released since the commit that is kept.
-TEST_F(SalvageTest, WhatACollectionHasMovedSinceIsReported) {
+TEST_F(SalvageTest, RecordsThatACollectionHasMovedSinceAreReported) {
   constexpr std::uint64_t kKept = 4000;
   std::uint64_t kept_end = 0;
   {

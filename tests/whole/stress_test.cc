@@ -643,7 +643,7 @@ using Values = testing::Types<std::uint64_t, Triple, std::string>;
 TYPED_TEST_SUITE(StressTest, Values);
 
 // Hazards 8, 11, 13, 15, 19, 20, 21, 24, 27 and 50 are all in here, at random.
-TYPED_TEST(StressTest, EveryKeyHoldsWhatItsWritersSay) {
+TYPED_TEST(StressTest, EveryKeyHasAValueOfItsWriters) {
   const std::uint64_t seed = Seed();
   Events total;
   for (const Phase& phase : Phases()) {

@@ -67,10 +67,10 @@ class Counter {
 
 struct LatencyBuckets {
   static constexpr int kSubBits = 4;
-  static constexpr int kMostBits = 40;
-  static constexpr std::size_t kCount = (kMostBits - kSubBits + 1) << kSubBits;
+  static constexpr int kMaxBits = 40;
+  static constexpr std::size_t kCount = (kMaxBits - kSubBits + 1) << kSubBits;
   static constexpr std::size_t IndexOf(std::uint64_t ns) {
-    ns = std::min(ns, (std::uint64_t{1} << kMostBits) - 1);
+    ns = std::min(ns, (std::uint64_t{1} << kMaxBits) - 1);
     const int shift = std::max(0, static_cast<int>(std::bit_width(ns)) - kSubBits - 1);
     return (static_cast<std::size_t>(shift) << kSubBits) + static_cast<std::size_t>(ns >> shift);
   }
@@ -118,10 +118,10 @@ class LatencyRecorder {
 // operation.
 struct Count {
   static constexpr std::size_t kBegun = 0;  // first: in one cache line with an epoch slot's words
-  static constexpr std::size_t kWithoutEffect = kBegun + kOpKindCount;
-  static constexpr std::size_t kRefused = kWithoutEffect + kOpKindCount;
-  static constexpr std::size_t kGeneral = kRefused + kOpKindCount;
-  static constexpr std::size_t kReadsFromDevice = kGeneral + kOpKindCount;
+  static constexpr std::size_t kNoOp = kBegun + kOpKindCount;
+  static constexpr std::size_t kRefused = kNoOp + kOpKindCount;
+  static constexpr std::size_t kSlowPath = kRefused + kOpKindCount;
+  static constexpr std::size_t kReadsFromDevice = kSlowPath + kOpKindCount;
   static constexpr std::size_t kAppended = kReadsFromDevice + 1;
   static constexpr std::size_t kPromoted = kAppended + 1;  // of these, by reads
   static constexpr std::size_t kDeviceWaits = kPromoted + 1;

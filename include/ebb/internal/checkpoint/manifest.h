@@ -37,7 +37,7 @@
 namespace ebb::internal {
 
 // Ids begin with 1.
-inline constexpr std::uint64_t kMostCheckpointId = ~std::uint64_t{0} >> 1;
+inline constexpr std::uint64_t kMaxCheckpointId = ~std::uint64_t{0} >> 1;
 
 struct Manifest {
   std::uint64_t id = 0;

@@ -31,9 +31,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/base/atomic.h"
+#include "ebb/internal/base/group_runner.h"
 #include "ebb/internal/base/health.h"
 #include "ebb/internal/base/mutex.h"
-#include "ebb/internal/base/shared_rounds.h"
 #include "ebb/internal/base/thread_pool.h"
 #include "ebb/internal/core/callback_scope.h"
 #include "ebb/internal/core/session_table.h"
@@ -114,7 +114,7 @@ class Core {
   std::optional<std::uint64_t> CountKeys(std::uint64_t limit);
   // A sample of the index: evenly spread buckets. Empty if the store is closed.
   struct IndexSample {
-    static constexpr std::size_t kMostAddresses = 64;
+    static constexpr std::size_t kMaxAddresses = 64;
     std::uint64_t step = 1;        // one of so many buckets was read
     std::uint64_t dead = 0;        // entries that lead to no record and are not yet swept
     std::uint64_t entries = 0;     // entries that lead to a record
@@ -122,7 +122,7 @@ class Core {
     std::uint64_t tombstones = 0;  // of the records in memory
     std::uint64_t bytes = 0;       // of the records in memory
     std::uint64_t on_device = 0;
-    std::array<Address, kMostAddresses> addresses{};  // of the first records on the device
+    std::array<Address, kMaxAddresses> addresses{};  // of the first records on the device
   };
   // Samples at least `min_buckets` buckets, and more until kMinEntries entries have been found or
   // all buckets have been read. So the sample of a store with few keys is the whole index.
@@ -217,7 +217,7 @@ class Core {
 
   // A commit makes everything durable that took effect before the call that joins it. Set by the
   // committer before other threads know the store. Operations join from inside a SlowScope.
-  std::unique_ptr<SharedRounds> commits;
+  std::unique_ptr<GroupRunner> commits;
 
   AtomicWord drained_version{0};
   AtomicWord version_floor{0};

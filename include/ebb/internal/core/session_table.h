@@ -59,7 +59,7 @@ class SessionSerials {
 
 class SessionTable {
  public:
-  static constexpr std::size_t kMostNameBytes = kMostSessionNameBytes;
+  static constexpr std::size_t kMaxNameBytes = kMaxSessionNameBytes;
 
   // Registers the live session of this name; its serials continue where the last one's ended.
   // Errors: InvalidArgument (a bad name), FailedPrecondition (a session of the name is alive).

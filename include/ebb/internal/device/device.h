@@ -58,11 +58,11 @@ class Device {
   // written.
   virtual absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) = 0;
   // The place of `count` blocks, for a ReadRing; no file if they are in none, or in two.
-  struct Place {
+  struct BlockLocation {
     std::shared_ptr<File> file;
     std::uint64_t offset = 0;
   };
-  virtual Place Locate(std::uint64_t /*block*/, std::uint64_t /*count*/) { return {}; }
+  virtual BlockLocation Locate(std::uint64_t /*block*/, std::uint64_t /*count*/) { return {}; }
   virtual absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) = 0;
   // Makes everything written before survive a power loss. The caller never retries after a failure.
   // DataLoss if a file that was synced, or the directory's lock, has been removed by someone else:
@@ -168,7 +168,7 @@ class FileDevice final : public Device {
   static bool ParseSegmentName(const std::string& name, std::uint64_t& segment);
 
   absl::Status Read(std::uint64_t block, std::span<std::byte> bytes) override;
-  Place Locate(std::uint64_t block, std::uint64_t count) override;
+  BlockLocation Locate(std::uint64_t block, std::uint64_t count) override;
   absl::Status Write(std::uint64_t block, std::span<const std::byte> bytes) override;
   absl::Status Reserve(std::uint64_t begin, std::uint64_t end) override;
   absl::Status Sync() override;

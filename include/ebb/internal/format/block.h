@@ -110,7 +110,7 @@ struct CommitRecord {
   std::uint64_t unix_us = 0;
 
   static constexpr std::uint64_t kFieldBytes = 128;
-  static constexpr std::uint64_t kLeastExtentBytes = 8 + kFieldBytes;
+  static constexpr std::uint64_t kMinExtentBytes = 8 + kFieldBytes;
 };
 // Writes the record into `extent`, which ends at the end of the payload of block `number`.
 void EncodeCommitRecord(const CommitRecord& record, std::uint64_t store_id, std::uint64_t number,
@@ -130,7 +130,7 @@ SessionsExtent FitSessions(std::span<const SessionReport> sessions, std::uint64_
 // `extent` has the size that FitSessions returned.
 void EncodeSessions(std::uint64_t version, std::span<const SessionReport> sessions,
                     std::span<std::byte> extent);
-inline constexpr std::size_t kMostSessionNameBytes = 255;
+inline constexpr std::size_t kMaxSessionNameBytes = 255;
 struct SessionsRecord {
   std::uint64_t version = 0;
   std::vector<SessionReport> sessions;

@@ -7,7 +7,7 @@
 //               of a job, so it is constant during any other job (a verification, a backup, a
 //               checkpoint).
 //   files       The begin that the last commit record of the committed log states
-//               (`LogScan::begin()`), or the first address that a record can have.
+//               (`LogReplay::begin()`), or the first address that a record can have.
 //
 // The begin of an open store is never above the begin of its last durable commit record.
 //
@@ -16,7 +16,7 @@
 //             This holds for entries of the index, entries of a checkpoint's image, previous
 //             addresses of records, and for a checkpoint whose scan would start below begin.
 //             At or above begin: records that are not valid (record.h), and records that an opening
-//             found uncommitted ("void", log_scan.h).
+//             found uncommitted ("void", log_replay.h).
 //   live      A valid record at or above begin that is neither void nor followed by a newer record
 //             of its key; see liveness.h.
 //   damaged   A reference to an address at or above begin that does not lead to a valid record of

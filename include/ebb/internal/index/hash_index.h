@@ -202,7 +202,7 @@ class GrowthWord {
 class HashIndex {
  public:
   // The place of an entry, and its value when it was found.
-  struct Slot {
+  struct EntrySlot {
     AtomicWord* word = nullptr;  // null: no entry
     IndexEntry entry;
   };
@@ -225,16 +225,16 @@ class HashIndex {
   // Makes `address` the newest record of the hash's chain unless the chain has a newer one. Alone
   // in its bucket chain, while other threads put into other ones; so it needs none of the care
   // below. Returns the newest record before, kNoRecord if there was none; nothing: out of memory.
-  std::optional<Address> PutAlone(std::uint64_t hash, Address address);
+  std::optional<Address> PutExclusive(std::uint64_t hash, Address address);
   // Replaces the index by an empty one of another size. Alone. Returns false if there is no memory;
   // then it is unchanged.
-  bool ResizeAlone(int exponent);
+  bool ResizeExclusive(int exponent);
   // Doubles the index until it is at most at its maximum load factor, if there is memory. Alone.
-  void GrowAloneIfCrowded();
+  void GrowExclusiveIfCrowded();
 
   // Returns the entry of the hash's tag, or an empty entry if there is none. kBeingMoved: unknown
   // now; leave the guard, yield, try again.
-  EBB_INLINE Slot Find(std::uint64_t hash) const {
+  EBB_INLINE EntrySlot Find(std::uint64_t hash) const {
 #if defined(__SSE2__) && !defined(EBB_TSAN)
     const std::uint64_t mask = mask_.load(std::memory_order_acquire);  // [grow]
     IndexBucket* bucket = buckets_ + (hash & mask);
@@ -300,17 +300,17 @@ class HashIndex {
 
   // Returns the slot of the hash's tag, for a caller that will publish to it: kFound (the entry may
   // be empty), or kContended.
-  CreateResult FindForUpdate(std::uint64_t hash, Slot& slot) const {
+  CreateResult FindForUpdate(std::uint64_t hash, EntrySlot& slot) const {
     if (WhereIs(hash).state != RowState::kSettled) return CreateResult::kContended;
     slot = Find(hash);
     return CreateResult::kFound;
   }
   // Does the same, but creates the entry, with the address kNoRecord, if there is none.
-  CreateResult FindOrCreate(std::uint64_t hash, Slot& slot);
+  CreateResult FindOrCreate(std::uint64_t hash, EntrySlot& slot);
 
   // Makes `address` the newest record of the slot's chain if the entry is still slot.entry. This is
   // the only publication of the store.
-  static bool Publish(const Slot& slot, Address address) {
+  static bool Publish(const EntrySlot& slot, Address address) {
     std::uint64_t expected = slot.entry.word();
     return slot.word->compare_exchange_strong(expected, slot.entry.WithAddress(address).word(),
                                               std::memory_order_acq_rel,  // [publish]
@@ -318,7 +318,7 @@ class HashIndex {
   }
   // Loads the entry again after a failed publication. Returns false if it no longer has the tag: it
   // was swept; start again.
-  [[nodiscard]] static bool Reload(Slot& slot) {
+  [[nodiscard]] static bool Reload(EntrySlot& slot) {
     const IndexEntry now(slot.word->load(std::memory_order_acquire));  // [publish]
     const bool same = now.tag() == slot.entry.tag() && !now.is_empty() && !now.tentative();
     slot.entry = now;
@@ -452,7 +452,7 @@ class HashIndex {
         .address();
   }
 #endif
-  Slot FindSlow(std::uint64_t hash) const;
+  EntrySlot FindSlow(std::uint64_t hash) const;
   bool OtherEntryHasTag(IndexBucket* first, std::uint32_t tag, const AtomicWord* own) const;
   IndexBucket* TakeOverflowBucket();
   void ReturnOverflowBucket(IndexBucket* bucket);
@@ -471,7 +471,7 @@ class HashIndex {
   AtomicWord mask_{0};
   AtomicWord growth_{0};
   int creation_exponent_ = 0;
-  int most_exponent_ = 0;   // for which there is address space
+  int max_exponent_ = 0;    // for which there is address space
   const KeyHash key_hash_;  // two words in this line, and a secret that only long keys need
   bool huge_pages_ = false;
   // Used by the grower only.

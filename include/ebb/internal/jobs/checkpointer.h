@@ -8,7 +8,7 @@
 // An opening scans the log from the scan address of the newest checkpoint that verifies. So the
 // log's begin moves beyond that address only when another checkpoint replaces it (committer.h).
 //
-// Concurrent callers share checkpoints (shared_rounds.h).
+// Concurrent callers share checkpoints (group_runner.h).
 //
 // Thread safety: any thread may call all methods; those with a LaneTurn run one at a time.
 // Progress: those wait for guards to end and for the device, Checkpoint also for its turn; the
@@ -23,8 +23,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/base/atomic.h"
+#include "ebb/internal/base/group_runner.h"
 #include "ebb/internal/base/mutex.h"
-#include "ebb/internal/base/shared_rounds.h"
 #include "ebb/internal/core/core.h"
 #include "ebb/internal/jobs/committer.h"
 #include "ebb/internal/jobs/job_lane.h"
@@ -70,7 +70,7 @@ class Checkpointer {
 
   Core& core_;
   Committer& committer_;
-  SharedRounds rounds_;
+  GroupRunner rounds_;
   std::uint64_t newest_id_;  // the newest begun; used in turns
   Atomic<bool> is_running_{false};
   mutable Mutex mu_;

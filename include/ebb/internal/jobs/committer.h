@@ -24,7 +24,7 @@
 //   control record of v. A commit is skipped as needless only if that cannot have happened, nothing
 //   has been appended since, and no session has taken a serial.
 //
-// Concurrent callers share a commit (Core::commits, shared_rounds.h). A checkpoint and Close each
+// Concurrent callers share a commit (Core::commits, group_runner.h). A checkpoint and Close each
 // make a dedicated one.
 //
 // The begin of the log. Garbage collection (garbage_collector.h) states an address below which
@@ -72,14 +72,14 @@ namespace ebb::internal {
 class Committer {
  public:
   // The results of opening.
-  struct Start {
+  struct CommittedState {
     std::uint64_t version = 1;                // the version in which operations begin
     Address durable;                          // everything below has been synced
     std::uint64_t checkpoint_id = 0;          // the newest ever begun
     std::unique_ptr<DurableEnd> durable_end;  // null: there is no such file
   };
   // Sets Core::commits, where all callers that need no commit of their own join.
-  Committer(Core& core, Start start);
+  Committer(Core& core, CommittedState start);
   ~Committer() { core_.epochs.ReleaseSlot(slot_); }
   Committer(const Committer&) = delete;
   Committer& operator=(const Committer&) = delete;
@@ -143,7 +143,7 @@ class Committer {
   // Appends a record for which `reserve` finds room and which `encode` writes; sets `extent`.
   absl::Status Append(const std::function<HybridLog::Extent(const EpochGuard&)>& reserve,
                       const std::function<void(std::span<std::byte>)>& encode,
-                      std::uint64_t least_bytes, HybridLog::Extent& extent)
+                      std::uint64_t min_bytes, HybridLog::Extent& extent)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Flushes and syncs the log up to control_end_.
   absl::Status MakeDurable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

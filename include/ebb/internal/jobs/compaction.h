@@ -2,11 +2,11 @@
 // before them can be freed.
 //
 // Lookup compaction, as in FASTER's later versions: a record is live if the walk from its index
-// entry reaches exactly its address as the first record of its key (live_reader.h). A live record
-// is appended again under the condition that it is still live. The copy is published by a CAS of
-// the entry on which the decision was based. If the chain has grown since, the newer records are
-// first searched for the key. Tombstones are dropped: everything older than a tombstone is below
-// it, and disappears with it.
+// entry reaches exactly its address as the first record of its key (live_record_reader.h). A live
+// record is appended again under the condition that it is still live. The copy is published by a
+// CAS of the entry on which the decision was based. If the chain has grown since, the newer records
+// are first searched for the key. Tombstones are dropped: everything older than a tombstone is
+// below it, and disappears with it.
 //
 // Argument (nothing is lost, nothing returns). Records below `until` are frozen: no thread changes
 //   them, and every update that depends on one publishes its successor by a CAS of the same entry.
@@ -27,7 +27,8 @@
 // pass scans at most half as many bytes as the slice holds, so that all of its copies fit.
 //
 // Thread safety: one thread at a time, without a guard; concurrently with operations, commits and
-// scans. Progress: waits for the device, and for pages like any append. Memory: a LiveReader's.
+// scans. Progress: waits for the device, and for pages like any append. Memory: a
+// LiveRecordReader's.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/core/core.h"
-#include "ebb/internal/scan/live_reader.h"
+#include "ebb/internal/scan/live_record_reader.h"
 #include "ebb/internal/scan/liveness.h"
 #include "ebb/options.h"
 #include "ebb/stats.h"
@@ -55,18 +56,20 @@ class Compaction {
   // Copies the live records in `range`, for about `pass_bytes`. Everything before the range is
   // dead, and its end is the start of a record at or below safe_read_only. Returns the address
   // below which everything is dead now. Errors: Aborted (the store was closed).
-  absl::StatusOr<Address> Run(LogReader::Range range, std::uint64_t pass_bytes, const Stop& stop);
+  absl::StatusOr<Address> Run(LogCursor::LogRange range, std::uint64_t pass_bytes,
+                              const Stop& stop);
 
  private:
-  absl::StatusOr<Address> RunPass(LogReader::Range range, std::uint64_t pass_bytes,
+  absl::StatusOr<Address> RunPass(LogCursor::LogRange range, std::uint64_t pass_bytes,
                                   const Stop& stop);
-  absl::Status Copy(const LiveReader::Item& live);
+  absl::Status Copy(const LiveRecordReader::LiveRecord& live);
   // The result of an attempt, or its next need.
   enum class Next { kDone, kWait, kMakeRoom, kDecide };
-  Next TryCopy(const LiveReader::Item& live, std::uint64_t extent);
+  Next TryCopy(const LiveRecordReader::LiveRecord& live, std::uint64_t extent);
   // The contents of a record's chain above the entry on which it was found live.
   enum class Above { kNothing, kSuccessor, kUnknown };
-  Above LookAbove(const LiveReader::Item& live, IndexEntry entry, const EpochGuard& guard) const;
+  Above LookAbove(const LiveRecordReader::LiveRecord& live, IndexEntry entry,
+                  const EpochGuard& guard) const;
 
   Core& core_;
   EpochSlot& slot_;

@@ -46,12 +46,12 @@ namespace ebb::internal {
 class Coordinator {
  public:
   // The results of opening.
-  struct Start {
-    Committer::Start commits;
+  struct OpenedState {
+    Committer::CommittedState commits;
     std::vector<CheckpointInfo> checkpoints;  // those that verify
   };
   // Starts the automatic commits and checkpoints.
-  Coordinator(Core& core, Start start);
+  Coordinator(Core& core, OpenedState start);
   // Releases the resources that Close has not: sessions may still hold the core, but its files are
   // left alone.
   ~Coordinator();
@@ -83,7 +83,7 @@ class Coordinator {
   void StartBackground() { background_.Start(); }
   void StopBackground() {
     background_.Stop();
-    core_.log.ReleaseBrake();
+    core_.log.ReleaseThrottle();
   }
   BackgroundStats GetBackgroundStats() const { return background_.Stats(); }
 

@@ -72,13 +72,13 @@ namespace ebb::internal {
 
 class GarbageCollector {
  public:
-  // kByItself (automatic): shares the commits of others, as described above. Updates are throttled
+  // kAutomatic: shares the commits of others, as described above. Updates are throttled
   // when the log has grown, since the collection became due, by more than a quarter of its length
   // and two pages. They then append one byte for about four bytes that the collection scans, or
   // wait for the commit that frees its space. So the log stays about as long, no matter how fast
   // they are. If the log grows by another tenth, or the collection makes no progress, updates
   // append one page per second, because a log much larger than memory is scanned slowly.
-  enum class Pace { kFree, kOnePass, kByItself };
+  enum class Pace { kFree, kOnePass, kAutomatic };
   // One collection.
   struct Call {
     const LaneTurn& turn;
@@ -158,13 +158,13 @@ class GarbageCollector {
   void PaceUpdates(const GcOptions& options, const GcEstimate& estimate, Address granted);
   void LookLater(const GcOptions& options, Pace pace);
   // The state when a collection begins.
-  struct Start {
+  struct CollectionStart {
     Address from;
     Address tail;
     GcEstimate estimate;
   };
   // Sets resting_until_ after an automatic collection.
-  void Rest(const GcOptions& options, const Start& start, const GcStats& stats);
+  void Rest(const GcOptions& options, const CollectionStart& start, const GcStats& stats);
   absl::Status GiveBack(GcStats& stats);
   void Sweep(Address limit, GcStats& stats);
 

@@ -67,10 +67,10 @@ class LaneJob {
   JobLane& lane_;
   const std::function<void(LaneTurn&)> run_;
   bool runs_again_ = false;  // guarded by the lane's mutex; and so is this:
-  struct Place {
+  struct LanePlace {
     LaneJob* job = nullptr;  // null: a user's thread
     bool is_waiting = false;
-    Place* next = nullptr;
+    LanePlace* next = nullptr;
   } place_;
 };
 
@@ -94,11 +94,11 @@ class JobLane {
 
  private:
   friend class LaneJob;
-  using Place = LaneJob::Place;
-  void Append(Place& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Remove(Place& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  using LanePlace = LaneJob::LanePlace;
+  void Append(LanePlace& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Remove(LanePlace& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Returns whether the turn of a user's thread has come.
-  bool IsNext(const Place& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsNext(const LanePlace& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Posts the first job of the queue to the pool, if it is a posted one and the lane is free.
   void PostNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void RunNext();
@@ -109,8 +109,8 @@ class JobLane {
   bool is_taken_ ABSL_GUARDED_BY(mu_) = false;  // a turn is taken
   bool is_closed_ ABSL_GUARDED_BY(mu_) = false;
   LaneJob* running_ ABSL_GUARDED_BY(mu_) = nullptr;  // the posted job whose turn it is, or null
-  Place* first_ ABSL_GUARDED_BY(mu_) = nullptr;
-  Place* last_ ABSL_GUARDED_BY(mu_) = nullptr;
+  LanePlace* first_ ABSL_GUARDED_BY(mu_) = nullptr;
+  LanePlace* last_ ABSL_GUARDED_BY(mu_) = nullptr;
   PoolJob next_;  // last: uses the others
 };
 

@@ -80,11 +80,11 @@ class LogVerifier {
   AlignedBuffer blocks_;
   DeviceBuffer record_;
   Address read_end_;  // of the records that were read
-  struct Range {
+  struct AddressRange {
     Address from;
     Address end;
   };
-  std::vector<Range> unread_;  // after bad blocks; in order
+  std::vector<AddressRange> unread_;  // after bad blocks; in order
   VerifyReport report_;
 };
 

@@ -9,23 +9,24 @@
 //
 // Each boundary only grows and is moved by one function:
 //   tail            Allocate, ReserveToBlockEnd (within a page); TryTurnPage (to the next page)
-//   read_only, head Stage, under boundary_mu_, which also raises update_from
+//   read_only, head AdvanceBoundaries, under boundary_mu_, which also raises update_from
 //   safe_read_only, safe_head
-//                   Settle, under boundary_mu_, after the epoch of Stage's bump has drained
+//                   AdvanceSafeBoundaries, under boundary_mu_, after the epoch of the bump in
+//                   AdvanceBoundaries has drained
 //   flushed_until   EndChunk, under flush_mu_; always the start of a block
 //   begin           ShiftBegin, by the checkpointer
 //   space_end_block_, ordinary_end_
 //                   TakeSpace, under space_mu_
 //
-// Argument: below safe_read_only no byte changes any more. Stage stores update_from and read_only
-//   and then bumps. Settle moves safe_read_only only after every guard that could have loaded the
-//   old values has ended (epoch.h). A later guard loads update_from and read_only after its slot
-//   store, sees the new values, and does not update in place below them. Nor can it have allocated
-//   there, since its address would have been above. So the flush copies bytes that do not change.
-//   There are two exceptions: seals that a failed sealer clears again, and the lock words that
-//   readers write when they give up on optimism. No thread depends on either below safe_read_only.
-//   The flush copies word by word with atomic loads, so the copy holds one of the values that such
-//   a word had.
+// Argument: below safe_read_only no byte changes any more. AdvanceBoundaries stores update_from and
+//   read_only and then bumps. AdvanceSafeBoundaries moves safe_read_only only after every guard
+//   that could have loaded the old values has ended (epoch.h). A later guard loads update_from and
+//   read_only after its slot store, sees the new values, and does not update in place below them.
+//   Nor can it have allocated there, since its address would have been above. So the flush copies
+//   bytes that do not change. There are two exceptions: seals that a failed sealer clears again,
+//   and the lock words that readers write when they give up on optimism. No thread depends on
+//   either below safe_read_only. The flush copies word by word with atomic loads, so the copy holds
+//   one of the values that such a word had.
 // Argument: two chunks may be in flight, so that one is copied and sealed while the other is
 //   written. flushed_until moves over them in order, over each only once it is written. If one
 //   fails, flushed_until stays before it, and the chunks after it are written again: nothing has
@@ -118,10 +119,11 @@
 //   a page turn raises the floor, and keeps the bit, before its own bump.
 // All three happen under boundary_mu_, so each is one plain store of a consistent word.
 //
-// No thread waits for the pool. A thread that must wait leaves its guard and calls Help, which
-// takes one step: it moves a boundary, flushes or evicts. So one background thread is enough, and
-// the log works without any. Waiting cannot deadlock: Help acquires its mutexes without a guard,
-// and no thread that holds a guard waits for anything.
+// No thread waits for the pool. A thread that must wait leaves its guard and calls
+// RunMaintenanceStep, which takes one step: it moves a boundary, flushes or evicts. So one
+// background thread is enough, and the log works without any. Waiting cannot deadlock:
+// RunMaintenanceStep acquires its mutexes without a guard, and no thread that holds a guard waits
+// for anything.
 //
 // Edges
 //   [tail]      TryTurnPage: tail CAS, acq_rel -> Allocate: tail fetch_add, acq_rel. All accesses
@@ -133,8 +135,8 @@
 //   [space]     TakeSpace: store, release, after the device has reserved -> append: load, acquire.
 //
 // Thread safety: any thread may call all public methods except Restore. Progress: Allocate, At and
-// the boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, Help, FlushTo and
-// FreezeTo may wait for guards to end, and all except FreezeTo for the device too.
+// the boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, RunMaintenanceStep,
+// FlushTo and FreezeTo may wait for guards to end, and all except FreezeTo for the device too.
 #pragma once
 
 #include <algorithm>
@@ -251,13 +253,13 @@ class HybridLog {
     const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // a hint
     return TailOffset(word) < payload_bytes_ && PlaceIn(word) < LoadAcquire(ordinary_end_);
   }
-  // Reserves the bytes from the tail to the end of a block's payload, at least `least_bytes`. For
+  // Reserves the bytes from the tail to the end of a block's payload, at least `min_bytes`. For
   // commit records, so it may use all slices.
   struct Extent {
     Address start;
     std::uint64_t bytes = 0;  // 0: the page is full, as above
   };
-  Extent ReserveToBlockEnd(std::uint64_t least_bytes, const EpochGuard& guard);
+  Extent ReserveToBlockEnd(std::uint64_t min_bytes, const EpochGuard& guard);
 
   // ---- waiting, outside any guard ----
 
@@ -267,8 +269,10 @@ class HybridLog {
   absl::Status WaitForPage(std::uint64_t extent_bytes = 0, Space space = Space::kOrdinary);
   // Throttles ordinary appends: one that must turn to a page that begins at or above `limit` waits
   // until the limit is raised, but at most one second. Closing ends the wait too.
-  void SetBrake(Address limit) { brake_.store(limit.value(), std::memory_order_relaxed); }
-  void ReleaseBrake() { SetBrake(Address(Address::kMask)); }
+  void SetThrottle(Address limit) {
+    throttle_limit_.store(limit.value(), std::memory_order_relaxed);
+  }
+  void ReleaseThrottle() { SetThrottle(Address(Address::kMask)); }
   // Reserves space ahead, so that the next record need not wait for it. An error does no harm: the
   // append that needs the space gets it.
   void TakeSpaceAhead(std::uint64_t pages_ahead);
@@ -291,7 +295,7 @@ class HybridLog {
   };
   CollectionSpace GetCollectionSpace();
   // Takes one step of maintenance. Returns whether it moved anything.
-  absl::StatusOr<bool> Help();
+  absl::StatusOr<bool> RunMaintenanceStep();
   // Makes everything below `end`, the start of a block, read-only and writes it to the device.
   absl::Status FlushTo(Address end);
   // Makes everything below `end`, at most the tail, read-only. Returns once no byte of it changes
@@ -368,7 +372,7 @@ class HybridLog {
   struct Counters {
     AtomicWord page_turns{0};
     AtomicWord page_waits{0};
-    AtomicWord brake_waits{0};
+    AtomicWord throttle_waits{0};
     AtomicWord flushed_bytes{0};
     AtomicWord device_reads{0};
     AtomicWord device_read_bytes{0};
@@ -401,7 +405,7 @@ class HybridLog {
   enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace, kNeedsDrain };
   // To be called when all guards from before the page preceding `drained_page` was full have ended.
   Turn TryTurnPage(std::uint64_t extent_bytes, Space space, std::uint64_t drained_page);
-  void WaitAtBrake();
+  void WaitAtThrottle();
   Address AllocateExact(std::uint64_t extent_bytes, const EpochGuard& guard, Space space);
   bool HasSpace(Address at, std::uint64_t extent_bytes, Space space) const;
   absl::Status TakeSpace(Address at, std::uint64_t extent_bytes, Space space);
@@ -425,21 +429,21 @@ class HybridLog {
   std::uint64_t EndPage(Space space) const;
   void FillPageEnd(Address from, const EpochGuard& guard);
   bool ShiftBoundaries();
-  bool Stage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
-  bool Settle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
+  bool AdvanceBoundaries() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
+  bool AdvanceSafeBoundaries() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   void BlockUpdatesLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   void RaiseUpdateFrom(Address floor, std::uint64_t infinity)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   // Blocks in flight to the device.
-  struct Chunk {
+  struct WriteChunk {
     std::uint64_t first_block = 0;
     std::uint64_t end_block = 0;
     AlignedBuffer buffer;
   };
   struct TakenChunk;
   absl::StatusOr<bool> FlushChunk();
-  bool TakeChunk(Chunk& chunk, bool& waited);
-  absl::StatusOr<bool> EndChunk(Chunk& chunk, absl::Status written);
+  bool TakeChunk(WriteChunk& chunk, bool& waited);
+  absl::StatusOr<bool> EndChunk(WriteChunk& chunk, absl::Status written);
   bool NothingToDo();
   void ScheduleMaintenance();
   // Takes one step in the pool and posts the next, so that other jobs of the pool can run in
@@ -458,7 +462,7 @@ class HybridLog {
   Device& device_;
   MappedRegion region_;
   std::vector<IncarnationSpan> incarnations_;
-  AtomicWord brake_{Address::kMask};  // a limit that is checked again and again
+  AtomicWord throttle_limit_{Address::kMask};  // see SetThrottle
   std::function<void()> look_for_garbage_;
 
   // Read by every operation, written at most once per page.

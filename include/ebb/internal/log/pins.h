@@ -29,7 +29,7 @@ namespace ebb::internal {
 
 class Pins {
  public:
-  static constexpr std::size_t kMost = 64;
+  static constexpr std::size_t kMax = 64;
 
   using Clock = std::chrono::steady_clock;
   struct Pin {
@@ -40,7 +40,7 @@ class Pins {
   // Pins the log's begin, until Remove of the result. Returns nothing if there are too many pins.
   std::optional<Pin> Add(const HybridLog& log) {
     MutexLock lock(mu_);
-    if (pinned_.size() == kMost) return std::nullopt;
+    if (pinned_.size() == kMax) return std::nullopt;
     return *pinned_.insert({log.begin(), Clock::now()});
   }
   void Remove(Pin pin) {

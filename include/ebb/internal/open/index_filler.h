@@ -28,13 +28,13 @@ class IndexFiller {
   IndexFiller(const IndexFiller&) = delete;
   IndexFiller& operator=(const IndexFiller&) = delete;
 
-  struct Item {
+  struct NewEntry {
     std::uint64_t hash = 0;
     Address address;
     Address prev;  // the address that the record links to
   };
   // Errors: ResourceExhausted (no memory for the index).
-  absl::Status Add(const Item& item);
+  absl::Status Add(const NewEntry& item);
   // Adds the records collected so far to the index.
   absl::Status Flush();
   // After Flush: returns the first record that links neither to the newest record of its chain at
@@ -48,7 +48,7 @@ class IndexFiller {
   Core& core_;
   const std::unique_ptr<Shared> shared_;
   std::size_t waiting_ = 0;  // records that are not in the index yet
-  std::size_t most_waiting_ = 0;
+  std::size_t max_waiting_ = 0;
   int part_shift_ = 0;           // a bucket chain's number, shifted right by it, is its part's
   std::deque<PoolJob> helpers_;  // last: they use the others
 };

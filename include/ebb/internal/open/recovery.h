@@ -2,7 +2,7 @@
 // incarnation.
 //
 // The log describes itself. Opening scans it from its begin, which the last commit record states
-// (log_scan.h; truncated parts below are not read). It verifies every block, and keeps records
+// (log_replay.h; truncated parts below are not read). It verifies every block, and keeps records
 // pending until a control record of their version commits them. The scan ends at the first block
 // that does not verify or belongs to another incarnation. Then it distinguishes two cases. If some
 // later block holds a commit record that states an address above the bad block to be durable, the
@@ -67,7 +67,7 @@
 
 namespace ebb::internal {
 
-class LogScan;
+class LogReplay;
 struct FoundSegments;
 struct FoundCheckpoints;
 
@@ -93,6 +93,6 @@ enum class ScanMode : std::uint8_t {
 // Scans the log into the index and the frames from its begin. Changes no file.
 absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
                      const std::function<void(const RecoveryProgress&)>& progress,
-                     FoundCheckpoints& checkpoints, std::optional<LogScan>& scan);
+                     FoundCheckpoints& checkpoints, std::optional<LogReplay>& scan);
 
 }  // namespace ebb::internal

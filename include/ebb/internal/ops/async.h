@@ -26,7 +26,7 @@
 namespace ebb::internal {
 
 // `Form` has: Turn(session, key, hash, search), one turn of the slow path; status(), its outcome;
-// Tell(status), called once.
+// Notify(status), called once.
 template <KeyType Key, typename Form>
 class PendingForm final : public PendingOperation {
   using K = KeyOf<Key>;
@@ -39,21 +39,21 @@ class PendingForm final : public PendingOperation {
         form_(std::move(form)),
         timer_(session.slot->tally, kind, timed) {}
 
-  bool Go() override {
+  bool Resume() override {
     const typename K::View key(key_);
     const std::uint64_t hash = K::Hash(session_.core->index.key_hash(), key);
     for (;;) {  // ends: as the synchronous call
       if (search().under_way() && search().Step(session_.core->log, K::Data(key), K::Bytes(key))) {
         return false;
       }
-      if (form_.Turn(session_, key, hash, search()) == Step::kDone) break;
+      if (form_.Turn(session_, key, hash, search()) == AttemptResult::kDone) break;
       session_.slot->tally.Add(Count::kDeviceWaits, 1);
     }
     outcome_ = ToStatus(session_, form_.status());
     return true;
   }
   void Refuse(absl::Status why) override { outcome_ = std::move(why); }
-  void Tell() override { form_.Tell(std::move(outcome_)); }
+  void Notify() override { form_.Notify(std::move(outcome_)); }
 
  private:
   SessionState& session_;
@@ -63,7 +63,7 @@ class PendingForm final : public PendingOperation {
   const OpTimer timer_;
 };
 
-// Moves `form` into the operation. If memory is out, `form` is unchanged, and its Tell can be
+// Moves `form` into the operation. If memory is out, `form` is unchanged, and its Notify can be
 // called.
 template <KeyType Key, typename Form>
 PendingOperations::Owned MakePending(SessionState& session, OpKind kind, bool timed,
@@ -71,14 +71,14 @@ PendingOperations::Owned MakePending(SessionState& session, OpKind kind, bool ti
   return std::make_unique<PendingForm<Key, Form>>(session, kind, timed, key, form);
 }
 
-// `Receiver` has: Take(session, found), as the consumer of Operations::Read; Tell(status), called
+// `Receiver` has: Take(session, found), as the consumer of Operations::Read; Notify(status), called
 // once; and optionally Again(), called when the lookup is repeated.
 template <typename Ops, typename Receiver>
 class ReadForm {
  public:
   explicit ReadForm(Receiver receiver) : receiver_(std::move(receiver)) {}
-  Step Turn(SessionState& session, typename Ops::KeyView key, std::uint64_t hash,
-            DeviceSearch& search) {
+  AttemptResult Turn(SessionState& session, typename Ops::KeyView key, std::uint64_t hash,
+                     DeviceSearch& search) {
     if constexpr (requires { receiver_.Again(); }) {
       if (search.ended() && absl::IsAborted(search.status())) receiver_.Again();
     }
@@ -86,7 +86,7 @@ class ReadForm {
     return Ops::TurnRead(session, key, hash, consume, search, status_);
   }
   OpStatus status() const { return status_; }
-  void Tell(absl::Status outcome) { receiver_.Tell(std::move(outcome)); }
+  void Notify(absl::Status outcome) { receiver_.Notify(std::move(outcome)); }
 
  private:
   Receiver receiver_;
@@ -103,7 +103,7 @@ struct ValueReceiver {
     Ops::CopyValue(found, value);
     Ops::CountRead(session, value);
   }
-  void Tell(absl::Status outcome) {
+  void Notify(absl::Status outcome) {
     if (outcome.ok()) {
       done(absl::StatusOr<Value>(std::move(value)));
     } else {
@@ -131,11 +131,11 @@ template <typename Ops, typename Make, typename Done>
 class UpdateForm {
  public:
   UpdateForm(Make make, Done done) : make_(std::move(make)), done_(std::move(done)) {}
-  Step Turn(SessionState& session, typename Ops::KeyView key, std::uint64_t hash,
-            DeviceSearch& search) {
+  AttemptResult Turn(SessionState& session, typename Ops::KeyView key, std::uint64_t hash,
+                     DeviceSearch& search) {
     const std::uint64_t before = session.serials.taken();
     auto op = make_(session);
-    const Step step = Ops::TurnUpdate(session, key, hash, op, search);
+    const AttemptResult step = Ops::TurnUpdate(session, key, hash, op, search);
     status_ = op.status;
     // With Durability::kAlways an update whose commit fails has taken a serial, too.
     const std::uint64_t taken = session.serials.taken();
@@ -143,7 +143,7 @@ class UpdateForm {
     return step;
   }
   OpStatus status() const { return status_; }
-  void Tell(absl::Status outcome) { CallBack(done_, std::move(outcome), serial_); }
+  void Notify(absl::Status outcome) { CallBack(done_, std::move(outcome), serial_); }
 
  private:
   Make make_;

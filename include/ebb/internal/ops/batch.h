@@ -172,7 +172,7 @@ class Batches {
     return all;
   }
 
-  // `hit(i, lead)` performs the item's operation if it is on the fast path, and returns whether it
+  // `hit(i, probe)` performs the item's operation if it is on the fast path, and returns whether it
   // was, as Operations::FinishUpsert. `with_op(i, run)` returns `run(op)` for its update
   // (updates.h). Neither counts the operation as begun; `alone(i)` is the whole operation. Results
   // come in item order.
@@ -316,7 +316,7 @@ class Batches {
       consume(item, found);
     }
     void Again() { again = std::min(again, item + 1); }
-    void Tell(absl::Status outcome) { answer(item, std::move(outcome)); }
+    void Notify(absl::Status outcome) { answer(item, std::move(outcome)); }
   };
 
   // Returns a bit for each item of the group that is not on the fast path. The functions are
@@ -350,8 +350,8 @@ class Batches {
                                      std::uint64_t hash, Form form) {
     reads.Enter();
     session.search.Clear();
-    if (form.Turn(session, key, hash, session.search) == Step::kDone) {
-      return form.Tell(ToStatus(session, form.status()));
+    if (form.Turn(session, key, hash, session.search) == AttemptResult::kDone) {
+      return form.Notify(ToStatus(session, form.status()));
     }
     reads.Start(MakePending<Key>(session, OpKind::kRead, /*timed=*/false, key, form));
   }
@@ -394,7 +394,7 @@ class Batches {
       }
     } else {
       for (; at < group.count; ++at) {
-        if (!hit(group.first + at, Ops::LeadTo(core, guard, group.hashes[at]))) break;
+        if (!hit(group.first + at, Ops::ProbeFor(core, guard, group.hashes[at]))) break;
         answer(group.first + at, OpStatus::kOk);
       }
     }
@@ -417,15 +417,16 @@ class Batches {
       }
     }
     DeviceSearch* search = &reads.SearchOf(items.first);
-    Step step = Ops::TurnUpdate(session, key(items.first), hash, op, *search);
+    AttemptResult step = Ops::TurnUpdate(session, key(items.first), hash, op, *search);
     if constexpr (!Op::kBlind) {
-      if (step == Step::kOnDevice && items.first >= reads.window_end() &&
+      if (step == AttemptResult::kOnDevice && items.first >= reads.window_end() &&
           items.first + 1 < items.end) {
         SearchAhead(session, reads, items, key);
         search = &reads.SearchOf(items.first);
         step = Ops::TurnUpdate(session, key(items.first), hash, op, *search);
       }
-      if (step == Step::kOnDevice) Ops::Complete(session, key(items.first), hash, op, *search);
+      if (step == AttemptResult::kOnDevice)
+        Ops::Complete(session, key(items.first), hash, op, *search);
     }
     return op.status;
   }

@@ -77,7 +77,7 @@
 namespace ebb::internal {
 
 // The result of one attempt under one guard.
-enum class Step : std::uint8_t {
+enum class AttemptResult : std::uint8_t {
   kDone,     // with an OpStatus
   kRestart,  // the look did not succeed
   // another thread inserts the same tag, splits or sweeps its bucket chain, or holds a seal
@@ -130,8 +130,8 @@ class Operations {
   using K = KeyOf<Key>;
   using V = ValueOf<Value>;
   using U = Updates<Key, Value>;
-  using Where = typename U::Where;
-  using Wish = typename U::Wish;
+  using RecordState = typename U::RecordState;
+  using Decision = typename U::Decision;
 
  public:
   using KeyView = typename K::View;
@@ -205,13 +205,13 @@ class Operations {
   };
 
   // The start of an update: the record to which the index's hint led.
-  struct Lead {
+  struct Probe {
     Core& core;
     const EpochGuard& guard;
     std::uint64_t update_from;  // loaded first
     Address address;
   };
-  static EBB_INLINE Lead LeadTo(Core& core, const EpochGuard& guard, std::uint64_t hash) {
+  static EBB_INLINE Probe ProbeFor(Core& core, const EpochGuard& guard, std::uint64_t hash) {
     const std::uint64_t update_from = core.log.update_from();
     return {core, guard, update_from, core.index.FindHint(hash)};
   }
@@ -282,7 +282,7 @@ class Operations {
     const Address head = core.log.head();
     const Address end = Walk(core, guard, core.index.Find(hash).entry.address(), head, key);
     if (end > kNoRecord || !guard.Look()) return false;
-    session.slot->tally.AddOf(Count::kWithoutEffect, OpKind::kRead);
+    session.slot->tally.AddOf(Count::kNoOp, OpKind::kRead);
     return true;
   }
   static OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
@@ -292,7 +292,8 @@ class Operations {
     EBB_TRY {
       session.search.Clear();
       OpStatus status = OpStatus::kOk;
-      while (TurnRead(session, key, hash, consume, session.search, status) == Step::kOnDevice) {
+      while (TurnRead(session, key, hash, consume, session.search, status) ==
+             AttemptResult::kOnDevice) {
         session.slot->tally.Add(Count::kDeviceWaits, 1);
         session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
       }
@@ -343,17 +344,17 @@ class Operations {
     if (!Fits(core, key, value) || !session.idle()) [[unlikely]]
       return Try::kMiss;
     EpochGuard guard(core.epochs, *session.slot);
-    const Try tried = FinishUpsert<kReach>(session, LeadTo(core, guard, hash), key, value);
+    const Try tried = FinishUpsert<kReach>(session, ProbeFor(core, guard, hash), key, value);
     if (tried == Try::kDone) [[likely]]
       session.serials.Take(guard.version_bits());
     return tried;
   }
   // Does the same, starting at the index's hint. The caller takes the serial.
   template <Reach kReach>
-  static EBB_INLINE Try FinishUpsert(SessionState& session, const Lead& lead, KeyView key,
+  static EBB_INLINE Try FinishUpsert(SessionState& session, const Probe& probe, KeyView key,
                                      ValueView value) {
-    Hit hit{lead.address};
-    const Try tried = FindMutable<kReach>(lead, key, hit);
+    Hit hit{probe.address};
+    const Try tried = FindMutable<kReach>(probe, key, hit);
     if (tried != Try::kDone) [[unlikely]]
       return tried;
     if (U::UpsertInPlace(hit.record(), value) != WriteResult::kWritten) [[unlikely]]
@@ -387,24 +388,24 @@ class Operations {
     if (!V::kFixed || !session.MayCallBack()) [[unlikely]]
       return Try::kMiss;
     EpochGuard guard(core.epochs, *session.slot);
-    const Try tried = FinishRmw<kReach>(session, LeadTo(core, guard, hash), key, fn);
+    const Try tried = FinishRmw<kReach>(session, ProbeFor(core, guard, hash), key, fn);
     if (tried == Try::kDone) [[likely]]
       session.serials.Take(guard.version_bits());
     return tried;
   }
   // Like FinishUpsert. Not inside a callback.
   template <Reach kReach, typename Fn>
-  static EBB_INLINE Try FinishRmw(SessionState& session, const Lead& lead, KeyView key, Fn& fn) {
+  static EBB_INLINE Try FinishRmw(SessionState& session, const Probe& probe, KeyView key, Fn& fn) {
     // A value that may outgrow its record would be edited here in vain. (So would a value that
     // cannot be decoded: those have a codec, and are strings here.)
     if constexpr (!V::kFixed) {
       return Try::kMiss;
     } else {
-      Hit hit{lead.address};
-      const Try tried = FindMutable<kReach>(lead, key, hit);
+      Hit hit{probe.address};
+      const Try tried = FindMutable<kReach>(probe, key, hit);
       if (tried != Try::kDone) [[unlikely]]
         return tried;
-      const HitCallback scope(&lead.core, CallbackKind::kUpdate);
+      const HitCallback scope(&probe.core, CallbackKind::kUpdate);
       if constexpr (!kShape.locked()) {
         U::RmwUnlocked(hit.record(), fn);
       } else {
@@ -414,7 +415,7 @@ class Operations {
           fn(copy);
           return true;
         };
-        if (U::EditLocked(lead.core, hit.address, hit.record(), copy, seen, edit) !=
+        if (U::EditLocked(probe.core, hit.address, hit.record(), copy, seen, edit) !=
             WriteResult::kWritten) {
           return Try::kMiss;
         }
@@ -436,15 +437,15 @@ class Operations {
     if constexpr (!kShape.locked()) {
       if (session.idle()) [[likely]] {
         EpochGuard guard(core.epochs, *session.slot);
-        const Lead lead = LeadTo(core, guard, hash);
-        Hit hit{lead.address};
-        if (FindMutable<Reach::kChain>(lead, key, hit) == Try::kDone) [[likely]] {
+        const Probe probe = ProbeFor(core, guard, hash);
+        Hit hit{probe.address};
+        if (FindMutable<Reach::kChain>(probe, key, hit) == Try::kDone) [[likely]] {
           const OpStatus status = U::CompareExchangeUnlocked(hit.record(), expected, desired);
           session.serials.Take(guard.version_bits());
           if (status == OpStatus::kOk) {
             CountBytes(session, K::Bytes(key) + sizeof(Value));
           } else {
-            tally.AddOf(Count::kWithoutEffect, OpKind::kCompareExchange);
+            tally.AddOf(Count::kNoOp, OpKind::kCompareExchange);
           }
           return status;
         }
@@ -477,19 +478,19 @@ class Operations {
   // has ended, the operation continues from there, even if the chain has changed. They wait
   // themselves for everything else. To be called inside a SlowScope, outside guards.
 
-  static Step TurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consumer consume,
-                       DeviceSearch& search, OpStatus& status) {
-    const Step step = TryTurnRead(session, key, hash, consume, search, status);
-    if (step == Step::kDone) CountGeneral(session, OpKind::kRead, status);
+  static AttemptResult TurnRead(SessionState& session, KeyView key, std::uint64_t hash,
+                                Consumer consume, DeviceSearch& search, OpStatus& status) {
+    const AttemptResult step = TryTurnRead(session, key, hash, consume, search, status);
+    if (step == AttemptResult::kDone) CountSlowPath(session, OpKind::kRead, status);
     return step;
   }
 
   template <typename Op>
-  static Step TurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
-                         DeviceSearch& search) {
-    const Step step = TryTurnUpdate(session, key, hash, op, search);
-    if (step == Step::kDone) {
-      CountGeneral(session, Op::kKind, op.status);
+  static AttemptResult TurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                                  DeviceSearch& search) {
+    const AttemptResult step = TryTurnUpdate(session, key, hash, op, search);
+    if (step == AttemptResult::kDone) {
+      CountSlowPath(session, Op::kKind, op.status);
       if (op.status == OpStatus::kOk) {
         CountBytes(session, K::Bytes(key) + (Op::kTombstone ? 0 : NewValueBytes(op)));
       }
@@ -505,7 +506,7 @@ class Operations {
     do {
       session.slot->tally.Add(Count::kDeviceWaits, 1);
       search.Run(session.core->log, K::Data(key), K::Bytes(key));
-    } while (TurnUpdate(session, key, hash, op, search) == Step::kOnDevice);
+    } while (TurnUpdate(session, key, hash, op, search) == AttemptResult::kOnDevice);
   }
 
   // For values of one size it is enough to count reads.
@@ -541,7 +542,7 @@ class Operations {
 
   static EBB_COLD OpStatus RefuseSizes(SessionState& session, OpKind kind, KeyView key,
                                        ValueView value) {
-    CountGeneral(session, kind, OpStatus::kRefused);
+    CountSlowPath(session, kind, OpStatus::kRefused);
     return Refuse(session, CatchNoMemory([&] {
                     return session.core->CheckSizes(K::Bytes(key), V::Bytes(value));
                   }));
@@ -549,7 +550,7 @@ class Operations {
 
   // Reports that memory ran out before the operation had any effect.
   static EBB_COLD OpStatus RefuseForMemory(SessionState& session, OpKind kind) {
-    CountGeneral(session, kind, OpStatus::kRefused);
+    CountSlowPath(session, kind, OpStatus::kRefused);
     return Refuse(session, NoMemory());
   }
 
@@ -595,23 +596,23 @@ class Operations {
   }
   // Does the same for a record that may be updated in place, and looks successfully.
   template <Reach kReach>
-  static EBB_INLINE Try FindMutable(const Lead& lead, KeyView key, Hit& hit) {
+  static EBB_INLINE Try FindMutable(const Probe& probe, KeyView key, Hit& hit) {
     const Try tried =
-        FindRecord<kReach>(lead.core, lead.guard, key, Address(lead.update_from), hit);
+        FindRecord<kReach>(probe.core, probe.guard, key, Address(probe.update_from), hit);
     if (tried != Try::kDone) [[unlikely]]
       return tried;
-    if (hit.record().header().LoadAcquire().has_flags() || !lead.guard.Look()) [[unlikely]]
+    if (hit.record().header().LoadAcquire().has_flags() || !probe.guard.Look()) [[unlikely]]
       return Try::kMiss;
     return Try::kDone;
   }
 
   // ---- slow paths ----
 
-  static void CountGeneral(SessionState& session, OpKind kind, OpStatus status) {
+  static void CountSlowPath(SessionState& session, OpKind kind, OpStatus status) {
     Tally& tally = session.slot->tally;
-    tally.AddOf(Count::kGeneral, kind);
+    tally.AddOf(Count::kSlowPath, kind);
     if (status == OpStatus::kOk) return;
-    tally.AddOf(status == OpStatus::kRefused ? Count::kRefused : Count::kWithoutEffect, kind);
+    tally.AddOf(status == OpStatus::kRefused ? Count::kRefused : Count::kNoOp, kind);
   }
   // Counts the bytes of an update with an effect. If all keys and values are of one size, the
   // operation counts imply them.
@@ -619,26 +620,26 @@ class Operations {
     if constexpr (kShape.has_lengths()) session.slot->tally.Add(Count::kWrittenBytes, bytes);
   }
   static EBB_COLD OpStatus RefuseReentered(SessionState& session, OpKind kind) {
-    CountGeneral(session, kind, OpStatus::kRefused);
+    CountSlowPath(session, kind, OpStatus::kRefused);
     return Refuse(session, session.BusyError());
   }
 
-  static Step TryTurnRead(SessionState& session, KeyView key, std::uint64_t hash, Consumer consume,
-                          DeviceSearch& search, OpStatus& status) {
+  static AttemptResult TryTurnRead(SessionState& session, KeyView key, std::uint64_t hash,
+                                   Consumer consume, DeviceSearch& search, OpStatus& status) {
     Core& core = *session.core;
     Backoff backoff;
     // Each turn means that something was bumped in the meantime, or a part of the index is moved.
     for (;;) {
       if (core.epochs.closed()) {
         status = Refuse(session, core.ClosedError());
-        return Step::kDone;
+        return AttemptResult::kDone;
       }
       if (search.ended() && !absl::IsAborted(search.status())) {
         status = AnswerFromDevice(session, search, consume);
         if (core.config.promote_reads && status == OpStatus::kOk) {
           Promote(session, key, hash, search);
         }
-        return Step::kDone;
+        return AttemptResult::kDone;
       }
       DeviceSearch::Part on_device;
       {
@@ -655,14 +656,14 @@ class Operations {
         if (address >= head) {
           const Record record(core.log.At(address, guard), kShape);
           status = OpStatus::kNotFound;
-          if (record.header().LoadAcquire().tombstone()) return Step::kDone;
+          if (record.header().LoadAcquire().tombstone()) return AttemptResult::kDone;
           consume(Found{core.log, address, record, address < safe_read_only, /*is_hit=*/false});
           status = OpStatus::kOk;
-          return Step::kDone;
+          return AttemptResult::kDone;
         }
         if (address < on_device.begin && address != kBeingMoved) {
           status = OpStatus::kNotFound;
-          return Step::kDone;
+          return AttemptResult::kDone;
         }
         on_device.from = address;
       }
@@ -672,7 +673,7 @@ class Operations {
         continue;
       }
       search.Begin(on_device);
-      return Step::kOnDevice;
+      return AttemptResult::kOnDevice;
     }
   }
 
@@ -685,9 +686,10 @@ class Operations {
     typename U::PromoteOp op(search.from());
     // The second time there is room, unless another thread's page turn used it.
     for (int attempt = 0; attempt < 2 && !core.health.poisoned(); ++attempt) {
-      const Step step = Attempt(session, key, hash, op, search);
-      if (step == Step::kDone && op.found != nullptr) session.slot->tally.Add(Count::kPromoted, 1);
-      if (step != Step::kPageFull || !core.log.WaitForPage().ok()) return;
+      const AttemptResult step = Attempt(session, key, hash, op, search);
+      if (step == AttemptResult::kDone && op.found != nullptr)
+        session.slot->tally.Add(Count::kPromoted, 1);
+      if (step != AttemptResult::kPageFull || !core.log.WaitForPage().ok()) return;
     }
   }
 
@@ -712,7 +714,7 @@ class Operations {
     SlowScope scope(*session.slot);
     EBB_TRY {
       session.search.Clear();
-      if (TurnUpdate(session, key, hash, op, session.search) == Step::kOnDevice) {
+      if (TurnUpdate(session, key, hash, op, session.search) == AttemptResult::kOnDevice) {
         Complete(session, key, hash, op, session.search);
         session.search.Trim(SessionState::kRetainedBytes);
       }
@@ -726,12 +728,12 @@ class Operations {
 
   // op.status is the outcome when it is done.
   template <typename Op>
-  static Step TryTurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
-                            DeviceSearch& search) {
+  static AttemptResult TryTurnUpdate(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                                     DeviceSearch& search) {
     Core& core = *session.core;
     const auto refuse = [&](absl::Status why) {
       op.status = Refuse(session, std::move(why));
-      return Step::kDone;
+      return AttemptResult::kDone;
     };
     Backoff backoff;
     // Each turn means that another thread made progress, or waits for one that will.
@@ -741,35 +743,35 @@ class Operations {
       if (search.ended() && absl::IsAborted(search.status())) search.Clear();
       if (search.ended() && !search.status().ok()) return refuse(search.status());
       switch (Attempt(session, key, hash, op, search)) {
-        case Step::kDone:
+        case AttemptResult::kDone:
           if (op.status == OpStatus::kOk) op.status = Acknowledge(session);
-          return Step::kDone;
-        case Step::kOnDevice:
-          return Step::kOnDevice;
-        case Step::kRestart:
+          return AttemptResult::kDone;
+        case AttemptResult::kOnDevice:
+          return AttemptResult::kOnDevice;
+        case AttemptResult::kRestart:
           session.slot->tally.Add(Count::kRestarts, 1);
           break;
-        case Step::kContended:
+        case AttemptResult::kContended:
           session.slot->tally.Add(Count::kContendedWaits, 1);
           backoff.Wait();
           break;
-        case Step::kUnsettled: {
+        case AttemptResult::kUnsettled: {
           core.counters.fuzzy_waits.fetch_add(1, std::memory_order_relaxed);  // statistics
           // An error of the device does not matter for this wait: only a drain does.
-          const absl::StatusOr<bool> moved = core.log.Help();
+          const absl::StatusOr<bool> moved = core.log.RunMaintenanceStep();
           if (!moved.ok() || !*moved) backoff.Wait();
           break;
         }
-        case Step::kPageFull:
+        case AttemptResult::kPageFull:
           if (absl::Status room = core.log.WaitForPage(
                   kShape.ExtentFor(K::Bytes(key), NewValueBytes(op)), kSpaceFor<Op>);
               !room.ok()) {
             return refuse(std::move(room));
           }
           break;
-        case Step::kNoMemory:
+        case AttemptResult::kNoMemory:
           return refuse(absl::ResourceExhaustedError("no memory for the hash index"));
-        case Step::kTooLarge:
+        case AttemptResult::kTooLarge:
           return refuse(core.CheckSizes(K::Bytes(key), NewValueBytes(op)));
       }
     }
@@ -803,14 +805,14 @@ class Operations {
           version_bits(guard.version_bits()),
           drained(core.DrainedFor(version_bits)) {}
 
-    Where Classify(Address address, RecordHeader header) const {
+    RecordState Classify(Address address, RecordHeader header) const {
       const bool own_version = address >= version_floor && header.version_bits() == version_bits;
-      if (header.tombstone()) return Where::kAbsent;
+      if (header.tombstone()) return RecordState::kAbsent;
       if (header.copy() || address < safe_read_only || (!own_version && drained)) {
-        return Where::kFrozen;
+        return RecordState::kFrozen;
       }
-      if (address >= read_only && own_version && !header.sealed()) return Where::kMutable;
-      return Where::kUnsettled;
+      if (address >= read_only && own_version && !header.sealed()) return RecordState::kMutable;
+      return RecordState::kUnsettled;
     }
 
     const Address begin;
@@ -829,28 +831,29 @@ class Operations {
   // kDone: `slot` is the key's, or empty for an operation that creates none. No entry is created
   // while there is no space for its record; otherwise rejected calls would make the index grow.
   template <typename Op>
-  static Step FindSlot(Core& core, std::uint64_t hash, HashIndex::Slot& slot) {
+  static AttemptResult FindSlot(Core& core, std::uint64_t hash, HashIndex::EntrySlot& slot) {
     switch (Op::kCreates && core.log.HasOrdinaryPage() ? core.index.FindOrCreate(hash, slot)
                                                        : core.index.FindForUpdate(hash, slot)) {
       case HashIndex::CreateResult::kFound:
-        return Step::kDone;
+        return AttemptResult::kDone;
       case HashIndex::CreateResult::kContended:
-        return Step::kContended;
+        return AttemptResult::kContended;
       case HashIndex::CreateResult::kNoMemory:
-        return Step::kNoMemory;
+        return AttemptResult::kNoMemory;
     }
-    return Step::kDone;
+    return AttemptResult::kDone;
   }
 
   // One attempt, under one guard, without waiting.
   template <typename Op>
-  static Step Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
-                      DeviceSearch& search) {
+  static AttemptResult Attempt(SessionState& session, KeyView key, std::uint64_t hash, Op& op,
+                               DeviceSearch& search) {
     Core& core = *session.core;
     EpochGuard guard(core.epochs, *session.slot);
     const Bounds bounds(core, guard);
-    HashIndex::Slot slot;
-    if (const Step step = FindSlot<Op>(core, hash, slot); step != Step::kDone) return step;
+    HashIndex::EntrySlot slot;
+    if (const AttemptResult step = FindSlot<Op>(core, hash, slot); step != AttemptResult::kDone)
+      return step;
     // A blind operation needs a record only to change it in place. Below this address no record can
     // be changed. The cache line that would show this would be most of the cost of the append.
     const Address floor =
@@ -862,66 +865,66 @@ class Operations {
     for (;;) {
       const Address address = Walk(core, guard, slot.entry.address(), floor, key);
       std::optional<Record> record;
-      Where where = Where::kAbsent;
+      RecordState where = RecordState::kAbsent;
       if (address >= floor) {
         record.emplace(core.log.At(address, guard), kShape);
         where = bounds.Classify(address, record->header().LoadAcquire());
       } else if (!Op::kBlind && address >= bounds.begin) {
         if (!search.Answers(address)) {
           search.Begin({address, bounds.begin});
-          return Step::kOnDevice;
+          return AttemptResult::kOnDevice;
         }
         if (search.record().has_value() && !search.record()->header().LoadAcquire().tombstone()) {
           record.emplace(search.record()->bytes(), kShape);
-          where = Where::kFrozen;
+          where = RecordState::kFrozen;
         }
       }
-      if (!guard.Look()) return Step::kRestart;
+      if (!guard.Look()) return AttemptResult::kRestart;
 
       switch (op.Decide(where, address, record.has_value() ? &*record : nullptr)) {
-        case Wish::kDone:
+        case Decision::kDone:
           if (Op::kNumbered && op.status != OpStatus::kRefused)
             session.serials.Take(guard.version_bits());
-          return Step::kDone;
-        case Wish::kWait:
-          return Step::kUnsettled;
-        case Wish::kAgain:
-          return Step::kContended;
-        case Wish::kAppend:
+          return AttemptResult::kDone;
+        case Decision::kWait:
+          return AttemptResult::kUnsettled;
+        case Decision::kAgain:
+          return AttemptResult::kContended;
+        case Decision::kAppend:
           break;
       }
       const std::uint64_t value_bytes = NewValueBytes(op);
       const std::uint64_t extent = kShape.ExtentFor(K::Bytes(key), value_bytes);
       if (K::Bytes(key) > core.config.max_key_bytes || value_bytes > core.config.max_value_bytes ||
           extent > core.log.geometry().payload_bytes()) {
-        return Step::kTooLarge;
+        return AttemptResult::kTooLarge;
       }
       if (own <= slot.entry.address() || own_extent != extent) {
-        if (Op::kCreates && slot.word == nullptr) return Step::kPageFull;
+        if (Op::kCreates && slot.word == nullptr) return AttemptResult::kPageFull;
         own = core.log.Allocate(extent, guard, kSpaceFor<Op>);
         own_extent = extent;
-        if (own.is_null()) return Step::kPageFull;
+        if (own.is_null()) return AttemptResult::kPageFull;
       }
       if (Append({core, guard, slot, own}, key, op, record.has_value() ? &*record : nullptr)) {
         session.slot->tally.Add(Count::kAppended, 1);
         if (Op::kNumbered) session.serials.Take(guard.version_bits());
-        return Step::kDone;
+        return AttemptResult::kDone;
       }
-      if (!HashIndex::Reload(slot)) return Step::kContended;
+      if (!HashIndex::Reload(slot)) return AttemptResult::kContended;
     }
   }
 
-  struct Place {
+  struct AppendTarget {
     Core& core;
     const EpochGuard& guard;
-    const HashIndex::Slot& slot;
+    const HashIndex::EntrySlot& slot;
     Address address;
   };
   // Writes the successor at `place` and publishes it. Returns false if the chain has grown in the
   // meantime, or the old record could not be sealed; then the new one is left well-formed and not
   // valid.
   template <typename Op>
-  static bool Append(const Place& place, KeyView key, Op& op, const Record* old) {
+  static bool Append(const AppendTarget& place, KeyView key, Op& op, const Record* old) {
     const Record record(place.core.log.At(place.address, place.guard), kShape);
     RecordHeader header = RecordHeader::Make(RecordKind::kRecord, place.slot.entry.address(),
                                              place.guard.version_bits());

@@ -1,10 +1,10 @@
 // PendingOperation: an operation that waits for the device while its session does other things.
 // PendingOperations: the pending operations of one session, and the reads for which they wait.
 //
-// Life of an operation. Start runs it (Go). Either it ends at once, or its search needs blocks;
+// Life of an operation. Start runs it (Resume). Either it ends at once, or its search needs blocks;
 // then it is kept, and a BlockQueue reads them. When a read has ended, CompleteOne resumes its
 // operation: it ends, or needs more blocks. An operation that has ended leaves the list. The
-// calling thread then runs its callback (Tell) outside locks, guards and slow scopes, so the
+// calling thread then runs its callback (Notify) outside locks, guards and slow scopes, so the
 // callback may use the session. A block that is being read for one operation is not read again for
 // another one.
 //
@@ -52,11 +52,11 @@ class PendingOperation {
   PendingOperation& operator=(const PendingOperation&) = delete;
   // Continues as far as possible, in a SlowScope of its session. Returns true if it has ended,
   // false if search().read() must be read first.
-  virtual bool Go() = 0;
+  virtual bool Resume() = 0;
   // Ends it without effect.
   virtual void Refuse(absl::Status why) = 0;
   // Reports the outcome to the callback; once.
-  virtual void Tell() = 0;
+  virtual void Notify() = 0;
   DeviceSearch& search() { return search_; }
 
  private:
@@ -70,7 +70,7 @@ class PendingOperations {
  public:
   using Owned = std::unique_ptr<PendingOperation>;
   // The maximum number of kept operations: at this number, Start completes others first.
-  static constexpr std::size_t kMost = BlockQueue::kDepth;
+  static constexpr std::size_t kMax = BlockQueue::kDepth;
 
   explicit PendingOperations(SessionState& session);
   // Ends the remaining operations without running their callbacks.
@@ -98,7 +98,7 @@ class PendingOperations {
   // and for a call that finds the store closed.
   std::vector<Owned> TakeAll(const absl::Status& why);
   // Runs all callbacks, even if one of them throws; then rethrows the exception.
-  static void TellAll(const std::vector<Owned>& operations);
+  static void NotifyAll(const std::vector<Owned>& operations);
 
  private:
   // Takes out the next operation that has ended; null if none has. Also takes out one that throws,

@@ -78,8 +78,8 @@ class Updates {
       V::kFixed ? static_cast<std::uint32_t>(Codec<Value>::kFixedBytes) : RecordShape::kVariable};
 
   // The state of the key's newest record (operation.h), and an update's decision about it.
-  enum class Where : std::uint8_t { kAbsent, kMutable, kFrozen, kUnsettled };
-  enum class Wish : std::uint8_t { kDone, kAppend, kWait, kAgain };
+  enum class RecordState : std::uint8_t { kAbsent, kMutable, kFrozen, kUnsettled };
+  enum class Decision : std::uint8_t { kDone, kAppend, kWait, kAgain };
 
   struct PlainOp {
     static constexpr bool kNumbered = true;  // takes one of the session's serials
@@ -126,18 +126,18 @@ class Updates {
 
     // Changes a mutable record with a locked value. Also done if `edit` refused.
     template <typename EditCopy>
-    Wish ChangeLocked(Address address, const Record& record, EditCopy&& edit) {
+    Decision ChangeLocked(Address address, const Record& record, EditCopy&& edit) {
       switch (EditLocked(*session.core, address, record, Copy(), seen, edit)) {
         case WriteResult::kWritten:
         case WriteResult::kChanged:
           break;
         case WriteResult::kTooSmall:
           outgrown = true;
-          return Wish::kAppend;
+          return Decision::kAppend;
         case WriteResult::kFlagged:
-          return Wish::kAgain;
+          return Decision::kAgain;
       }
-      return Wish::kDone;
+      return Decision::kDone;
     }
   };
 
@@ -149,11 +149,12 @@ class Updates {
     explicit UpsertOp(ValueView new_value) : value(new_value) {}
     ValueView value;
 
-    Wish Decide(Where where, Address, const Record* record) {
-      if (where == Where::kMutable && UpsertInPlace(*record, value) == WriteResult::kWritten) {
-        return Wish::kDone;
+    Decision Decide(RecordState where, Address, const Record* record) {
+      if (where == RecordState::kMutable &&
+          UpsertInPlace(*record, value) == WriteResult::kWritten) {
+        return Decision::kDone;
       }
-      return Wish::kAppend;
+      return Decision::kAppend;
     }
     ValueView NewValue() const { return value; }
   };
@@ -166,10 +167,10 @@ class Updates {
     explicit InsertOp(ValueView new_value) : value(new_value) {}
     ValueView value;
 
-    Wish Decide(Where where, Address, const Record*) {
-      if (where == Where::kAbsent) return Wish::kAppend;
+    Decision Decide(RecordState where, Address, const Record*) {
+      if (where == RecordState::kAbsent) return Decision::kAppend;
       this->status = OpStatus::kAlreadyExists;
-      return Wish::kDone;
+      return Decision::kDone;
     }
     ValueView NewValue() const { return value; }
   };
@@ -180,25 +181,25 @@ class Updates {
     static constexpr bool kBlind = false;
     static constexpr bool kTombstone = true;
 
-    Wish Decide(Where where, Address, const Record* record) {
+    Decision Decide(RecordState where, Address, const Record* record) {
       switch (where) {
-        case Where::kAbsent:
+        case RecordState::kAbsent:
           this->status = OpStatus::kNotFound;
-          return Wish::kDone;
-        case Where::kMutable: {
+          return Decision::kDone;
+        case RecordState::kMutable: {
           const RecordHeader header = record->header().LoadAcquire();
           if (header.has_flags() ||
               !record->header().CasAcqRel(header, header.With(RecordHeader::kTombstone))) {
-            return Wish::kAgain;
+            return Decision::kAgain;
           }
-          return Wish::kDone;
+          return Decision::kDone;
         }
-        case Where::kFrozen:
-          return Wish::kAppend;
-        case Where::kUnsettled:
-          return Wish::kWait;
+        case RecordState::kFrozen:
+          return Decision::kAppend;
+        case RecordState::kUnsettled:
+          return Decision::kWait;
       }
-      return Wish::kWait;
+      return Decision::kWait;
     }
   };
 
@@ -211,26 +212,26 @@ class Updates {
     ValueView expected;
     ValueView desired;
 
-    Wish Decide(Where where, Address address, const Record* record) {
+    Decision Decide(RecordState where, Address address, const Record* record) {
       this->outgrown = false;
       switch (where) {
-        case Where::kAbsent:
+        case RecordState::kAbsent:
           return Answer(OpStatus::kNotFound);
-        case Where::kFrozen:
+        case RecordState::kFrozen:
           V::CopyFrozen(*record, Copy());
-          return V::Equals(Copy(), expected) ? Wish::kAppend : Answer(OpStatus::kAborted);
-        case Where::kMutable:
+          return V::Equals(Copy(), expected) ? Decision::kAppend : Answer(OpStatus::kAborted);
+        case RecordState::kMutable:
           return DecideMutable(address, *record);
-        case Where::kUnsettled:
-          return Wish::kWait;
+        case RecordState::kUnsettled:
+          return Decision::kWait;
       }
-      return Wish::kWait;
+      return Decision::kWait;
     }
-    Wish Answer(OpStatus answer) {
+    Decision Answer(OpStatus answer) {
       this->status = answer;
-      return Wish::kDone;
+      return Decision::kDone;
     }
-    Wish DecideMutable(Address address, const Record& record) {
+    Decision DecideMutable(Address address, const Record& record) {
       if constexpr (kShape.locked()) {
         return this->ChangeLocked(address, record, [this] {
           const bool same = V::Equals(Copy(), expected);
@@ -262,29 +263,29 @@ class Updates {
       if (fn(Copy()) == Edited::kRefused) this->status = OpStatus::kRefused;
       return this->status == OpStatus::kOk;
     }
-    Wish Decide(Where where, Address address, const Record* record) {
+    Decision Decide(RecordState where, Address address, const Record* record) {
       outgrown = false;
       switch (where) {
-        case Where::kAbsent:
+        case RecordState::kAbsent:
           Copy() = Value(initial);
-          return EditCopy() ? Wish::kAppend : Wish::kDone;
-        case Where::kFrozen:
+          return EditCopy() ? Decision::kAppend : Decision::kDone;
+        case RecordState::kFrozen:
           V::CopyFrozen(*record, Copy());
-          return EditCopy() ? Wish::kAppend : Wish::kDone;
-        case Where::kMutable:
+          return EditCopy() ? Decision::kAppend : Decision::kDone;
+        case RecordState::kMutable:
           return DecideMutable(address, *record);
-        case Where::kUnsettled:
-          return Wish::kWait;
+        case RecordState::kUnsettled:
+          return Decision::kWait;
       }
-      return Wish::kWait;
+      return Decision::kWait;
     }
-    Wish DecideMutable(Address address, const Record& record) {
+    Decision DecideMutable(Address address, const Record& record) {
       if constexpr (kShape.locked()) {
         return this->ChangeLocked(address, record, [this] { return EditCopy(); });
       } else {
         const CallbackScope scope(session.core, CallbackKind::kUpdate);
         RmwUnlocked(record, fn);
-        return Wish::kDone;
+        return Decision::kDone;
       }
     }
     ValueView NewValue() { return Copy(); }
@@ -301,12 +302,12 @@ class Updates {
     const Record* found = nullptr;
     std::conditional_t<V::kFixed, Value, char> fixed{};
 
-    Wish Decide(Where where, Address address, const Record* record) {
+    Decision Decide(RecordState where, Address address, const Record* record) {
       found = nullptr;
-      if (where != Where::kFrozen || address != from_device) return Wish::kDone;
+      if (where != RecordState::kFrozen || address != from_device) return Decision::kDone;
       found = record;
       if constexpr (V::kFixed) V::CopyFrozen(*record, fixed);
-      return Wish::kAppend;
+      return Decision::kAppend;
     }
     ValueView NewValue() const {
       if constexpr (V::kFixed) {

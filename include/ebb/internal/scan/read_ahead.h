@@ -30,7 +30,7 @@ class ReadAhead {
     std::uint64_t end = 0;
   };
 
-  ReadAhead(Core& core, std::uint64_t most_blocks);
+  ReadAhead(Core& core, std::uint64_t max_blocks);
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
 
@@ -45,8 +45,8 @@ class ReadAhead {
   absl::StatusOr<Piece> Take(Piece piece, std::byte* to);
 
  private:
-  static constexpr std::size_t kMostPieces = BlockQueue::kDepth / 4;
-  struct Slot {
+  static constexpr std::size_t kMaxPieces = BlockQueue::kDepth / 4;
+  struct PieceBuffer {
     Piece piece;
     BlockRead read;
     bool ended = false;
@@ -56,11 +56,11 @@ class ReadAhead {
   bool Begin(Piece piece);
 
   Core& core_;
-  const std::uint64_t most_blocks_;
+  const std::uint64_t max_blocks_;
   std::uint64_t blocks_ = 0;                  // that are ahead
   std::uint64_t capacity_ = 0;                // of all slots
-  std::deque<std::unique_ptr<Slot>> asked_;   // in order
-  std::vector<std::unique_ptr<Slot>> spare_;  // kept for their memory
+  std::deque<std::unique_ptr<PieceBuffer>> asked_;   // in order
+  std::vector<std::unique_ptr<PieceBuffer>> spare_;  // kept for their memory
   // Reads into the slots. Created for the first of them: blocks in memory need none.
   std::unique_ptr<BlockQueue> queue_;
 };

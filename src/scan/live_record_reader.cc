@@ -1,4 +1,4 @@
-#include "ebb/internal/scan/live_reader.h"
+#include "ebb/internal/scan/live_record_reader.h"
 
 #include <algorithm>
 
@@ -8,24 +8,25 @@ namespace {
 constexpr std::uint64_t kNearBytes = std::uint64_t{1}
                                      << 16;  // a gap up to this size is read rather than skipped
 
-std::uint64_t MostOpenBytes(const Geometry& geometry) {
+std::uint64_t MaxOpenBytes(const Geometry& geometry) {
   return std::clamp(geometry.frame_count * geometry.page_bytes() / 4, std::uint64_t{1} << 20,
                     std::uint64_t{256} << 20);
 }
 
 }  // namespace
 
-LiveReader::LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, const Config& config)
+LiveRecordReader::LiveRecordReader(Core& core, EpochSlot& slot, LogCursor::LogRange range,
+                                   const Config& config)
     : core_(core),
       slot_(slot),
       config_(config),
       reader_(core, slot, range, config.reading),
       liveness_(core, slot),
-      most_open_bytes_(config.most_open_bytes != 0 ? config.most_open_bytes
-                                                   : MostOpenBytes(core.log.geometry())),
+      max_open_bytes_(config.max_open_bytes != 0 ? config.max_open_bytes
+                                                 : MaxOpenBytes(core.log.geometry())),
       settled_(range.from) {}
 
-absl::StatusOr<bool> LiveReader::Step() {
+absl::StatusOr<bool> LiveRecordReader::Step() {
   live_.clear();
   // The records that only the device can decide, with their keys, are limited by memory, not by
   // number.
@@ -33,7 +34,7 @@ absl::StatusOr<bool> LiveReader::Step() {
   absl::Status status;
   if (is_decided_) {
     status = RevisitChunk();
-  } else if (open_bytes >= most_open_bytes_ || (at_end_ && !open_.empty())) {
+  } else if (open_bytes >= max_open_bytes_ || (at_end_ && !open_.empty())) {
     // Decide them now: they are too many, or there is nothing else left to read.
     status = SettleOpen();
   } else if (!at_end_) {
@@ -46,8 +47,8 @@ absl::StatusOr<bool> LiveReader::Step() {
   return true;
 }
 
-absl::Status LiveReader::ReadChunk() {
-  absl::StatusOr<std::span<const LogReader::Item>> items = reader_.Next();
+absl::Status LiveRecordReader::ReadChunk() {
+  absl::StatusOr<std::span<const LogCursor::LoggedRecord>> items = reader_.Next();
   if (!items.ok()) return items.status();
   at_end_ = items->empty();
   read_records_ += items->size();
@@ -73,7 +74,7 @@ absl::Status LiveReader::ReadChunk() {
   return absl::OkStatus();
 }
 
-absl::Status LiveReader::SettleOpen() {
+absl::Status LiveRecordReader::SettleOpen() {
   // Walk of a Scan, 4.
   absl::Status status = liveness_.DecideFromDevice(open_, config_.below);
   if (!status.ok()) return status;
@@ -82,7 +83,7 @@ absl::Status LiveReader::SettleOpen() {
   return absl::OkStatus();
 }
 
-absl::Status LiveReader::RevisitChunk() {
+absl::Status LiveRecordReader::RevisitChunk() {
   // All records below the cursor are decided.
   if (revisited_ == open_.size()) {
     revisiting_ = nullptr;
@@ -94,11 +95,11 @@ absl::Status LiveReader::RevisitChunk() {
   // The live ones are few and far apart, so they are read again rather than kept.
   const Address next = open_[revisited_].address;
   if (revisiting_ == nullptr || next - revisiting_->cursor() > kNearBytes) {
-    revisiting_ = std::make_unique<LogReader>(
-        core_, slot_, LogReader::Range{next, reader_.cursor()},
-        LogReader::Config{.chunk_bytes = kNearBytes, .ahead_bytes = kNearBytes});
+    revisiting_ = std::make_unique<LogCursor>(
+        core_, slot_, LogCursor::LogRange{next, reader_.cursor()},
+        LogCursor::Config{.chunk_bytes = kNearBytes, .ahead_bytes = kNearBytes});
   }
-  absl::StatusOr<std::span<const LogReader::Item>> items = revisiting_->Next();
+  absl::StatusOr<std::span<const LogCursor::LoggedRecord>> items = revisiting_->Next();
   if (!items.ok()) return items.status();
   if (items->empty())
     return absl::DataLossError("a record that was read from the log is no longer there");

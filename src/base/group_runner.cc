@@ -1,4 +1,4 @@
-#include "ebb/internal/base/shared_rounds.h"
+#include "ebb/internal/base/group_runner.h"
 
 #include <utility>
 
@@ -7,7 +7,7 @@
 
 namespace ebb::internal {
 
-absl::Status SharedRounds::Join() {
+absl::Status GroupRunner::Join() {
   mu_.Lock();
   // A round that has begun may have missed changes of this caller, so it needs the next one.
   const std::uint64_t needed = begun_count_ + 1;
@@ -31,7 +31,7 @@ absl::Status SharedRounds::Join() {
 }
 
 // Runs a round, which ends even if the work throws, because all other callers wait for its end.
-void SharedRounds::RunRound() {
+void GroupRunner::RunRound() {
   absl::Status status = NoMemory();  // unless the work returns another status
   const absl::Cleanup end = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     MutexLock lock(mu_);
@@ -47,7 +47,7 @@ void SharedRounds::RunRound() {
   status = CatchNoMemory(work_);
 }
 
-bool SharedRounds::running() const {
+bool GroupRunner::running() const {
   MutexLock lock(mu_);
   return running_;
 }

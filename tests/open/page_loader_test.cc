@@ -1,6 +1,6 @@
-// PageReader: pages come into their frames with any thread as the loader, and reading ends where it
+// PageLoader: pages come into their frames with any thread as the loader, and reading ends where it
 // must.
-#include "ebb/internal/open/page_reader.h"
+#include "ebb/internal/open/page_loader.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -19,15 +19,15 @@ namespace {
 
 using absl::StatusCode;
 using internal::Core;
-using internal::PageReader;
+using internal::PageLoader;
 using internal::StoreAccess;
 
 constexpr std::uint64_t kPageBlocks = 4;
 
 // A store with some pages of four blocks on its device.
-class PageReaderTest : public testing::TestWithParam<int> {
+class PageLoaderTest : public testing::TestWithParam<int> {
  protected:
-  PageReaderTest() {
+  PageLoaderTest() {
     internal::Environment environment = TinyEnvironment(&faults_);
     environment.page_shift = 14;
     environment.frame_count = 32;
@@ -48,12 +48,12 @@ class PageReaderTest : public testing::TestWithParam<int> {
   std::optional<U64Store> store_;
 };
 
-INSTANTIATE_TEST_SUITE_P(PoolThreads, PageReaderTest, testing::Values(0, 1, 3));
+INSTANTIATE_TEST_SUITE_P(PoolThreads, PageLoaderTest, testing::Values(0, 1, 3));
 
-TEST_P(PageReaderTest, EveryPageComesIntoItsFrame) {
+TEST_P(PageLoaderTest, EveryPageComesIntoItsFrame) {
   const std::uint64_t end = end_block();
   ASSERT_GT(end, 10 * kPageBlocks);
-  PageReader reader(core(), {.first_block = 6, .end_block = end});
+  PageLoader reader(core(), {.first_block = 6, .end_block = end});
   for (std::uint64_t page = 1; page * kPageBlocks < end; ++page) {
     auto frame = core().log.FrameForRecovery(page);
     const std::uint64_t first = std::max<std::uint64_t>(6, page * kPageBlocks);
@@ -71,21 +71,21 @@ TEST_P(PageReaderTest, EveryPageComesIntoItsFrame) {
   for (std::uint64_t i = 0; i < 10000; ++i) ASSERT_EQ(Must(store_->Read(i)), i);
 }
 
-TEST_P(PageReaderTest, ReadingEndsAtABlockThatDoesNotVerify) {
+TEST_P(PageLoaderTest, ReadingEndsAtABlockThatDoesNotVerify) {
   auto file =
       disk_.OpenDirectory("db", false).directory->Open("log-00000000.ebb", {.write = true}).file;
   alignas(4096) std::byte block[4096];
   ASSERT_EQ(file->ReadAt((1 + 9) * 4096, block, 4096).count, 4096U);
   block[100] ^= std::byte{1};
   ASSERT_EQ(file->WriteAt((1 + 9) * 4096, block, 4096).count, 4096U);
-  PageReader reader(core(), {.first_block = 4, .end_block = end_block()});
+  PageLoader reader(core(), {.first_block = 4, .end_block = end_block()});
   EXPECT_EQ(Must(reader.Load(1)).size(), 4U);
   EXPECT_EQ(Must(reader.Load(2)).size(), 1U);
   EXPECT_EQ(Must(reader.Load(3)).size(), 4U);
 }
 
-TEST_P(PageReaderTest, AFileThatEndsEarlyIsNoError) {
-  PageReader reader(core(), {.first_block = 0, .end_block = end_block() + 100});
+TEST_P(PageLoaderTest, AFileThatEndsEarlyIsNoError) {
+  PageLoader reader(core(), {.first_block = 0, .end_block = end_block() + 100});
   std::uint64_t blocks = 0;
   for (std::uint64_t page = 0; page * kPageBlocks < end_block() + 100; ++page) {
     blocks += Must(reader.Load(page)).size();
@@ -93,17 +93,17 @@ TEST_P(PageReaderTest, AFileThatEndsEarlyIsNoError) {
   EXPECT_EQ(blocks, end_block());
 }
 
-TEST_P(PageReaderTest, AFailedReadIsTheAnswerOfItsPage) {
-  PageReader reader(core(), {.first_block = 0, .end_block = end_block()});
+TEST_P(PageLoaderTest, AFailedReadIsTheAnswerOfItsPage) {
+  PageLoader reader(core(), {.first_block = 0, .end_block = end_block()});
   faults_.Arm({.kind = CallKind::kRead, .sticky = true});
   EXPECT_TRUE(FailsWith(reader.Load(0).status(), StatusCode::kUnavailable, "log-00000000.ebb"));
   faults_.Disarm();
 }
 
 // Jobs that the pool has not begun, and those that it has, do not touch destroyed objects.
-TEST_P(PageReaderTest, CanBeGivenUpAtAnyTime) {
+TEST_P(PageLoaderTest, CanBeGivenUpAtAnyTime) {
   for (int i = 0; i < 50; ++i) {
-    PageReader reader(core(), {.first_block = 0, .end_block = end_block()});
+    PageLoader reader(core(), {.first_block = 0, .end_block = end_block()});
     for (int page = 0; page < i % 4; ++page) Must(reader.Load(static_cast<std::uint64_t>(page)));
   }
 }

@@ -1,12 +1,12 @@
-// LiveReader: the records of a part of the log that are the newest of their keys, for scans and
-// compaction. It combines LogReader, which reads, and Liveness, which decides.
+// LiveRecordReader: the records of a part of the log that are the newest of their keys, for scans
+// and compaction. It combines LogCursor, which reads, and Liveness, which decides.
 //
-//   LiveReader reader(core, slot, {.from = begin, .end = end}, {.below = end});
+//   LiveRecordReader reader(core, slot, {.from = begin, .end = end}, {.below = end});
 //   for (;;) {
 //     absl::StatusOr<bool> more = reader.Step();
 //     if (!more.ok()) return more.status();
 //     if (!*more) break;
-//     for (const LiveReader::Item& item : reader.live()) ... until the next step ...
+//     for (const LiveRecordReader::Item& item : reader.live()) ... until the next step ...
 //   }
 //
 // A record whose chain continues with another record on the device is nearly always dead. But only
@@ -31,32 +31,32 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/core/core.h"
 #include "ebb/internal/scan/liveness.h"
-#include "ebb/internal/scan/log_reader.h"
+#include "ebb/internal/scan/log_cursor.h"
 
 namespace ebb::internal {
 
-class LiveReader {
+class LiveRecordReader {
  public:
   struct Config {
     Address below = Liveness::kEverything;  // see liveness.h
     std::string_view prefix{};              // of the keys to show; outlives the reader
-    LogReader::Config reading{};
-    std::uint64_t most_open_bytes = 0;  // kept before they are decided; 0: as described above
+    LogCursor::Config reading{};
+    std::uint64_t max_open_bytes = 0;  // kept before they are decided; 0: as described above
   };
-  struct Item {
+  struct LiveRecord {
     Address address;
     Record record;
     IndexEntry head;  // of its chain; the decision is based on it
   };
 
   // `slot` belongs to the caller, and is outside a guard whenever Step is called.
-  LiveReader(Core& core, EpochSlot& slot, LogReader::Range range, const Config& config);
+  LiveRecordReader(Core& core, EpochSlot& slot, LogCursor::LogRange range, const Config& config);
 
-  // Advances by one piece. Returns false if everything has been shown. Errors: those of LogReader
+  // Advances by one piece. Returns false if everything has been shown. Errors: those of LogCursor
   // and Liveness. Throws bad_alloc.
   absl::StatusOr<bool> Step();
   // Returns the live records of the last step, perhaps none.
-  std::span<const Item> live() const { return live_; }
+  std::span<const LiveRecord> live() const { return live_; }
   // Reads no new records from now on; those that have been read will still be decided.
   void EndHere() { at_end_ = true; }
 
@@ -73,19 +73,19 @@ class LiveReader {
   Core& core_;
   EpochSlot& slot_;
   const Config config_;
-  LogReader reader_;
+  LogCursor reader_;
   Liveness liveness_;
-  const std::uint64_t most_open_bytes_;
+  const std::uint64_t max_open_bytes_;
   bool at_end_ = false;
   Address settled_;
   std::uint64_t read_records_ = 0;
-  std::vector<Item> live_;
+  std::vector<LiveRecord> live_;
   std::vector<Liveness::Candidate> chunk_;
   // The undecided records; later, while they are read again, those that are live, by address.
   std::vector<Liveness::Open> open_;
   bool is_decided_ = false;
   std::size_t revisited_ = 0;              // of open_
-  std::unique_ptr<LogReader> revisiting_;  // null: no undecided record is near
+  std::unique_ptr<LogCursor> revisiting_;  // null: no undecided record is near
 };
 
 }  // namespace ebb::internal

@@ -6,7 +6,7 @@
 // Hazards: 16 (holes), 24 (frames used again under records that a scan shows), 43 (deleted keys
 // must not come back), 49 (callbacks that throw or call the store), 51 (duplicates and missing keys
 // during updates).
-#include "ebb/internal/scan/live_scan.h"
+#include "ebb/internal/scan/key_scan.h"
 
 #include <algorithm>
 #include <array>
@@ -65,7 +65,7 @@ void Change(U64Store& store, Model<std::uint64_t, std::uint64_t>& model, std::mt
 
 std::uint64_t PinCount(const U64Store& store) { return store.Stats().pin_count; }
 
-TEST(LiveScanTest, ShowsWhatTheStoreHeldWhenItWasMade) {
+TEST(KeyScanTest, ShowsTheStateOfTheStoreAtItsCreation) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   Model<std::uint64_t, std::uint64_t> model;
@@ -87,7 +87,7 @@ TEST(LiveScanTest, ShowsWhatTheStoreHeldWhenItWasMade) {
 }
 
 // 51. While a scan stands at any of its keys, all keys change, are deleted, come back.
-TEST(LiveScanTest, NothingThatHappensBesideItIsSeen) {
+TEST(KeyScanTest, ConcurrentChangesAreNotSeen) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   Model<std::uint64_t, std::uint64_t> model;
@@ -105,7 +105,7 @@ TEST(LiveScanTest, NothingThatHappensBesideItIsSeen) {
   EXPECT_TRUE(Holds(store, model));
 }
 
-TEST(LiveScanTest, StringsOfAllLengthsAreShown) {
+TEST(KeyScanTest, StringsOfAllLengthsAreShown) {
   SimFileSystem files;
   internal::Environment environment = TinyEnvironment(&files);
   environment.page_shift = 15;
@@ -125,7 +125,7 @@ TEST(LiveScanTest, StringsOfAllLengthsAreShown) {
   EXPECT_EQ(TakeAll(again), model);
 }
 
-TEST(LiveScanTest, OtherTypesAreShown) {
+TEST(KeyScanTest, OtherTypesAreShown) {
   auto triples = Must(OpenTinyInMemory<U64TripleStore>());
   auto texts = Must(OpenTinyInMemory<U64StringStore>());
   for (std::uint64_t i = 0; i < 3000; ++i) {
@@ -140,7 +140,7 @@ TEST(LiveScanTest, OtherTypesAreShown) {
   for (const auto& [key, value] : all_texts) ASSERT_EQ(value, std::string(key % 50, 'x'));
 }
 
-TEST(LiveScanTest, APrefixIsOfBytes) {
+TEST(KeyScanTest, APrefixIsOfBytes) {
   auto store = Must(OpenTinyInMemory<StringU64Store>());
   const std::vector<std::string> keys = {
       "", "a", "ab", "abc", "abd", "ac", "b", std::string("ab\0x", 4), std::string(1, '\0')};
@@ -159,7 +159,7 @@ TEST(LiveScanTest, APrefixIsOfBytes) {
   }
 }
 
-TEST(LiveScanTest, ACallbackEndsItWhenItSaysSo) {
+TEST(KeyScanTest, ACallbackEndsItWhenItSaysSo) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   for (std::uint64_t i = 0; i < 5000; ++i) Must(store.Upsert(i, i));
   for (const int most : {1, 2, 100, 5000, 9000}) {
@@ -172,7 +172,7 @@ TEST(LiveScanTest, ACallbackEndsItWhenItSaysSo) {
 }
 
 // 49.
-TEST(LiveScanTest, ACallbackThatThrowsLeavesNothingBehind) {
+TEST(KeyScanTest, ACallbackThatThrowsLeavesNothingBehind) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   for (std::uint64_t i = 0; i < 5000; ++i) Must(store.Upsert(i, i));
@@ -187,7 +187,7 @@ TEST(LiveScanTest, ACallbackThatThrowsLeavesNothingBehind) {
 }
 
 // A callback may do all that a program can do, even close the store.
-TEST(LiveScanTest, ACallbackMayCallTheStore) {
+TEST(KeyScanTest, ACallbackMayCallTheStore) {
   SimFileSystem files;
   auto store = Must(OpenTiny<U64Store>("db", &files));
   for (std::uint64_t i = 0; i < 1000; ++i) Must(store.Upsert(i, i));
@@ -208,7 +208,7 @@ TEST(LiveScanTest, ACallbackMayCallTheStore) {
   EXPECT_LT(shown, 2000U);
 }
 
-TEST(LiveScanTest, AScanOfAClosedStoreIsRefused) {
+TEST(KeyScanTest, AScanOfAClosedStoreIsRejected) {
   std::optional<U64Store> store(Must(OpenTinyInMemory<U64Store>()));
   for (std::uint64_t i = 0; i < 100; ++i) Must(store->Upsert(i, i));
   auto before = store->NewScan();
@@ -222,15 +222,15 @@ TEST(LiveScanTest, AScanOfAClosedStoreIsRefused) {
   EXPECT_EQ(before.status().code(), StatusCode::kFailedPrecondition);
 }
 
-TEST(LiveScanTest, TooManyAreRefusedAndOthersGoOn) {
+TEST(KeyScanTest, TooManyAreRejectedAndOthersContinue) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   Must(store.Upsert(1, 10));
   std::vector<ScanIterator<std::uint64_t, std::uint64_t>> scans;
-  for (std::size_t i = 0; i < internal::Pins::kMost; ++i) scans.push_back(store.NewScan());
+  for (std::size_t i = 0; i < internal::Pins::kMax; ++i) scans.push_back(store.NewScan());
   auto refused = store.NewScan();
   EXPECT_FALSE(refused.Next());
   EXPECT_TRUE(FailsWith(refused.status(), StatusCode::kResourceExhausted, "64 scans"));
-  EXPECT_EQ(PinCount(store), internal::Pins::kMost);
+  EXPECT_EQ(PinCount(store), internal::Pins::kMax);
   EXPECT_EQ(store.Stats().lowest_pinned_address, store.Stats().begin_address);
   for (auto& it : scans) EXPECT_EQ(TakeAll(it).size(), 1U);
   EXPECT_EQ(PinCount(store), 0U);
@@ -239,7 +239,7 @@ TEST(LiveScanTest, TooManyAreRefusedAndOthersGoOn) {
 }
 
 // The records before the damage are shown, and then the place of the damage is reported.
-TEST(LiveScanTest, DamageEndsItWithDataLoss) {
+TEST(KeyScanTest, DamageEndsItWithDataLoss) {
   SimFileSystem files(/*direct=*/false);
   auto store = Must(OpenTiny<U64Store>("db", &files));
   for (std::uint64_t i = 0; i < 6000; ++i) Must(store.Upsert(i, i));
@@ -258,7 +258,7 @@ TEST(LiveScanTest, DamageEndsItWithDataLoss) {
 // ---- after a crash ----
 
 // Records of a version that was never committed lie in the log, valid, in no chain.
-TEST(LiveScanTest, WhatACrashTookIsNotShown) {
+TEST(KeyScanTest, RecordsLostInACrashAreNotShown) {
   SimFileSystem files;
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     auto store = Must(OpenTiny<U64Store>("db" + std::to_string(seed), &files));
@@ -282,7 +282,7 @@ TEST(LiveScanTest, WhatACrashTookIsNotShown) {
 }
 
 // An opening with a checkpoint leaves a head within a page, even within a block.
-TEST(LiveScanTest, EveryOpeningCanBeScanned) {
+TEST(KeyScanTest, EveryOpeningCanBeScanned) {
   SimFileSystem files;
   Model<std::uint64_t, std::uint64_t> model;
   std::mt19937_64 random(31);
@@ -373,7 +373,7 @@ class CountingWriters {
 
 // A scan shows at least the updates that had returned when NewScan was called, and at most those
 // that had begun when it returned.
-TEST(LiveScanTest, ScansBesideWritersShowWhatWasThereWhenTheyWereMade) {
+TEST(KeyScanTest, ScansDuringWritesShowTheStateAtTheirCreation) {
   const TempDir dir;
   internal::Environment environment = TinyEnvironment();
   environment.page_shift = 13;
@@ -430,7 +430,7 @@ bool ResetPeak() {
   return std::fclose(file) == 0 && done;
 }
 
-TEST(LiveScanTest, TenTimesTheMemoryIsScannedInAFewMegabytes) {
+TEST(KeyScanTest, TenTimesTheMemoryIsScannedInAFewMegabytes) {
   const TempDir dir;
   Options options;
   options.log_memory_bytes = 4 << 20;
@@ -457,11 +457,11 @@ TEST(LiveScanTest, TenTimesTheMemoryIsScannedInAFewMegabytes) {
   std::printf("scanned %.1f MiB of values; resident memory grew by %.1f MiB\n",
               static_cast<double>(bytes) / (1 << 20), static_cast<double>(grown) / (1 << 20));
 #ifdef EBB_TSAN
-  constexpr std::uint64_t kMost = std::uint64_t{64} << 20;  // with several bytes of shadow for each
+  constexpr std::uint64_t kMax = std::uint64_t{64} << 20;  // with several bytes of shadow for each
 #else
-  constexpr std::uint64_t kMost = std::uint64_t{16} << 20;
+  constexpr std::uint64_t kMax = std::uint64_t{16} << 20;
 #endif
-  EXPECT_LE(grown, kMost);
+  EXPECT_LE(grown, kMax);
 }
 
 }  // namespace

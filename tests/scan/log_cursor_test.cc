@@ -1,8 +1,8 @@
-// LogReader: everything between two addresses is shown once, in order, wherever it lies and however
+// LogCursor: everything between two addresses is shown once, in order, wherever it lies and however
 // it is cut into chunks; damage is DataLoss.
 //
 // Hazard: 16 (holes): fillers, padding and records that were never published are stepped over.
-#include "ebb/internal/scan/log_reader.h"
+#include "ebb/internal/scan/log_cursor.h"
 
 #include <cstdint>
 #include <random>
@@ -19,7 +19,7 @@ namespace {
 
 using absl::StatusCode;
 using internal::Address;
-using internal::LogReader;
+using internal::LogCursor;
 
 struct Seen {
   Address address;
@@ -28,11 +28,11 @@ struct Seen {
   bool operator==(const Seen&) const = default;
 };
 
-class LogReaderTest : public testing::Test {
+class LogCursorTest : public testing::Test {
  protected:
   // Records of strings of up to 12 KB in pages of 16 KB, of which eight are in memory.
-  LogReaderTest() : store_(Must(OpenIn<StringStore>("db", MakeEnvironment(files_)))) {}
-  ~LogReaderTest() override {
+  LogCursorTest() : store_(Must(OpenIn<StringStore>("db", MakeEnvironment(files_)))) {}
+  ~LogCursorTest() override {
     if (slot_ != nullptr) core_.epochs.ReleaseSlot(slot_);
   }
   static internal::Environment MakeEnvironment(SimFileSystem& files, int pool_threads = 0) {
@@ -54,8 +54,8 @@ class LogReaderTest : public testing::Test {
     Must(core_.log.FreezeTo(core_.log.tail()));
   }
   // All chunks; the first error.
-  absl::StatusOr<std::vector<Seen>> ReadAll(LogReader::Range range, LogReader::Config config) {
-    LogReader reader(core_, *slot_, range, config);
+  absl::StatusOr<std::vector<Seen>> ReadAll(LogCursor::LogRange range, LogCursor::Config config) {
+    LogCursor reader(core_, *slot_, range, config);
     std::vector<Seen> all;
     for (;;) {
       const auto items = reader.Next();
@@ -70,7 +70,7 @@ class LogReaderTest : public testing::Test {
     EXPECT_EQ(reader.cursor(), core_.log.geometry().Normalize(range.end));
     return all;
   }
-  LogReader::Range Everything() const { return {core_.log.begin(), core_.log.tail()}; }
+  LogCursor::LogRange Everything() const { return {core_.log.begin(), core_.log.tail()}; }
 
   SimFileSystem files_{/*direct=*/false};
   StringStore store_;
@@ -80,7 +80,7 @@ class LogReaderTest : public testing::Test {
   std::vector<std::pair<std::string, std::string>> written_;
 };
 
-TEST_F(LogReaderTest, EverythingIsShownOnceAndInOrder) {
+TEST_F(LogCursorTest, EverythingIsShownOnceAndInOrder) {
   Write(1500);
   ASSERT_GT(core_.log.head_acquire(), core_.log.begin());
   for (const std::uint64_t chunk_bytes : {1, 5000, 1 << 16, 1 << 24}) {
@@ -97,7 +97,7 @@ TEST_F(LogReaderTest, EverythingIsShownOnceAndInOrder) {
 }
 
 // 15, 16. A slot whose publication failed, and the filler at the end of a page.
-TEST_F(LogReaderTest, WhatIsNoValidRecordIsSteppedOver) {
+TEST_F(LogCursorTest, InvalidRecordsAreSkipped) {
   Write(3);
   {
     internal::EpochGuard guard(core_.epochs, *slot_);
@@ -114,7 +114,7 @@ TEST_F(LogReaderTest, WhatIsNoValidRecordIsSteppedOver) {
   EXPECT_EQ(Must(ReadAll(Everything(), {})).size(), 8U);
 }
 
-TEST_F(LogReaderTest, AnyRecordCanBeTheFirstOrTheEnd) {
+TEST_F(LogCursorTest, AnyRecordCanBeTheFirstOrTheEnd) {
   Write(300);
   const auto all = Must(ReadAll(Everything(), {}));
   for (std::size_t i = 0; i < all.size(); i += 7) {
@@ -129,12 +129,12 @@ TEST_F(LogReaderTest, AnyRecordCanBeTheFirstOrTheEnd) {
 }
 
 // 2 -> the reader has shown some; 2 <- everything else leaves memory; then it continues.
-TEST_F(LogReaderTest, WhatLeavesMemoryMeanwhileIsReadFromTheDevice) {
+TEST_F(LogCursorTest, RecordsEvictedDuringAScanAreReadFromTheDevice) {
   Write(20);
-  const LogReader::Range range = Everything();
+  const LogCursor::LogRange range = Everything();
   const std::size_t count = written_.size();
   ASSERT_EQ(core_.log.head_acquire(), core_.log.begin());
-  LogReader reader(core_, *slot_, range, {4000, 4096});
+  LogCursor reader(core_, *slot_, range, {4000, 4096});
   std::size_t shown = 0;
   for (auto items = Must(reader.Next()); !items.empty(); items = Must(reader.Next())) {
     for (const auto& [address, record] : items) {
@@ -152,7 +152,7 @@ TEST_F(LogReaderTest, WhatLeavesMemoryMeanwhileIsReadFromTheDevice) {
   EXPECT_GE(core_.log.safe_head(), range.end);
 }
 
-TEST_F(LogReaderTest, ThePoolReadsAhead) {
+TEST_F(LogCursorTest, ThePoolReadsAhead) {
   Write(1500);
   Must(store_.Close());
   core_.epochs.ReleaseSlot(slot_);
@@ -160,9 +160,9 @@ TEST_F(LogReaderTest, ThePoolReadsAhead) {
   auto store = Must(OpenIn<StringStore>("db", MakeEnvironment(files_, 2)));
   internal::Core& core = CoreOf(store);
   internal::EpochSlot* const slot = core.epochs.AcquireSlot();
-  const LogReader::Range range{core.log.begin(), core.log.tail()};
+  const LogCursor::LogRange range{core.log.begin(), core.log.tail()};
   for (int stop_after : {1, 3, 1000}) {
-    LogReader reader(core, *slot, range, {1 << 14, 1 << 14});
+    LogCursor reader(core, *slot, range, {1 << 14, 1 << 14});
     std::size_t shown = 0;
     for (int i = 0; i < stop_after; ++i) {
       const auto items = Must(reader.Next());
@@ -176,12 +176,12 @@ TEST_F(LogReaderTest, ThePoolReadsAhead) {
   core.epochs.ReleaseSlot(slot);
 }
 
-TEST_F(LogReaderTest, DamageIsDataLossWhereItIsAndNotBefore) {
+TEST_F(LogCursorTest, DamageIsDataLossWhereItIsAndNotBefore) {
   Write(400);
   PushOut(store_, [&](std::uint64_t i) { Must(store_.Upsert(std::to_string(i), "other")); });
   constexpr std::uint64_t kBlock = 20;
   Overwrite(files_, "db", SegmentFile(1), (1 + kBlock - 16) * 4096 + 1000, "damage");
-  LogReader reader(core_, *slot_, {core_.log.begin(), core_.log.safe_read_only()}, {1, 4096});
+  LogCursor reader(core_, *slot_, {core_.log.begin(), core_.log.safe_read_only()}, {1, 4096});
   std::size_t shown = 0;
   for (;;) {
     const auto items = reader.Next();

@@ -1,12 +1,12 @@
-// LiveScan: shows each key that is present once, with its newest value below an address.
+// KeyScan: shows each key that is present once, with its newest value below an address.
 //
 // Beginning: end := the tail; everything below is frozen; the log's begin is pinned. A record in
 // [begin, end) is shown if and only if it is the first of its key below `end` and no tombstone
 // (liveness.h). So updates from before the scan began are shown, updates after its end was fixed
 // are not, and updates concurrent with its beginning may or may not be.
 //
-// It advances by one piece at a time (live_reader.h). Between two pieces, and so while the user
-// handles a record, a scan holds only its pin and its memory.
+// It advances by one piece at a time (live_record_reader.h). Between two pieces, and so while the
+// user handles a record, a scan holds only its pin and its memory.
 //
 // Thread safety: one thread at a time; any number of scans. Progress: the constructor waits for
 // guards to end, so it must not be called under one; Next waits for the device.
@@ -20,17 +20,17 @@
 
 #include "absl/status/status.h"
 #include "ebb/internal/core/core.h"
-#include "ebb/internal/scan/live_reader.h"
+#include "ebb/internal/scan/live_record_reader.h"
 
 namespace ebb::internal {
 
-class LiveScan {
+class KeyScan {
  public:
   // Shows only keys whose bytes begin with `prefix`.
-  LiveScan(std::shared_ptr<Core> core, std::string prefix);
-  ~LiveScan();
-  LiveScan(const LiveScan&) = delete;
-  LiveScan& operator=(const LiveScan&) = delete;
+  KeyScan(std::shared_ptr<Core> core, std::string prefix);
+  ~KeyScan();
+  KeyScan(const KeyScan&) = delete;
+  KeyScan& operator=(const KeyScan&) = delete;
 
   // Moves to the next record. Returns false at the end and after an error, both permanently.
   bool Next();
@@ -53,8 +53,8 @@ class LiveScan {
   absl::Status status_;
   std::optional<Pins::Pin> pin_;
   Address end_;
-  std::unique_ptr<LiveReader> reader_;  // null: before the beginning or after the end
-  std::span<const LiveReader::Item> live_;
+  std::unique_ptr<LiveRecordReader> reader_;  // null: before the beginning or after the end
+  std::span<const LiveRecordReader::LiveRecord> live_;
   std::size_t shown_ = 0;
 };
 

@@ -1,8 +1,8 @@
-// LiveReader: shows the newest record of each key of a part of the log, once, however it is read
-// and whenever the chains that lead to the device are settled.
+// LiveRecordReader: shows the newest record of each key of a part of the log, once, however it is
+// read and whenever the chains that lead to the device are settled.
 //
 // Two buckets make chains of many keys, so most live records are found to be so on the device only.
-#include "ebb/internal/scan/live_reader.h"
+#include "ebb/internal/scan/live_record_reader.h"
 
 #include <cstdint>
 #include <cstring>
@@ -19,17 +19,17 @@ namespace {
 
 using internal::Address;
 using internal::Liveness;
-using internal::LiveReader;
-using internal::LogReader;
+using internal::LiveRecordReader;
+using internal::LogCursor;
 using KeyModel = std::map<std::uint64_t, std::string>;
 
-class LiveReaderTest : public testing::TestWithParam<std::uint64_t> {
+class LiveRecordReaderTest : public testing::TestWithParam<std::uint64_t> {
  protected:
-  LiveReaderTest()
+  LiveRecordReaderTest()
       : store_(Must(OpenTiny<U64StringStore>("db", &files_))),
         core_(CoreOf(store_)),
         slot_(core_.epochs.AcquireSlot()) {}
-  ~LiveReaderTest() override { core_.epochs.ReleaseSlot(slot_); }
+  ~LiveRecordReaderTest() override { core_.epochs.ReleaseSlot(slot_); }
 
   void Update(KeyModel& model, int count) {
     for (int i = 0; i < count; ++i) {
@@ -44,8 +44,8 @@ class LiveReaderTest : public testing::TestWithParam<std::uint64_t> {
     }
     Must(core_.log.FreezeTo(core_.log.tail()));
   }
-  static void Add(KeyModel& shown, const LiveReader& reader) {
-    for (const LiveReader::Item& item : reader.live()) {
+  static void Add(KeyModel& shown, const LiveRecordReader& reader) {
+    for (const LiveRecordReader::LiveRecord& item : reader.live()) {
       std::uint64_t key = 0;
       std::memcpy(&key, item.record.key(), sizeof(key));
       const auto bytes = item.record.lock().LoadAcquire().value_bytes();
@@ -54,9 +54,9 @@ class LiveReaderTest : public testing::TestWithParam<std::uint64_t> {
       EXPECT_GE(item.head.address(), item.address);
     }
   }
-  LiveReader::Config MakeConfig(Address below) const {
-    LiveReader::Config config{.below = below, .reading = {4096, 0}};
-    config.most_open_bytes = GetParam();
+  LiveRecordReader::Config MakeConfig(Address below) const {
+    LiveRecordReader::Config config{.below = below, .reading = {4096, 0}};
+    config.max_open_bytes = GetParam();
     return config;
   }
 
@@ -67,7 +67,7 @@ class LiveReaderTest : public testing::TestWithParam<std::uint64_t> {
   std::mt19937_64 random_{7};
 };
 
-TEST_P(LiveReaderTest, TheNewestOfEachKeyIsShownOnce) {
+TEST_P(LiveRecordReaderTest, TheNewestOfEachKeyIsShownOnce) {
   KeyModel model;
   Update(model, 3000);
   const KeyModel expected = model;
@@ -75,7 +75,7 @@ TEST_P(LiveReaderTest, TheNewestOfEachKeyIsShownOnce) {
   Update(model, 1500);  // above the end, and some of it on the device
   ASSERT_GT(core_.log.head_acquire(), end);
   KeyModel shown;
-  LiveReader reader(core_, *slot_, {core_.log.begin(), end}, MakeConfig(end));
+  LiveRecordReader reader(core_, *slot_, {core_.log.begin(), end}, MakeConfig(end));
   Address settled = reader.settled();
   while (Must(reader.Step())) {
     EXPECT_GE(reader.settled(), settled);
@@ -87,17 +87,17 @@ TEST_P(LiveReaderTest, TheNewestOfEachKeyIsShownOnce) {
 }
 
 // The use by compaction: everything counts, and it may end early.
-TEST_P(LiveReaderTest, WhatIsBelowSettledHasBeenShownWhenItEndsEarly) {
+TEST_P(LiveRecordReaderTest, RecordsBelowSettledHaveBeenShownWhenItEndsEarly) {
   KeyModel model;
   Update(model, 3000);
   const Address begin = core_.log.begin();
   const Address end = core_.log.tail();
   KeyModel whole;
   std::map<std::uint64_t, Address> places;
-  LiveReader all(core_, *slot_, {begin, end}, MakeConfig(Liveness::kEverything));
+  LiveRecordReader all(core_, *slot_, {begin, end}, MakeConfig(Liveness::kEverything));
   while (Must(all.Step())) {
     Add(whole, all);
-    for (const LiveReader::Item& item : all.live()) {
+    for (const LiveRecordReader::LiveRecord& item : all.live()) {
       std::uint64_t key = 0;
       std::memcpy(&key, item.record.key(), sizeof(key));
       places[key] = item.address;
@@ -105,7 +105,7 @@ TEST_P(LiveReaderTest, WhatIsBelowSettledHasBeenShownWhenItEndsEarly) {
   }
   EXPECT_EQ(whole, model);
   KeyModel shown;
-  LiveReader part(core_, *slot_, {begin, end}, MakeConfig(Liveness::kEverything));
+  LiveRecordReader part(core_, *slot_, {begin, end}, MakeConfig(Liveness::kEverything));
   while (Must(part.Step())) {
     Add(shown, part);
     if (part.cursor() - begin > (end - begin) / 2) part.EndHere();
@@ -117,7 +117,7 @@ TEST_P(LiveReaderTest, WhatIsBelowSettledHasBeenShownWhenItEndsEarly) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(MostOpenBytes, LiveReaderTest, testing::Values(1, 700, 6000, 0));
+INSTANTIATE_TEST_SUITE_P(MaxOpenBytes, LiveRecordReaderTest, testing::Values(1, 700, 6000, 0));
 
 }  // namespace
 }  // namespace ebb::test

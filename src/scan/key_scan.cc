@@ -1,4 +1,4 @@
-#include "ebb/internal/scan/live_scan.h"
+#include "ebb/internal/scan/key_scan.h"
 
 #include <fmt/format.h>
 
@@ -10,18 +10,18 @@ namespace ebb::internal {
 namespace {
 
 // The memory of a scan is separate from the log's, and there may be many scans.
-constexpr std::uint64_t kMostOpenBytes = std::uint64_t{4} << 20;
+constexpr std::uint64_t kMaxOpenBytes = std::uint64_t{4} << 20;
 
 }  // namespace
 
-LiveScan::LiveScan(std::shared_ptr<Core> core, std::string prefix)
+KeyScan::KeyScan(std::shared_ptr<Core> core, std::string prefix)
     : core_(std::move(core)), prefix_(std::move(prefix)), slot_(core_->epochs.AcquireSlot()) {
   slot_->tally.Begin(OpKind::kScan);  // a scan lasts as long as its user likes, so none is timed
   status_ = CatchNoMemory([this] { return Begin(); });
   if (!status_.ok()) End();
 }
 
-LiveScan::~LiveScan() {
+KeyScan::~KeyScan() {
   if (!core_->in_opening_process()) {      // no other thread exists there
     static_cast<void>(reader_.release());  // its reads ahead belong to the parent
     return;
@@ -30,7 +30,7 @@ LiveScan::~LiveScan() {
   core_->epochs.ReleaseSlot(slot_);
 }
 
-absl::Status LiveScan::Begin() {
+absl::Status KeyScan::Begin() {
   if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
   SlowScope scope(*slot_);
   if (core_->epochs.closed()) return core_->ClosedError();
@@ -40,22 +40,22 @@ absl::Status LiveScan::Begin() {
   if (!pin_.has_value()) {
     return absl::ResourceExhaustedError(fmt::format(
         "{} scans are in progress, which is the maximum; destroy an iterator and call again",
-        Pins::kMost));
+        Pins::kMax));
   }
   end_ = core_->log.tail();
   // Records below the end must not change while the scan reads them, possibly twice.
   if (absl::Status status = core_->log.FreezeTo(end_); !status.ok()) return status;
-  LiveReader::Config config{.below = end_, .prefix = prefix_};
-  config.most_open_bytes = kMostOpenBytes;
+  LiveRecordReader::Config config{.below = end_, .prefix = prefix_};
+  config.max_open_bytes = kMaxOpenBytes;
   config.reading.ahead_bytes = core_->config.scan_ahead_bytes;
   if (config.reading.ahead_bytes != 0) config.reading.chunk_bytes = config.reading.ahead_bytes;
-  reader_ =
-      std::make_unique<LiveReader>(*core_, *slot_, LogReader::Range{pin_->address, end_}, config);
+  reader_ = std::make_unique<LiveRecordReader>(*core_, *slot_,
+                                               LogCursor::LogRange{pin_->address, end_}, config);
   return absl::OkStatus();
 }
 
 // Releases the pin and all memory, as soon as the scan has ended or failed.
-void LiveScan::End() {
+void KeyScan::End() {
   reader_.reset();
   if (pin_.has_value()) core_->pins.Remove(*pin_);
   pin_.reset();
@@ -63,7 +63,7 @@ void LiveScan::End() {
   shown_ = 0;
 }
 
-bool LiveScan::Next() {
+bool KeyScan::Next() {
   if (shown_ < live_.size()) {
     ++shown_;
     return true;
@@ -78,17 +78,17 @@ bool LiveScan::Next() {
   return true;
 }
 
-bool LiveScan::Fail(const char* what, std::size_t bytes) {
+bool KeyScan::Fail(const char* what, std::size_t bytes) {
   return Fail(CatchNoMemory([&] { return Undecodable(what, bytes); }));
 }
 
-bool LiveScan::Fail(const absl::Status& status) {
+bool KeyScan::Fail(const absl::Status& status) {
   status_ = status;
   End();
   return false;
 }
 
-absl::Status LiveScan::LoadMore() {
+absl::Status KeyScan::LoadMore() {
   if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
   shown_ = 0;
   live_ = {};

@@ -1,4 +1,4 @@
-#include "ebb/internal/scan/log_reader.h"
+#include "ebb/internal/scan/log_cursor.h"
 
 #include <algorithm>
 #include <cstring>
@@ -14,7 +14,7 @@ constexpr std::uint64_t kPieces = 2;       // of the blocks read ahead
 
 }  // namespace
 
-LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
+LogCursor::LogCursor(Core& core, EpochSlot& slot, LogRange range, Config config)
     : core_(core),
       geometry_(core.log.geometry()),
       slot_(slot),
@@ -28,11 +28,11 @@ LogReader::LogReader(Core& core, EpochSlot& slot, Range range, Config config)
       first_block_(geometry_.BlockOf(cursor_)),
       next_block_(first_block_) {}
 
-absl::StatusOr<std::span<const LogReader::Item>> LogReader::Next() {
+absl::StatusOr<std::span<const LogCursor::LoggedRecord>> LogCursor::Next() {
   return CatchNoMemory([this] { return NextChunk(); });
 }
 
-absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {
+absl::StatusOr<std::span<const LogCursor::LoggedRecord>> LogCursor::NextChunk() {
   items_.clear();
   // Each turn after the first means that a chunk held no record, or only part of one.
   // A larger chunk is loaded each time, until a whole record fits.
@@ -48,7 +48,7 @@ absl::StatusOr<std::span<const LogReader::Item>> LogReader::NextChunk() {
 }
 
 // Drops the records already returned, and loads at least `bytes` from the next record on.
-absl::Status LogReader::Load(std::uint64_t bytes) {
+absl::Status LogCursor::Load(std::uint64_t bytes) {
   const std::uint64_t shown = std::min(geometry_.BlockOf(cursor_), next_block_) - first_block_;
   if (shown != 0) {
     std::memmove(bytes_.get(), bytes_.get() + shown * kBlockPayloadBytes,
@@ -65,7 +65,7 @@ absl::Status LogReader::Load(std::uint64_t bytes) {
   return absl::OkStatus();
 }
 
-bool LogReader::Reserve(std::uint64_t blocks) {
+bool LogCursor::Reserve(std::uint64_t blocks) {
   blocks = std::min(blocks, end_block_ - first_block_);
   if (blocks <= capacity_) return true;
   AlignedBuffer grown = AllocateAligned(blocks * kBlockBytes);
@@ -79,7 +79,7 @@ bool LogReader::Reserve(std::uint64_t blocks) {
 }
 
 // Copies some blocks of the next page that has any. Returns false if they are no longer in memory.
-bool LogReader::CopyFromMemory() {
+bool LogCursor::CopyFromMemory() {
   const std::uint64_t page_end =
       (next_block_ / geometry_.blocks_per_page() + 1) * geometry_.blocks_per_page();
   const std::uint64_t end = std::min({next_block_ + kCopyBlocks, page_end, end_block_});
@@ -97,13 +97,13 @@ bool LogReader::CopyFromMemory() {
 
 // Returns the block before which everything is on the device, and stays there. Whole blocks are:
 // head is within a block only after an opening, and then that block is there too.
-std::uint64_t LogReader::DeviceEnd() const {
+std::uint64_t LogCursor::DeviceEnd() const {
   const Address head = core_.log.head_acquire();
   const std::uint64_t block = geometry_.BlockOf(head);
   return std::min(end_block_, geometry_.BlockStart(block) == head ? block : block + 1);
 }
 
-absl::Status LogReader::ReadFromDevice() {
+absl::Status LogCursor::ReadFromDevice() {
   const auto piece_from = [this](std::uint64_t block) {
     return ReadAhead::Piece{block, std::min(block + piece_blocks_, DeviceEnd())};
   };
@@ -127,7 +127,7 @@ absl::Status LogReader::ReadFromDevice() {
 }
 
 // Parses records from the loaded blocks, up to the first that is incomplete.
-absl::Status LogReader::Parse() {
+absl::Status LogCursor::Parse() {
   const RecordShape shape = core_.log.shape();
   while (cursor_ < end_ && geometry_.BlockOf(cursor_) < next_block_) {
     const std::uint64_t block = geometry_.BlockOf(cursor_);

@@ -1,4 +1,4 @@
-// LogScan: the effect of every kind of damage to a log's files.
+// LogReplay: the effect of every kind of damage to a log's files.
 //
 // A small store is closed, and then each byte of its files is changed, blocks are swapped or
 // replaced by older ones, files are cut. An opening then shows exactly the values of the store, or
@@ -10,7 +10,7 @@
 // was.
 //
 // Hazards: 16 (holes), 23 (checksums of data that still changes), 37 (recovery).
-#include "ebb/internal/open/log_scan.h"
+#include "ebb/internal/open/log_replay.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -116,7 +116,7 @@ std::string PlaceOf(const std::string& name, std::uint64_t offset) {
 // ---- single bytes ----
 
 // All bytes from scale 0.5 on, otherwise a part of them.
-TEST(LogScanTest, AnyChangedByteIsHarmlessOrTold) {
+TEST(LogReplayTest, AnyChangedByteIsHarmlessOrReported) {
   const Closed closed;
   const auto step = static_cast<std::uint64_t>(std::max(1.0, 0.5 / Scale()));
   std::uint64_t flip_count = 0;
@@ -148,7 +148,7 @@ TEST(LogScanTest, AnyChangedByteIsHarmlessOrTold) {
 }
 
 // The same in a store that is open: the damage meets a read, not a scan.
-TEST(LogScanTest, AnyByteChangedUnderAnOpenStoreIsToldByTheRead) {
+TEST(LogReplayTest, AnyByteChangedUnderAnOpenStoreIsReportedByTheRead) {
   SimFileSystem files(/*direct=*/false);
   auto store = Must(OpenForScan(files));
   StringModel model;
@@ -233,7 +233,7 @@ void Put(SimFileSystem& files, const Block& place, const std::string& bytes) {
   Overwrite(files, "db", place.name, place.offset, bytes);
 }
 
-TEST(LogScanTest, SwappedBlocksAreTold) {
+TEST(LogReplayTest, SwappedBlocksAreReported) {
   const Closed closed;
   const std::vector<Block> blocks = BlocksOf(*closed.files);
   ASSERT_GE(blocks.size(), 9U);
@@ -249,7 +249,7 @@ TEST(LogScanTest, SwappedBlocksAreTold) {
   }
 }
 
-TEST(LogScanTest, CopiedAndErasedBlocksAreTold) {
+TEST(LogReplayTest, CopiedAndErasedBlocksAreReported) {
   const Closed closed;
   const std::vector<Block> blocks = BlocksOf(*closed.files);
   for (std::size_t to = 0; to < blocks.size(); ++to) {
@@ -271,7 +271,7 @@ TEST(LogScanTest, CopiedAndErasedBlocksAreTold) {
 // Two stores continue from the same files. Blocks of the one are older blocks of the other: of the
 // same store, at the same place, with a right checksum, and still not the block that was written
 // last.
-TEST(LogScanTest, BlocksOfAnotherHistoryAreTold) {
+TEST(LogReplayTest, BlocksOfAnotherIncarnationAreReported) {
   Closed sides[2];
   sides[1].files = sides[0].files->Kill();
   for (const int side : {0, 1}) {
@@ -304,7 +304,7 @@ TEST(LogScanTest, BlocksOfAnotherHistoryAreTold) {
 
 // A link to something that is no record of its chain, made by an attacker who can compute
 // checksums. Once it is in memory it is not verified again, and it could lead a reader anywhere.
-TEST(LogScanTest, AForgedLinkIsTold) {
+TEST(LogReplayTest, AForgedLinkIsReported) {
   SimFileSystem files(/*direct=*/false);
   {
     auto store = Must(OpenForScan(files));
@@ -332,7 +332,7 @@ TEST(LogScanTest, AForgedLinkIsTold) {
 }
 
 // A bit that is reserved for a later version, set by an attacker who can compute checksums.
-TEST(LogScanTest, AReservedBitOfARecordIsRefused) {
+TEST(LogReplayTest, AReservedBitOfARecordIsRejected) {
   SimFileSystem files;
   {
     auto store = Must(OpenForScan(files));
@@ -360,7 +360,7 @@ TEST(LogScanTest, AReservedBitOfARecordIsRefused) {
 
 // An open record that says that it cuts the log at another block than its own, made by an attacker
 // who can compute checksums. It begins no incarnation; commits after it state that it was durable.
-TEST(LogScanTest, AnOpenRecordWithAnotherCutIsTold) {
+TEST(LogReplayTest, AnOpenRecordWithAnotherCutIsReported) {
   const Closed closed;
   const std::vector<Block> blocks = BlocksOf(*closed.files);
   std::uint64_t store_id = 0;
@@ -396,7 +396,7 @@ TEST(LogScanTest, AnOpenRecordWithAnotherCutIsTold) {
   EXPECT_GE(forged, 4U) << "two histories";
 }
 
-TEST(LogScanTest, CutFilesAreRefused) {
+TEST(LogReplayTest, CutFilesAreRejected) {
   const Closed closed;
   std::uint64_t refused = 0;
   const Snapshot whole = SnapshotOf(*closed.files, "db");
@@ -418,7 +418,7 @@ TEST(LogScanTest, CutFilesAreRefused) {
 }
 
 // Bytes beyond the end belong to no record and are ignored.
-TEST(LogScanTest, WhatLiesBehindTheEndIsIgnoredOrTold) {
+TEST(LogReplayTest, BlocksAfterTheEndAreIgnoredOrReported) {
   const Closed closed;
   const Snapshot whole = SnapshotOf(*closed.files, "db");
   std::mt19937_64 random(5);
@@ -437,7 +437,7 @@ TEST(LogScanTest, WhatLiesBehindTheEndIsIgnoredOrTold) {
 }
 
 // Several damages at once, at random.
-TEST(LogScanTest, AnyDamageToTheLogIsRefused) {
+TEST(LogReplayTest, AnyDamageToTheLogIsRejected) {
   const Closed closed;
   const std::vector<Block> blocks = BlocksOf(*closed.files);
   constexpr std::uint64_t kSeed = 99;

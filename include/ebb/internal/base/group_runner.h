@@ -1,4 +1,4 @@
-// SharedRounds: rounds of work that all waiting callers share.
+// GroupRunner: rounds of work that all waiting callers share.
 //
 // A caller needs a round of the work that begins after its call. A caller that finds no round
 // running runs one, for all waiting callers; the others wait for its end. So any number of callers
@@ -19,9 +19,9 @@
 
 namespace ebb::internal {
 
-class SharedRounds {
+class GroupRunner {
  public:
-  explicit SharedRounds(std::function<absl::Status()> work) : work_(std::move(work)) {}
+  explicit GroupRunner(std::function<absl::Status()> work) : work_(std::move(work)) {}
 
   // Returns after the end of a round that began after this call. Returns OK if it, or a later one
   // that has ended in the meantime, succeeded; otherwise the error of the last one.

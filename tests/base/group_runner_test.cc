@@ -1,4 +1,4 @@
-#include "ebb/internal/base/shared_rounds.h"
+#include "ebb/internal/base/group_runner.h"
 
 #include <new>
 #include <stdexcept>
@@ -15,11 +15,11 @@ namespace ebb::test {
 namespace {
 
 using internal::Atomic;
-using internal::SharedRounds;
+using internal::GroupRunner;
 
-TEST(SharedRoundsTest, ALoneCallerRunsTheWorkEachTime) {
+TEST(GroupRunnerTest, ALoneCallerRunsTheWorkEachTime) {
   int runs = 0;
-  SharedRounds rounds([&] {
+  GroupRunner rounds([&] {
     ++runs;
     return absl::OkStatus();
   });
@@ -30,10 +30,10 @@ TEST(SharedRoundsTest, ALoneCallerRunsTheWorkEachTime) {
 }
 
 // Callers that come while a round runs need the next one, and one is enough for all of them.
-TEST(SharedRoundsTest, ARoundThatRunsAlreadyDoesNotCount) {
+TEST(GroupRunnerTest, ARoundThatRunsAlreadyDoesNotCount) {
   StepSync steps;
   Atomic<int> runs{0};
-  SharedRounds rounds([&] {
+  GroupRunner rounds([&] {
     if (runs.fetch_add(1, std::memory_order_acq_rel) == 0) {
       steps.Announce(1);  // 1 ->
       steps.Await(2);     // 2 <-
@@ -61,9 +61,9 @@ TEST(SharedRoundsTest, ARoundThatRunsAlreadyDoesNotCount) {
   EXPECT_LE(runs.load(std::memory_order_acquire), 5);
 }
 
-TEST(SharedRoundsTest, AFailureIsTheAnswerOfItsRoundOnly) {
+TEST(GroupRunnerTest, AFailureIsTheAnswerOfItsRoundOnly) {
   int runs = 0;
-  SharedRounds rounds(
+  GroupRunner rounds(
       [&] { return ++runs == 2 ? absl::UnavailableError("second") : absl::OkStatus(); });
   EXPECT_TRUE(rounds.Join().ok());
   EXPECT_EQ(rounds.Join().message(), "second");
@@ -71,9 +71,9 @@ TEST(SharedRoundsTest, AFailureIsTheAnswerOfItsRoundOnly) {
 }
 
 // Otherwise every thread would wait forever for a round that no thread runs.
-TEST(SharedRoundsTest, WorkWithoutMemoryEndsItsRound) {
+TEST(GroupRunnerTest, WorkWithoutMemoryEndsItsRound) {
   int runs = 0;
-  SharedRounds rounds([&]() -> absl::Status {
+  GroupRunner rounds([&]() -> absl::Status {
     if (++runs != 1) return absl::OkStatus();
     FailAllocation(1);  // the handler's, if it allocates
     throw std::bad_alloc();
@@ -84,9 +84,9 @@ TEST(SharedRoundsTest, WorkWithoutMemoryEndsItsRound) {
   EXPECT_TRUE(rounds.Join().ok());
 }
 
-TEST(SharedRoundsTest, WorkThatThrowsAnythingElseEndsItsRound) {
+TEST(GroupRunnerTest, WorkThatThrowsAnythingElseEndsItsRound) {
   int runs = 0;
-  SharedRounds rounds([&]() -> absl::Status {
+  GroupRunner rounds([&]() -> absl::Status {
     if (++runs == 1) throw std::runtime_error("not ours");
     return absl::OkStatus();
   });

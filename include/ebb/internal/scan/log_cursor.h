@@ -1,10 +1,10 @@
-// LogReader: reads the frozen part of the log in order, into its own memory, for scans and
+// LogCursor: reads the frozen part of the log in order, into its own memory, for scans and
 // compaction. Records in memory are copied from there under a guard. Blocks below head are read
 // from the device and verified, and the pool reads the next piece ahead.
 //
-//   LogReader reader(core, slot, {.from = begin, .end = tail}, {});
+//   LogCursor reader(core, slot, {.from = begin, .end = tail}, {});
 //   for (;;) {
-//     absl::StatusOr<std::span<const LogReader::Item>> items = reader.Next();
+//     absl::StatusOr<std::span<const LogCursor::Item>> items = reader.Next();
 //     if (!items.ok()) return items.status();
 //     if (items->empty()) break;
 //     ... records, until the next call ...
@@ -29,11 +29,11 @@
 
 namespace ebb::internal {
 
-class LogReader {
+class LogCursor {
  public:
   // Each is the start of a record, or of the next one to be appended. The whole range is below
   // safe_read_only, and is not truncated before the reader is gone.
-  struct Range {
+  struct LogRange {
     Address from;
     Address end;
   };
@@ -41,24 +41,24 @@ class LogReader {
     std::uint64_t chunk_bytes = std::uint64_t{1} << 20;  // that Next returns at a time, at least
     std::uint64_t ahead_bytes = std::uint64_t{1} << 20;  // read ahead, in two pieces
   };
-  struct Item {
+  struct LoggedRecord {
     Address address;
     Record record;
   };
 
   // `slot` belongs to the caller, and is outside a guard whenever Next is called.
-  LogReader(Core& core, EpochSlot& slot, Range range, Config config);
-  LogReader(const LogReader&) = delete;
-  LogReader& operator=(const LogReader&) = delete;
+  LogCursor(Core& core, EpochSlot& slot, LogRange range, Config config);
+  LogCursor(const LogCursor&) = delete;
+  LogCursor& operator=(const LogCursor&) = delete;
 
   // Returns the valid records of the next chunk, in order; none at the end. They are valid until
   // the next call. Errors: DataLoss (a damaged block), Unavailable, ResourceExhausted.
-  absl::StatusOr<std::span<const Item>> Next();
+  absl::StatusOr<std::span<const LoggedRecord>> Next();
   // Everything below has been returned.
   Address cursor() const { return cursor_; }
 
  private:
-  absl::StatusOr<std::span<const Item>> NextChunk();
+  absl::StatusOr<std::span<const LoggedRecord>> NextChunk();
   absl::Status Load(std::uint64_t bytes);
   bool Reserve(std::uint64_t blocks);
   bool CopyFromMemory();
@@ -82,7 +82,7 @@ class LogReader {
   std::uint64_t first_block_ = 0;
   std::uint64_t next_block_ = 0;
   std::uint64_t asked_end_ = 0;  // blocks below are present or requested
-  std::vector<Item> items_;
+  std::vector<LoggedRecord> items_;
 };
 
 }  // namespace ebb::internal

@@ -1,4 +1,4 @@
-// LogScan: reads a store's log and fills the index with the committed records. It starts at the
+// LogReplay: reads a store's log and fills the index with the committed records. It starts at the
 // log's begin, or at the end of a checkpoint's image.
 //
 // The log's begin is stated by its commit records. To find it, the scan searches from the end for
@@ -21,7 +21,7 @@
 // Each record must link to the end of its chain at the time when it is met, because records in
 // memory are not verified again. Links below the start of the scan are verified when they are read.
 //
-// The pool reads pages from the device ahead of the scan (page_reader.h).
+// The pool reads pages from the device ahead of the scan (page_loader.h).
 //
 // Thread safety: one thread, before the store has others. Changes nothing on the device.
 #pragma once
@@ -40,17 +40,17 @@
 #include "ebb/internal/checkpoint/manifest.h"
 #include "ebb/internal/core/core.h"
 #include "ebb/internal/format/block.h"
-#include "ebb/internal/open/page_reader.h"
+#include "ebb/internal/open/page_loader.h"
 
 namespace ebb::internal {
 
 class IndexFiller;
 
-class LogScan {
+class LogReplay {
  public:
   static constexpr std::uint64_t kNoBlock = ~std::uint64_t{0};
 
-  struct Start {
+  struct ReplayStart {
     // The first block of the first file of the log whose header is not this store's. It counts as
     // bad.
     std::uint64_t bad_header_block = kNoBlock;
@@ -67,7 +67,7 @@ class LogScan {
     bool salvage = false;
     std::function<void(const RecoveryProgress&)> progress;
   };
-  LogScan(Core& core, Start start);
+  LogReplay(Core& core, ReplayStart start);
   // Returns the last commit record that verifies in the blocks below `end_block`.
   static absl::StatusOr<std::optional<CommitRecord>> FindLastCommit(Core& core,
                                                                     std::uint64_t end_block);
@@ -88,7 +88,7 @@ class LogScan {
   std::uint64_t checkpoint_id() const { return checkpoint_id_; }
   // Returns the begin that the last commit record states; null if there is none.
   Address begin() const { return begin_; }
-  const Start& start() const { return start_; }
+  const ReplayStart& start() const { return start_; }
   // Returns the manifest of the checkpoint that was used, or null.
   const Manifest* manifest() const { return start_.manifest; }
   // Returns the first block that was not accepted.
@@ -112,7 +112,7 @@ class LogScan {
   // Calls `show` with the commit records that verify in a range of blocks, in order.
   static absl::Status ShowCommits(Core& core, BlockRange range, const ShowCommit& show);
   absl::Status Pass();
-  absl::StatusOr<std::uint64_t> LoadPage(PageReader& reader, std::uint64_t page);
+  absl::StatusOr<std::uint64_t> LoadPage(PageLoader& reader, std::uint64_t page);
   bool Accept(std::uint64_t block, std::uint64_t incarnation, std::span<const std::byte> payload);
   absl::Status ReadRecords(std::uint64_t page, std::uint64_t end_block, IndexFiller& filler);
   absl::Status Index(const Record& record, Address address, IndexFiller& filler);
@@ -128,7 +128,7 @@ class LogScan {
   Core& core_;
   HybridLog& log_;
   const Geometry& geometry_;
-  const Start start_;
+  const ReplayStart start_;
   const Address from_;  // the first record
   bool second_pass_ = false;
 

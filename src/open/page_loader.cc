@@ -1,4 +1,4 @@
-#include "ebb/internal/open/page_reader.h"
+#include "ebb/internal/open/page_loader.h"
 
 #include <algorithm>
 #include <cstring>
@@ -41,7 +41,7 @@ LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
     for (std::uint64_t i = 0; i < *count; ++i, ++block) {
       const std::span<const std::byte> bytes(buffer.get() + i * kBlockBytes, kBlockBytes);
       const auto incarnation = VerifyBlock(bytes, core.config.log.store_id, block);
-      // The end of the log, or damage: LogScan decides.
+      // The end of the log, or damage: LogReplay decides.
       if (!incarnation.has_value()) return loaded;
       std::memcpy(frame.data() + (block - page_first) * kBlockPayloadBytes, bytes.data(),
                   kBlockPayloadBytes);
@@ -54,7 +54,7 @@ LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
 
 }  // namespace
 
-struct PageReader::Shared {
+struct PageLoader::Shared {
   enum class State { kWaiting, kRunning, kDone };
   struct Page {
     State state = State::kWaiting;
@@ -112,19 +112,19 @@ struct PageReader::Shared {
   }
 };
 
-PageReader::PageReader(Core& core, Range range)
+PageLoader::PageLoader(Core& core, PageRange range)
     : range_(range),
       blocks_per_page_(core.log.geometry().blocks_per_page()),
       core_(core),
       shared_(std::make_unique<Shared>()),
       requested_end_(range.first_block / blocks_per_page_) {
-  const auto count = std::min<std::uint64_t>(core.config.pool_threads, kMostAhead);
+  const auto count = std::min<std::uint64_t>(core.config.pool_threads, kMaxAhead);
   for (std::uint64_t i = 0; i < count; ++i) {
     helpers_.emplace_back(core.pool, [this] { shared_->WorkAhead(core_); });
   }
 }
 
-PageReader::~PageReader() {
+PageLoader::~PageLoader() {
   MutexLock lock(shared_->mu);
   auto& pages = shared_->pages;
   // Running jobs write into frames and into the shared state, so their end is awaited; waiting
@@ -137,7 +137,7 @@ PageReader::~PageReader() {
   }
 }
 
-void PageReader::LoadAhead(std::uint64_t page) {
+void PageLoader::LoadAhead(std::uint64_t page) {
   const std::uint64_t first = std::max(range_.first_block, page * blocks_per_page_);
   const std::uint64_t end = std::min(range_.end_block, (page + 1) * blocks_per_page_);
   if (first >= end) return;
@@ -150,9 +150,9 @@ void PageReader::LoadAhead(std::uint64_t page) {
   for (PoolJob& helper : helpers_) helper.Post();
 }
 
-absl::StatusOr<std::vector<std::uint64_t>> PageReader::Load(std::uint64_t page) {
-  const std::uint64_t ahead = core_.config.pool_threads == 0 ? 0 : kMostAhead;
-  // Pages are requested in order, each once. Their frames are free: at most kMostAhead pages are
+absl::StatusOr<std::vector<std::uint64_t>> PageLoader::Load(std::uint64_t page) {
+  const std::uint64_t ahead = core_.config.pool_threads == 0 ? 0 : kMaxAhead;
+  // Pages are requested in order, each once. Their frames are free: at most kMaxAhead pages are
   // ahead.
   for (; requested_end_ <= page + ahead; ++requested_end_) LoadAhead(requested_end_);
   // If no job has begun this page, the caller loads it, so the scan progresses without a pool.

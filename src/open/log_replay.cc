@@ -1,4 +1,4 @@
-#include "ebb/internal/open/log_scan.h"
+#include "ebb/internal/open/log_replay.h"
 
 #include <fmt/format.h>
 
@@ -14,14 +14,14 @@
 
 namespace ebb::internal {
 
-LogScan::LogScan(Core& core, Start start)
+LogReplay::LogReplay(Core& core, ReplayStart start)
     : core_(core),
       log_(core.log),
       geometry_(core.log.geometry()),
       start_(std::move(start)),
       from_(start_.manifest != nullptr ? start_.manifest->scan_from : start_.begin) {}
 
-absl::Status LogScan::Run() {
+absl::Status LogReplay::Run() {
   if (absl::Status status = Pass(); !status.ok()) return status;
   // The scan has ended at a bad block. Whether that is the end of the log or damage is decided by
   // the blocks after it.
@@ -42,12 +42,12 @@ absl::Status LogScan::Run() {
 // Records in memory are not checked again, so every link must lead to the end of its chain at the
 // time when the record was added. In a first pass that was not the last, chains also hold void
 // records, so only the last pass counts.
-absl::Status LogScan::CheckLinks() const {
+absl::Status LogReplay::CheckLinks() const {
   if (bad_link_.is_null()) return absl::OkStatus();
   return Malformed(bad_link_, "a record that does not link to the end of its chain");
 }
 
-absl::Status LogScan::Pass() {
+absl::Status LogReplay::Pass() {
   incarnations_.clear();
   sessions_.clear();
   // Without an image: the first block is of the incarnation that the last commit record states for
@@ -75,11 +75,11 @@ absl::Status LogScan::Pass() {
   IndexFiller filler(core_, from_);
   // The second pass stops at the cut: everything after it is void.
   const std::uint64_t end = second_pass_ ? cut_block_ : core_.files.device->EndBlock();
-  PageReader reader(core_, {.first_block = geometry_.BlockOf(from_),
+  PageLoader reader(core_, {.first_block = geometry_.BlockOf(from_),
                             .end_block = std::min(end, start_.bad_header_block)});
   for (std::uint64_t page = geometry_.PageOf(from_);; ++page) {
     // Frames are the buffer of the scan. No more than the budget's number is ever resident.
-    const std::uint64_t newest = page + PageReader::kMostAhead;
+    const std::uint64_t newest = page + PageLoader::kMaxAhead;
     if (newest >= geometry_.frame_count && geometry_.frame_slots() > geometry_.frame_count) {
       log_.ReleaseFrame(newest - geometry_.frame_count);
     }
@@ -108,7 +108,7 @@ absl::Status LogScan::Pass() {
 
 // Fills the page's frame. Returns the first block that is not part of the log, at most the first of
 // the next page.
-absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_t page) {
+absl::StatusOr<std::uint64_t> LogReplay::LoadPage(PageLoader& reader, std::uint64_t page) {
   auto incarnations = reader.Load(page);
   if (!incarnations.ok()) return incarnations.status();
   const std::uint64_t page_first = page * geometry_.blocks_per_page();
@@ -127,8 +127,8 @@ absl::StatusOr<std::uint64_t> LogScan::LoadPage(PageReader& reader, std::uint64_
 // A block that verifies belongs to the log only if it is of the current incarnation, or begins the
 // next one. Otherwise it is a remain of a log that was cut off here: it verifies, but its records
 // were never committed.
-bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
-                     std::span<const std::byte> payload) {
+bool LogReplay::Accept(std::uint64_t block, std::uint64_t incarnation,
+                       std::span<const std::byte> payload) {
   // Without an incarnation yet, only an open record can begin one.
   const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
   if (!incarnations_.empty() && incarnation == current) return true;
@@ -142,8 +142,8 @@ bool LogScan::Accept(std::uint64_t block, std::uint64_t incarnation,
   return true;
 }
 
-absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block,
-                                  IndexFiller& filler) {
+absl::Status LogReplay::ReadRecords(std::uint64_t page, std::uint64_t end_block,
+                                    IndexFiller& filler) {
   const std::uint64_t first_block = page * geometry_.blocks_per_page();
   const std::uint64_t end_offset = (end_block - first_block) * kBlockPayloadBytes;
   const std::span<std::byte> frame = log_.FrameForRecovery(page);
@@ -190,7 +190,7 @@ absl::Status LogScan::ReadRecords(std::uint64_t page, std::uint64_t end_block,
   return absl::OkStatus();
 }
 
-absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& filler) {
+absl::Status LogReplay::Index(const Record& record, Address address, IndexFiller& filler) {
   const RecordHeader header = record.header().LoadAcquire();
   // Its operation lost the CAS, or a crash came before it was set valid: it is in no chain.
   if (!header.valid()) return absl::OkStatus();
@@ -203,7 +203,7 @@ absl::Status LogScan::Index(const Record& record, Address address, IndexFiller& 
   return filler.Add({core_.HashOf(record), address, header.prev()});
 }
 
-absl::Status LogScan::TakeSessions(const Record& record, Address address) {
+absl::Status LogReplay::TakeSessions(const Record& record, Address address) {
   auto sessions = DecodeSessions(std::span(record.bytes(), record.ExtentOf()));
   if (!sessions.has_value()) return Malformed(address, "a malformed sessions record");
   // They count only once the control record after them is read.
@@ -213,7 +213,7 @@ absl::Status LogScan::TakeSessions(const Record& record, Address address) {
   return absl::OkStatus();
 }
 
-absl::Status LogScan::TakeCommit(const Record& record, Address address) {
+absl::Status LogReplay::TakeCommit(const Record& record, Address address) {
   const std::uint64_t extent = record.ExtentOf();
   const auto commit =
       DecodeCommitRecord(std::span(record.bytes(), extent), core_.config.log.store_id,
@@ -265,7 +265,7 @@ absl::Status LogScan::TakeCommit(const Record& record, Address address) {
   return absl::OkStatus();
 }
 
-std::vector<SessionReport> LogScan::sessions() const {
+std::vector<SessionReport> LogReplay::sessions() const {
   std::vector<SessionReport> sessions;
   for (const auto& [name, serial] : sessions_) sessions.push_back({name, serial});
   return sessions;
@@ -273,7 +273,7 @@ std::vector<SessionReport> LogScan::sessions() const {
 
 // Called where an incarnation ends, at `end`: records that no control record has committed are
 // void.
-void LogScan::CloseUncommitted(Address end) {
+void LogReplay::CloseUncommitted(Address end) {
   // The ranges are known after the first pass; the second one uses them.
   if (second_pass_) return;
   const bool any = std::any_of(uncommitted_.begin(), uncommitted_.end(),
@@ -287,7 +287,7 @@ void LogScan::CloseUncommitted(Address end) {
                     .end = end});
 }
 
-bool LogScan::IsVoid(Address address, RecordHeader header) const {
+bool LogReplay::IsVoid(Address address, RecordHeader header) const {
   // The ranges are in order and do not overlap, so the first one that ends after the address
   // decides.
   const auto range =
@@ -299,7 +299,7 @@ bool LogScan::IsVoid(Address address, RecordHeader header) const {
 }
 
 // Describes the block at which the scan ended, for an error message.
-std::string LogScan::DescribeBad() const {
+std::string LogReplay::DescribeBad() const {
   if (bad_block_ == start_.bad_header_block) return start_.bad_header;
   const std::uint64_t segment = bad_block_ / geometry_.segment_blocks;
   const std::vector<BlockRange> held = core_.files.device->HeldBlocks();
@@ -312,7 +312,7 @@ std::string LogScan::DescribeBad() const {
 
 // Every block is checked, not only those of the log: a commit record may be anywhere after a lost
 // block.
-absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit& show) {
+absl::Status LogReplay::ShowCommits(Core& core, BlockRange range, const ShowCommit& show) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
   const std::uint64_t store_id = core.config.log.store_id;
@@ -331,8 +331,8 @@ absl::Status LogScan::ShowCommits(Core& core, BlockRange range, const ShowCommit
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
-                                                                    std::uint64_t end_block) {
+absl::StatusOr<std::optional<CommitRecord>> LogReplay::FindLastCommit(Core& core,
+                                                                      std::uint64_t end_block) {
   std::optional<CommitRecord> last;
   const auto keep = [&](std::uint64_t, const CommitRecord& commit) {
     last = commit;
@@ -355,7 +355,7 @@ absl::StatusOr<std::optional<CommitRecord>> LogScan::FindLastCommit(Core& core,
 // Distinguishes damage from the end of the log. Blocks after the last commit may be torn, missing
 // or old: a crash does that. But a later block which states that more was durable proves that
 // durable bytes are lost.
-absl::Status LogScan::LookForLaterCommits() {
+absl::Status LogReplay::LookForLaterCommits() {
   if (start_.salvage) return absl::OkStatus();
   const Address bad = geometry_.BlockStart(bad_block_);
   // The same statement, from a checkpoint or the durable end.
@@ -382,7 +382,7 @@ absl::Status LogScan::LookForLaterCommits() {
   return absl::OkStatus();
 }
 
-absl::Status LogScan::Malformed(Address address, const char* what) const {
+absl::Status LogReplay::Malformed(Address address, const char* what) const {
   const std::uint64_t block = geometry_.BlockOf(address);
   return absl::DataLossError(
       fmt::format("{}: block {} holds {}", core_.files.device->Describe(block), block, what));
