@@ -76,7 +76,7 @@ EBB_INLINE void CopyFromLog(const std::byte* log, std::size_t count, void* out) 
   if (end == count) return;
   if (end == 0) {
     const std::uint64_t word = load(0);
-    std::memcpy(to, &word, count);
+    std::memcpy(to, &word, count % 8);  // all of it; gcc 12 cannot see that it is below 8
   } else {
     const std::size_t bits = (count - end) * 8;
     const std::uint64_t last = load(end - 8) >> bits | load(end) << (64 - bits);
@@ -96,7 +96,7 @@ inline void CopyToLog(const void* from, std::size_t count, std::byte* log) {
   if (end == count) return;
   std::uint64_t last = 0;
   if (end == 0) {
-    std::memcpy(&last, bytes, count);
+    std::memcpy(&last, bytes, count % 8);
   } else {
     std::memcpy(&last, bytes + count - 8, 8);
     last >>= 64 - (count - end) * 8;
