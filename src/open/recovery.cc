@@ -81,10 +81,10 @@ struct NewIncarnation {
   std::uint64_t uncertain_block = 0;  // from here on no record states that blocks are durable
   std::uint64_t cut_block = 0;
   std::uint64_t version = 1;
-  std::uint64_t checkpoint_id = 0;         // the newest ever begun
-  Address begin;                           // of the log
+  std::uint64_t checkpoint_id = 0;            // the newest ever begun
+  Address begin;                              // of the log
   std::vector<IncarnationSpan> incarnations;  // including this one
-  bool salvaged = false;                   // the part that is cut off was durable
+  bool salvaged = false;                      // the part that is cut off was durable
 };
 
 // Withdraws the statements that more than the log below `end_block` was durable, before the rest is

@@ -57,8 +57,8 @@ struct HistoryOp {
 
 class History {
  public:
-  static constexpr std::size_t kMaxOps = 15;   // digits
-  using Mask = std::uint32_t;                  // of operations
+  static constexpr std::size_t kMaxOps = 15;  // digits
+  using Mask = std::uint32_t;                 // of operations
 
   struct Crash {
     Mask survives = 0;  // had ended before the commit began

@@ -57,8 +57,8 @@ class ReadAhead {
 
   Core& core_;
   const std::uint64_t max_blocks_;
-  std::uint64_t blocks_ = 0;                  // that are ahead
-  std::uint64_t capacity_ = 0;                // of all slots
+  std::uint64_t blocks_ = 0;                         // that are ahead
+  std::uint64_t capacity_ = 0;                       // of all slots
   std::deque<std::unique_ptr<PieceBuffer>> asked_;   // in order
   std::vector<std::unique_ptr<PieceBuffer>> spare_;  // kept for their memory
   // Reads into the slots. Created for the first of them: blocks in memory need none.
