@@ -72,7 +72,7 @@ compile() { "$compiler" -std=c++20 -O2 -I "$include" "$@"; }
 
 # The headers of ebb that the file reaches, then the other headers that they include.
 compile "$@" -MM "$folder/store.cc" | tr ' \\' '\n\n' | grep "/ebb/" |
-  xargs sed -n -e 's/^#include <.*>.*/&/p' -e 's/^#include "absl.*/&/p' | sort -u \
+  xargs sed -n -e 's/^#include <[^ ]*>.*/&/p' -e 's/^#include "absl.*/&/p' | sort -u \
   >"$folder/headers.cc"
 echo 'int UseNothing() { return 0; }' >>"$folder/headers.cc"
 
