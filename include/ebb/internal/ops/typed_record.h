@@ -165,8 +165,8 @@ LockWord CopyLocked(const HybridLog& log, Address address, const Record& record,
 enum class WriteResult : std::uint8_t { kWritten, kChanged, kTooSmall, kFlagged };
 
 // Writes a locked value in place if the lock word is still `seen` and no flag has been set.
-inline WriteResult WriteLocked(const Record& record, LockWord seen, const void* bytes,
-                               std::size_t count) {
+EBB_INLINE WriteResult WriteLocked(const Record& record, LockWord seen, const void* bytes,
+                                   std::size_t count) {
   if (count > record.capacity()) return WriteResult::kTooSmall;
   AtomicLockWord lock = record.lock();
   if (seen.locked() || !lock.TryLock(seen)) return WriteResult::kChanged;
