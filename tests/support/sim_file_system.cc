@@ -15,7 +15,7 @@ using internal::MutexLock;
 using internal::Transfer;
 
 namespace {
-constexpr std::uint64_t kBlockBytes = 4096;  // of the simulated file system, and for alignment
+constexpr std::uint64_t kDiskBlockBytes = 4096;  // of the simulated file system, and for alignment
 }  // namespace
 
 // Picks among the changes that may survive. Seeds 0 and 1 are the two extremes; every other seed
@@ -395,7 +395,7 @@ class SimFileSystem::SimFile final : public internal::File {
  private:
   bool Aligned(std::uint64_t offset, const std::byte* bytes, std::size_t count) const {
     return !direct_ ||
-           (offset | count | reinterpret_cast<std::uintptr_t>(bytes)) % kBlockBytes == 0;
+           (offset | count | reinterpret_cast<std::uintptr_t>(bytes)) % kDiskBlockBytes == 0;
   }
 
   SimFileSystem& owner_;
@@ -539,7 +539,7 @@ Transfer SimFileSystem::Write(std::uint64_t file, std::uint64_t offset, const st
   const std::uint64_t end_limit = size + free_bytes;
   if (offset + count > size && end_limit >= size && offset + count > end_limit) {
     count = offset < end_limit ? end_limit - offset : 0;
-    count -= count % kBlockBytes;
+    count -= count % kDiskBlockBytes;
     if (count == 0) return {0, space_rules_.error};
   }
   if (offset + count > space_rules_.max_file_bytes) return {0, EFBIG};
