@@ -578,8 +578,11 @@ void Opening::OpenDurableEnd(Committer::CommittedState& start) {
   absl::StatusOr<std::unique_ptr<DurableEnd>> end = DurableEnd::Open(
       *core.files.directory, core.config.log.store_id, std::max<std::uint64_t>(end_block, 1));
   // A store can work without this file, as long as the end of its log is not lost.
-  if (end.ok()) start.durable_end = *std::move(end);
-  if (!end.ok()) opened_.report.notes.emplace_back(end.status().message());
+  if (end.ok()) {
+    start.durable_end = *std::move(end);
+  } else {
+    opened_.report.notes.emplace_back(end.status().message());
+  }
 }
 
 // Adds the path of the store to an error of its opening, and to damage how to continue.
