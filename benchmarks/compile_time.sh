@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the use of ebb costs a compiler, at -O2: processor seconds, because other work of the machine
-# is not the compiler's fault, and bytes of code (the text column of `size`).
+# Measures the cost of ebb to a compiler, at -O2: processor seconds, because other work of the
+# machine is not the compiler's fault, and bytes of code (the text column of `size`).
 #
 #   compile_time.sh [COMPILER [FLAGS...]]
 #

@@ -147,8 +147,8 @@ absl::Status WriteOpenRecord(Core& core, const NewIncarnation& start) {
   absl::Status status = device.WriteAgain(uncertain_block, cut_block);
   status.Update(status.ok() ? device.Sync() : absl::OkStatus());
   // The statements are withdrawn after the sync of the part that is kept, and before the cut: a
-  // crash in between leaves the damage, or the new end. What is dropped goes before the record,
-  // because its commits state that blocks after the cut are durable.
+  // crash in between leaves the damage, or the new end. The dropped part is cut before the record
+  // is written, because its commits state that blocks after the cut are durable.
   if (status.ok() && salvaged) {
     status = ForgetBehind(core, cut_block);
     status.Update(status.ok() ? device.Truncate(cut_block) : absl::OkStatus());

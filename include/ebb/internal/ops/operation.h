@@ -151,8 +151,8 @@ class Operations {
     bool is_hit;  // on the fast path
   };
 
-  // The consumer of a read: what it does with the record that was found, once. The slow path sees
-  // any consumer as this type.
+  // The consumer of a read, called once with the record that was found. The slow path sees any
+  // consumer as this type.
   using Consumer = absl::FunctionRef<void(const Found&)>;
   // Whether a consumer calls a function of the user. Its fast path runs only outside callbacks.
   template <typename Consume>
