@@ -10,6 +10,7 @@
 #include <new>
 #include <utility>
 
+#include "ebb/internal/base/backoff.h"
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/format/lifetime.h"
 
@@ -40,6 +41,7 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       commit_thread(CommitThreads(core_config),
                     core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),
+      reader(log, core_config.log.store_id, *files.device),
       index(core_config.index_exponent, core_config.creation_exponent, core_config.log.huge_pages,
             core_config.hash_seed, core_config.index_limit_bytes) {
   if (!core_config.measure_latency) return;
@@ -439,8 +441,8 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   };
   metrics.log_written_bytes = count(log.counters().flushed_bytes);
   metrics.checkpoint_written_bytes = count(counters.checkpoint_bytes);
-  metrics.device_reads = count(log.counters().device_reads);
-  metrics.device_read_bytes = count(log.counters().device_read_bytes);
+  metrics.device_reads = count(reader.counters().device_reads);
+  metrics.device_read_bytes = count(reader.counters().device_read_bytes);
   metrics.page_waits = count(log.counters().page_waits);
   metrics.throttle_waits = count(log.counters().throttle_waits);
   metrics.fuzzy_waits = count(counters.fuzzy_waits);

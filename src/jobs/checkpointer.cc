@@ -234,7 +234,7 @@ absl::Status Checkpointer::MoveBegin(const LaneTurn& turn, Address begin) {
   absl::Status status = needs_checkpoint ? Write(turn) : core_.commits->Join();
   // No slice of the space has room for an image. The log alone is complete, so the checkpoints can
   // be removed.
-  if (needs_checkpoint && absl::IsResourceExhausted(status) && core_.log.is_short_of_space()) {
+  if (needs_checkpoint && absl::IsResourceExhausted(status) && core_.log.space().is_short()) {
     status = CleanUp(turn, 0).status();
     if (status.ok() && committer_.DurableBegin() < begin) status = core_.commits->Join();
   }

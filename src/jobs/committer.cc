@@ -130,7 +130,7 @@ absl::Status Committer::CheckIdleCommit(bool of_checkpoint) {
   const bool closed = core_.epochs.closed();
   if (closed && !settled_) return absl::OkStatus();  // it settles a record, which left the space
   const bool is_needed = !settled_ || (!closed && begin_ != BeginToState(false));
-  return core_.log.CheckIdleCommit(!of_checkpoint && is_needed);
+  return core_.log.space().CheckIdleCommit(!of_checkpoint && is_needed);
 }
 
 absl::Status Committer::ShiftVersion() {
@@ -241,7 +241,7 @@ absl::Status Committer::AppendSessions(std::uint64_t version) {
     // control record follows it.
     const SessionsExtent fitting = FitSessions(rest, room);
     const auto reserve = [&](const EpochGuard& guard) {
-      const Address start = core_.log.Allocate(fitting.bytes, guard, HybridLog::Space::kCommit);
+      const Address start = core_.log.Allocate(fitting.bytes, guard, Space::kCommit);
       return HybridLog::Extent{start, start.is_null() ? 0 : fitting.bytes};
     };
     HybridLog::Extent extent;
@@ -280,7 +280,7 @@ absl::Status Committer::Append(const std::function<HybridLog::Extent(const Epoch
       }
     }
     // Outside the guard: the wait may need this thread's guard to end.
-    absl::Status status = log.WaitForPage(min_bytes, HybridLog::Space::kCommit);
+    absl::Status status = log.WaitForPage(min_bytes, Space::kCommit);
     if (!status.ok()) return status;
   }
 }

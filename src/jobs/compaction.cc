@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ebb/internal/base/backoff.h"
+
 namespace ebb::internal {
 namespace {
 
@@ -22,15 +24,15 @@ std::uint32_t ValueBytes(const Record& record, RecordShape shape) {
 absl::StatusOr<Address> Compaction::Run(LogCursor::LogRange range, std::uint64_t pass_bytes,
                                         const Stop& stop) {
   // On a full disk a pass must fit into the slice of collections, which its own commit frees again.
-  if (core_.log.is_short_of_space()) {
-    const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
+  if (core_.log.space().is_short()) {
+    const std::uint64_t slice_bytes = core_.log.space().ForCollection().slice_blocks * kBlockBytes;
     pass_bytes = std::min(pass_bytes, std::max<std::uint64_t>(slice_bytes / 2, kBlockBytes));
   }
   absl::StatusOr<Address> until = RunPass(range, pass_bytes, stop);
   // So little space is left that the live records could not be copied. Those of a smaller pass may
   // fit.
   while (absl::IsResourceExhausted(until.status()) && pass_bytes > kBlockBytes) {
-    const std::uint64_t slice_bytes = core_.log.GetCollectionSpace().slice_blocks * kBlockBytes;
+    const std::uint64_t slice_bytes = core_.log.space().ForCollection().slice_blocks * kBlockBytes;
     pass_bytes = std::max<std::uint64_t>(std::min(pass_bytes / 4, slice_bytes), kBlockBytes);
     until = RunPass(range, pass_bytes, stop);
   }
@@ -115,8 +117,7 @@ absl::Status Compaction::Copy(const LiveRecordReader::LiveRecord& found) {
         break;
       case Next::kMakeRoom:
         // Outside the guard. The copy may use the slice of collections.
-        if (absl::Status room = core_.log.WaitForPage(extent, HybridLog::Space::kCollection);
-            !room.ok()) {
+        if (absl::Status room = core_.log.WaitForPage(extent, Space::kCollection); !room.ok()) {
           return room;
         }
         break;
@@ -151,7 +152,7 @@ Compaction::Next Compaction::TryCopy(const LiveRecordReader::LiveRecord& live,
   if (!guard.Look()) return Next::kWait;
   if (above == Above::kSuccessor) return Next::kDone;
   if (above == Above::kUnknown) return Next::kDecide;
-  const Address address = log.Allocate(extent, guard, HybridLog::Space::kCollection);
+  const Address address = log.Allocate(extent, guard, Space::kCollection);
   if (address.is_null()) return Next::kMakeRoom;
   const std::uint32_t value_bytes = ValueBytes(live.record, shape);
   const Record copy(log.At(address, guard), shape);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "ebb/internal/base/backoff.h"
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/jobs/log_verifier.h"
 #include "ebb/internal/ops/pending_operations.h"

@@ -61,12 +61,12 @@ struct DeviceSample {
   std::uint64_t bytes = 0;
 };
 
-DeviceSample SampleDevice(HybridLog& log, const Core::IndexSample& sample) {
+DeviceSample SampleDevice(LogReader& reader, const Core::IndexSample& sample) {
   DeviceBuffer buffer;
   DeviceSample read;
   const std::size_t known = std::min(sample.on_device, Core::IndexSample::kMaxAddresses);
   for (std::size_t i = 0; i < known; ++i) {
-    absl::StatusOr<Record> record = log.ReadFromDevice(sample.addresses[i], buffer);
+    absl::StatusOr<Record> record = reader.ReadRecord(sample.addresses[i], buffer);
     if (!record.ok()) continue;  // an estimate; an operation that needs it gets the error
     ++read.count;
     read.tombstones += record->header().LoadAcquire().tombstone() ? 1 : 0;
@@ -110,14 +110,14 @@ class GarbageCollector::Throttle {
 
 GcEstimate GarbageCollector::Estimate(Address begin) {
   // The sample is larger where a few per cent decide whether collecting frees anything.
-  const std::uint64_t min_buckets = core_.log.is_short_of_space() ? 65536 : 4096;
+  const std::uint64_t min_buckets = core_.log.space().is_short() ? 65536 : 4096;
   const Geometry& geometry = core_.log.geometry();
   const RecordShape shape = core_.log.shape();
   const Core::IndexSample sample = core_.SampleIndex(slot_, min_buckets);
   std::uint64_t measured = sample.in_memory;
   std::uint64_t measured_bytes = sample.bytes;
   std::uint64_t tombstones = sample.tombstones;
-  if (const DeviceSample read = SampleDevice(core_.log, sample); read.count != 0) {
+  if (const DeviceSample read = SampleDevice(core_.reader, sample); read.count != 0) {
     measured += sample.on_device;
     measured_bytes += sample.on_device * (read.bytes / read.count);
     tombstones += sample.on_device * read.tombstones / read.count;
@@ -142,14 +142,14 @@ GcEstimate GarbageCollector::Estimate(Address begin) {
 // Compares the garbage with the waste of scanning all live records, and of two more passes; see
 // hybrid_log.h. Without a gain a collection would only use up its slice.
 bool GarbageCollector::WouldFree(const GcEstimate& estimate) const {
-  const HybridLog::CollectionSpace space = core_.log.GetCollectionSpace();
+  const LogSpace::CollectionSpace space = core_.log.space().ForCollection();
   const std::uint64_t pass_bytes = std::max<std::uint64_t>(space.slice_blocks / 2, 1) * kBlockBytes;
   return estimate.garbage_bytes >
          space.waste_blocks * kBlockBytes * (estimate.live_bytes / pass_bytes + 2);
 }
 
 bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimate) const {
-  if (core_.log.is_short_of_space()) return WouldFree(estimate);
+  if (core_.log.space().is_short()) return WouldFree(estimate);
   if (estimate.log_bytes == 0 || estimate.garbage_bytes < options.min_reclaim_bytes) return false;
   // For 1 there is no need of an estimate: every collection is wanted.
   return options.target_utilization >= 1 ||
@@ -180,7 +180,7 @@ absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call
   }
   // Updates are still rejected, so this collection made no room. Another one follows only after the
   // tail has moved.
-  if (core_.log.is_short_of_space()) NoteFruitless();
+  if (core_.log.space().is_short()) NoteFruitless();
   // A collection that ended normally has left the throttle as LookLater set it.
   std::move(release_throttle).Cancel();
   stats.new_begin_address = core_.log.begin().value();
@@ -224,7 +224,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   const CollectionStart start{.from = collected_,
                               .tail = core_.log.tail(),
                               .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
-  bool goes_on = !is_automatic || start.tail >= resting_until_ || core_.log.is_short_of_space();
+  bool goes_on = !is_automatic || start.tail >= resting_until_ || core_.log.space().is_short();
   std::uint64_t unfreed_bytes = 0;  // copied since space was last given back
   while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
     throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
@@ -270,7 +270,7 @@ void GarbageCollector::Rest(const GcOptions& options, const CollectionStart& sta
   // See Convergence in the header: the written bytes include the waste of each pass.
   const std::uint64_t scanned = collected_ - start.from;
   std::uint64_t written =
-      stats.pass_count * core_.log.GetCollectionSpace().waste_blocks * kBlockBytes;
+      stats.pass_count * core_.log.space().ForCollection().waste_blocks * kBlockBytes;
   if (stats.copied_records != 0) {
     written +=
         stats.copied_records * WithFiller(geometry, stats.copied_bytes / stats.copied_records);
@@ -294,12 +294,12 @@ void GarbageCollector::Rest(const GcOptions& options, const CollectionStart& sta
 // On a full disk, passes that free less than they copy would use up the slice permanently. That
 // happens if a scan still reads the beginning of the log, or if holes cannot be punched.
 bool GarbageCollector::IsWastingSpace(std::uint64_t copied_bytes, std::uint64_t freed_bytes) const {
-  if (!core_.log.is_short_of_space()) return false;
+  if (!core_.log.space().is_short()) return false;
   const Geometry& geometry = core_.log.geometry();
   const std::uint64_t log_blocks =
       geometry.BlockOf(core_.log.tail()) - geometry.BlockOf(core_.log.begin());
-  const std::uint64_t allowed_blocks =
-      core_.files.device->FreedAsOne(log_blocks) + 2 * core_.log.GetCollectionSpace().waste_blocks;
+  const std::uint64_t allowed_blocks = core_.files.device->FreedAsOne(log_blocks) +
+                                       2 * core_.log.space().ForCollection().waste_blocks;
   return copied_bytes > freed_bytes + allowed_blocks * kBlockBytes;
 }
 
@@ -322,7 +322,7 @@ absl::StatusOr<bool> GarbageCollector::GiveWay(Call& call) {
 absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
   const Address tail = core_.log.tail();
   const Address frozen = core_.log.safe_read_only();
-  if (pace == Pace::kAutomatic && !core_.log.is_short_of_space() &&
+  if (pace == Pace::kAutomatic && !core_.log.space().is_short() &&
       frozen.value() >= tail.value() - (tail - collected_) / 2) {
     return frozen;
   }
@@ -361,7 +361,7 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
     // Waiting for the rate may have taken long.
     stopped = stopped || call.is_stopping();
     return stopped || is_awaited() ||
-           (is_young && !core_.log.is_short_of_space() &&
+           (is_young && !core_.log.space().is_short() &&
             core_.log.tail() - (collected_ + scanned) <= EnoughBytes(options, estimate));
   };
   // Walk of a garbage collection, 2: copies the live records of [collected_, end), or a part of it.
@@ -390,7 +390,7 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, const Call& c
     // for the periodic commit unless the log is too long or the disk is full.
     const bool waits_for_others = call.pace == Pace::kAutomatic &&
                                   core_.config.durability == Durability::kPeriodic &&
-                                  core_.log.tail() < longest && !core_.log.is_short_of_space();
+                                  core_.log.tail() < longest && !core_.log.space().is_short();
     if (!waits_for_others) {
       // Updates must not outrun the commit that is about to free the space.
       if (call.pace == Pace::kAutomatic) PaceUpdates(options, estimate, core_.log.tail());
@@ -400,7 +400,7 @@ absl::Status GarbageCollector::MoveBegin(const GcOptions& options, const Call& c
   // Walk of a garbage collection, 5.
   if (status.ok()) status = GiveBack(stats);
   // Space was freed on the disk, but other programs may take it: reserve some for updates at once.
-  if (core_.log.is_short_of_space()) core_.log.TakeSpaceAhead(0);
+  if (core_.log.space().is_short()) core_.log.space().TakeAhead(0);
   return status;
 }
 

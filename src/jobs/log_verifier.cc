@@ -261,7 +261,7 @@ const char* LogVerifier::CheckLink(const Record& record, Address address) {
 }
 
 bool LogVerifier::LeadsToChain(Address address, std::uint64_t hash) {
-  const absl::StatusOr<Record> record = log_.ReadFromDevice(address, record_);
+  const absl::StatusOr<Record> record = core_.reader.ReadRecord(address, record_);
   return record.ok() && ChainOf(core_.HashOf(*record) ^ hash) == 0;
 }
 
@@ -317,7 +317,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
       if (!guard.Look()) continue;
     }
     if (!in_memory) {  // flushed and evicted since the log was read
-      const absl::StatusOr<Record> record = log_.ReadFromDevice(address, record_);
+      const absl::StatusOr<Record> record = core_.reader.ReadRecord(address, record_);
       if (absl::IsResourceExhausted(record.status())) throw std::bad_alloc();  // not damage either
       if (!record.ok()) {
         AddProblem(options_, std::string(record.status().message()), report_);

@@ -1,71 +1,16 @@
 #include "ebb/internal/log/hybrid_log.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <thread>
 
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {
-
-namespace {
-
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// At most, wherever the records lie in their blocks.
-std::uint64_t BlocksOfSessions(std::uint64_t bytes) {
-  return bytes == 0 ? 0 : bytes / kBlockPayloadBytes + 2;
-}
-
-// A generator of the thread (xorshift), so that threads that wait for each other do not go in step.
-std::uint32_t NextRandom() {
-  static constinit thread_local std::uint64_t t_state = 0;
-  if (t_state == 0) {
-    t_state =
-        reinterpret_cast<std::uintptr_t>(&t_state) ^
-        static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-    t_state = t_state * 0x9e3779b97f4a7c15 | 1;
-  }
-  t_state ^= t_state << 13;
-  t_state ^= t_state >> 7;
-  t_state ^= t_state << 17;
-  return static_cast<std::uint32_t>(t_state >> 32);
-}
-
-}  // namespace
-
-unsigned Backoff::Wait() {
-  const unsigned random = NextRandom() % 64;
-  if (++count_ <= 32) {
-    for (unsigned i = 0; i < random; ++i) Pause();  // on an idle machine, yield returns at once
-    std::this_thread::yield();
-    return random;
-  }
-  usleep(25 + random);
-  return random;
-}
-
-std::byte* DeviceBuffer::Reserve(std::size_t blocks, std::size_t keep) {
-  if (blocks <= blocks_) return bytes_.get();
-  AlignedBuffer grown = AllocateAligned(blocks * kBlockBytes);
-  if (grown == nullptr) return nullptr;
-  std::memset(grown.get(), 0, blocks * kBlockBytes);  // see block_queue.h
-  if (keep != 0) std::memcpy(grown.get(), bytes_.get(), keep * kBlockBytes);
-  bytes_ = std::move(grown);
-  blocks_ = blocks;
-  return bytes_.get();
-}
 
 HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health, Device& device,
                      ThreadPool& pool)
@@ -76,6 +21,7 @@ HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health,
       health_(health),
       device_(device),
       region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages),
+      space_(*this, config.geometry, config.shape, device),
       maintenance_(pool, [this] { Maintain(); }) {
   // About an eighth of the frames, at least three, are for pages that leave memory: the page being
   // flushed, the page that waits for the drain of its eviction, and the frame of the next page to
@@ -103,18 +49,8 @@ void HybridLog::Restore(Position position) {
   for (AtomicWord* word : {&flushed_until_, &safe_read_only_, &read_only_, &update_from_}) {
     word->store(tail.value(), std::memory_order_release);  // [boundary]
   }
-  // Space is reserved when it is needed.
-  space_end_block_.store(geometry.BlockOf(tail), std::memory_order_release);  // [space]
-  ordinary_end_.store(0, std::memory_order_release);                          // [space]
-  const RecordShape shape = config_.shape;
-  largest_extent_.store(
-      shape.has_lengths() ? 0 : shape.ExtentFor(shape.key_bytes, shape.value_bytes),
-      std::memory_order_relaxed);  // before other threads know the log
   incarnations_ = std::move(position.incarnations);
-  {
-    MutexLock lock(space_mu_);
-    sessions_blocks_ = BlocksOfSessions(position.sessions_bytes);
-  }
+  space_.Restore(tail, position.sessions_bytes);
   MutexLock lock(boundary_mu_);
   requested_read_only_ = tail;
 }
@@ -130,11 +66,9 @@ Address HybridLog::Allocate(std::uint64_t extent_bytes, const EpochGuard& guard,
     return Address();
   // The page lacks space for ordinary records, or for the slices after it. An ordinary record must
   // wait; the other classes have their place checked exactly.
-  if (PlaceIn(word) >= LoadAcquire(ordinary_end_)) [[unlikely]]  // [space]
+  if (!space_.IsOrdinary(PlaceIn(word))) [[unlikely]]
     return space == Space::kOrdinary ? Address() : AllocateExact(extent_bytes, guard, space);
-  // WasteBlocks sizes the slices by the largest record seen.
-  if (extent_bytes > largest_extent_.load(std::memory_order_relaxed)) [[unlikely]]  // an estimate
-    largest_extent_.store(extent_bytes, std::memory_order_relaxed);                 // likewise
+  space_.NoteExtent(extent_bytes);
   // The claim. From here on the bytes [start, start + extent) belong to this thread alone, and the
   // caller must write a header with this extent before it leaves its guard: a scan relies on there
   // being no hole.
@@ -158,7 +92,7 @@ Address HybridLog::AllocateExact(std::uint64_t extent_bytes, const EpochGuard& g
     // fails and the place of the next attempt is checked again. So no class uses the slice of a
     // later one.
     const Address start = PlaceIn(word);
-    if (!HasSpace(start, extent_bytes, space)) return Address();
+    if (!space_.HasSpace(start, extent_bytes, space)) return Address();
     // If the record does not fit, this call is the one that crosses the end: it claims the rest as
     // a filler.
     const bool fits = offset + extent_bytes <= payload_bytes_;
@@ -191,7 +125,7 @@ HybridLog::Extent HybridLog::ReserveToBlockEnd(std::uint64_t min_bytes, const Ep
     // can be sealed and flushed at once, and nothing is appended to its block later.
     if (offset >= payload_bytes_) return {};
     const Address start = PlaceIn(word);
-    if (!HasSpace(start, min_bytes, Space::kCommit)) return {};
+    if (!space_.HasSpace(start, min_bytes, Space::kCommit)) return {};
     const std::uint64_t end =
         (offset + min_bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes * kBlockPayloadBytes;
     // If too little is left, all of it becomes a filler.
@@ -226,160 +160,6 @@ Address HybridLog::NextPlace() const {
   return config_.geometry.PageStart(TailPage(word)) + std::min(TailOffset(word), payload_bytes_);
 }
 
-// ---- space ----
-
-// A record that crosses its page's end makes a filler there, so the whole page must have space.
-std::uint64_t HybridLog::EndBlock(Address at, std::uint64_t extent_bytes) const {
-  const Geometry& geometry = config_.geometry;
-  const std::uint64_t end =
-      std::min(geometry.OffsetOf(at) + std::max<std::uint64_t>(extent_bytes, 8), payload_bytes_);
-  return geometry.BlockOf(geometry.PageStart(geometry.PageOf(at)) + (end - 1)) + 1;
-}
-
-bool HybridLog::HasSpace(Address at, std::uint64_t extent_bytes, Space space) const {
-  // The common case: in an ordinary page every class may append. Beyond it, a record must leave all
-  // slices of later classes whole.
-  if (at < LoadAcquire(ordinary_end_)) [[likely]]  // [space]
-    return true;
-  return space != Space::kOrdinary &&
-         EndBlock(at, extent_bytes) + BlocksBehind(space) <=
-             space_end_block_.load(std::memory_order_acquire);  // [space]
-}
-
-std::uint64_t HybridLog::WasteBlocks() const {
-  return largest_extent_.load(std::memory_order_relaxed) / kBlockPayloadBytes + 3;  // an estimate
-}
-
-// The formulas and their reasons are in the header ("Space on the device").
-void HybridLog::SizeSlices() {
-  const Geometry& geometry = config_.geometry;
-  const std::uint64_t log_blocks = geometry.BlockOf(tail()) - geometry.BlockOf(begin());
-  const std::uint64_t waste = WasteBlocks() + sessions_blocks_;
-  const std::uint64_t base =
-      std::min<std::uint64_t>(2 * geometry.blocks_per_page(), 512) + 2 * waste;
-  const auto root = static_cast<std::uint64_t>(
-      std::sqrt(static_cast<double>(waste) * static_cast<double>(log_blocks)));
-  const std::uint64_t commits = 4 * (2 + sessions_blocks_) + 8;
-  const std::uint64_t collection = base + root * 5 / 2 + device_.FreedAsOne(log_blocks);
-  const std::uint64_t deletions = std::max(base + root / 2, log_blocks / 128);
-  // Each value includes the slices of all later classes. A smaller log gives smaller slices; the
-  // space stays reserved.
-  const auto set = [this](Space space, std::uint64_t blocks) {
-    blocks_behind_[static_cast<std::size_t>(space)].store(
-        blocks,
-        std::memory_order_relaxed);  // a thread that sees an older one is only a little earlier
-  };
-  set(Space::kCollection, commits);
-  set(Space::kDeletion, commits + collection);
-  set(Space::kOrdinary, commits + collection + deletions);
-}
-
-absl::Status HybridLog::ReserveTo(std::uint64_t end_block) {
-  const std::uint64_t begin = space_end_block_.load(std::memory_order_relaxed);  // space_mu_ held
-  if (end_block <= begin) return absl::OkStatus();
-  // The boundary moves only after the device has reserved, so that an append that sees it can be
-  // flushed. Space that was reserved before an error stays with the file and is used by the next
-  // call.
-  absl::Status status = device_.Reserve(begin, end_block);
-  if (status.ok()) space_end_block_.store(end_block, std::memory_order_release);  // [space]
-  return status;
-}
-
-absl::Status HybridLog::TakeSpace(Address at, std::uint64_t extent_bytes, Space space) {
-  MutexLock lock(space_mu_);
-  SizeSlices();
-  // Another thread may have reserved it while this one waited for the mutex.
-  if (HasSpace(at, extent_bytes, space)) return absl::OkStatus();
-  const Geometry& geometry = config_.geometry;
-  const std::uint64_t page_end = (geometry.PageOf(at) + 1) * geometry.blocks_per_page();
-  // First the whole page with all slices beyond it: then the page becomes ordinary, and its appends
-  // need no check.
-  absl::Status status = ReserveTo(page_end + BlocksBehind(Space::kOrdinary));
-  if (status.ok()) {
-    is_short_of_space_.store(false, std::memory_order_relaxed);  // a hint
-    // The store of ordinary_end_ comes after that of space_end_block_ in ReserveTo: a thread that
-    // finds the page ordinary may use all of it. The last hundredth of the addresses never becomes
-    // ordinary.
-    const std::uint64_t end_page = std::min(geometry.PageOf(at) + 1, EndPage(Space::kOrdinary));
-    ordinary_end_.store(geometry.PageStart(end_page).value(),
-                        std::memory_order_release);  // [space]
-    return status;
-  }
-  // Otherwise the most important slices come first, as far as there is space. A part of a slice is
-  // useful too: without it, a collection in a new process would have no space and would free too
-  // little.
-  const std::uint64_t end_block = EndBlock(at, extent_bytes);
-  for (const Space behind :
-       {Space::kCommit, Space::kCollection, Space::kDeletion, Space::kOrdinary}) {
-    const std::uint64_t target = end_block + BlocksBehind(behind);
-    const auto end = [this] {
-      return space_end_block_.load(std::memory_order_relaxed);  // space_mu_ is held
-    };
-    // Halve the step after each failure, so that the loop ends near the last block that the disk
-    // still has.
-    for (std::uint64_t step = target - std::min(target, end()); step != 0; step /= 2) {
-      static_cast<void>(ReserveTo(std::min(end() + step, target)));
-    }
-    if (end() < target) break;
-  }
-  return HasSpace(at, extent_bytes, space) ? absl::OkStatus() : status;
-}
-
-absl::Status HybridLog::CheckIdleCommit(bool is_needed) {
-  MutexLock lock(space_mu_);
-  SizeSlices();
-  const Address at = config_.geometry.Normalize(NextPlace());
-  // In an ordinary page all slices have space, so this commit takes none from the next.
-  if (at < LoadAcquire(ordinary_end_)) return absl::OkStatus();  // [space]
-  // Half of the commits' slice is enough for the commit of the next record and that of Close.
-  const std::uint64_t kept = is_needed ? BlocksBehind(Space::kCollection) / 2 : HalfOfDeletions();
-  return ReserveTo(config_.geometry.BlockOf(at) + 2 + sessions_blocks_ + kept);
-}
-
-absl::Status HybridLog::SetSessionsBytes(std::uint64_t bytes) {
-  MutexLock lock(space_mu_);
-  const std::uint64_t blocks = BlocksOfSessions(bytes);
-  const std::uint64_t before = std::exchange(sessions_blocks_, blocks);
-  // A shorter list frees its part of the slices without a check.
-  if (blocks <= before) return absl::OkStatus();
-  SizeSlices();
-  const Address at = config_.geometry.Normalize(NextPlace());
-  const std::uint64_t page_end =
-      (config_.geometry.PageOf(at) + 1) * config_.geometry.blocks_per_page();
-  const bool is_ordinary = at < LoadAcquire(ordinary_end_);  // [space]
-  absl::Status status =
-      ReserveTo((is_ordinary ? page_end : config_.geometry.BlockOf(at) + 1) + HalfOfDeletions());
-  // Without the space, the list keeps its old size and the call that wanted a longer one fails.
-  if (!status.ok()) sessions_blocks_ = before;
-  return status;
-}
-
-HybridLog::CollectionSpace HybridLog::GetCollectionSpace() {
-  MutexLock lock(space_mu_);
-  SizeSlices();
-  // The space that a collection may fill: from the tail to the slice of the commits.
-  const std::uint64_t from = config_.geometry.BlockOf(config_.geometry.Normalize(NextPlace())) +
-                             BlocksBehind(Space::kCollection);
-  const std::uint64_t end = space_end_block_.load(std::memory_order_relaxed);  // space_mu_ held
-  return {.slice_blocks = end - std::min(end, from),
-          .waste_blocks = WasteBlocks() + sessions_blocks_};
-}
-
-void HybridLog::TakeSpaceAhead(std::uint64_t pages_ahead) {
-  const Geometry& geometry = config_.geometry;
-  const Address next = NextPlace();
-  // This is an optimization only. An error is dropped: the append that needs the space gets it from
-  // WaitForPage.
-  const Address at = pages_ahead == 0 ? geometry.Normalize(next)
-                                      : geometry.PageStart(geometry.PageOf(next) + pages_ahead);
-  static_cast<void>(TakeSpace(at, sizeof(RecordHeader), Space::kOrdinary));
-}
-
-std::uint64_t HybridLog::EndPage(Space space) const {
-  const std::uint64_t pages = config_.geometry.max_pages();
-  return space <= Space::kDeletion ? pages - pages / 100 : pages;
-}
-
 // Walk of a page, 1. Returns kRoom if the tail's page has room and space, either before the call or
 // because it was turned here. A page is full when its offset is at or beyond its end.
 HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
@@ -393,18 +173,18 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
     const Address place = geometry.PageStart(page) + (full ? 0 : TailOffset(word));
     // Space is checked before the turn: a page without space for the record is not begun, and the
     // tail word stays.
-    if (!HasSpace(place, extent_bytes, space)) return Turn::kNeedsSpace;
+    if (!space_.HasSpace(place, extent_bytes, space)) return Turn::kNeedsSpace;
     if (!full) return Turn::kRoom;
     // The frame of the new page is that of the page frame_count before it. Below safe_head no guard
     // uses a frame.
     const std::uint64_t oldest_page = geometry.PageOf(safe_head());
-    if (page - oldest_page >= geometry.frame_count || page >= EndPage(space)) {
+    if (page - oldest_page >= geometry.frame_count || page >= space_.EndPage(space)) {
       return Turn::kNeedsFrame;
     }
     // Before the tail enters a page that is not ordinary, no guard may be left that was granted an
     // ordinary place in the page before: its fetch_add would land here unchecked. The drain must
     // have begun when that page was already full.
-    if (place >= LoadAcquire(ordinary_end_) && drained_page != page) return Turn::kNeedsDrain;
+    if (!space_.IsOrdinary(place) && drained_page != page) return Turn::kNeedsDrain;
     // The CAS resets the offset to 0, which discards the overshoot of the old page. A thread that
     // adds to the old word before the CAS makes it fail; one that adds afterwards gets a place in
     // the new page, which is right too.
@@ -445,7 +225,7 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
     // never comes.
     if (health_.poisoned()) return health_.status();
     const std::uint64_t tail_page = TailPage(tail_.load(std::memory_order_relaxed));  // only grows
-    if (tail_page + 1 >= EndPage(space)) {
+    if (tail_page + 1 >= space_.EndPage(space)) {
       return Lasting(absl::ResourceExhaustedError(fmt::format(
           "{} % of the log's address space of 2^{} bytes is used, and garbage collection does not "
           "renew it: copy all keys into a new store",
@@ -454,12 +234,12 @@ absl::Status HybridLog::WaitForPage(std::uint64_t extent_bytes, Space space) {
     if (turn == Turn::kNeedsSpace) {
       // The place may have moved since TryTurnPage; then the next turn of the loop checks again.
       const Address place = config_.geometry.Normalize(NextPlace());
-      absl::Status status = TakeSpace(place, extent_bytes, space);
+      absl::Status status = space_.Take(place, extent_bytes, space);
       if (status.ok()) continue;
       // An automatic collection may free space. The caller does not wait for it: its update is
       // rejected.
       if (space <= Space::kDeletion && absl::IsResourceExhausted(status)) {
-        is_short_of_space_.store(true, std::memory_order_relaxed);  // a hint
+        space_.NoteShort();
         if (look_for_garbage_) look_for_garbage_();
       }
       return status;
@@ -802,7 +582,7 @@ void HybridLog::Maintain() {
     return;  // seen by the next step at the latest
   if (page_turned_.exchange(false, std::memory_order_relaxed)) {  // ordered by the pool's mutex
     // Do the expensive parts of the next page turn now, outside any user's call.
-    TakeSpaceAhead(1);
+    space_.TakeAhead(1);
     PopulateFrameAhead();
     if (look_for_garbage_) look_for_garbage_();
   }
@@ -838,7 +618,7 @@ void HybridLog::CheckBoundaries() const {
   EBB_CHECK(overshoot_bytes() < max_tail_offset());
 }
 
-// ---- the device side ----
+// ---- frames ----
 
 std::span<std::byte> HybridLog::FrameForRecovery(std::uint64_t page) const {
   const Geometry& geometry = config_.geometry;
@@ -852,126 +632,6 @@ void HybridLog::ReleaseFrame(std::uint64_t page) const {
 
 std::uint64_t HybridLog::IncarnationAt(Address address) const {
   return internal::IncarnationAt(incarnations_, config_.geometry.BlockOf(address));
-}
-
-absl::Status HybridLog::Damaged(std::uint64_t block, const char* what) const {
-  return absl::DataLossError(fmt::format("{}: block {} {}", device_.Describe(block), block, what));
-}
-
-absl::Status HybridLog::FetchBlocks(std::uint64_t block, std::span<std::byte> bytes) {
-  BlockRead read{.block = block, .bytes = bytes};
-  Read(read);
-  return TakeBlocks(read);
-}
-
-absl::Status HybridLog::TakeBlocks(const BlockRead& read) {
-  std::uint64_t block = read.block;
-  // The log states that these blocks were written, so a block beyond the file's end is damage, not
-  // an end.
-  if (absl::IsOutOfRange(read.status)) return Damaged(block, "is missing");
-  if (!read.status.ok()) return read.status;
-  counters_.device_reads.fetch_add(1, std::memory_order_relaxed);  // statistics
-  counters_.device_read_bytes.fetch_add(read.bytes.size(), std::memory_order_relaxed);  // likewise
-  for (std::size_t at = 0; at < read.bytes.size(); at += kBlockBytes, ++block) {
-    const auto incarnation =
-        VerifyBlock(read.bytes.subspan(at, kBlockBytes), config_.store_id, block);
-    if (!incarnation.has_value()) return Damaged(block, "fails its checksum");
-    // A block of an older incarnation verifies by its own checksum, but was replaced later: it must
-    // not be used.
-    if (*incarnation != internal::IncarnationAt(incarnations_, block))
-      return Damaged(block, "is left over from an earlier incarnation of the store");
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::uint64_t> HybridLog::BlocksOf(Address address,
-                                                  std::span<const std::byte> blocks) const {
-  const Geometry& geometry = config_.geometry;
-  const RecordShape shape = config_.shape;
-  const std::uint64_t block = geometry.BlockOf(address);
-  if (address.value() % 8 != 0 || geometry.OffsetOf(address) >= payload_bytes_) {
-    return Damaged(
-        block, "contains or precedes an address that no record can have, but a chain leads there");
-  }
-  const std::uint64_t in_block = geometry.OffsetOf(address) % kBlockPayloadBytes;
-  const std::uint64_t room = payload_bytes_ - geometry.OffsetOf(address);
-  const auto blocks_for = [&](std::uint64_t bytes) {
-    return (in_block + bytes + kBlockPayloadBytes - 1) / kBlockPayloadBytes;
-  };
-  // The lengths of a string record are in its first words. A fixed record is read completely at
-  // once.
-  const std::uint64_t least = shape.has_lengths()
-                                  ? shape.prefix_bytes()
-                                  : shape.ExtentFor(shape.key_bytes, shape.value_bytes);
-  if (least > room) return Damaged(block, "has no room for the record that a chain leads to");
-  const std::uint64_t first = blocks_for(least);
-  // The prefix may cross into a second block, whose trailer is between the two parts.
-  if (!shape.has_lengths() || blocks.size() < first * kBlockBytes) return first;
-  std::byte prefix[16];
-  const std::uint64_t in_first = std::min<std::uint64_t>(16, kBlockPayloadBytes - in_block);
-  std::memcpy(prefix, blocks.data() + in_block, in_first);
-  if (in_first < 16) std::memcpy(prefix + in_first, blocks.data() + kBlockBytes, 16 - in_first);
-  std::uint32_t lengths[2];
-  std::memcpy(lengths, prefix + 8, 8);
-  const std::uint64_t extent =
-      shape.ExtentFor(shape.key_variable() ? lengths[0] : shape.key_bytes,
-                      shape.value_variable() ? lengths[1] : shape.value_bytes);
-  // The lengths come from a verified block, but a chain may lead to a place in the middle of a
-  // record. So each length is checked against the page before it decides how much memory to
-  // allocate.
-  if (extent > room) return Damaged(block, "holds a record that does not fit its page");
-  return blocks_for(extent);
-}
-
-absl::StatusOr<bool> HybridLog::NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
-                                         BlockRead& next) const {
-  // Two reads at most: the blocks with the lengths, then the rest of the record.
-  std::byte* bytes = buffer.Reserve(have, have);
-  const absl::StatusOr<std::uint64_t> blocks = BlocksOf(address, {bytes, have * kBlockBytes});
-  if (!blocks.ok()) return blocks.status();
-  if (*blocks <= have) return false;
-  bytes = buffer.Reserve(*blocks, have);
-  if (bytes == nullptr) {
-    return absl::ResourceExhaustedError(
-        fmt::format("no memory to read a record of {} blocks", *blocks));
-  }
-  next.block = config_.geometry.BlockOf(address) + have;
-  next.bytes = {bytes + have * kBlockBytes, (*blocks - have) * kBlockBytes};
-  return true;
-}
-
-absl::StatusOr<Record> HybridLog::RecordIn(Address address, DeviceBuffer& buffer,
-                                           std::uint64_t have) const {
-  const Geometry& geometry = config_.geometry;
-  const std::uint64_t offset = geometry.OffsetOf(address);
-  std::byte* const bytes = buffer.Reserve(have, have);
-  // Move the payloads over the trailers, so that a record that crosses blocks is contiguous.
-  for (std::uint64_t i = 1; i < have; ++i) {
-    std::memmove(bytes + i * kBlockPayloadBytes, bytes + i * kBlockBytes, kBlockPayloadBytes);
-  }
-  Record record(bytes + offset % kBlockPayloadBytes, config_.shape);
-  const RecordHeader header = record.header().LoadAcquire();
-  // A chain of the index led here. Its record must be valid, must lead further down and must fit
-  // into its page; otherwise the chain, not only this record, is damaged.
-  if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= address ||
-      !record.WellFormed(payload_bytes_ - offset)) {
-    return Damaged(geometry.BlockOf(address),
-                   "holds no valid record at the address that a chain leads to");
-  }
-  return record;
-}
-
-absl::StatusOr<Record> HybridLog::ReadFromDevice(Address address, DeviceBuffer& buffer) {
-  // The synchronous form. Asynchronous operations take the same steps with a BlockQueue
-  // (device_search.h).
-  std::uint64_t have = 0;
-  for (BlockRead read;; have += read.bytes.size() / kBlockBytes) {  // ends: a record has an end
-    const absl::StatusOr<bool> more = NextRead(address, buffer, have, read);
-    if (!more.ok()) return more.status();
-    if (!*more) return RecordIn(address, buffer, have);
-    Read(read);
-    if (absl::Status status = TakeBlocks(read); !status.ok()) return status;
-  }
 }
 
 }  // namespace ebb::internal

@@ -188,7 +188,7 @@ void StartLog(Core& core, NewIncarnation start, Address scanned_from) {
   }
   core.log.Restore(std::move(position));
   // The first update need not wait for the reservation. If the disk is full, it gets the error.
-  if (!core.config.read_only) core.log.TakeSpaceAhead(0);
+  if (!core.config.read_only) core.log.space().TakeAhead(0);
 }
 
 // Returns whether the first block of a log that begins at `begin` is gone: freed by a collection.

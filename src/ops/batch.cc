@@ -12,19 +12,19 @@ namespace {
 class PendingSearch final : public PendingOperation {
  public:
   // `result`: the search moves there when it has ended well.
-  PendingSearch(HybridLog& log, const void* key, std::size_t key_bytes, DeviceSearch::Part part,
+  PendingSearch(LogReader& reader, const void* key, std::size_t key_bytes, DeviceSearch::Part part,
                 DeviceSearch& result)
-      : log_(log), key_(key), key_bytes_(key_bytes), result_(result) {
+      : reader_(reader), key_(key), key_bytes_(key_bytes), result_(result) {
     search().Begin(part);
   }
-  bool Resume() override { return !search().Step(log_, key_, key_bytes_); }
+  bool Resume() override { return !search().Step(reader_, key_, key_bytes_); }
   void Refuse(absl::Status) override {}
   void Notify() override {
     if (search().ended() && search().status().ok()) result_ = std::move(search());
   }
 
  private:
-  HybridLog& log_;
+  LogReader& reader_;
   const void* const key_;
   const std::size_t key_bytes_;
   DeviceSearch& result_;
@@ -53,7 +53,7 @@ void BatchReads::Search(std::size_t item, const void* key, std::size_t key_bytes
                         DeviceSearch::Part part) {
   searches_.push_back({.item = item, .search = {}});
   session_.slot->tally.Add(Count::kDeviceWaits, 1);
-  Start(std::make_unique<PendingSearch>(session_.core->log, key, key_bytes, part,
+  Start(std::make_unique<PendingSearch>(session_.core->reader, key, key_bytes, part,
                                         searches_.back().search));
   // A full window ends here: the items after it are searched in the next one.
   window_end_ = full() ? item + 1 : window_end_;

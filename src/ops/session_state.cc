@@ -103,7 +103,7 @@ absl::Status NameSession(SessionState& session, std::string_view name) {
   std::string copy(name);  // may throw: before the table knows the session
   if (core.has_files()) {
     // First the space for a longer list of sessions, so that every later commit can append it.
-    const absl::Status space = core.log.SetSessionsBytes(core.sessions.ListBytesWith(name));
+    const absl::Status space = core.log.space().SetSessionsBytes(core.sessions.ListBytesWith(name));
     if (!space.ok()) return space;
   }
   if (absl::Status status = core.sessions.Enter(name, session.serials); !status.ok()) {

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstring>
 
+#include "ebb/internal/base/backoff.h"
+
 namespace ebb::internal {
 namespace {
 
@@ -245,13 +247,14 @@ absl::Status Liveness::Follow(Open& open, Address below) {
     const std::uint64_t offset = geometry.OffsetOf(walk.at);
     // Blocks are verified, but a chain may lead to any place in them.
     if (walk.at.value() % 8 != 0 || offset + log_.shape().key_offset() > geometry.payload_bytes()) {
-      return log_.Damaged(block, "is near a place that no record can have, to which a chain leads");
+      return core_.reader.Damaged(
+          block, "is near a place that no record can have, to which a chain leads");
     }
     std::byte* const bytes = bytes_.get() + (block - window_.first) * kBlockPayloadBytes;
     const Record record(bytes + offset % kBlockPayloadBytes, log_.shape());
     const RecordHeader header = record.header().LoadAcquire();
     if (header.kind() != RecordKind::kRecord || !header.valid() || header.prev() >= walk.at) {
-      return log_.Damaged(block, "holds no record where a chain leads");
+      return core_.reader.Damaged(block, "holds no record where a chain leads");
     }
     if (walk.at < below && HasKey(record, walk.key)) {
       walk.at = Address();

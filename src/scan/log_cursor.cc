@@ -148,7 +148,7 @@ absl::Status LogCursor::Parse() {
     // The record continues in a block that is not loaded yet.
     if (extent > loaded && extent <= room) break;
     if (extent == 0 || extent % 8 != 0 || !record.WellFormed(room)) {
-      return core_.log.Damaged(block, "holds a malformed record");
+      return core_.reader.Damaged(block, "holds a malformed record");
     }
     // Fillers, control records and records that never became valid are skipped.
     if (is_record && header.valid()) items_.push_back({cursor_, record});

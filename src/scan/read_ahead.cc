@@ -76,7 +76,7 @@ absl::StatusOr<ReadAhead::Piece> ReadAhead::Take(Piece piece, std::byte* to) {
   asked_.pop_front();
   blocks_ -= blocks;
   // Only now are the blocks verified, in the caller's thread.
-  if (absl::Status status = core_.log.TakeBlocks(slot.read); !status.ok()) return status;
+  if (absl::Status status = core_.reader.Verify(slot.read); !status.ok()) return status;
   // Payloads are joined, so that records that cross blocks are contiguous.
   for (std::uint64_t i = 0; i < blocks; ++i) {
     std::memcpy(to + i * kBlockPayloadBytes, slot.bytes.get() + i * kBlockBytes,

@@ -49,7 +49,7 @@ TEST(DeviceSearchTest, AChainIsWalkedToTheNewestRecordOfTheKey) {
     search.Begin({from, core.log.begin()});
     EXPECT_TRUE(search.under_way());
     EXPECT_FALSE(search.Answers(from));
-    search.Run(core.log, &keys[i], 8);
+    search.Run(core.reader, &keys[i], 8);
     Must(search.status());
     EXPECT_TRUE(search.Answers(from));
     EXPECT_FALSE(search.Answers(from + 8));
@@ -69,7 +69,7 @@ TEST(DeviceSearchTest, AChainIsWalkedToTheNewestRecordOfTheKey) {
   for (const DeviceSearch::Part part :
        {DeviceSearch::Part{internal::kNoRecord, core.log.begin()}, {from, from + 8}}) {
     search.Begin(part);
-    EXPECT_FALSE(search.Step(core.log, &keys[0], 8));
+    EXPECT_FALSE(search.Step(core.reader, &keys[0], 8));
     Must(search.status());
     EXPECT_FALSE(search.record().has_value());
   }
@@ -89,13 +89,13 @@ TEST(DeviceSearchTest, ALongRecordIsReadInTwoSteps) {
   const std::uint64_t hash = TestKeyHash().OfBytes("key", 3);
   DeviceSearch search;
   search.Begin({core.index.Find(hash).entry.address(), core.log.begin()});
-  ASSERT_TRUE(search.Step(core.log, "key", 3));
+  ASSERT_TRUE(search.Step(core.reader, "key", 3));
   EXPECT_EQ(search.read().bytes.size(), kBlockBytes);
-  core.log.Read(search.read());
-  ASSERT_TRUE(search.Step(core.log, "key", 3));
+  core.reader.Read(search.read());
+  ASSERT_TRUE(search.Step(core.reader, "key", 3));
   EXPECT_GE(search.read().bytes.size(), 2 * kBlockBytes);
-  core.log.Read(search.read());
-  ASSERT_FALSE(search.Step(core.log, "key", 3));
+  core.reader.Read(search.read());
+  ASSERT_FALSE(search.Step(core.reader, "key", 3));
   Must(search.status());
   ASSERT_TRUE(search.record().has_value());
   EXPECT_EQ(std::memcmp(search.record()->value(), value.data(), value.size()), 0);
@@ -112,23 +112,23 @@ TEST(DeviceSearchTest, AnErrorEndsItAndBelowBeginItSaysNothing) {
   const Address from = core.index.Find(TestHash(1)).entry.address();
   DeviceSearch search;
   search.Begin({from, core.log.begin()});
-  ASSERT_TRUE(search.Step(core.log, &key, 8));
+  ASSERT_TRUE(search.Step(core.reader, &key, 8));
   search.read().status = absl::UnavailableError("a disk that is gone");
-  EXPECT_FALSE(search.Step(core.log, &key, 8));
+  EXPECT_FALSE(search.Step(core.reader, &key, 8));
   EXPECT_TRUE(FailsWith(search.status(), absl::StatusCode::kUnavailable, "gone"));
   EXPECT_FALSE(search.Answers(from));
 
   search.Begin({from, core.log.begin()});
-  ASSERT_TRUE(search.Step(core.log, &key, 8));
+  ASSERT_TRUE(search.Step(core.reader, &key, 8));
   search.read().status = absl::OkStatus();  // and not a byte of it there
-  EXPECT_FALSE(search.Step(core.log, &key, 8));
+  EXPECT_FALSE(search.Step(core.reader, &key, 8));
   EXPECT_TRUE(absl::IsDataLoss(search.status())) << search.status();
 
   search.Begin({from, core.log.begin()});
-  ASSERT_TRUE(search.Step(core.log, &key, 8));
+  ASSERT_TRUE(search.Step(core.reader, &key, 8));
   Must(core.log.ShiftBegin(core.log.safe_head()));
   search.read().status = absl::UnavailableError("blocks that were given back");
-  EXPECT_FALSE(search.Step(core.log, &key, 8));
+  EXPECT_FALSE(search.Step(core.reader, &key, 8));
   EXPECT_TRUE(absl::IsAborted(search.status())) << search.status();
 }
 

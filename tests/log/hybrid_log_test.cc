@@ -30,7 +30,6 @@ namespace {
 
 using internal::Address;
 using internal::Atomic;
-using internal::DeviceBuffer;
 using internal::EpochGuard;
 using internal::EpochSlot;
 using internal::Geometry;
@@ -42,6 +41,7 @@ using internal::RecordHeader;
 using internal::RecordKind;
 using internal::RecordShape;
 using internal::SealBlock;
+using internal::Space;
 using internal::VerifyBlock;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
@@ -49,19 +49,8 @@ using ::testing::HasSubstr;
 constexpr std::uint32_t kVariable = RecordShape::kVariable;
 constexpr std::uint64_t kInfinity = HybridLog::kInfinity;
 
-// Pages of two blocks, 8,160 bytes; the tests of page ends start from an empty page.
-constexpr Geometry kTwoBlocks{.page_shift = 13, .frame_count = 8};
+constexpr Geometry kTwoBlocks = LogRig::kTwoBlocks;
 constexpr std::uint64_t kPayload = 2 * kBlockPayloadBytes;
-
-// An empty log whose tail is at the start of page 1.
-LogRig::Setup FromPageOne(const Geometry& geometry) {
-  const Address start = geometry.PageStart(1);
-  return {.geometry = geometry,
-          .position = HybridLog::Position{.begin = start,
-                                          .head = start,
-                                          .tail = start,
-                                          .incarnations = {{0, LogRig::kIncarnation}}}};
-}
 
 // ---- Allocation ----
 
@@ -75,7 +64,7 @@ TEST(HybridLogTest, RecordsFollowEachOtherFromTheTail) {
 }
 
 TEST(HybridLogTest, TheRestOfAPageIsAFiller) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   const Address page = rig.geometry().PageStart(1);
   for (int i = 0; i < 8; ++i) Must(rig.AppendExtent(1000));
   EXPECT_FALSE(rig.TryAppendExtent(1000).has_value());
@@ -89,7 +78,7 @@ TEST(HybridLogTest, TheRestOfAPageIsAFiller) {
 
 // Hazard 19: the smallest rest there is. Fails when fillers need more than their header.
 TEST(HybridLogTest, LastEightBytesOfAPageAreAFiller) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload - 8));
   EXPECT_FALSE(rig.TryAppendExtent(32).has_value());
   const RecordHeader filler = rig.HeaderAt(rig.geometry().PageStart(1) + (kPayload - 8));
@@ -103,7 +92,7 @@ TEST(HybridLogTest, LastEightBytesOfAPageAreAFiller) {
 
 // Hazard 19: a record as large as a page.
 TEST(HybridLogTest, RecordMayFillAPageExactly) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   const Written first = Must(rig.AppendExtent(kPayload));
   EXPECT_EQ(first.address, rig.geometry().PageStart(1));
   EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));  // never in the gap
@@ -117,7 +106,7 @@ TEST(HybridLogTest, RecordMayFillAPageExactly) {
 }
 
 TEST(HybridLogTest, PageThatIsFullToTheLastByteHasNoFiller) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload - 40));
   Must(rig.AppendExtent(40));
   EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(2));
@@ -131,7 +120,7 @@ TEST(HybridLogTest, PageThatIsFullToTheLastByteHasNoFiller) {
 
 // Hazard 52: one record crosses the end; however many calls come after it, nothing is added.
 TEST(HybridLogTest, CallsOnAFullPageAddNothing) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(40));
   for (int i = 0; i < 100000; ++i) EXPECT_FALSE(rig.TryAppendExtent(kPayload).has_value());
   EXPECT_EQ(rig.log().overshoot_bytes(), 40U);
@@ -146,7 +135,7 @@ TEST(HybridLogTest, CallsOnAFullPageAddNothing) {
 // by a wait that does not end when only a page that was overshot is turned.
 TEST(HybridLogTest, PageThatRecordsFillExactlyIsTurned) {
   for (const std::uint64_t extent : {40, 48, 120, 408, 1360, 4080}) {
-    LogRig rig(FromPageOne(kTwoBlocks));
+    LogRig rig(LogRig::FromPageOne(kTwoBlocks));
     for (std::uint64_t i = 0; i < kPayload / extent; ++i) Must(rig.AppendExtent(extent));
     for (int i = 0; i < 1000; ++i) EXPECT_FALSE(rig.TryAppendExtent(extent).has_value());
     EXPECT_EQ(rig.log().overshoot_bytes(), 0U);
@@ -160,11 +149,11 @@ TEST(HybridLogTest, PageThatRecordsFillExactlyIsTurned) {
 }
 
 TEST(HybridLogTest, CommitExtentThatEndsAPageExactlyLeavesAPageToTurn) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   for (std::uint64_t page = 1; page < 40; ++page) {
     EXPECT_EQ(rig.log().tail(), rig.geometry().PageStart(page));
     Must(rig.AppendExtent(kPayload - 88));
-    Must(rig.PadBlock(rig.slot(), HybridLog::Space::kCommit));
+    Must(rig.PadBlock(rig.slot(), Space::kCommit));
     EXPECT_EQ(rig.log().overshoot_bytes(), 0U);
   }
   EXPECT_EQ(rig.log().counters().page_turns.load(std::memory_order_relaxed), 38U);
@@ -172,7 +161,7 @@ TEST(HybridLogTest, CommitExtentThatEndsAPageExactlyLeavesAPageToTurn) {
 
 // A filler has nothing after its header that the frame held for an earlier page.
 TEST(HybridLogTest, FillersAreZeroInAReusedFrame) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   for (std::uint64_t page = 1; page < 40; ++page) {
     // In turn a record that crosses the end, and a commit extent that does not fit.
     Must(rig.AppendExtent(page % 3 == 0 ? 4000 : kPayload - 80));
@@ -201,7 +190,7 @@ TEST(HybridLogTest, FillersAreZeroInAReusedFrame) {
 }
 
 TEST(HybridLogTest, PageIsTurnedOnceForAllWaiters) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload));
   EXPECT_FALSE(rig.TryAppendExtent(32).has_value());
   EXPECT_FALSE(rig.TryAppendExtent(32).has_value());
@@ -214,10 +203,10 @@ TEST(HybridLogTest, PageIsTurnedOnceForAllWaiters) {
 TEST(HybridLogTest, ThrottledOrdinaryAppendsWaitForAWhile) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kLongest(1000);
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   HybridLog& log = rig.log();
   // Fills a page, and turns to the next one with the throttle `bytes` above where the log ends.
-  const auto turn_page = [&](std::uint64_t bytes, HybridLog::Space space) {
+  const auto turn_page = [&](std::uint64_t bytes, Space space) {
     log.ReleaseThrottle();
     Must(rig.AppendExtent(kPayload));
     log.SetThrottle(log.tail() + bytes);
@@ -226,11 +215,11 @@ TEST(HybridLogTest, ThrottledOrdinaryAppendsWaitForAWhile) {
     return Clock::now() - begun;
   };
   const auto waits = [&] { return log.counters().throttle_waits.load(std::memory_order_relaxed); };
-  turn_page(8, HybridLog::Space::kOrdinary);
+  turn_page(8, Space::kOrdinary);
   EXPECT_EQ(waits(), 0U);
-  EXPECT_GE(turn_page(0, HybridLog::Space::kOrdinary), kLongest);
+  EXPECT_GE(turn_page(0, Space::kOrdinary), kLongest);
   EXPECT_EQ(waits(), 1U);
-  turn_page(0, HybridLog::Space::kCommit);
+  turn_page(0, Space::kCommit);
   EXPECT_EQ(waits(), 1U);
 }
 
@@ -242,7 +231,7 @@ HybridLog::Extent Reserve(LogRig& rig, std::uint64_t min_bytes) {
 }
 
 TEST(HybridLogTest, CommitExtentEndsAtTheEndOfABlock) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   const Address page = rig.geometry().PageStart(1);
   Must(rig.AppendExtent(1000));
   const HybridLog::Extent extent = Reserve(rig, 88);
@@ -252,7 +241,7 @@ TEST(HybridLogTest, CommitExtentEndsAtTheEndOfABlock) {
 }
 
 TEST(HybridLogTest, CommitExtentTakesTheNextBlockToWhenItsOwnHasTooLittleRoom) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   const Address page = rig.geometry().PageStart(1);
   Must(rig.AppendExtent(kBlockPayloadBytes - 80));
   const HybridLog::Extent extent = Reserve(rig, 88);
@@ -262,7 +251,7 @@ TEST(HybridLogTest, CommitExtentTakesTheNextBlockToWhenItsOwnHasTooLittleRoom) {
 }
 
 TEST(HybridLogTest, CommitExtentMayFitExactly) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload - 88));
   const HybridLog::Extent extent = Reserve(rig, 88);
   EXPECT_EQ(extent.bytes, 88U);
@@ -270,7 +259,7 @@ TEST(HybridLogTest, CommitExtentMayFitExactly) {
 }
 
 TEST(HybridLogTest, CommitExtentThatDoesNotFitLeavesAFillerAndAFullPage) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload - 80));
   EXPECT_EQ(Reserve(rig, 88).bytes, 0U);
   const RecordHeader filler = rig.HeaderAt(rig.geometry().PageStart(1) + (kPayload - 80));
@@ -284,7 +273,7 @@ TEST(HybridLogTest, CommitExtentThatDoesNotFitLeavesAFillerAndAFullPage) {
 }
 
 TEST(HybridLogTest, CommitExtentOnAPageThatIsFullToTheLastByteTurnsIt) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kPayload));
   EXPECT_EQ(Reserve(rig, 88).bytes, 0U);
   Must(rig.log().WaitForPage());
@@ -508,7 +497,7 @@ TEST(HybridLogTest, BlockedUpdatesStayBlocked) {
 // ---- Flush ----
 
 TEST(HybridLogTest, FlushedBlocksAreSealedAndTheirPagesHaveNoHoles) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   std::vector<Written> all;
   for (int i = 0; i < 200; ++i) {
     all.push_back(Must(rig.AppendExtent(static_cast<std::uint64_t>(32 + i * 72 % 1500 / 8 * 8))));
@@ -530,7 +519,7 @@ TEST(HybridLogTest, FlushedBlocksAreSealedAndTheirPagesHaveNoHoles) {
 }
 
 TEST(HybridLogTest, PartialBlockStaysInMemory) {
-  LogRig rig(FromPageOne(kTwoBlocks));
+  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
   Must(rig.AppendExtent(kBlockPayloadBytes + 64));
   Must(rig.log().FlushTo(rig.geometry().BlockStart(3)));
   EXPECT_EQ(rig.log().flushed_until(), rig.geometry().BlockStart(3));
@@ -547,7 +536,7 @@ TEST(HybridLogTest, FlushIntoTheMiddleOfABlockIsABug) {
 
 TEST(HybridLogTest, WritesAreBatchesOfWholeBlocksWithinAPage) {
   const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
-  LogRig::Setup setup = FromPageOne(four_blocks);
+  LogRig::Setup setup = LogRig::FromPageOne(four_blocks);
   setup.write_batch_bytes = 3 * kBlockBytes;
   LogRig rig(setup);
   Must(rig.FillUntilPage(4, 4 * kBlockPayloadBytes));
@@ -607,7 +596,7 @@ std::uint64_t ResidentFrameBytes(LogRig& rig) {
 TEST(HybridLogTest, OnlyTheBudgetOfFramesIsResident) {
   for (const std::uint64_t frames : {5, 8, 9, 12}) {
     const Geometry geometry{.page_shift = 13, .frame_count = frames};
-    LogRig rig(FromPageOne(geometry));
+    LogRig rig(LogRig::FromPageOne(geometry));
     std::vector<Written> all;
     std::uint64_t most = 0;
     for (int i = 0; i < 200; ++i) {
@@ -639,230 +628,6 @@ TEST(HybridLogTest, LogWithoutMemoryIsNotOk) {
   EXPECT_FALSE(log.ok());
 }
 
-TEST(HybridLogTest, DeviceBufferGrowsAndKeepsTheRequestedBlocks) {
-  DeviceBuffer buffer;
-  std::byte* const small = buffer.Reserve(1, 0);
-  ASSERT_NE(small, nullptr);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(small) % kBlockBytes, 0U);
-  std::memset(small, 0x5a, kBlockBytes);
-  std::byte* const large = buffer.Reserve(4, 1);
-  ASSERT_NE(large, nullptr);
-  EXPECT_EQ(large[0], std::byte{0x5a});
-  EXPECT_EQ(large[kBlockBytes - 1], std::byte{0x5a});
-  std::memset(large, 0x77, 4 * kBlockBytes);
-  EXPECT_EQ(buffer.Reserve(3, 3), large);  // large enough: nothing moves
-}
-
-// ---- Reading back ----
-
-// Appends, and then enough to send it all to the device.
-void Evict(LogRig& rig) {
-  const std::uint64_t page = rig.TailPage() + rig.geometry().frame_count + 1;
-  Must(rig.FillUntilPage(page, 1000));
-  Must(rig.HelpUntilIdle());
-}
-
-TEST(HybridLogTest, RecordsOfEveryLengthAndPlaceComeBackFromTheDevice) {
-  const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
-  LogRig rig(FromPageOne(four_blocks));
-  std::mt19937_64 random(7);
-  std::vector<Written> all;
-  std::uint64_t max_blocks = 0;
-  for (int i = 0; i < 800; ++i) {
-    const std::uint64_t most = i % 20 == 0 ? 4 * kBlockPayloadBytes : 700;
-    const auto value_bytes = static_cast<std::uint32_t>(random() % (most - 64));
-    all.push_back(
-        Must(rig.Append(rig.slot(), static_cast<std::uint32_t>(random() % 30), value_bytes)));
-    max_blocks = std::max(max_blocks, four_blocks.BlockOf(all.back().address + value_bytes) -
-                                          four_blocks.BlockOf(all.back().address));
-  }
-  EXPECT_EQ(max_blocks, 3U);
-  Evict(rig);
-  for (const Written& written : all) {
-    ASSERT_LT(written.address, rig.log().head_acquire());
-    EXPECT_TRUE(rig.Holds(written));
-  }
-  EXPECT_GE(rig.log().counters().device_reads.load(std::memory_order_relaxed), all.size());
-}
-
-// A block ends between the header and the lengths, which are needed to know how much more to read.
-TEST(HybridLogTest, LengthsMayBeInTheNextBlock) {
-  const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
-  for (const std::uint64_t extent :
-       {std::uint64_t{32}, std::uint64_t{4088}, std::uint64_t{4096}, std::uint64_t{8168}}) {
-    LogRig rig(FromPageOne(four_blocks));
-    Must(rig.AppendExtent(kBlockPayloadBytes - 8));
-    const Written written = Must(rig.AppendExtent(extent));
-    ASSERT_EQ(rig.geometry().OffsetOf(written.address), kBlockPayloadBytes - 8);
-    Evict(rig);
-    EXPECT_TRUE(rig.Holds(written)) << extent;
-  }
-}
-
-TEST(HybridLogTest, RecordsOfFixedSizesComeBackFromTheDevice) {
-  const RecordShape shapes[] = {{8, 8},    {4, 1},         {8, 24},        {16, 8},
-                                {3, 5000}, {8, kVariable}, {kVariable, 8}, {kVariable, 24}};
-  for (const RecordShape shape : shapes) {
-    LogRig::Setup setup = FromPageOne(kTwoBlocks);
-    setup.shape = shape;
-    LogRig rig(setup);
-    std::vector<Written> all;
-    while (rig.TailPage() < 20) {
-      const auto length = static_cast<std::uint32_t>(all.size() % 50);
-      all.push_back(Must(rig.Append(rig.slot(), shape.key_variable() ? length : shape.key_bytes,
-                                    shape.value_variable() ? length : shape.value_bytes)));
-    }
-    Must(rig.HelpUntilIdle());
-    EXPECT_GT(rig.log().head_acquire(), rig.geometry().PageStart(10));
-    for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
-  }
-}
-
-TEST(HybridLogTest, ReadCountsItsBlocks) {
-  LogRig rig(FromPageOne(kTwoBlocks));
-  Must(rig.AppendExtent(kBlockPayloadBytes - 8));
-  const Written written = Must(rig.AppendExtent(64));
-  Must(rig.FlushAll());
-  Must(rig.ReadFromDevice(written.address).status());
-  EXPECT_EQ(rig.log().counters().device_read_bytes.load(std::memory_order_relaxed),
-            2 * kBlockBytes);
-}
-
-// ---- Damage ----
-
-// A log with one record of 6,000 bytes in blocks 2 and 3, flushed.
-class HybridLogDamageTest : public ::testing::Test {
- protected:
-  HybridLogDamageTest() : written_(Must(rig_.AppendExtent(6000))) { Must(rig_.FlushAll()); }
-
-  std::string ExpectDataLoss() {
-    const absl::Status status = rig_.ReadFromDevice(written_.address).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
-    return status.ToString();
-  }
-  void Flip(std::uint64_t block, std::size_t byte) {
-    ScriptDevice::Block bytes = *rig_.device().Get(block);
-    bytes[byte] ^= std::byte{0x10};
-    rig_.device().Put(block, bytes);
-  }
-  // Puts 8 bytes into the record's first block and seals it again.
-  void Forge(std::size_t offset, std::uint64_t word) {
-    ScriptDevice::Block bytes = *rig_.device().Get(2);
-    std::memcpy(bytes.data() + offset, &word, 8);
-    SealBlock(bytes, LogRig::kStoreId, 2, LogRig::kIncarnation);
-    rig_.device().Put(2, bytes);
-  }
-
-  LogRig rig_{FromPageOne(kTwoBlocks)};
-  Written written_;
-};
-
-TEST_F(HybridLogDamageTest, IntactRecordIsRead) {
-  EXPECT_TRUE(rig_.ReadFromDevice(written_.address).ok());
-}
-
-TEST_F(HybridLogDamageTest, FlippedBitIsDataLossWithItsPlace) {
-  Flip(2, 100);
-  EXPECT_THAT(ExpectDataLoss(), AllOf(HasSubstr("script at offset 8192"), HasSubstr("block 2"),
-                                      HasSubstr("checksum")));
-}
-
-TEST_F(HybridLogDamageTest, FlippedBitInALaterBlockOfTheRecordIsDataLossWithItsPlace) {
-  Flip(3, 4095);
-  EXPECT_THAT(ExpectDataLoss(), HasSubstr("script at offset 12288"));
-}
-
-TEST_F(HybridLogDamageTest, MissingBlockIsDataLoss) {
-  rig_.device().Erase(3);
-  EXPECT_THAT(ExpectDataLoss(), AllOf(HasSubstr("script at offset"), HasSubstr("missing")));
-}
-
-TEST_F(HybridLogDamageTest, BlockOfAnotherPlaceIsDataLoss) {
-  rig_.device().Put(2, *rig_.device().Get(3));
-  EXPECT_THAT(ExpectDataLoss(), HasSubstr("checksum"));
-}
-
-// A block that was written before a crash cut the log here is whole and right, and yet not ours.
-TEST_F(HybridLogDamageTest, BlockOfAnotherIncarnationIsDataLoss) {
-  ScriptDevice::Block bytes = *rig_.device().Get(2);
-  SealBlock(bytes, LogRig::kStoreId, 2, LogRig::kIncarnation + 1);
-  rig_.device().Put(2, bytes);
-  EXPECT_THAT(ExpectDataLoss(), HasSubstr("earlier incarnation"));
-}
-
-TEST_F(HybridLogDamageTest, PlacesThatNoRecordCanHaveAreDataLoss) {
-  const internal::Geometry& geometry = rig_.geometry();
-  for (const internal::Address place :
-       {written_.address + 4, geometry.PageStart(1) + geometry.payload_bytes(),
-        geometry.PageStart(2) + (geometry.page_bytes() - 8)}) {
-    const absl::Status status = rig_.ReadFromDevice(place).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << place.value();
-    EXPECT_THAT(status.ToString(), HasSubstr("no record can have")) << place.value();
-  }
-}
-
-// Blocks that verify and hold nonsense, made by an attacker who can compute checksums.
-TEST_F(HybridLogDamageTest, ForgedRecordsAreDataLoss) {
-  const RecordHeader good =
-      RecordHeader::Make(RecordKind::kRecord, internal::kNoRecord, 0).With(RecordHeader::kValid);
-  const std::uint64_t lengths = 8 | std::uint64_t{6000 - LogRig::kOverheadBytes} << 32;
-  const struct {
-    std::size_t offset;
-    std::uint64_t word;
-  } forgeries[] = {
-      {0, good.Without(RecordHeader::kValid).word()},
-      {0, RecordHeader::MakeExtent(RecordKind::kFiller, 6000).With(RecordHeader::kValid).word()},
-      {0, RecordHeader::MakeExtent(RecordKind::kControl, 6000).With(RecordHeader::kValid).word()},
-      {0, 0},
-      // A chain that leads to itself or upwards would be walked forever.
-      {0, good.With(written_.address.value()).word()},
-      {0, good.With(written_.address.value() + 64).word()},
-      {8, 0xffffffffffffffff},
-      {8, 8 | std::uint64_t{8160} << 32},
-      {8, 8160},
-      {16, LockWord::Initial(5968).Locked().word()},
-      {16, LockWord::Initial(5969).word()},
-  };
-  for (const auto& forgery : forgeries) {
-    Forge(forgery.offset, forgery.word);
-    EXPECT_THAT(ExpectDataLoss(), HasSubstr("script at offset 8192"))
-        << forgery.offset << " " << forgery.word;
-    Forge(0, good.word());
-    Forge(8, lengths);
-    Forge(16, LockWord::Initial(5968).word());
-    EXPECT_TRUE(rig_.Holds(written_));
-  }
-}
-
-TEST(HybridLogTest, EachHistoryIsReadWithItsOwnIncarnation) {
-  const Geometry geometry{.page_shift = 12, .frame_count = 8};
-  const auto position = [&](std::uint64_t old_incarnation) {
-    return HybridLog::Position{.begin = geometry.PageStart(1),
-                               .head = geometry.PageStart(9),
-                               .tail = geometry.PageStart(9),
-                               .incarnations = {{0, old_incarnation}, {9, 1234}}};
-  };
-  LogRig old_log({.geometry = geometry});
-  std::vector<Written> all;
-  while (old_log.TailPage() < 9) all.push_back(Must(old_log.AppendExtent(1360)));
-  Must(old_log.FlushAll());
-
-  LogRig new_log({.geometry = geometry, .position = position(LogRig::kIncarnation)});
-  LogRig wrong_log({.geometry = geometry, .position = position(LogRig::kIncarnation + 1)});
-  for (std::uint64_t block = 1; block < 9; ++block) {
-    new_log.device().Put(block, *old_log.device().Get(block));
-    wrong_log.device().Put(block, *old_log.device().Get(block));
-  }
-  for (const Written& written : all) {
-    if (written.address >= geometry.PageStart(9)) continue;
-    EXPECT_TRUE(new_log.Holds(written));
-    EXPECT_TRUE(absl::IsDataLoss(wrong_log.ReadFromDevice(written.address).status()));
-  }
-  Must(new_log.AppendExtent(64));
-  Must(new_log.FlushAll());
-  EXPECT_EQ(VerifyBlock(*new_log.device().Get(9), LogRig::kStoreId, 9), 1234U);
-}
-
 // ---- Failures ----
 
 const absl::Status kEio = absl::UnavailableError("write failed: Input/output error");
@@ -880,7 +645,7 @@ TEST(HybridLogTest, FailedWriteIsReportedAndTheNextOneContinues) {
   rig.log().CheckBoundaries();
 
   Must(rig.log().FlushTo(rig.geometry().PageStart(4)));
-  Evict(rig);
+  rig.Evict();
   for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
 }
 
@@ -928,7 +693,7 @@ class TwoChunks {
   void ExpectThatAllIsThere() {
     Must(rig_.log().FlushTo(rig_.geometry().PageStart(4)));
     EXPECT_EQ(rig_.log().counters().flushed_bytes.load(std::memory_order_relaxed), 3 * kBlockBytes);
-    Evict(rig_);
+    rig_.Evict();
     for (const Written& written : all_) EXPECT_TRUE(rig_.Holds(written));
   }
 
@@ -995,17 +760,6 @@ TEST(HybridLogTest, FailedWriteEndsTheJobAndTheNextPageTurnPostsAnother) {
   EXPECT_FALSE(rig.device().writes().empty());
 }
 
-// Hazard 28: a failed read is the caller's to hear, once, and harms nothing.
-TEST(HybridLogTest, FailedReadIsReportedAndTheNextOneSucceeds) {
-  LogRig rig({});
-  const Written written = Must(rig.AppendExtent(64));
-  Evict(rig);
-  const absl::Status error = absl::UnavailableError("read failed");
-  rig.device().FailReads(1, error);
-  EXPECT_EQ(rig.ReadFromDevice(written.address).status(), error);
-  EXPECT_TRUE(rig.Holds(written));
-}
-
 TEST(HybridLogTest, PoisonedStoreDoesNotWaitForFramesThatNeverCome) {
   LogRig rig({});
   rig.device().FailWrites(1000000, kEio);
@@ -1052,12 +806,12 @@ TEST(HybridLogTest, LastPagesOfFortyEightBitsAreUsedAndNoMore) {
       EXPECT_EQ(all.back().address, geometry.PageStart(end_page - 1) + 2 * 1360);
       Must(rig.HelpUntilIdle());
       for (const Written& record : all) EXPECT_TRUE(rig.Holds(record));
-      for (int i = 0; i < 100; ++i) Must(rig.PadBlock(rig.slot(), HybridLog::Space::kCommit));
+      for (int i = 0; i < 100; ++i) Must(rig.PadBlock(rig.slot(), Space::kCommit));
       EXPECT_TRUE(absl::IsResourceExhausted(rig.AppendExtent(1360).status()))
           << "not in the pages of commits either";
     } else {
       int pages = 0;
-      while ((last = rig.PadBlock(rig.slot(), HybridLog::Space::kCommit)).ok()) ++pages;
+      while ((last = rig.PadBlock(rig.slot(), Space::kCommit)).ok()) ++pages;
       EXPECT_EQ(pages, 20);
     }
     EXPECT_TRUE(absl::IsResourceExhausted(last)) << last;
@@ -1171,7 +925,7 @@ class HybridLogRejectionTest : public ::testing::TestWithParam<RejectionCase> {
     std::mt19937_64 random(seed);
     while (rejections > 0) {
       if (random() % 16 == 0) {
-        rejections -= rig_.PadBlock(slot, HybridLog::Space::kCommit).ok() ? 0 : 1;
+        rejections -= rig_.PadBlock(slot, Space::kCommit).ok() ? 0 : 1;
       } else {
         const auto bytes = static_cast<std::uint32_t>(Extent(random) - LogRig::kOverheadBytes);
         const absl::StatusOr<Written> written = rig_.Append(slot, 8, bytes);
@@ -1202,8 +956,8 @@ class HybridLogRejectionTest : public ::testing::TestWithParam<RejectionCase> {
   }
 
   LogRig rig_{[] {
-    LogRig::Setup setup =
-        FromPageOne({.page_shift = GetParam().page_shift, .frame_count = GetParam().frames});
+    LogRig::Setup setup = LogRig::FromPageOne(
+        {.page_shift = GetParam().page_shift, .frame_count = GetParam().frames});
     setup.write_batch_bytes = kBlockBytes;
     return setup;
   }()};

@@ -76,7 +76,7 @@ TEST_P(PendingOperationsTest, EachIsReportedOnce) {
 
 TEST_P(PendingOperationsTest, ABlockThatManyWantIsReadOnce) {
   auto session = store_->NewSession();
-  const auto reads = [&] { return CoreOf(*store_).log.counters().device_reads.load(); };
+  const auto reads = [&] { return CoreOf(*store_).reader.counters().device_reads.load(); };
   files_.ResetCounts();
   int told = 0;
   for (std::uint64_t i = 0; i < 100; ++i) {

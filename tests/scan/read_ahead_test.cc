@@ -32,8 +32,10 @@ class ReadAheadTest : public testing::TestWithParam<int> {
   std::string Expected(ReadAhead::Piece piece) {
     internal::AlignedBuffer bytes =
         internal::AllocateAligned((piece.end - piece.first) * kBlockBytes);
-    Must(CoreOf(store_).log.FetchBlocks(piece.first,
-                                        {bytes.get(), (piece.end - piece.first) * kBlockBytes}));
+    internal::BlockRead read{.block = piece.first,
+                             .bytes = {bytes.get(), (piece.end - piece.first) * kBlockBytes}};
+    CoreOf(store_).reader.Read(read);
+    Must(CoreOf(store_).reader.Verify(read));
     std::string payloads;
     for (std::uint64_t i = 0; i < piece.end - piece.first; ++i) {
       payloads.append(reinterpret_cast<const char*>(bytes.get()) + i * kBlockBytes,

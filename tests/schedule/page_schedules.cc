@@ -15,6 +15,7 @@
 
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/log/hybrid_log.h"
+#include "ebb/internal/log/log_reader.h"
 #include "tests/schedule/explore.h"
 
 namespace ebb::test {
@@ -157,7 +158,7 @@ class Rig {
       }
     }
     internal::DeviceBuffer buffer;
-    const absl::StatusOr<Record> record = log.ReadFromDevice(address, buffer);
+    const absl::StatusOr<Record> record = reader.ReadRecord(address, buffer);
     schedule.Check(record.ok(), "a record does not come back from the device");
     if (record.ok()) Judge(ReadMark(*record), address, number);
     ++reads_of_device;
@@ -177,7 +178,7 @@ class Rig {
           break;
         }
       }
-      if (!log.WaitForPage(8, HybridLog::Space::kCommit).ok()) return false;
+      if (!log.WaitForPage(8, internal::Space::kCommit).ok()) return false;
     }
     schedule.Check(log.FlushTo(flush_end).ok(), "no flush");
     return true;
@@ -205,6 +206,7 @@ class Rig {
   TightDevice device;
   internal::ThreadPool pool{0};
   HybridLog log;
+  internal::LogReader reader{log, kStoreId, device};
   Schedule& schedule;
   Address flush_end;
   std::uint64_t updates = 0;
@@ -285,7 +287,7 @@ void Pages(Schedule& schedule) {
   rig.CheckPagesOnDevice();
   for (const Mark& mark : marks) {
     internal::DeviceBuffer buffer;
-    const absl::StatusOr<Record> record = rig.log.ReadFromDevice(mark.address, buffer);
+    const absl::StatusOr<Record> record = rig.reader.ReadRecord(mark.address, buffer);
     schedule.Check(record.ok(), "a record does not come back");
     if (!record.ok()) continue;
     const std::array<std::uint64_t, 3> found = ReadMark(*record);
@@ -319,7 +321,7 @@ void Rejections(Schedule& schedule) {
   constexpr int kRejectionsEach = 3;
   Random& random = schedule.random();
   Rig rig(schedule, random.Below(4) == 0);
-  rig.log.TakeSpaceAhead(0);
+  rig.log.space().TakeAhead(0);
   rig.device.SetFull(true);
   std::vector<Mark> marks;
   std::uint64_t rejections = 0;

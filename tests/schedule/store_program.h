@@ -344,7 +344,7 @@ class StoreProgram {
     };
     count("waits for a record to freeze", core.counters.fuzzy_waits);
     count("lost publications", core.counters.failed_cas);
-    count("reads of the device", core.log.counters().device_reads);
+    count("reads of the device", core.reader.counters().device_reads);
   }
 
   // After the fibers have ended: the history explains the values of the keys now, and the state

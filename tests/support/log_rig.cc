@@ -21,6 +21,7 @@ using internal::LockWord;
 using internal::Record;
 using internal::RecordHeader;
 using internal::RecordKind;
+using internal::Space;
 
 // ---- ScriptDevice ----
 
@@ -132,6 +133,13 @@ HybridLog::Position EmptyLog(const internal::Geometry& geometry) {
 
 }  // namespace
 
+LogRig::Setup LogRig::FromPageOne(const internal::Geometry& geometry) {
+  const Address start = geometry.PageStart(1);
+  return {.geometry = geometry,
+          .position = HybridLog::Position{
+              .begin = start, .head = start, .tail = start, .incarnations = {{0, kIncarnation}}}};
+}
+
 LogRig::LogRig(Setup setup)
     : setup_(std::move(setup)),
       epochs_(0, setup_.force_fallback),
@@ -142,10 +150,11 @@ LogRig::LogRig(Setup setup)
             .write_batch_bytes = setup_.write_batch_bytes,
             .huge_pages = false},
            epochs_, health_, device_, pool_),
+      reader_(log_, kStoreId, device_),
       slot_(*epochs_.AcquireSlot()) {
   EXPECT_TRUE(log_.ok());
   log_.Restore(setup_.position.value_or(EmptyLog(setup_.geometry)));
-  log_.TakeSpaceAhead(0);
+  log_.space().TakeAhead(0);
 }
 
 LogRig::~LogRig() {
@@ -214,7 +223,7 @@ absl::Status LogRig::FillUntilPage(std::uint64_t page, std::uint64_t extent_byte
   return absl::OkStatus();
 }
 
-absl::Status LogRig::PadBlock(EpochSlot& slot, HybridLog::Space space) {
+absl::Status LogRig::PadBlock(EpochSlot& slot, Space space) {
   constexpr std::uint64_t kMinBytes = 8;
   for (;;) {
     {
@@ -231,8 +240,13 @@ absl::Status LogRig::PadBlock(EpochSlot& slot, HybridLog::Space space) {
 }
 
 absl::Status LogRig::FlushAll() {
-  const absl::Status status = PadBlock(slot_, HybridLog::Space::kOrdinary);
+  const absl::Status status = PadBlock(slot_, Space::kOrdinary);
   return status.ok() ? log_.FlushTo(log_.tail()) : status;
+}
+
+void LogRig::Evict() {
+  EXPECT_TRUE(FillUntilPage(TailPage() + geometry().frame_count + 1, 1000).ok());
+  EXPECT_TRUE(HelpUntilIdle().ok());
 }
 
 absl::Status LogRig::HelpUntilIdle() {
@@ -252,13 +266,13 @@ bool LogRig::Holds(EpochSlot& slot, const Written& written) {
     }
   }
   internal::DeviceBuffer buffer;
-  const absl::StatusOr<Record> record = log_.ReadFromDevice(written.address, buffer);
+  const absl::StatusOr<Record> record = reader_.ReadRecord(written.address, buffer);
   EXPECT_TRUE(record.ok()) << record.status();
   return record.ok() && IsRecord(*record, written);
 }
 
-absl::StatusOr<Record> LogRig::ReadFromDevice(Address address) {
-  return log_.ReadFromDevice(address, buffer_);
+absl::StatusOr<Record> LogRig::ReadRecord(Address address) {
+  return reader_.ReadRecord(address, buffer_);
 }
 
 RecordHeader LogRig::HeaderAt(Address address) {

@@ -32,6 +32,7 @@
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/record.h"
 #include "ebb/internal/log/hybrid_log.h"
+#include "ebb/internal/log/log_reader.h"
 
 namespace ebb::test {
 
@@ -113,10 +114,15 @@ class LogRig {
     // If unset: an empty log that begins at its second block.
     std::optional<internal::HybridLog::Position> position = std::nullopt;
   };
+  // Pages of two blocks, 8,160 bytes.
+  static constexpr internal::Geometry kTwoBlocks{.page_shift = 13, .frame_count = 8};
+  // An empty log whose tail is at the start of page 1.
+  static Setup FromPageOne(const internal::Geometry& geometry);
   explicit LogRig(Setup setup);
   ~LogRig();
 
   internal::HybridLog& log() { return log_; }
+  internal::LogReader& reader() { return reader_; }
   ScriptDevice& device() { return device_; }
   internal::EpochManager& epochs() { return epochs_; }
   internal::Health& health() { return health_; }
@@ -135,16 +141,18 @@ class LogRig {
   // Appends extents of `extent_bytes` until the tail is in `page`.
   absl::Status FillUntilPage(std::uint64_t page, std::uint64_t extent_bytes);
   // Pads the block with a filler, as a commit record does, in the class `space`.
-  absl::Status PadBlock(internal::EpochSlot& slot, internal::HybridLog::Space space);
+  absl::Status PadBlock(internal::EpochSlot& slot, internal::Space space);
   // Pads the block and writes everything.
   absl::Status FlushAll();
+  // Appends until everything before is on the device only.
+  void Evict();
   // Calls RunMaintenanceStep until there is nothing to do. Returns OK, or its first error.
   absl::Status HelpUntilIdle();
 
   // Returns whether the record is complete at its place; reads memory or the device.
   bool Holds(internal::EpochSlot& slot, const Written& written);
   bool Holds(const Written& written) { return Holds(slot_, written); }
-  absl::StatusOr<internal::Record> ReadFromDevice(internal::Address address);
+  absl::StatusOr<internal::Record> ReadRecord(internal::Address address);
   // Returns the header at an address that is in memory.
   internal::RecordHeader HeaderAt(internal::Address address);
 
@@ -168,6 +176,7 @@ class LogRig {
   ScriptDevice device_;
   internal::ThreadPool pool_;
   internal::HybridLog log_;
+  internal::LogReader reader_;
   internal::EpochSlot& slot_;
   internal::DeviceBuffer buffer_;
   std::vector<internal::Address> last_boundaries_;

@@ -308,7 +308,7 @@ class FullDiskTest : public testing::Test {
   std::uint64_t BlocksNeeded() {
     const std::uint64_t page = std::uint64_t{1} << (disk_.page_shift - 12);
     const std::uint64_t live = LiveBytes() / 4080 + 2 * page;
-    const std::uint64_t waste = CoreOf(*store_).log.GetCollectionSpace().waste_blocks;
+    const std::uint64_t waste = CoreOf(*store_).log.space().ForCollection().waste_blocks;
     const auto root = static_cast<std::uint64_t>(std::sqrt(static_cast<double>(waste * live)));
     // Where holes cannot be punched: a file at each end, and the waste in each file of live
     // records.
@@ -448,7 +448,7 @@ TEST_F(FullDiskTest, APartOfASliceIsBetterThanNone) {
   files_->SetCapacityBytes(files_->UsedBytes() - std::uint64_t{90} * 4096);
   store_.emplace(Must(TryOpen(*files_)));
   EXPECT_FALSE(Upsert(1));
-  EXPECT_GT(CoreOf(*store_).log.GetCollectionSpace().slice_blocks, 4U);
+  EXPECT_GT(CoreOf(*store_).log.space().ForCollection().slice_blocks, 4U);
   for (int i = 0; i < 8 && !Upsert(1); ++i) Collect();
   EXPECT_TRUE(Upsert(1));
   ExpectModel();

@@ -45,6 +45,7 @@
 #include "ebb/internal/format/record.h"
 #include "ebb/internal/index/hash_index.h"
 #include "ebb/internal/log/hybrid_log.h"
+#include "ebb/internal/log/log_reader.h"
 #include "ebb/internal/log/pins.h"
 #include "ebb/metrics.h"
 #include "ebb/options.h"
@@ -203,6 +204,7 @@ class Core {
   SessionTable sessions;
   // Structures.
   HybridLog log;
+  LogReader reader;
   Pins pins;
   HashIndex index;
 

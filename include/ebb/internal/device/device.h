@@ -11,7 +11,7 @@
 // block.
 //
 // Space is reserved before it is written to, some of it ahead, so that a full disk is detected
-// before anything is accepted (hybrid_log.h).
+// before anything is accepted (log_space.h).
 //
 // Errors: ResourceExhausted if there is no space (the same write may succeed later); Unavailable
 // for any other failed call, and for every failed sync or close, whatever its cause; DataLoss for

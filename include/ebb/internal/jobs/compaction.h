@@ -23,7 +23,7 @@
 //   after it does not.
 //
 // A pass that cannot continue for lack of space ends where everything before has been decided.
-// Copies have a slice of the space (hybrid_log.h). While updates are rejected for lack of space, a
+// Copies have a slice of the space (log_space.h). While updates are rejected for lack of space, a
 // pass scans at most half as many bytes as the slice holds, so that all of its copies fit.
 //
 // Thread safety: one thread at a time, without a guard; concurrently with operations, commits and

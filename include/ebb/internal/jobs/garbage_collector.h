@@ -12,7 +12,7 @@
 // next check for garbage frees the space below it. The collection commits only if the log grows too
 // long in the meantime. It does not scan the part of the log that may still be updated in place.
 //
-// While updates are rejected for lack of space (hybrid_log.h), neither target_utilization nor
+// While updates are rejected for lack of space (log_space.h), neither target_utilization nor
 // min_reclaim_bytes counts: a collection is due if it would free anything. Each rejected update
 // requests one. But after a collection that made no room for updates, there is another one only
 // once the log has changed.
@@ -123,7 +123,7 @@ class GarbageCollector {
     const std::uint64_t tail = core_.log.tail().value();
     return tail >= look_at_.load(std::memory_order_relaxed) ||           // a hint
            tail >= count_entries_at_.load(std::memory_order_relaxed) ||  // likewise
-           (core_.log.is_short_of_space() &&
+           (core_.log.space().is_short() &&
             tail != fruitless_at_.load(std::memory_order_relaxed));  // likewise
   }
 

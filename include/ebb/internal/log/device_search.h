@@ -2,7 +2,7 @@
 // blocks after the other. The caller performs the reads, so that searches can overlap.
 //
 //   search.Begin(part);
-//   while (search.Step(log, key, key_bytes)) Read(search.read());
+//   while (search.Step(reader, key, key_bytes)) Read(search.read());
 //   ... search.status(), search.record() ...
 //
 // Records on the device do not change. So a result holds forever, until the log's begin has passed
@@ -20,7 +20,7 @@
 #include "ebb/internal/device/block_queue.h"
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/record.h"
-#include "ebb/internal/log/hybrid_log.h"
+#include "ebb/internal/log/log_reader.h"
 
 namespace ebb::internal {
 
@@ -41,9 +41,9 @@ class DeviceSearch {
     buffer_.Trim(max_bytes);
   }
   // Returns true if read() must be read before the next Step; false if the search has ended.
-  bool Step(HybridLog& log, const void* key, std::size_t key_bytes);
+  bool Step(LogReader& reader, const void* key, std::size_t key_bytes);
   // Performs the whole search, one read after the other.
-  void Run(HybridLog& log, const void* key, std::size_t key_bytes);
+  void Run(LogReader& reader, const void* key, std::size_t key_bytes);
   BlockRead& read() { return read_; }
 
   std::size_t memory_bytes() const { return buffer_.bytes(); }
@@ -62,7 +62,7 @@ class DeviceSearch {
  private:
   enum class State : std::uint8_t { kNothing, kUnderWay, kEnded };
   // Continues with the blocks that have been read. Returns true if it needs more of them.
-  absl::StatusOr<bool> Look(HybridLog& log, const void* key, std::size_t key_bytes);
+  absl::StatusOr<bool> Look(LogReader& reader, const void* key, std::size_t key_bytes);
 
   State state_ = State::kNothing;
   Part part_;

@@ -15,8 +15,6 @@
 //                   AdvanceBoundaries has drained
 //   flushed_until   EndChunk, under flush_mu_; always the start of a block
 //   begin           ShiftBegin, by the checkpointer
-//   space_end_block_, ordinary_end_
-//                   TakeSpace, under space_mu_
 //
 // Argument: below safe_read_only no byte changes any more. AdvanceBoundaries stores update_from and
 //   read_only and then bumps. AdvanceSafeBoundaries moves safe_read_only only after every guard
@@ -65,50 +63,8 @@
 // that its own value had before it was deleted or shortened in place. And the block that begin lies
 // in keeps the dead records below begin.
 //
-// Space on the device is reserved before it is needed. So every acknowledged update can be flushed
-// and committed, even if the disk has become full in the meantime. Four classes of appends share
-// the space, in this order: ordinary < deletion < collection < commit. Each of the last three has a
-// slice of the space beyond the tail, which only its own class and the classes after it may use:
-//
-//   tail | ordinary records, by the page | deletions | copies of a collection | commits | space_end
-//
-// So a full disk accepts deletions after it has rejected updates, a collection can copy after that,
-// and a commit is always possible. The sizes of the slices follow from these, in blocks:
-//
-//   L  the length of the log
-//   R  the largest record
-//   S  a full list of the sessions
-//   W  R + 2 + S, the waste of one pass of a collection: its commit and the filler at a page's end
-//   B  two pages, but at most 2 MiB
-//
-//
-//   commits      4 (2 + S) + 8
-//   collection   B + 2 W + 2.5 sqrt(W L)
-//   deletions    the larger of B + 2 W + 0.5 sqrt(W L) and L / 128
-//
-// In the worst case all garbage is at the end of the log, after L live blocks. A pass that copies p
-// live blocks uses p + W blocks and frees p. So the L / p passes to the garbage use up W L / p
-// blocks. p itself is limited by the slice, so a slice that grows with sqrt(W L) suffices.
-// Deletions of L / 128 per round empty a full disk in about 128 rounds. Without holes in files, a
-// segment can only be freed as a whole. Then the slice of collections is larger by one segment.
-//
-// Argument (a class never uses the slice of a later one). A page is ordinary when all of it, and
-//   all slices beyond it, have space. Then any record may go there, by the fetch_add of Allocate.
-//   In any other page, AllocateExact checks the space for each record, and claims the record's
-//   place by a CAS of the tail word that it has checked. An ordinary record that was checked in an
-//   ordinary page cannot slip into a next page that is not ordinary: WaitForPage turns the tail to
-//   such a page only after a drain that began when the page before was full. Guards that begin
-//   later load the full page's word, or the new one.
-// Argument (a commit is always possible). Every record except a commit's leaves the commits' slice
-//   whole. At most three commits follow one record without another record in between: the one
-//   that was owed, the one during which the record was appended, and the one that settles it. A
-//   commit that follows no record (only serials, or a new begin) is checked first
-//   (CheckIdleCommit), that of Close too: it leaves at least half of the slice. An opening writes
-//   one block before it frees any (recovery.h). space_end only grows, so other programs cannot use
-//   the space of the slices while the store is open. An opening frees the part that lies after its
-//   own record and takes it again. If another program is faster, the store is open, and its updates
-//   and collections wait for space. (On a file system that can neither reserve space nor keep zeros
-//   in place, space means whatever is free when a block is written.)
+// Space on the device is reserved before it is needed (log_space.h). So every acknowledged update
+// can be flushed and committed, even if the disk has become full in the meantime.
 //
 // update_from is the one boundary that updates load: an unflagged record at or above it may be
 // updated in place. It is a floor and a high bit, kInfinity. While the bit is set, no record may be
@@ -132,7 +88,6 @@
 //               the boundary moved is visible. The arguments above rely on this and on the edges
 //               of epochs. head and update_from are loaded with acquire on the hot path too,
 //               because EpochGuard::Look requires it of all loads before it; on x86 that is free.
-//   [space]     TakeSpace: store, release, after the device has reserved -> append: load, acquire.
 //
 // Thread safety: any thread may call all public methods except Restore. Progress: Allocate, At and
 // the boundary getters are wait-free; TryTurnPage is lock-free; WaitForPage, RunMaintenanceStep,
@@ -151,6 +106,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/base/atomic.h"
+#include "ebb/internal/base/backoff.h"
 #include "ebb/internal/base/health.h"
 #include "ebb/internal/base/mutex.h"
 #include "ebb/internal/base/thread_pool.h"
@@ -161,42 +117,10 @@
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/record.h"
+#include "ebb/internal/log/log_space.h"
 #include "ebb/internal/values/check.h"
 
 namespace ebb::internal {
-
-// A session's memory for records that are read from the device. It grows to the largest size that
-// was needed.
-class DeviceBuffer {
- public:
-  // Returns memory for at least `blocks` blocks, with the contents of the first `keep` blocks; null
-  // if there is no memory.
-  std::byte* Reserve(std::size_t blocks, std::size_t keep);
-  std::size_t bytes() const { return blocks_ * kBlockBytes; }
-  // Frees the memory if it is more than `max_bytes`.
-  void Trim(std::size_t max_bytes) {
-    if (bytes() <= max_bytes) [[likely]]
-      return;
-    bytes_ = nullptr;
-    blocks_ = 0;
-  }
-
- private:
-  AlignedBuffer bytes_;
-  std::size_t blocks_ = 0;
-};
-
-// Waits between two checks of a condition that another thread will make true: first yields, then
-// sleeps for 25 to 88 microseconds, so that a preempted guard holder can run. Each wait has a
-// random length, so two threads that hinder each other at the same moment do not meet again and
-// again.
-class Backoff {
- public:
-  unsigned Wait();  // returns the random part, for tests
-
- private:
-  int count_ = 0;
-};
 
 class HybridLog {
  public:
@@ -240,9 +164,6 @@ class HybridLog {
   EBB_INLINE std::byte* At(Address address, const EpochGuard&) const {
     return frames_ + (address.value() & frame_mask_);
   }
-  // The class of an append: it decides which slices of the device's space the append may use (see
-  // above). Tombstones are deletions; records of sessions and control records are commits.
-  enum class Space : std::uint8_t { kOrdinary, kDeletion, kCollection, kCommit };
   // Allocates `extent_bytes` (a multiple of 8, at most a page's payload) at the tail. Returns null
   // if the page is full or has no space on the device: leave the guard, call WaitForPage, and start
   // again. A call that finds the page full changes nothing.
@@ -251,7 +172,7 @@ class HybridLog {
   // Returns whether the tail's page has space for ordinary records at this moment: a hint.
   EBB_INLINE bool HasOrdinaryPage() const {
     const std::uint64_t word = tail_.load(std::memory_order_relaxed);  // a hint
-    return TailOffset(word) < payload_bytes_ && PlaceIn(word) < LoadAcquire(ordinary_end_);
+    return TailOffset(word) < payload_bytes_ && space_.IsOrdinary(PlaceIn(word));
   }
   // Reserves the bytes from the tail to the end of a block's payload, at least `min_bytes`. For
   // commit records, so it may use all slices.
@@ -273,27 +194,6 @@ class HybridLog {
     throttle_limit_.store(limit.value(), std::memory_order_relaxed);
   }
   void ReleaseThrottle() { SetThrottle(Address(Address::kMask)); }
-  // Reserves space ahead, so that the next record need not wait for it. An error does no harm: the
-  // append that needs the space gets it.
-  void TakeSpaceAhead(std::uint64_t pages_ahead);
-  // Returns true after an update was rejected for lack of space, until a page has space again.
-  bool is_short_of_space() const {
-    return is_short_of_space_.load(std::memory_order_relaxed);  // a hint
-  }
-  // Returns OK if there is space for a commit that follows no record. `is_needed`: the commit moves
-  // begin or settles the commit before it. A needed commit may use half of the commits' slice. Any
-  // other leaves all of that slice, the slice of collections, and half of the deletions' slice.
-  absl::Status CheckIdleCommit(bool is_needed);
-  // Sets the size in bytes of a full list of the sessions. Makes room for it in the slices, and
-  // leaves half of the deletions' slice.
-  absl::Status SetSessionsBytes(std::uint64_t bytes);
-  // The number of blocks of live records that a collection may copy before a commit frees space,
-  // and the number that each of its passes wastes.
-  struct CollectionSpace {
-    std::uint64_t slice_blocks = 0;
-    std::uint64_t waste_blocks = 0;
-  };
-  CollectionSpace GetCollectionSpace();
   // Takes one step of maintenance. Returns whether it moved anything.
   absl::StatusOr<bool> RunMaintenanceStep();
   // Makes everything below `end`, the start of a block, read-only and writes it to the device.
@@ -323,26 +223,8 @@ class HybridLog {
   // and releases it. The caller frees the device's blocks afterwards.
   absl::Status ShiftBegin(Address begin);
 
-  // ---- the device side ----
+  // ---- frames ----
 
-  // Reads blocks below head, from `block` on, and verifies them. Returns DataLoss with file and
-  // offset if they are not the blocks that were written there.
-  absl::Status FetchBlocks(std::uint64_t block, std::span<std::byte> bytes);
-  // The same in two steps: the read, which a BlockQueue may do instead, and the verification.
-  void Read(BlockRead& read) const { read.status = device_.Read(read.block, read.bytes); }
-  absl::Status TakeBlocks(const BlockRead& read);
-  // Sets `next` to the blocks of the record at `address` that must be read after its first `have`
-  // blocks, which are in `buffer`. Returns false if these are all. DataLoss: the record cannot be
-  // there.
-  absl::StatusOr<bool> NextRead(Address address, DeviceBuffer& buffer, std::uint64_t have,
-                                BlockRead& next) const;
-  // Returns the record at `address`, whose `have` blocks are in `buffer`. Moves the payloads of the
-  // blocks together, so call it only once after a read. DataLoss: there is no record.
-  absl::StatusOr<Record> RecordIn(Address address, DeviceBuffer& buffer, std::uint64_t have) const;
-  // Reads and verifies all blocks of one record. The result points into `buffer`.
-  absl::StatusOr<Record> ReadFromDevice(Address address, DeviceBuffer& buffer);
-  // Returns the DataLoss that states the fault of a block and its place.
-  absl::Status Damaged(std::uint64_t block, const char* what) const;
   // Returns the bytes of a page's frame, for recovery, before Restore.
   std::span<std::byte> FrameForRecovery(std::uint64_t page) const;
   void ReleaseFrame(std::uint64_t page) const;
@@ -351,6 +233,7 @@ class HybridLog {
 
   // ---- the present state ----
 
+  LogSpace& space() { return space_; }
   const Geometry& geometry() const { return config_.geometry; }
   RecordShape shape() const { return config_.shape; }
   Address begin() const { return LoadAcquire(begin_); }
@@ -360,6 +243,8 @@ class HybridLog {
   Address safe_read_only() const { return LoadAcquire(safe_read_only_); }
   Address read_only() const { return LoadAcquire(read_only_); }
   Address tail() const;
+  // Returns the place of the next record, which may be beyond a page's end: a hint.
+  Address NextPlace() const;
   // Returns the number of bytes by which records have overshot the end of the tail's page.
   std::uint64_t overshoot_bytes() const;
   const std::vector<IncarnationSpan>& incarnations() const { return incarnations_; }
@@ -374,8 +259,6 @@ class HybridLog {
     AtomicWord page_waits{0};
     AtomicWord throttle_waits{0};
     AtomicWord flushed_bytes{0};
-    AtomicWord device_reads{0};
-    AtomicWord device_read_bytes{0};
   };
   const Counters& counters() const { return counters_; }
 
@@ -398,35 +281,11 @@ class HybridLog {
     return Address(word.load(std::memory_order_acquire));  // [boundary]
   }
 
-  // Returns the number of blocks of the record at `address`, as far as its first blocks, `blocks`,
-  // show it.
-  absl::StatusOr<std::uint64_t> BlocksOf(Address address, std::span<const std::byte> blocks) const;
-
   enum class Turn : std::uint8_t { kRoom, kNeedsFrame, kNeedsSpace, kNeedsDrain };
   // To be called when all guards from before the page preceding `drained_page` was full have ended.
   Turn TryTurnPage(std::uint64_t extent_bytes, Space space, std::uint64_t drained_page);
   void WaitAtThrottle();
   Address AllocateExact(std::uint64_t extent_bytes, const EpochGuard& guard, Space space);
-  bool HasSpace(Address at, std::uint64_t extent_bytes, Space space) const;
-  absl::Status TakeSpace(Address at, std::uint64_t extent_bytes, Space space);
-  absl::Status ReserveTo(std::uint64_t end_block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mu_);
-  // Returns the first block after a record of `extent_bytes` at `at`, or after its page.
-  std::uint64_t EndBlock(Address at, std::uint64_t extent_bytes) const;
-  void SizeSlices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mu_);
-  std::uint64_t WasteBlocks() const;
-  std::uint64_t HalfOfDeletions() const {
-    return (BlocksBehind(Space::kDeletion) + BlocksBehind(Space::kOrdinary)) / 2;
-  }
-  // Returns the number of blocks that are reserved for the classes after `space`.
-  std::uint64_t BlocksBehind(Space space) const {
-    return blocks_behind_[static_cast<std::size_t>(space)].load(
-        std::memory_order_relaxed);  // a size; space_end_block_ carries the order
-  }
-  // Returns the place of the next record, which may be beyond a page's end.
-  Address NextPlace() const;
-  // Returns the first page to which appends of a class may not turn. The last hundredth of the
-  // addresses is kept for collections and commits.
-  std::uint64_t EndPage(Space space) const;
   void FillPageEnd(Address from, const EpochGuard& guard);
   bool ShiftBoundaries();
   bool AdvanceBoundaries() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
@@ -477,13 +336,7 @@ class HybridLog {
   // Written by every append.
   alignas(64) AtomicWord tail_{0};
 
-  // Read by every append, written at most once per page. All slices after the pages below
-  // ordinary_end_ have space too.
-  alignas(64) AtomicWord ordinary_end_{0};     // pages below have space
-  AtomicWord space_end_block_{0};              // all blocks below have space
-  std::array<AtomicWord, 4> blocks_behind_{};  // of each Space, see BlocksBehind
-  AtomicWord largest_extent_{0};               // of the records that this process has seen
-  Atomic<bool> is_short_of_space_{false};
+  LogSpace space_;
 
   alignas(64) Mutex boundary_mu_;
   bool staged_ ABSL_GUARDED_BY(boundary_mu_) = false;  // a bump waits for its drain
@@ -491,9 +344,6 @@ class HybridLog {
   Address requested_read_only_ ABSL_GUARDED_BY(boundary_mu_);
   Address requested_head_ ABSL_GUARDED_BY(boundary_mu_);
   bool updates_blocked_ ABSL_GUARDED_BY(boundary_mu_) = false;
-
-  Mutex space_mu_;
-  std::uint64_t sessions_blocks_ ABSL_GUARDED_BY(space_mu_) = 0;  // of a full list of sessions
 
   Mutex flush_mu_;
   CondVar flush_changed_;

@@ -43,7 +43,8 @@ class PendingForm final : public PendingOperation {
     const typename K::View key(key_);
     const std::uint64_t hash = K::Hash(session_.core->index.key_hash(), key);
     for (;;) {  // ends: as the synchronous call
-      if (search().under_way() && search().Step(session_.core->log, K::Data(key), K::Bytes(key))) {
+      if (search().under_way() &&
+          search().Step(session_.core->reader, K::Data(key), K::Bytes(key))) {
         return false;
       }
       if (form_.Turn(session_, key, hash, search()) == AttemptResult::kDone) break;

@@ -66,6 +66,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "ebb/codec.h"
+#include "ebb/internal/base/backoff.h"
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/core/callback_scope.h"
 #include "ebb/internal/core/core.h"
@@ -295,7 +296,7 @@ class Operations {
       while (TurnRead(session, key, hash, consume, session.search, status) ==
              AttemptResult::kOnDevice) {
         session.slot->tally.Add(Count::kDeviceWaits, 1);
-        session.search.Run(session.core->log, K::Data(key), K::Bytes(key));
+        session.search.Run(session.core->reader, K::Data(key), K::Bytes(key));
       }
       session.search.Trim(SessionState::kRetainedBytes);
       return status;
@@ -505,7 +506,7 @@ class Operations {
                                     DeviceSearch& search) {
     do {
       session.slot->tally.Add(Count::kDeviceWaits, 1);
-      search.Run(session.core->log, K::Data(key), K::Bytes(key));
+      search.Run(session.core->reader, K::Data(key), K::Bytes(key));
     } while (TurnUpdate(session, key, hash, op, search) == AttemptResult::kOnDevice);
   }
 
@@ -825,8 +826,7 @@ class Operations {
   };
 
   template <typename Op>
-  static constexpr HybridLog::Space kSpaceFor =
-      Op::kTombstone ? HybridLog::Space::kDeletion : HybridLog::Space::kOrdinary;
+  static constexpr Space kSpaceFor = Op::kTombstone ? Space::kDeletion : Space::kOrdinary;
 
   // kDone: `slot` is the key's, or empty for an operation that creates none. No entry is created
   // while there is no space for its record; otherwise rejected calls would make the index grow.
