@@ -3,6 +3,7 @@
 // Hazard 66.
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -35,9 +36,9 @@ class DescriptorLimit {
 };
 
 constexpr std::uint64_t kLimit = 128;
-// In memory, where a sync costs nothing, if there is such a directory.
+// In memory, where a sync costs nothing, if there is such a directory that the user may write to.
 std::filesystem::path FastDirectory() {
-  return std::filesystem::exists("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path();
+  return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path();
 }
 
 // Values of half a block, and segments of one block: two keys for each file.
