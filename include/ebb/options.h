@@ -128,7 +128,7 @@ struct Options {
   std::uint64_t log_memory_bytes = std::uint64_t{256} << 20;
 
   /// The size of a log page: a power of two from 64 KiB to 64 MiB. Default 0, which chooses the
-  /// largest power of two that is at most 1/16 of log_memory_bytes.
+  /// largest of these that is at most 1/16 of log_memory_bytes.
   ///
   /// The page size is fixed when the store is created. Opening an existing store uses its own page
   /// size; another explicit size fails with FailedPrecondition. A record, that is, key, value and
@@ -153,9 +153,9 @@ struct Options {
   /// The maximum size of the index buckets: 0, or at least 64 KiB. The index does not grow beyond
   /// it. Opening a store that was created with a larger index fails with ResourceExhausted.
   ///
-  /// With the default 0, the index may grow until it fills the machine's memory. But an existing
-  /// store whose index needs more than half of that memory can be opened only if index_bucket_count
-  /// requests as many buckets.
+  /// With the default 0, the index may grow until it fills the machine's memory. But a store whose
+  /// index needs more than half of that memory can be reopened only if max_index_bytes allows its
+  /// size, or index_bucket_count requests as many buckets.
   std::uint64_t max_index_bytes = 0;
 
   /// The number of threads that flush, evict and read ahead in the background: 1 to 32; default 1.
@@ -237,7 +237,7 @@ struct Options {
   bool promote_reads = false;
 
   /// Measures the latency of every operation, for Store::Metrics. Costs two reads of the clock for
-  /// each operation, about 50 ns, and 34 KiB for each session. Default: false.
+  /// each operation, about 50 ns, and 33 KiB for each session. Default: false.
   bool measure_latency = false;
 
   /// Opens the remains of a damaged store. Default: false.
@@ -257,7 +257,7 @@ struct Options {
   /// none.
   std::function<void(const RecoveryProgress&)> recovery_progress = {};
 
-  // Presets, to be adjusted as needed. Each is valid on the machine where it was made.
+  // Presets, to be adjusted as needed. Open rejects one that needs more than the machine's memory.
 
   /// Returns options with which log and index together use about `bytes`; at most a quarter of it
   /// is for the index. Open rejects less than 2 MiB. With index_auto_grow the index grows beyond
@@ -266,14 +266,15 @@ struct Options {
   /// Returns options with 4 GiB of memory, but at most half of the machine's memory (see
   /// log_memory_bytes); a checkpoint every 30 seconds; and 8 threads.
   static Options HighPerformance();
-  /// Returns options with 64 MiB of log in pages of 4 MiB; the smallest initial index; a checkpoint
-  /// every 2 seconds; and 2 threads.
+  /// Returns options with 64 MiB of log memory in pages of 4 MiB; log files of 64 MiB, which
+  /// reserve 1 MiB at a time and are written in pieces of 256 KiB; the smallest initial index; a
+  /// checkpoint every 2 seconds; and 2 threads.
   static Options LowMemory();
 };
 
 /// Checks every option and their combination. Returns InvalidArgument with the option, its value
-/// and the range. Touches no file of a store. Cost: reads the memory limits of the process, about
-/// 100 microseconds.
+/// and the range. Touches no file of a store. Cost: the first call in a process reads the memory
+/// limits, which takes about 100 microseconds.
 absl::Status Validate(const Options& options);
 /// Checks every option of a collection, as above.
 absl::Status Validate(const GcOptions& options);

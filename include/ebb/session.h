@@ -145,9 +145,9 @@ class Session {
   /// Returns the key's newest value, or NotFound, without a message or an allocation, if the key is
   /// absent.
   ///
-  /// Progress: wait-free for values of 1 to 8 bytes in memory. Larger values wait for a writer that
-  /// is copying into the same record. Cost: if the record is on the device, one device read, and
-  /// one more for each newer record there of another key that shares the index entry.
+  /// Progress: wait-free for values of 1, 2, 4 or 8 bytes in memory. Other values wait for a writer
+  /// that is copying into the same record. Cost: if the record is on the device, one device read,
+  /// and one more for each newer record there of another key that shares the index entry.
   EBB_INLINE absl::StatusOr<Value> Read(KeyView key) {
     if constexpr (kInRegister) {
       Value value;

@@ -85,8 +85,8 @@ class Store {
   ///
   /// Errors: InvalidArgument (the message names the option); NotFound (there is no store and none
   /// may be created); FailedPrecondition (the store is open elsewhere, has other types or another
-  /// page size, or is an unfinished backup); DataLoss; Unimplemented (written by a newer version);
-  /// PermissionDenied; ResourceExhausted; Unavailable.
+  /// page size, or is an unfinished backup); DataLoss; Unimplemented (the files have another format
+  /// version); PermissionDenied; ResourceExhausted; Unavailable.
   static absl::StatusOr<Store> Open(const std::string& path, const Options& options = {}) {
     return OpenIn(path, options, {});
   }
@@ -379,15 +379,16 @@ class Store {
   /// notes about problems that it repaired.
   const RecoveryReport& recovery() const { return recovery_; }
 
-  /// Closes the store. Collects garbage first if it is due: one pass, and only if no other long job
-  /// is running (see GcOptions). Then rejects further operations, waits for running ones, makes
-  /// everything durable and releases the files. Writes a checkpoint too unless
-  /// Options::checkpoint_interval_ms is 0.
+  /// Closes the store. If garbage is due for collection (see GcOptions), collects it first: one
+  /// pass, and only if no other long job is running and Options::gc_interval_ms is not 0. Then
+  /// rejects further operations, waits for running ones, makes everything durable and releases the
+  /// files. Writes a checkpoint too unless Options::checkpoint_interval_ms is 0.
   ///
-  /// After a recoverable error (ResourceExhausted) everything is still in memory: make room and
-  /// call Close again. Once the store is closed, further calls return the result of the last one.
-  /// An exception of a completion callback leaves this call before the store is closed: call Close
-  /// again. Errors: as Commit. Progress: waits for callbacks that are running and for the device.
+  /// After an error for which IsRecoverable returns true, everything is still in memory: remove the
+  /// cause, for example make room on the disk, and call Close again. Once the store is closed,
+  /// further calls return the result of the last one. An exception of a completion callback leaves
+  /// this call before the store is closed: call Close again. Errors: as Commit. Progress: waits for
+  /// callbacks that are running and for the device.
   absl::Status Close() {
     if (absl::Status status = CheckCallable(); !status.ok()) return status;
     return coordinator_->Close();

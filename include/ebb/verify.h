@@ -72,8 +72,9 @@ struct VerifyReport {
 /// fails with FailedPrecondition.
 ///
 /// The report lists the damage found. Errors: InvalidArgument (there is no store),
-/// FailedPrecondition (the store is open for writing), Unimplemented (written by a newer version),
-/// ResourceExhausted, Unavailable. Cost: reads the whole log; uses the memory of an index.
+/// FailedPrecondition (the store is open for writing, or is an unfinished backup), Unimplemented
+/// (the files have another format version), PermissionDenied, ResourceExhausted, Unavailable. Cost:
+/// reads the whole log; uses the memory of an index.
 absl::StatusOr<VerifyReport> VerifyDirectory(const std::string& path,
                                              const VerifyOptions& options = {});
 
