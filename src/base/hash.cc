@@ -14,6 +14,7 @@ bool HashSeed::IsGood() const {
   return bits >= 20 && bits <= 44;
 }
 
+// The secret is derived from the seed, so a segment header stores 16 bytes instead of 192.
 KeyHash::KeyHash(HashSeed seed) : mask_(seed.s0), multiplier_(seed.s1 | 1) {
   for (std::size_t i = 0; i < secret_.size(); ++i) {
     const std::uint64_t words[3] = {seed.s0, seed.s1, i};

@@ -67,6 +67,7 @@ namespace {
 [[maybe_unused]] const FixedStatuses& g_made_early = Fixed();
 }  // namespace
 
+// Each step needs less memory than the one before.
 std::string TextOf(const absl::Status& status) noexcept {
   try {
     return status.ToString();

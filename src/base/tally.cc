@@ -7,6 +7,7 @@ namespace ebb::internal {
 void LatencyHistogram::Subtract(const LatencyHistogram& earlier) {
   for (std::size_t i = 0; i < counts.size(); ++i) counts[i] -= earlier.counts[i];
   sum_ns -= earlier.sum_ns;
+  // A maximum cannot be subtracted: Summarize takes account of that.
 }
 
 LatencySummary LatencyHistogram::Summarize() const {
@@ -61,6 +62,7 @@ void Tally::StartTiming() {
   // Without memory, operations are only counted, not timed.
   if (made == nullptr) return;
   recorder_.store(made, std::memory_order_release);  // [recorder]
+  // After the recorder: Begin returns true as soon as a count is negative.
   for (std::size_t kind = 0; kind < kOpKindCount; ++kind) {
     counts_[Count::kBegun + kind].MakeNegative();
   }

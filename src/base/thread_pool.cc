@@ -38,6 +38,7 @@ void PoolJob::List::Remove(PoolJob& job) {
 // ---- the pool ----
 
 ThreadPool::ThreadPool(unsigned thread_count, unsigned startable) : thread_count_(thread_count) {
+  // Before the first thread is started: a vector that grew later could throw and leave it running.
   threads_.reserve(thread_count);
   try {
     for (; started_count_ < thread_count; ++started_count_) {
@@ -158,6 +159,7 @@ void ThreadPool::Stop() {
 void ThreadPool::Work() {
   MutexLock lock(mu_);
   while (!stopping_) {
+    // A thread waits without a limit only if there is no timer; see Link.
     if (PoolJob* const job = TakeJob(); job != nullptr) {
       Run(*job);
     } else if (later_.first == nullptr) {

@@ -20,6 +20,7 @@ constexpr std::uint64_t kFirstEndNumber = std::uint64_t{1} << 63;
 constexpr std::size_t kSectorBytes = 512;
 constexpr std::size_t kLastSector = kBlockBytes - kSectorBytes;
 
+// The end of a block's payload, as the header draws it.
 struct Fields {
   std::uint64_t magic = kEndMagic;
   std::uint64_t format_version = kFormatVersion;
@@ -34,6 +35,7 @@ void Encode(std::uint64_t store_id, std::uint64_t end_block, std::size_t number,
   const Fields fields{.store_id = store_id, .end_block = end_block};
   std::memset(block.data(), 0, block.size());
   std::memcpy(block.data() + kFieldsOffset, &fields, sizeof(fields));
+  // Of no incarnation: the file belongs to the store, and each opening continues it.
   SealBlock(block, store_id, kFirstEndNumber + number, 0);
 }
 
@@ -42,6 +44,8 @@ std::optional<std::uint64_t> Decode(std::span<const std::byte> block, std::size_
                                     std::optional<std::uint64_t> store_id) {
   Fields fields;
   std::memcpy(&fields, block.data() + kFieldsOffset, sizeof(fields));
+  // The number is part of the checksum, so a copy of the other block does not verify here. An end
+  // that is no address of the log is not believed, even with a checksum.
   const bool verifies =
       fields.magic == kEndMagic && fields.format_version == kFormatVersion &&
       fields.store_id == store_id.value_or(fields.store_id) &&
@@ -107,6 +111,8 @@ absl::Status WriteDurableEnd(Directory& directory, std::uint64_t store_id,
   if (const int error = WriteFully(*opened.file, 0, bytes).error; error != 0) {
     return Failed("write", error);
   }
+  // Durable before this returns: a salvage then cuts the log down to this end, and a backup removes
+  // its marker.
   if (const int error = opened.file->Sync(); error != 0) {
     return SyncError("sync", kDurableEndName, error);
   }
@@ -137,6 +143,8 @@ absl::StatusOr<std::unique_ptr<DurableEnd>> DurableEnd::Open(Directory& director
   OpenedFile opened = directory.Open(kDurableEndName, {.write = true});
   if (opened.file == nullptr) return Failed("open", opened.error);
   end->file_ = std::move(opened.file);
+  // Without a sync: the open record is durable, and an older end only notices less ("Order of
+  // writes").
   end->Advance(end_block);
   return end;
 }
@@ -155,7 +163,7 @@ int DurableEnd::Write(std::size_t block) {
   // All changing bytes are in one sector, so after the first write only that sector is written. The
   // count of a block is 0 while its write is in progress.
   const std::size_t from = std::exchange(blocks_[block], 0) != 0 ? kLastSector : 0;
-  unsynced_ = true;
+  unsynced_ = true;  // even if the write fails, since it may have changed bytes
   const std::span<const std::byte> bytes(buffer_.get() + from, kBlockBytes - from);
   const int error = WriteFully(*file_, block * kBlockBytes + from, bytes).error;
   if (error == 0) blocks_[block] = end_block_;

@@ -24,6 +24,7 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
   // Begin may rise in the meantime: entries below are dead then too, and dropped when the image is
   // read.
   const Address begin = core.log.begin();
+  // The index does not grow in the meantime: its growth and this image are jobs of the same lane.
   for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
     if (bucket % 1024 == 0 && stop()) return absl::AbortedError("the store is being closed");
     words.assign(1, kBucketMark | bucket);
@@ -73,14 +74,16 @@ absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& ma
       continue;
     }
     const IndexEntry entry(word);
-    // The image holds no entry at or above T0.
+    // The image holds no entry at or above T0. Zeros mean that it ends before all entries that the
+    // manifest states.
     if (entry.address() <= kNoRecord || entry.address() >= manifest.scan_from) {
       return reader.Damaged("an entry leads beyond the image's part of the log");
     }
     --left;
     // Below the first record: the entry never had a record.
     if (IsDead(entry.address(), core.log.geometry().BlockStart(1))) continue;
-    // The bits of the hash that name the chain: those of the bucket, and the tag.
+    // The bits of the hash that name the chain: those of the bucket, and the tag. In an index that
+    // had grown, the two overlap, and agree in the bits that both have.
     const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
     if (!take(hash, entry.address())) {
       return absl::ResourceExhaustedError("no memory for the hash index");

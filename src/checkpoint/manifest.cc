@@ -23,6 +23,7 @@ constexpr std::uint64_t Pair(std::uint32_t low, std::uint32_t high) {
   return std::uint64_t{high} << 32 | low;
 }
 
+// Returns the number of which all characters between prefix and suffix consist, or nothing.
 std::optional<std::uint64_t> NumberBetween(std::string_view name, std::string_view prefix,
                                            std::string_view suffix) {
   if (!name.starts_with(prefix) || !name.ends_with(suffix) ||
@@ -139,6 +140,7 @@ absl::Status ReadSessions(SealedReader& reader, std::uint64_t bytes, Manifest& m
   return absl::OkStatus();
 }
 
+// Reads the bytes and drops them. So the checksums of their blocks are verified, as all others.
 absl::Status SkipSection(SealedReader& reader, std::uint64_t bytes) {
   std::uint64_t word = 0;
   for (; bytes != 0; bytes -= 8) {  // ends: the file does
@@ -197,6 +199,7 @@ absl::Status WriteManifest(Directory& directory, std::uint64_t store_id, Manifes
     for (const SessionReport& session : manifest.sessions) {
       words.insert(words.end(), {session.serial, session.name.size()});
       const std::size_t at = words.size();
+      // The new words are zero, which pads the name.
       words.resize(at + RoundUp8(session.name.size()) / 8);
       std::memcpy(words.data() + at, session.name.data(), session.name.size());
     }
@@ -221,6 +224,8 @@ absl::StatusOr<Manifest> ReadManifest(Directory& directory, std::uint64_t store_
   // The id in the file must be that in its name, or else it was renamed.
   if (words[0] != kMagic || words[2] != id)
     return reader.Damaged("not the manifest that its name states");
+  // The block has verified, so another version is no damage, and must not be treated as a
+  // checkpoint to be skipped.
   if (words[1] != kFormatVersion) {
     return absl::UnimplementedError(
         fmt::format("{}: the checkpoint has format version {}, but this library reads format "

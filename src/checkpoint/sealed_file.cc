@@ -90,7 +90,9 @@ absl::Status SealedWriter::Finish() {
   }
   if (absl::Status status = WriteBuffer(); !status.ok()) return status;
   const std::string& unfinished = unfinished_name_;
-  // The rename must not become durable before the contents.
+  // The rename must not become durable before the contents. An error of this sync does not poison
+  // the store: the file has no name yet, so nothing relies on it, and the next attempt writes a new
+  // one.
   if (const int error = file_->Sync(); error != 0) return FileError("sync", unfinished, 0, error);
   if (const int error = file_->Close(); error != 0) return FileError("close", unfinished, 0, error);
   if (const int error = directory_.Rename(unfinished, name_); error != 0) {
@@ -120,6 +122,7 @@ absl::Status SealedReader::Open() {
   return buffer_ != nullptr ? absl::OkStatus() : FileError("read", name_, 0, ENOMEM);
 }
 
+// Only verified bytes leave the buffer: FillBuffer checks all of its blocks first.
 absl::Status SealedReader::Read(std::span<std::byte> bytes) {
   while (!bytes.empty()) {
     if (block_ == block_count_) {

@@ -37,7 +37,8 @@ absl::Status ForeignFile(std::uint64_t number) {
 }
 
 // A manifest verifies by its checksum, but its fields are checked against each other before they
-// are used.
+// are used: the scan must start at a possible place of a record, before the end of the checkpoint's
+// commit, and the incarnation of the block there must be known.
 bool IsPlausible(const Manifest& manifest, const Geometry& geometry) {
   const auto by_block = [](const IncarnationSpan& a, const IncarnationSpan& b) {
     return a.first_block < b.first_block;
@@ -151,6 +152,7 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
     }
     std::uint64_t number;
     if (FileDevice::ParseSegmentName(name, number)) found.numbers.push_back(number);
+    // Other files are left alone, and the opening reports one of them.
     const bool is_ours = name == kLockName || name.ends_with(".ebb") || name.ends_with(".ebb.new");
     if (!is_ours && name != "lost+found") found.foreign = name;
   }
@@ -175,6 +177,7 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   for (const std::uint64_t number : found.numbers) {
     absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(directory, number);
     if (header.ok()) {
+      // A file under another number would put its blocks at the addresses of others.
       if (header->first_block != number * header->segment_blocks) return ForeignFile(number);
       if (!found.header.has_value()) found.header = *header;
       found.header->first_block = header->first_block;  // they agree in all other fields
@@ -196,6 +199,8 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
 absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) {
   absl::Status status = WriteDurableEnd(directory, header.store_id, 0);
   if (!status.ok()) return status;
+  // Its name first: a crash between the two files leaves a directory without a store, in which a
+  // creation begins again.
   if (const int error = directory.Sync(); error != 0) {
     return FileError("create", kDurableEndName, 0, error);
   }

@@ -33,11 +33,13 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
     : config(core_config),
       opening_process(getpid()),
       files(std::move(store_files)),
+      // A ring that is opened and closed again shows whether the kernel allows io_uring.
       io_uring(core_config.io_uring && files.file_system != nullptr &&
                files.file_system->OpenReadRing(1) != nullptr),
       health(core_config.read_only),
       epochs(0, core_config.force_fallback, &health),
       pool(core_config.pool_threads, core_config.startable_threads),
+      // A constructor cannot return an error: CheckThreads and has_memory report what is missing.
       commit_thread(CommitThreads(core_config),
                     core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),
@@ -124,6 +126,7 @@ bool Core::MustLeak(const char* what) const {
 
 absl::Status Core::InMemoryError() const { return Fixed().in_memory; }
 
+// The limits of the options first, since a caller can raise them. The page size is fixed.
 absl::Status Core::CheckSizes(std::uint64_t key_bytes, std::uint64_t value_bytes) const {
   if (key_bytes > config.max_key_bytes) {
     return absl::InvalidArgumentError(
@@ -178,7 +181,8 @@ Core::IndexSample Core::SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets
           return;
         }
         ++next.entries;
-        // The record is on the device: the caller reads a few of them without a guard.
+        // The record is on the device: the caller reads a few of them without a guard. In a full
+        // list, the last place is overwritten.
         if (entry.address() < head) {
           next.addresses[std::min(next.on_device++, IndexSample::kMaxAddresses - 1)] =
               entry.address();
@@ -190,6 +194,7 @@ Core::IndexSample Core::SampleBuckets(EpochSlot& slot, std::uint64_t max_buckets
         next.tombstones += record.header().LoadAcquire().tombstone() ? 1 : 0;
       });
     }
+    // Like every result under a guard, the counts stand only if the state word is unchanged.
     if (!guard.Look()) continue;
     sample = next;
     bucket = end;
@@ -304,6 +309,8 @@ std::optional<std::uint64_t> Core::TryCountKeys(EpochSlot& slot, std::uint64_t l
 std::optional<std::uint64_t> Core::CountKeys(std::uint64_t limit) {
   if (epochs.closed()) return std::nullopt;  // before a mutex: this may be a forked child
   const OwnSlot slot(epochs);
+  // Close waits for the end of the scope before it frees the memory of log and index. A scope that
+  // begins later finds the store closed below.
   const SlowScope scope(*slot);
   // A sample of a large index shows that it has too many entries.
   const IndexSample sample = SampleIndex(*slot, kStatsBuckets);
@@ -414,9 +421,12 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
         {sums[Count::kBegun + kind], operation.slow_path, operation.no_op + operation.refused});
   }
   metrics.reads_from_device = sums[Count::kReadsFromDevice];
+  // A hit in memory counts only its beginning, which keeps the fast path short. So the reads from
+  // memory are the rest of the reads that found their key.
   const std::uint64_t found = metrics[OpKind::kRead].effective();
   metrics.reads_from_memory = found - std::min(found, metrics.reads_from_device);
   metrics.promoted_records = sums[Count::kPromoted];
+  // Promotions are counted as appends too. A sum that is read earlier may lack one of them.
   metrics.appended_records =
       sums[Count::kAppended] - std::min(sums[Count::kAppended], metrics.promoted_records);
 
@@ -491,6 +501,7 @@ MetricsSnapshot Core::Metrics() {
     }
     operation.count =
         std::max({operation.count, operation.slow_path, operation.no_op + operation.refused});
+    // A histogram has a base too: after the subtraction it holds only latencies since the reset.
     if (latencies == nullptr) continue;
     (*latencies)[kind].Subtract((*latency_base_)[kind]);
     operation.latency = (*latencies)[kind].Summarize();
@@ -509,6 +520,7 @@ void Core::ResetMetrics() {
   metrics_begin_ = std::chrono::steady_clock::now();
 }
 
+// A device in memory never waits, so its reads need no thread of the pool.
 BlockQueue Core::NewBlockQueue() {
   return BlockQueue(*files.device, pool, has_files() ? config.pool_threads : 0,
                     io_uring ? files.file_system->OpenReadRing(BlockQueue::kDepth) : nullptr);

@@ -45,6 +45,8 @@ absl::Status SessionTable::Enter(std::string_view name, SessionSerials& serials)
 void SessionTable::Leave(std::string_view name) {
   MutexLock lock(mu_);
   Entry& entry = entries_.find(name)->second;
+  // The session's words end with it. A commit in progress still needs the serial of its version,
+  // and the next commit that of the version after it, so both are kept.
   for (unsigned parity = 0; parity < 2; ++parity) entry.last[parity] = entry.Last(parity);
   entry.live = nullptr;
 }
@@ -81,6 +83,7 @@ std::vector<SessionReport> SessionTable::Changes(unsigned version_bits, bool all
 
 bool SessionTable::HasChanges() const {
   MutexLock lock(mu_);
+  // No version has drained here, so the newest serial may be in the word of either parity.
   return std::any_of(entries_.begin(), entries_.end(), [](const auto& named) {
     const Entry& entry = named.second;
     return entry.Differs(std::max({entry.through, entry.Last(0), entry.Last(1)}));
@@ -108,6 +111,8 @@ void SessionTable::SetRecorded(const std::vector<SessionReport>& changes) {
       // Only if it is still forgotten.
       if (entry.forgotten) entries_.erase(found);
     } else if (serial <= std::max({entry.through, entry.Last(0), entry.Last(1)})) {
+      // A session that was created again counts from 0: the serial of its predecessor is not its
+      // own.
       entry.through = serial;
     }
   }

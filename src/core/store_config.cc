@@ -31,7 +31,8 @@ std::string DescribeCodecs(std::uint32_t word) {
   return fmt::format("keys: {}, values: {}", part(word >> 16), part(word & 0xffff));
 }
 
-// Returns the name of a type, as far as its tag identifies it.
+// Returns the name of a type, as far as its tag identifies it: a tag is a hash, so only names that
+// are known here can be found.
 std::string DescribeTag(std::uint64_t tag) {
   if (tag == 0) return "a type without a name";
   for (const std::string_view name :
@@ -58,6 +59,7 @@ absl::Status CheckType(const char* what, std::uint64_t tag, TypeName type) {
 
 absl::Status FillRandom(std::span<std::uint64_t> words) {
   for (auto rest = std::as_writable_bytes(words); !rest.empty();) {
+    // A signal can interrupt the call, and can make it return fewer bytes than requested.
     const ssize_t count = getrandom(rest.data(), rest.size(), 0);
     if (count >= 0) {
       rest = rest.subspan(static_cast<std::size_t>(count));
@@ -116,6 +118,7 @@ absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const O
                               CheckType("values", header.value_tag, types.value)}) {
     if (!status.ok()) return status;
   }
+  // Keys that are hashed in another way would not be found, although they are there.
   if (header.hash_version != kHashVersion) {
     return absl::UnimplementedError(fmt::format(
         "the store uses version {} of the key hash, but this library knows version {}; open it "
@@ -149,6 +152,7 @@ void CopyOptions(const Options& options, CoreConfig& config) {
   config.promote_reads = options.promote_reads;
   config.measure_latency = options.measure_latency;
   config.read_only = options.read_only;
+  // Everything that the store does automatically would write.
   if (!options.read_only) return;
   config.durability = Durability::kManual;  // no thread for commits
   config.checkpoint_interval_ms = config.gc_interval_ms = 0;
@@ -162,6 +166,7 @@ absl::Status SetIndexLimits(const Options& options, CoreConfig& config) {
   const bool is_set = options.max_index_bytes != 0;
   config.max_index_bytes = is_set ? options.max_index_bytes : PhysicalMemoryBytes() / 2;
   const std::uint64_t buckets = std::uint64_t{1} << config.index_exponent;
+  // If the options request as many buckets, the demand does not come from a file.
   const bool of_options = !is_set && buckets <= options.index_bucket_count;
   if (of_options || buckets <= config.max_index_bytes / sizeof(IndexBucket)) {
     return absl::OkStatus();
@@ -222,6 +227,7 @@ absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options
   const std::uint64_t room = geometry.payload_bytes() - header.shape.key_offset();
   config.max_key_bytes = options.max_key_bytes != 0 ? options.max_key_bytes : room;
   config.max_value_bytes = options.max_value_bytes != 0 ? options.max_value_bytes : room;
+  // A store in which every update would be rejected cannot be opened.
   const auto least = [](std::uint32_t bytes) {
     return bytes == RecordShape::kVariable ? 0 : bytes;
   };

@@ -24,6 +24,8 @@ constexpr std::uint64_t kSegmentMagic = 0x544d474553424245;  // "EBBSEGMT"
 // other.
 constexpr std::uint64_t kHeaderNumber = ~std::uint64_t{0};
 
+// Fields are copied as the machine has them, because ebb runs on little-endian machines only
+// (codec.h).
 template <typename T>
 void Put(std::span<std::byte> bytes, std::size_t offset, T value) {
   std::memcpy(bytes.data() + offset, &value, sizeof(T));
@@ -55,6 +57,7 @@ std::optional<std::uint64_t> VerifyBlock(std::span<const std::byte> block, std::
   if (Get<std::uint64_t>(block, kChecksumOffset) != Checksum(block, store_id, number)) {
     return std::nullopt;
   }
+  // Any incarnation verifies. The caller knows which one it expects at this place.
   return Get<std::uint64_t>(block, kIncarnationOffset);
 }
 
@@ -146,6 +149,7 @@ SessionsExtent FitSessions(std::span<const SessionReport> sessions, std::uint64_
 
 void EncodeSessions(std::uint64_t version, std::span<const SessionReport> sessions,
                     std::span<std::byte> extent) {
+  // Zeros also pad the names.
   std::fill(extent.begin(), extent.end(), std::byte{0});
   Put(extent, 0, RecordHeader::MakeExtent(RecordKind::kSessions, extent.size()).word());
   Put(extent, 8, version);
@@ -256,8 +260,10 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(std::span<const std::byte> blo
   header.value_tag = Get<std::uint64_t>(block, 112);
   header.created_unix_us = Get<std::uint64_t>(block, 120);
   header.writer = Get<decltype(header.writer)>(block, 128);
+  // Kept as it is, so that the headers of further files have the fields of later versions too.
   header.rest = Get<decltype(header.rest)>(block, SegmentHeader::kRestOffset);
-  // The limits keep the shifts and products of the geometry within 64 bits.
+  // A checksum does not protect from a program that writes a header with any fields. The limits
+  // keep the shifts and products of the geometry within 64 bits, and are at least those of Options.
   const bool sane =
       header.page_shift >= kBlockShift && header.page_shift <= 26 && header.segment_blocks != 0 &&
       header.segment_blocks % (std::uint64_t{1} << (header.page_shift - kBlockShift)) == 0 &&

@@ -14,6 +14,7 @@ constexpr char kAsItIs = 0;
 constexpr char kLz4 = 1;
 
 #ifdef EBB_HAS_LZ4
+// kLz4 and the count of bytes.
 constexpr std::size_t kLz4Header = 5;
 // The maximum number of bytes that one byte of an LZ4 block can stand for.
 constexpr std::uint64_t kMaxRatio = 255;
@@ -22,7 +23,8 @@ constexpr std::uint64_t kMaxRatio = 255;
 bool CompressLz4(std::string_view bytes, std::string& out) {
   if (bytes.size() <= kLz4Header || bytes.size() > LZ4_MAX_INPUT_SIZE) return false;
   const std::size_t start = out.size();
-  // A longer block is not worth storing.
+  // A longer block would make the stored value longer than the bytes themselves. LZ4 then returns
+  // 0.
   const std::size_t room = bytes.size() - kLz4Header;
   out.resize(start + kLz4Header + room);
   const int made = LZ4_compress_default(bytes.data(), out.data() + start + kLz4Header,
@@ -44,6 +46,7 @@ bool DecompressLz4(std::string_view stored, std::string& bytes) {
   // stand for.
   if (count > LZ4_MAX_INPUT_SIZE || count > kMaxRatio * block.size()) return false;
   bytes.resize(count);
+  // The safe function never writes more than `count` bytes, whatever the block contains.
   return LZ4_decompress_safe(block.data(), bytes.data(), static_cast<int>(block.size()),
                              static_cast<int>(count)) == static_cast<int>(count);
 }

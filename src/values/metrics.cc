@@ -23,13 +23,16 @@ constexpr std::array<Quantile, kQuantileCount> kQuantiles = {{
     {"0.999", "p999_ns", &LatencySummary::p999_ns},
 }};
 
+// Prometheus demands base units, so durations are in seconds. Nine decimals show each nanosecond.
 double Seconds(std::uint64_t ns) { return static_cast<double>(ns) * 1e-9; }
 
+// The two lines that precede the samples of a metric in the text format of Prometheus.
 void AddHead(std::string& text, const char* name, const char* type, const char* help) {
   fmt::format_to(std::back_inserter(text), "# HELP ebb_{0} {1}.\n# TYPE ebb_{0} {2}\n", name, help,
                  type);
 }
 
+// All samples of one metric must be together, so the kinds are visited once for each metric.
 void AddLatencies(const MetricsSnapshot& metrics, std::string& text) {
   const auto to = std::back_inserter(text);
   AddHead(text, "operation_latency_seconds", "summary", "Time from call to return");
@@ -76,12 +79,14 @@ const char* NameOf(OpKind kind) {
   return "";
 }
 
+// Checkpoints count too: they are written because of the user's updates.
 double MetricsSnapshot::write_amplification() const {
   if (user_written_bytes == 0) return 0.0;
   return static_cast<double>(log_written_bytes + checkpoint_written_bytes) /
          static_cast<double>(user_written_bytes);
 }
 
+// Names are constants of ebb without special characters, so nothing needs to be escaped.
 std::string ToJson(const MetricsSnapshot& metrics) {
   std::string text = fmt::format("{{\"seconds\":{:.3f},\"operations\":{{", metrics.seconds);
   const auto to = std::back_inserter(text);
@@ -109,6 +114,8 @@ std::string ToJson(const MetricsSnapshot& metrics) {
 std::string ToPrometheus(const MetricsSnapshot& metrics) {
   std::string text;
   const auto to = std::back_inserter(text);
+  // Counters end in _total, by convention. ResetMetrics makes them smaller, which Prometheus takes
+  // for a restart of the program.
   for (const auto& field : kOperationFields) {
     const std::string name = fmt::format("{}_total", field.name);
     AddHead(text, name.c_str(), "counter", field.help);
@@ -127,6 +134,7 @@ std::string ToPrometheus(const MetricsSnapshot& metrics) {
   fmt::format_to(to, "ebb_write_amplification {:.6f}\n", metrics.write_amplification());
   AddHead(text, "metrics_age_seconds", "gauge", "Time since counting began");
   fmt::format_to(to, "ebb_metrics_age_seconds {:.3f}\n", metrics.seconds);
+  // Without Options::measure_latency there is no latency, which is not the same as one of 0.
   bool timed = false;
   for (const OperationMetrics& operation : metrics.operations) {
     timed = timed || operation.latency.count != 0;

@@ -15,6 +15,7 @@ namespace {
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kTiB = 1024 * 1024 * kMiB;
+// Three of these may hold pages that leave memory (hybrid_log.cc); the rest is mutable.
 constexpr std::uint64_t kMinFrames = 8;
 constexpr std::uint64_t kMinPageBytes = 64 * kKiB;
 constexpr std::uint64_t kMaxPageBytes = 64 * kMiB;
@@ -29,6 +30,8 @@ struct OptionRange {
   std::uint64_t most;
 };
 
+// The message has the option, its value and the range, because it often reaches an operator who has
+// only a configuration file.
 absl::Status CheckRange(const OptionRange& range) {
   if (range.value >= range.least && range.value <= range.most) return absl::OkStatus();
   return absl::InvalidArgumentError(fmt::format("{} is {}: must be from {} to {}", range.field,
@@ -46,16 +49,16 @@ absl::Status CheckPowerOfTwo(const OptionRange& range) {
 
 namespace {
 
-// The number in a file; the largest one when there is none, as in "max".
+// Returns the number in a file, or the largest number if there is none: no file, or "max".
 std::uint64_t NumberIn(const std::string& path) {
   std::ifstream file(path);
   std::uint64_t number = 0;
   return file >> number ? number : std::numeric_limits<std::uint64_t>::max();
 }
 
-// The lowest number in the files of this name in `base` and the groups of `path` below it. A
-// process sees the path of its group from the host's root, but a container may show only its own
-// group, as the root: then the directories of the path are missing and the root holds the limit.
+// Returns the lowest number in the files of this name in `base` and in the groups of `path` below
+// it. A process sees the path of its group from the host's root. But a container may show only its
+// own group, as the root: then the directories of the path are missing, and the root has the limit.
 std::uint64_t LowestLimit(const std::string& base, const std::string& path, const char* name) {
   std::uint64_t limit = NumberIn(base + "/" + name);
   if (path.find("..") != std::string::npos) return limit;  // outside of what is visible here
@@ -66,8 +69,9 @@ std::uint64_t LowestLimit(const std::string& base, const std::string& path, cons
   return limit;
 }
 
-// Of the control groups of the process. Lines of the file are "0::PATH" for version 2, and
-// "NUMBER:CONTROLLERS:PATH" for version 1. Both can be in use at the same time.
+// Returns the lowest memory limit of the control groups of the process. Lines of the file are
+// "0::PATH" for version 2, and "NUMBER:CONTROLLERS:PATH" for version 1. Both can be in use at the
+// same time.
 std::uint64_t ControlGroupLimit(const std::string& root) {
   const std::string groups = root + "/sys/fs/cgroup";
   std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
@@ -94,21 +98,26 @@ std::uint64_t ControlGroupLimit(const std::string& root) {
 std::uint64_t internal::PhysicalMemoryBytes(const std::string& root) {
   const long pages = sysconf(_SC_PHYS_PAGES);
   const long bytes = sysconf(_SC_PAGESIZE);
-  std::uint64_t memory = std::uint64_t{1} << 46;  // unknown: let mapping decide
+  // If the size is unknown, no option is rejected here, and mapping the memory decides.
+  std::uint64_t memory = std::uint64_t{1} << 46;
   if (pages > 0 && bytes > 0) {
     memory = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(bytes);
   }
   if (!root.empty()) return std::min(memory, ControlGroupLimit(root));
-  static const std::uint64_t limit = ControlGroupLimit(root);  // some ten files
+  // Read once, because it takes about ten files and every opening needs it.
+  static const std::uint64_t limit = ControlGroupLimit(root);
   return std::min(memory, limit);
 }
 
 Options Options::WithMemory(std::uint64_t bytes) {
   Options options;
+  // An entry needs 13 to 16 bytes of index, so a quarter suffices for records of about 50 bytes.
+  // With smaller records, the index grows beyond it.
   options.index_bucket_count =
       std::clamp(std::bit_floor(bytes / 4 / kBucketBytes), kMinBuckets, kMaxBuckets);
   const std::uint64_t index_bytes = options.index_bucket_count * kBucketBytes;
-  // If that is too little, the error names a number that the caller knows.
+  // If that is too little, the error names a number that the caller knows, instead of one that
+  // wrapped around.
   options.log_memory_bytes =
       bytes >= kMiB + index_bytes ? bytes - index_bytes : std::min(bytes, kMiB - 1);
   return options;
@@ -140,7 +149,7 @@ std::uint64_t EffectivePageBytes(const Options& options) {
 }
 
 absl::Status Validate(const GcOptions& options) {
-  // Also not a number.
+  // Written so that it is false for a value that is not a number, too.
   if (!(options.target_utilization >= 0 && options.target_utilization <= 1)) {
     return absl::InvalidArgumentError(
         fmt::format("target_utilization is {}: must be from 0 to 1", options.target_utilization));
@@ -176,6 +185,8 @@ absl::Status CheckIndex(const Options& options) {
 
 }  // namespace
 
+// The order is that of dependence: sizes before the sizes that contain them. Update keeps the first
+// error, so the message names the cause and not what follows from it.
 absl::Status Validate(const Options& options) {
   const std::uint64_t page_bytes = EffectivePageBytes(options);
   absl::Status status = CheckMemory(options);
@@ -197,6 +208,7 @@ absl::Status Validate(const Options& options) {
     status = absl::InvalidArgumentError(fmt::format(
         "write_batch_bytes is {}: must be a multiple of 4096", options.write_batch_bytes));
   }
+  // An enum read from a configuration file can have any value.
   if (status.ok() && options.durability > Durability::kAlways) {
     status = absl::InvalidArgumentError(fmt::format(
         "durability is {}: must be a value of Durability", static_cast<int>(options.durability)));
@@ -221,7 +233,8 @@ absl::Status Validate(const Options& options) {
     status = absl::InvalidArgumentError(fmt::format(
         "scan_ahead_bytes is {}: must be a multiple of 4096", options.scan_ahead_bytes));
   }
-  // A record of the longest key alone, or value alone, must fit in a page.
+  // A record of the longest key alone, or value alone, must fit in a page. The 24 bytes are the
+  // longest header (record.h).
   const std::uint64_t payload_bytes = page_bytes / 4096 * 4080;
   status.Update(CheckRange({"max_key_bytes", options.max_key_bytes, 0, payload_bytes - 24}));
   status.Update(CheckRange({"max_value_bytes", options.max_value_bytes, 0, payload_bytes - 24}));

@@ -7,11 +7,14 @@
 namespace ebb {
 namespace {
 
+// The payload of an error that repeating the call cannot overcome (Lasting). A payload survives
+// copies of the status and leaves its code and message as they are.
 constexpr char kLastingUrl[] = "ebb/until";
 
 }  // namespace
 
 bool IsRecoverable(const absl::Status& status) {
+  // A CompareExchange that lost a race can be repeated with the new value.
   if (absl::IsAborted(status)) return true;
   return (absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) &&
          !status.GetPayload(kLastingUrl).has_value();
@@ -46,6 +49,8 @@ constexpr ErrorRule kReopen{absl::StatusCode::kUnavailable, false,
 constexpr ErrorRule Raise(const char* advice) {
   return {absl::StatusCode::kResourceExhausted, true, advice};
 }
+// The table in the header. An error number that is missing here is not expected of a file system,
+// so RuleOf is cautious: it does not promise that the error passes.
 constexpr ErrorRow kErrorTable[] = {
     {ENOSPC, Raise("make room on the disk and call again")},
     {EDQUOT, Raise("raise the disk quota or remove files, and call again")},
