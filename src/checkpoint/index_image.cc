@@ -26,7 +26,7 @@ absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Mani
   const Address begin = core.log.begin();
   // The index does not grow in the meantime: its growth and this image are jobs of the same lane.
   for (std::uint64_t bucket = 0; bucket < core.index.bucket_count(); ++bucket) {
-    if (bucket % 1024 == 0 && stop()) return absl::AbortedError("the store is being closed");
+    if (bucket % 1024 == 0 && stop()) return core.ClosedError();
     words.assign(1, kBucketMark | bucket);
     // Walk of a Checkpoint, 2. Operations run concurrently, so an entry may already lead to a
     // record above T0. Then it is left out: the scan of an opening, which starts at T0, finds that

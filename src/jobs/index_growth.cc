@@ -37,7 +37,7 @@ absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
   for (bool more = true; more;) {
     // Only between two chunks. The growth word then says that a chunk drains, so operations in it
     // wait, until Close, which is the reason to stop, rejects them.
-    if (stop()) return absl::AbortedError("the store is being closed");
+    if (stop()) return core.ClosedError();
     // Walk of a growth, 3: afterwards no guard may still change the chunk.
     if (absl::Status status = core.log.Drain(); !status.ok()) return status;
     // Walk of a growth, 4.

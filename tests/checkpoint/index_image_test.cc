@@ -135,7 +135,7 @@ TEST(IndexImageTest, StopsInAnEmptyIndex) {
   manifest.scan_from = StoreAccess::GetCore(store).log.tail();
   const auto status = WriteIndexImage(
       StoreAccess::GetCore(store), [] { return true; }, manifest);
-  EXPECT_EQ(status.code(), StatusCode::kAborted);
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
 }
 
 TEST(IndexImageTest, StopsOnRequest) {
@@ -148,7 +148,7 @@ TEST(IndexImageTest, StopsOnRequest) {
   manifest.scan_from = StoreAccess::GetCore(store).log.tail();
   const auto status = WriteIndexImage(
       StoreAccess::GetCore(store), [] { return true; }, manifest);
-  EXPECT_EQ(status.code(), StatusCode::kAborted);
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
   EXPECT_TRUE(files.Contents("db", "index-1.ebb").empty());
 }
 

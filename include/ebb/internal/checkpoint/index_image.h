@@ -29,7 +29,7 @@
 namespace ebb::internal {
 
 // Writes and syncs the image of `manifest.id` with the entries below `manifest.scan_from`, after
-// rule 1 has been met; sets the fields about the image. Returns Aborted if `stop` returns true.
+// rule 1 has been met; sets the fields about the image. Returns ClosedError() if `stop` is true.
 absl::Status WriteIndexImage(Core& core, const std::function<bool()>& stop, Manifest& manifest);
 // Fills the empty index. Returns DataLoss if the image does not verify or its content is invalid;
 // then the index may hold part of it.

@@ -55,7 +55,8 @@ class Compaction {
 
   // Copies the live records in `range`, for about `pass_bytes`. Everything before the range is
   // dead, and its end is the start of a record at or below safe_read_only. Returns the address
-  // below which everything is dead now. Errors: Aborted (the store was closed).
+  // below which everything is dead now. Errors: ClosedError() (the store was closed); those of
+  // reads and appends.
   absl::StatusOr<Address> Run(LogCursor::LogRange range, std::uint64_t pass_bytes,
                               const Stop& stop);
 

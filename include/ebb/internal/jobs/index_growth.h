@@ -27,9 +27,9 @@
 
 namespace ebb::internal {
 
-// Errors: ResourceExhausted (the index has reached its maximum, or there is no memory); Aborted if
-// `stop` returns true, which is called between chunks; the status of the store's health if a drain
-// never ends.
+// Errors: ResourceExhausted (the index has reached its maximum, or there is no memory);
+// ClosedError() if `stop` returns true, which is called between chunks; the status of the store's
+// health if a drain never ends.
 absl::Status GrowIndex(Core& core, const std::function<bool()>& stop);
 
 // Grows the index in turns of the lane: on request, and when it is above its maximum load factor.
