@@ -4,7 +4,6 @@
 
 #include <concepts>
 #include <cstddef>
-#include <cstdio>
 #include <functional>
 #include <memory>
 #include <new>
@@ -117,10 +116,10 @@ class Store {
     if (core_ == nullptr) return;
     // A forked child has none of the threads and must not touch the files, so it abandons the
     // store. A call that is running a callback still needs the store.
-    if (!core_->in_opening_process() || core_->MustLeak("a store")) {
+    if (!core_->in_opening_process() || core_->MustLeak()) {
       Leak();
-    } else if (const absl::Status status = coordinator_->CloseAtEnd(); !status.ok()) {
-      std::fprintf(stderr, "ebb: closing a store failed: %s\n", internal::TextOf(status).c_str());
+    } else {
+      coordinator_->CloseAtEnd();
     }
   }
 

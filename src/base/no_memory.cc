@@ -67,6 +67,10 @@ namespace {
 [[maybe_unused]] const FixedStatuses& g_made_early = Fixed();
 }  // namespace
 
+absl::Status NoMemoryTo(const std::string& purpose) {
+  return absl::ResourceExhaustedError("no memory to " + purpose + "; free memory and call again");
+}
+
 // Each step needs less memory than the one before.
 std::string TextOf(const absl::Status& status) noexcept {
   try {

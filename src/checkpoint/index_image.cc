@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/checkpoint/sealed_file.h"
 #include "ebb/internal/core/store_config.h"
 #include "ebb/internal/format/lifetime.h"
@@ -86,7 +87,7 @@ absl::Status ReadIndexImage(Core& core, Directory& directory, const Manifest& ma
     // had grown, the two overlap, and agree in the bits that both have.
     const std::uint64_t hash = bucket | std::uint64_t{entry.tag()} << shift;
     if (!take(hash, entry.address())) {
-      return absl::ResourceExhaustedError("no memory for the hash index");
+      return NoMemoryTo("fill the hash index");
     }
     // A larger index than planned is allowed; a fuller one would be slow.
     if (core.config.index_auto_grow) core.index.GrowExclusiveIfCrowded();

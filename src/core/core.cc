@@ -114,13 +114,13 @@ absl::Status Core::CheckWritable() const {
   return config.read_only ? Fixed().read_only : absl::OkStatus();
 }
 
-bool Core::MustLeak(const char* what) const {
+bool Core::MustLeak() const {
   if (!in_callback()) return false;
-  std::fprintf(
-      stderr,
-      "ebb: %s was destroyed inside a callback of its store, %s, so its memory leaks; destroy it "
-      "after the callback has returned\n",
-      what, NameOf(FindCallback(this)));
+  std::fprintf(stderr,
+               "ebb: the store %s was destroyed inside a callback, %s, so it is not closed and its "
+               "memory leaks; updates after its last commit may be lost; destroy it after the "
+               "callback has returned\n",
+               name(), NameOf(FindCallback(this)));
   return true;
 }
 
@@ -528,7 +528,9 @@ BlockQueue Core::NewBlockQueue() {
 
 absl::Status Undecodable(const char* what, std::size_t bytes) {
   return absl::DataLossError(
-      fmt::format("the codec rejected a stored {} of {} bytes: another codec may have written it",
+      fmt::format("the codec rejected a stored {} of {} bytes: Decode must accept all bytes that "
+                  "Encode has written since the last change of kVersion; open the store with the "
+                  "codec that wrote it",
                   what, bytes));
 }
 

@@ -51,8 +51,10 @@ absl::Status CheckType(const char* what, std::uint64_t tag, TypeName type) {
   const std::uint64_t opened = TypeTag(type.name);
   if (tag == opened || (tag == 0 && !type.built_in)) return absl::OkStatus();
   return absl::FailedPreconditionError(fmt::format(
-      "the store was created with {} of {}, and is opened with {} of {}", what, DescribeTag(tag),
-      what, opened == 0 ? "a type without a name" : std::string(type.name)));
+      "the store was created with {} of {}, and is opened with {} of {}; use the types with which "
+      "it was created",
+      what, DescribeTag(tag), what,
+      opened == 0 ? "a type without a name" : std::string(type.name)));
 }
 
 }  // namespace
@@ -106,12 +108,14 @@ absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const O
   // read.
   if (header.shape != types.shape) {
     return absl::FailedPreconditionError(
-        fmt::format("the store was created with {}, and is opened with {}",
+        fmt::format("the store was created with {}, and is opened with {}; use the types with "
+                    "which it was created",
                     DescribeShape(header.shape), DescribeShape(types.shape)));
   }
   if (header.codec_version != types.codec_word) {
     return absl::FailedPreconditionError(
-        fmt::format("the store was created with codecs of {}, and is opened with codecs of {}",
+        fmt::format("the store was created with codecs of {}, and is opened with codecs of {}; use "
+                    "the program that wrote it, or copy all values into a new store",
                     DescribeCodecs(header.codec_version), DescribeCodecs(types.codec_word)));
   }
   for (absl::Status status : {CheckType("keys", header.key_tag, types.key),

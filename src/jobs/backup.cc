@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/checkpoint/durable_end.h"
 #include "ebb/internal/checkpoint/manifest.h"
 #include "ebb/internal/checkpoint/sealed_file.h"
@@ -56,7 +57,7 @@ class BackupWriter {
 
   absl::StatusOr<BackupInfo> Run() {
     buffer_ = AllocateAligned(kReadBlocks * kBlockBytes);
-    if (buffer_ == nullptr) return absl::ResourceExhaustedError("no memory for a backup");
+    if (buffer_ == nullptr) return NoMemoryTo("make a backup");
     absl::StatusOr<Manifest> manifest =
         ReadManifest(*core_.files.directory, core_.config.log.store_id, job_.checkpoint_id);
     if (!manifest.ok()) return manifest.status();

@@ -204,15 +204,27 @@ absl::Status Coordinator::Close() {
   return close_status_.has_value() ? *close_status_ : CloseLocked();
 }
 
-absl::Status Coordinator::CloseAtEnd() {
+void Coordinator::CloseAtEnd() {
+  const auto report = [this](const char* exception) {
+    std::fprintf(stderr,
+                 "ebb: a callback threw while a destructor closed the store %s: %s; call Close "
+                 "before, which throws the exception to its caller\n",
+                 core_.name(), exception);
+  };
+  std::optional<absl::Status> status;
   try {
-    return Close();
+    status = Close();
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "ebb: a callback threw while a store was closed: %s\n", error.what());
+    report(error.what());
   } catch (...) {
-    std::fputs("ebb: a callback threw while a store was closed\n", stderr);
+    report("not a std::exception");
   }
-  return Close();
+  if (!status.has_value()) status = Close();
+  if (status->ok()) return;
+  std::fprintf(stderr,
+               "ebb: a destructor could not close the store %s: %s; updates after its last commit "
+               "may be lost; call Close before, to handle its errors\n",
+               core_.name(), TextOf(*status).c_str());
 }
 
 absl::Status Coordinator::CloseLocked() {

@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/checkpoint/index_image.h"
 #include "ebb/internal/core/callback_scope.h"
 #include "ebb/internal/device/block_io.h"
@@ -79,8 +80,7 @@ LogVerifier::LogVerifier(Core& core, const VerifyOptions& options, std::function
 
 absl::StatusOr<VerifyReport> LogVerifier::Run(const std::vector<CheckpointInfo>& checkpoints) {
   if (!newest_.ok() || page_ == nullptr || blocks_ == nullptr) {
-    return absl::ResourceExhaustedError(
-        "no memory to verify the store: a second index and a page of the log are needed");
+    return NoMemoryTo("verify the store, which needs a second index and a page of the log");
   }
   absl::Status status = ReadLog();
   if (status.ok()) status = FollowChains();
@@ -201,8 +201,7 @@ absl::Status LogVerifier::CheckRecords(Address from, std::uint64_t end_offset) {
     if (is_record && record.header().LoadAcquire().valid()) {
       // The verifier's own index: at each record it holds the newest record of the chain so far.
       if (!newest_.PutExclusive(core_.HashOf(record), address).has_value()) {
-        return absl::ResourceExhaustedError(
-            "no memory to verify the store: the second index cannot grow");
+        return NoMemoryTo("verify the store: its second index cannot grow");
       }
     }
     address = geometry_.Normalize(address + extent);

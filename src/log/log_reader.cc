@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "ebb/internal/base/no_memory.h"
+
 namespace ebb::internal {
 
 std::byte* DeviceBuffer::Reserve(std::size_t blocks, std::size_t keep) {
@@ -90,8 +92,7 @@ absl::StatusOr<bool> LogReader::NextRead(Address address, DeviceBuffer& buffer, 
   if (*blocks <= have) return false;
   bytes = buffer.Reserve(*blocks, have);
   if (bytes == nullptr) {
-    return absl::ResourceExhaustedError(
-        fmt::format("no memory to read a record of {} blocks", *blocks));
+    return NoMemoryTo(fmt::format("read a record of {} blocks", *blocks));
   }
   next.block = log_.geometry().BlockOf(address) + have;
   next.bytes = {bytes + have * kBlockBytes, (*blocks - have) * kBlockBytes};

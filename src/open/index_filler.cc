@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ebb/internal/base/mutex.h"
+#include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/index/hash_index.h"
 
 namespace ebb::internal {
@@ -127,7 +128,7 @@ absl::Status IndexFiller::Flush() {
   MutexLock lock(shared_->mu);
   while (shared_->running != 0) shared_->ended.Wait(shared_->mu);
   if (!shared_->outcome.has_memory) {
-    return absl::ResourceExhaustedError("no memory for the hash index");
+    return NoMemoryTo("fill the hash index");
   }
   for (std::vector<NewEntry>& part : shared_->parts) part.clear();
   waiting_ = 0;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/checkpoint/durable_end.h"
 #include "ebb/internal/checkpoint/index_image.h"
 #include "ebb/internal/device/block_io.h"
@@ -314,7 +315,7 @@ std::string LogReplay::DescribeBad() const {
 // block.
 absl::Status LogReplay::ShowCommits(Core& core, BlockRange range, const ShowCommit& show) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
-  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
+  if (buffer == nullptr) return NoMemoryTo("scan the log");
   const std::uint64_t store_id = core.config.log.store_id;
   for (std::uint64_t block = range.begin; block < range.end;) {
     const std::uint64_t wanted = std::min(kReadBlocks, range.end - block);

@@ -28,7 +28,7 @@ namespace {
 absl::Status SweepLog(Core& core, Address begin, Address durable, const VerifyOptions& options,
                       VerifyReport& report) {
   const AlignedBuffer buffer = AllocateAligned(kReadBlocks * kBlockBytes);
-  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to read the log");
+  if (buffer == nullptr) return NoMemoryTo("read the log");
   Device& device = *core.files.device;
   const std::uint64_t store_id = core.config.log.store_id;
   std::vector<std::uint64_t> bad;  // blocks; some may not have been durable

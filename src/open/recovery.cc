@@ -113,7 +113,7 @@ absl::Status WriteOpenRecord(Core& core, const NewIncarnation& start) {
       start;
   const HybridLog::Config& config = core.config.log;
   AlignedBuffer buffer = AllocateAligned(kBlockBytes);
-  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to open the log");
+  if (buffer == nullptr) return NoMemoryTo("open the log");
   CommitRecord record;
   record.kind = RecordKind::kOpen;
   record.checkpoint_id = checkpoint_id;
@@ -196,7 +196,7 @@ absl::StatusOr<bool> IsGone(Core& core, Address begin) {
   const Geometry& geometry = core.log.geometry();
   const std::uint64_t block = geometry.FrontBlock(BeginOfFiles(geometry, begin));
   const AlignedBuffer buffer = AllocateAligned(kBlockBytes);
-  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to scan the log");
+  if (buffer == nullptr) return NoMemoryTo("scan the log");
   const std::span<std::byte> bytes(buffer.get(), kBlockBytes);
   const auto count = ReadBlocks(*core.files.device, block, bytes);
   if (!count.ok()) return count.status();
@@ -280,15 +280,16 @@ namespace {
 // The opening of a store. Its steps are those of the walk, in order.
 class Opening {
  public:
-  Opening(const Options& options, StoredTypes types, const Environment& environment)
-      : options_(options), types_(types), environment_(environment) {}
-  absl::StatusOr<OpenedStore> Run(const std::string& path);
+  Opening(const std::string& path, const Options& options, StoredTypes types,
+          const Environment& environment)
+      : path_(path), options_(options), types_(types), environment_(environment) {}
+  absl::StatusOr<OpenedStore> Run();
 
  private:
   // Walk of a reopening, 1.
-  absl::Status Lock(const std::string& path);
+  absl::Status Lock();
   absl::Status Find();
-  absl::Status Check(const std::string& path);
+  absl::Status Check();
   // 2 and 3. Reads the contents of the files into the index and the frames; changes no file.
   absl::Status Load();
   absl::Status Replay();
@@ -310,6 +311,7 @@ class Opening {
   absl::Status BeginIncarnation();
   void OpenDurableEnd(Committer::CommittedState& start);
 
+  const std::string& path_;
   const Options& options_;
   const StoredTypes types_;
   const Environment& environment_;
@@ -323,7 +325,7 @@ class Opening {
   NewIncarnation next_;
 };
 
-absl::StatusOr<OpenedStore> Opening::Run(const std::string& path) {
+absl::StatusOr<OpenedStore> Opening::Run() {
   // Options, types or limits that do not fit are rejected before any file is created.
   if (absl::Status status = Validate(options_); !status.ok()) return status;
   absl::StatusOr<SegmentHeader> header = NewHeader(options_, environment_, types_);
@@ -333,9 +335,9 @@ absl::StatusOr<OpenedStore> Opening::Run(const std::string& path) {
   if (environment_.in_memory) {
     if (status.ok()) status = UseMemory();
   } else {
-    if (status.ok()) status = Lock(path);
+    if (status.ok()) status = Lock();
     if (status.ok()) status = Find();
-    if (status.ok()) status = Check(path);
+    if (status.ok()) status = Check();
     if (status.ok()) status = Load();
     if (status.ok()) status = Replay();
   }
@@ -348,6 +350,7 @@ absl::Status Opening::Configure() {
   absl::StatusOr<CoreConfig> config = MakeConfig(header_, options_, environment_);
   if (!config.ok()) return config.status();
   config_ = *std::move(config);
+  config_.path = path_;
   return absl::OkStatus();
 }
 
@@ -374,12 +377,12 @@ absl::Status Opening::UseMemory() {
 
 // The lock comes before the first read of a file, so that no other process changes what is read
 // here.
-absl::Status Opening::Lock(const std::string& path) {
+absl::Status Opening::Lock() {
   files_.file_system =
       environment_.file_system != nullptr ? environment_.file_system : &PosixFileSystem();
   absl::StatusOr<std::unique_ptr<Directory>> directory =
-      may_create() ? OpenLocked(*files_.file_system, path)
-                   : OpenLockedStore(*files_.file_system, path,
+      may_create() ? OpenLocked(*files_.file_system, path_)
+                   : OpenLockedStore(*files_.file_system, path_,
                                      options_.read_only ? LockKind::kReader : LockKind::kWriter);
   if (!directory.ok()) return directory.status();
   files_.directory = *std::move(directory);
@@ -393,7 +396,7 @@ absl::Status Opening::Find() {
   return absl::OkStatus();
 }
 
-absl::Status Opening::Check(const std::string& path) {
+absl::Status Opening::Check() {
   absl::Status status;
   if (found_.header.has_value()) {
     // A store keeps the sizes with which it was created. Only limits and modes come from the
@@ -401,7 +404,7 @@ absl::Status Opening::Check(const std::string& path) {
     header_ = *found_.header;
     status = CheckHeader(header_, types_, options_);
   } else if (!may_create()) {
-    status = NoStoreError(path);  // removed since the directory was opened
+    status = NoStoreError(path_);  // removed since the directory was opened
   } else {
     status = CreateFirstFile(*files_.directory, header_);
   }
@@ -606,7 +609,7 @@ absl::Status OpenError(const absl::Status& error, const std::string& path, bool 
 absl::StatusOr<OpenedStore> OpenStore(const std::string& path, const Options& options,
                                       StoredTypes types, const Environment& environment) {
   return CatchNoMemory([&]() -> absl::StatusOr<OpenedStore> {
-    absl::StatusOr<OpenedStore> opened = Opening(options, types, environment).Run(path);
+    absl::StatusOr<OpenedStore> opened = Opening(path, options, types, environment).Run();
     if (!opened.ok()) return OpenError(opened.status(), path, options.salvage);
     return opened;
   });

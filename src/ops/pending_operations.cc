@@ -114,6 +114,12 @@ std::size_t PendingOperations::Complete(bool wait) {
 }
 
 void PendingOperations::End() {
+  const auto report = [this](const char* exception) {
+    std::fprintf(stderr,
+                 "ebb: a callback threw in the destructor of a session of the store %s: %s; call "
+                 "CompletePending before, which throws the exception to its caller\n",
+                 session_.core->name(), exception);
+  };
   for (bool more = true; more;) {  // ends: each turn removes at least one operation from the list
     const std::size_t before = size();
     try {
@@ -127,11 +133,10 @@ void PendingOperations::End() {
         more = CompleteOne(/*wait=*/true);
       }
     } catch (const std::exception& error) {
-      std::fprintf(stderr, "ebb: a callback threw in the destructor of a session: %s\n",
-                   error.what());
+      report(error.what());
       more = size() < before;
     } catch (...) {
-      std::fputs("ebb: a callback threw in the destructor of a session\n", stderr);
+      report("not a std::exception");
       more = size() < before;
     }
   }

@@ -85,10 +85,10 @@ void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
     return;
   }
   if (core->in_opening_process()) {
-    std::fputs(
-        "ebb: a session was destroyed inside one of its own callbacks, so its memory leaks; "
-        "destroy it after the callback has returned\n",
-        stderr);
+    std::fprintf(stderr,
+                 "ebb: a session of the store %s was destroyed inside one of its own callbacks, so "
+                 "its memory leaks; destroy it after the callback has returned\n",
+                 core->name());
   }
   KeepForever(std::shared_ptr<const void>(std::shared_ptr<const void>(), session.release()));
   KeepForever(std::move(core));

@@ -101,8 +101,10 @@ absl::Status LiveRecordReader::RevisitChunk() {
   }
   absl::StatusOr<std::span<const LogCursor::LoggedRecord>> items = revisiting_->Next();
   if (!items.ok()) return items.status();
-  if (items->empty())
-    return absl::DataLossError("a record that was read from the log is no longer there");
+  if (items->empty()) {
+    return core_.log.Damaged(core_.log.geometry().BlockOf(next),
+                             "no longer holds a record that was read there before");
+  }
   for (const auto& [address, record] : *items) {
     if (revisited_ == open_.size() || address != open_[revisited_].address) continue;
     live_.push_back({address, record, open_[revisited_++].head});

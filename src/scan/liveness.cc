@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "ebb/internal/base/backoff.h"
+#include "ebb/internal/base/no_memory.h"
 
 namespace ebb::internal {
 namespace {
@@ -225,7 +226,7 @@ absl::Status Liveness::ReadWindow(ReadAhead::Piece wanted) {
     capacity_ = bytes_ == nullptr ? 0 : blocks;
   }
   if (bytes_ == nullptr) {
-    return absl::ResourceExhaustedError("no memory to find the newest records of keys");
+    return NoMemoryTo("find the newest records of keys");
   }
   const absl::StatusOr<ReadAhead::Piece> read = ahead_.Take(wanted, bytes_.get());
   if (!read.ok()) return read.status();

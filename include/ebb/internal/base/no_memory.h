@@ -43,6 +43,8 @@ const FixedStatuses& Fixed() noexcept;
 
 // ResourceExhausted.
 inline const absl::Status& NoMemory() noexcept { return Fixed().no_memory; }
+// The same, with the purpose of the memory: "no memory to `purpose`". May throw.
+absl::Status NoMemoryTo(const std::string& purpose);
 
 // Returns the result of `call`, or `otherwise` if it throws std::bad_alloc. `call` returns a Status
 // or a StatusOr.

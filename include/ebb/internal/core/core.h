@@ -62,6 +62,7 @@ struct StoreFiles {
 };
 
 struct CoreConfig {
+  std::string path;  // for messages; empty if the store has no files
   HybridLog::Config log;
   int index_exponent = 16;
   int creation_exponent = 16;
@@ -149,9 +150,11 @@ class Core {
   // Returns FailedPrecondition if the store is open read-only: for calls that change it, or may,
   // and need no device for that. All others check its health.
   absl::Status CheckWritable() const;
-  // For destructors, which can report nothing: returns whether the calling thread is inside a
-  // callback of this store. If so, prints that `what` leaks.
-  bool MustLeak(const char* what) const;
+  // For the destructor of a store, which cannot return an error: returns whether the calling thread
+  // is inside a callback of this store. If so, prints that the store leaks.
+  bool MustLeak() const;
+  // The store's path, for messages about several stores.
+  const char* name() const { return config.path.empty() ? "in memory" : config.path.c_str(); }
 
   // Poisons the store with `cause`; updates in memory end too. Returns the status of its health.
   absl::Status Poison(const absl::Status& cause);

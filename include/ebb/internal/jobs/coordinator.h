@@ -94,9 +94,9 @@ class Coordinator {
   // recoverable error (no space) nothing is lost: it can be called again, and operations are
   // rejected in the meantime. Once the store is closed, always returns the same status.
   absl::Status Close();
-  // Does the same for a destructor. A completion callback may throw through Close, which the second
-  // call then completes: each callback runs once.
-  absl::Status CloseAtEnd();
+  // Does the same for a destructor: prints an error. A completion callback may throw through Close,
+  // which the second call then completes: each callback runs once.
+  void CloseAtEnd();
 
  private:
   // Runs `job` in a turn of the lane, unless the store is closed by then.

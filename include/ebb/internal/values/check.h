@@ -15,7 +15,10 @@
 
 namespace ebb::internal {
 [[noreturn]] inline void CheckFailed(const char* file, int line, const char* what) {
-  std::fprintf(stderr, "ebb: internal error: %s:%d: %s does not hold\n", file, line, what);
+  std::fprintf(stderr,
+               "ebb: internal error: %s:%d: %s does not hold; this is a bug in ebb, or the program "
+               "has overwritten memory; the files of the store are as after a crash\n",
+               file, line, what);
   std::abort();
 }
 }  // namespace ebb::internal
