@@ -22,7 +22,7 @@ int main() {
   const auto add_key = [&keys](std::size_t i, std::uint64_t& value) { value += keys[i]; };
   right &= session.RmwBatch(keys, add_key, results) == keys.size();
 
-  // Only the status of an item says whether its key was present.
+  // The status of an item shows whether its key was present.
   keys[999] = 12'345;
   right &= session.ReadBatch(keys, values, results) == 999 && absl::IsNotFound(results[999]);
   for (std::size_t i = 0; i < 999; ++i) right &= values[i] == keys[i] + 1;

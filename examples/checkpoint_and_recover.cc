@@ -7,13 +7,13 @@
 // SIGKILL. Then this process opens the bank and checks it, and the next child continues.
 //
 // A transfer is two updates, a withdrawal and a deposit, and a crash may fall between them. So each
-// thread is a named session, a teller: the store reports the serial of the last recovered update of
-// each teller; every update up to it is there, and none after it. Update 2t + 1 of a teller is the
-// withdrawal of its transfer t, update 2t + 2 the deposit, and everything about a transfer follows
-// from the teller and t. So an odd number of updates means that exactly one known amount is on its
-// way, and the next child begins with its deposit.
+// thread has a named session, its teller. The store reports the serial of the last recovered update
+// of each teller: every update up to it is in the store, and none after it. Update 2t + 1 of a
+// teller is the withdrawal of its transfer t, and update 2t + 2 is the deposit. Accounts and amount
+// of a transfer follow from the teller and t. So if the serial is odd, exactly one known amount has
+// been withdrawn and not yet deposited, and the next child begins with its deposit.
 //
-// Exit status: 0 all right, 1 money was lost or made, or a store failed, 2 bad usage.
+// Exit status: 0 right; 1 money was lost or created, or a store failed; 2 bad usage.
 #include <signal.h>
 #include <stdlib.h>  // mkdtemp
 #include <sys/wait.h>
@@ -74,7 +74,7 @@ void Work(Bank& bank, std::uint64_t teller) {
   }
 }
 
-// The child: never returns. Says on `ready` that the tellers work.
+// The child. Never returns. Reports on `ready` that the tellers work.
 [[noreturn]] void RunBank(const std::string& path, int ready) {
   alarm(60);  // should the parent be gone
   Bank bank = ebb::Must(Bank::Open(path, BankOptions()));
@@ -87,7 +87,7 @@ void Work(Bank& bank, std::uint64_t teller) {
   for (;;) pause();
 }
 
-// Lets a child work and kills it at a random moment. False when it died before it was killed.
+// Lets a child work, and kills it at a random moment. Returns false if it ended before.
 bool WorkAndDie(const std::string& path, std::mt19937_64& random) {
   int ready[2];
   if (pipe(ready) != 0) return false;

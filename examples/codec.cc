@@ -1,5 +1,5 @@
-// A codec: a type of your own as a value. The version says how Encode lays out the bytes; a store
-// that was written with another version is not opened.
+// A codec: your own type as a value. The version stands for the layout of the bytes that Encode
+// appends. A store that was written with another version cannot be opened.
 #include <cstddef>
 #include <cstdint>
 #include <string>

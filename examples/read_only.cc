@@ -17,7 +17,7 @@ int main() {
   bool right = ebb::Must(reader.Read("color")) == "blue";
   right &= ebb::Must(other.Read("color")) == "blue";
 
-  // Updates fail, and so does a writer as long as there is a reader.
+  // Updates fail. So does opening the store for writing, as long as there is a reader.
   right &= absl::IsFailedPrecondition(reader.Upsert("color", "red"));
   right &= absl::IsFailedPrecondition(ebb::Store<>::Open(path).status());
   ebb::Must(reader.Close());

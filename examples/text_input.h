@@ -1,6 +1,6 @@
 // The text that word_count reads: files in pieces, pieces in chunks, chunks in words.
 //
-// A word is a maximal run of ASCII letters and digits, given in lower case. Of the memory used,
+// A word is a maximal run of ASCII letters and digits, converted to lower case. Of the memory used,
 // only the lists of files and pieces grow with the text.
 #pragma once
 
@@ -23,7 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// A longer word is counted as too long: any page holds one of this length.
+// A longer word is counted as too long. One of this length fits in a page of any size.
 inline constexpr std::size_t kWordBytesMax = 32768;
 inline constexpr std::uint64_t kPieceBytes = 1 << 20;
 inline constexpr std::size_t kChunkBytes = 1 << 16;
@@ -43,7 +43,7 @@ struct Input {
   std::vector<Piece> pieces;
 };
 
-// What was found in some pieces.
+// The counts of some pieces.
 struct TextTally {
   std::uint64_t bytes = 0;
   std::uint64_t words = 0;
@@ -63,14 +63,15 @@ struct CloseFile {
 };
 using File = std::unique_ptr<std::FILE, CloseFile>;
 
-// The byte as part of a word, or 0. Independent of the locale.
+// Returns the byte in lower case if it is part of a word, and 0 otherwise. Does not depend on the
+// locale.
 inline char FoldToWord(char byte) {
   if (byte >= 'A' && byte <= 'Z') return static_cast<char>(byte - 'A' + 'a');
   return (byte >= 'a' && byte <= 'z') || (byte >= '0' && byte <= '9') ? byte : '\0';
 }
 
-// Gives each word of a piece to on_word(std::string_view), which returns an absl::Status. Reads in
-// chunks; a word may lie across chunks and go on behind the piece.
+// Passes each word of a piece to on_word(std::string_view), which returns an absl::Status. Reads in
+// chunks. A word may cross the end of a chunk, or of the piece.
 class PieceReader {
  public:
   PieceReader() : chunk_(kChunkBytes) {}
@@ -78,7 +79,8 @@ class PieceReader {
   template <typename OnWord>
   absl::Status Read(const Piece& piece, TextTally& tally, OnWord& on_word) {
     const std::uint64_t bytes_before = tally.bytes;
-    // From one byte earlier, which tells whether the piece begins inside a word of the one before.
+    // From one byte earlier, which shows whether the piece begins inside a word of the previous
+    // one.
     inside_foreign_ = piece.begin != 0;
     position_ = piece.begin - (inside_foreign_ ? 1 : 0);
     word_.clear();
@@ -103,7 +105,7 @@ class PieceReader {
   }
 
  private:
-  // False when the piece and a word that began in it are over.
+  // Returns false at the end of the piece and of a word that began in it.
   template <typename OnWord>
   absl::StatusOr<bool> TakeChunk(std::string_view chunk, std::uint64_t end, TextTally& tally,
                                  OnWord& on_word) {
@@ -156,7 +158,7 @@ inline absl::StatusOr<std::vector<std::filesystem::path>> ListFolder(const std::
   return files;
 }
 
-// Files as they are given, folders as the files in them; says on stdout what it took.
+// Collects the given files, and the files in the given folders. Prints the given names to stdout.
 inline absl::StatusOr<Input> ListInput(const std::vector<std::string>& names) {
   Input input;
   for (const std::string& name : names) {
@@ -173,8 +175,8 @@ inline absl::StatusOr<Input> ListInput(const std::vector<std::string>& names) {
     }
     std::printf("input: %s\n", name.c_str());
   }
-  // The list is complete, and a moved vector keeps its elements where they are: so pieces can
-  // point.
+  // The list is complete, and a moved vector keeps its elements in place, so pieces may point to
+  // them.
   for (const std::filesystem::path& file : input.files) {
     std::error_code ignored;
     const std::uintmax_t size = std::filesystem::file_size(file, ignored);
@@ -188,7 +190,7 @@ inline absl::StatusOr<Input> ListInput(const std::vector<std::string>& names) {
   return input;
 }
 
-// Real text: the licences and headers of the system, and ebb's sources, as far as they are there.
+// Real text: the licences and headers of the system, and ebb's sources, as far as they exist.
 inline std::vector<std::string> DefaultInputs() {
   std::vector<std::string> names = {"/usr/share/common-licenses", "/usr/include"};
 #ifdef EBB_SOURCE_DIR

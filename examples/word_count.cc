@@ -11,11 +11,11 @@
 //
 // How it works. Several threads, a session each, take pieces of the files and add one to the count
 // of each word: one Rmw. Then the store is closed and opened again, and the input is read again.
-// This time each word adds one to the upper half of its value, so the upper half says how often the
-// word was met again, the lower half how often it had been counted, and for every word both must
-// end equal. The thread that first meets a word again learns that from its own Rmw, and reports the
-// word: that gives the most frequent words and the dump, without a scan of the store. The memory
-// used does not grow with the number of words.
+// This time each occurrence of a word adds one to the upper half of its value. So the upper half is
+// the count of the second pass, and the lower half that of the first. At the end, both must be
+// equal for every word. The first Rmw of a word in the second pass sees an upper half of 0, and its
+// thread reports the word. This yields the most frequent words and the dump without a scan of the
+// store. The memory used does not grow with the number of words.
 //
 // --store keeps the store in that directory, which must be empty or absent; without it the store
 // is in a temporary directory that is removed. --dump writes "count word" for every word, in no
@@ -97,22 +97,21 @@ double SecondsSince(Clock::time_point start) {
 
 unsigned long long Printable(std::uint64_t number) { return number; }
 
-// Hands out the pieces of one pass and says on stderr how far it has come once a second has
-// passed. Any thread.
+// Hands out the pieces of one pass, and prints the progress to stderr every second. Any thread.
 class Pass {
  public:
   Pass(const char* name, Input& input) : name_(name), input_(input) {
     reporter_ = std::jthread([this](std::stop_token stop) { Report(stop); });
   }
 
-  // The next piece, or null when there is none, or no use in going on.
+  // Returns the next piece, or null if there is none, or if the program is to end.
   Piece* Next() {
     if (failed_.load(std::memory_order_relaxed)) return nullptr;
     const std::size_t index = next_.fetch_add(1, std::memory_order_relaxed);
     return index < input_.pieces.size() ? &input_.pieces[index] : nullptr;
   }
 
-  // Adds the work since the last call to the totals; an error once the program is to end.
+  // Adds the work since the last call to the totals. Returns an error if the program is to end.
   absl::Status Advance(std::uint64_t files, std::uint64_t bytes, std::uint64_t words) {
     files_.fetch_add(files, std::memory_order_relaxed);
     bytes_.fetch_add(bytes, std::memory_order_relaxed);
@@ -161,7 +160,8 @@ class Pass {
   std::jthread reporter_;  // last, so that it ends before the members it reads
 };
 
-// The n most frequent words of those added; of equally frequent ones the first in the alphabet.
+// The n most frequent of the words that were added. Among equally frequent words, the first in the
+// alphabet win.
 class TopWords {
  public:
   explicit TopWords(std::uint64_t limit) : limit_(limit) {}
@@ -228,7 +228,7 @@ class Dump {
   bool good_ = true;
 };
 
-// Reads all pieces on the threads asked for. work(pass, tally) is run once on each thread.
+// Reads all pieces with the requested number of threads. Runs work(pass, tally) once in each.
 absl::Status RunPass(const char* name, const Settings& settings, Input& input, Tally& total,
                      const std::function<void(Pass&, Tally&)>& work) {
   Pass pass(name, input);
@@ -291,7 +291,7 @@ void PrintMismatch(std::uint64_t number, std::string_view word, std::uint64_t va
                number == kMismatchesShown ? "; and so on" : "");
 }
 
-// The second pass: meets every word again, reports it at its first meeting, and compares.
+// The second pass: counts every word again, reports it the first time, and compares the counts.
 absl::Status MeetWordsAgain(const Settings& settings, WordStore& store, Input& input, Tally& total,
                             TopWords& top, Dump& dump) {
   std::mutex mutex;  // guards top
@@ -331,7 +331,7 @@ absl::Status MeetWordsAgain(const Settings& settings, WordStore& store, Input& i
   });
 }
 
-// Only after a mismatch: names words that the store counted more often than they are there.
+// Only after a mismatch: names words that the store counted more often than they occur.
 absl::Status NameWordsCountedTooOften(const Settings& settings, WordStore& store, Input& input) {
   std::mutex mutex;             // guards named
   std::set<std::string> named;  // at most as many as are shown
@@ -352,7 +352,7 @@ absl::Status NameWordsCountedTooOften(const Settings& settings, WordStore& store
   });
 }
 
-// Where the store lives. A temporary one goes with this object.
+// The directory of the store. A temporary one is removed with this object.
 class StoreDirectory {
  public:
   StoreDirectory() = default;
@@ -382,7 +382,7 @@ class StoreDirectory {
   bool temporary_ = false;
 };
 
-// A field of /proc/self/status in MiB, or 0 where there is none.
+// Returns a field of /proc/self/status in MiB, or 0 if there is none.
 double MemoryMib(std::string_view field) {
   std::ifstream status("/proc/self/status");
   std::string line;
@@ -410,7 +410,7 @@ void PrintInput(const Input& input, const Tally& tally) {
               Printable(tally.text.too_long));
 }
 
-// Whether the second pass found the counts of the first; prints the differences.
+// Returns whether the second pass found the counts of the first. Prints the differences.
 bool Agree(const Tally& counted, const Tally& verified) {
   struct Equality {
     const char* what;
@@ -433,7 +433,7 @@ bool Agree(const Tally& counted, const Tally& verified) {
   return agree;
 }
 
-// Counts, closes, reopens, verifies and prints. OK when all was right.
+// Counts, closes, reopens, verifies and prints. Returns OK if everything was right.
 absl::Status Run(const Settings& settings) {
   absl::StatusOr<Input> input = ListInput(settings.inputs);
   if (!input.ok()) return input.status();
@@ -488,7 +488,7 @@ std::optional<std::uint64_t> ParseNumber(std::string_view text) {
   return number;
 }
 
-// False, after saying why, on an argument that is not understood.
+// Returns false, and prints the reason, if an argument is not understood.
 bool ParseArgument(std::string_view argument, Settings& settings) {
   if (!argument.starts_with("--")) {
     settings.inputs.emplace_back(argument);

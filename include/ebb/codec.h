@@ -63,7 +63,7 @@ struct Codec;
 ///     inline constexpr std::string_view ebb::EbbTypeName<shop::Order> = "shop.Order";
 ///
 /// Without names, two structs of the same size cannot be distinguished. A store that was created
-/// with an unnamed struct can be opened after the struct has got a name. Otherwise the names must
+/// with an unnamed struct can be opened after the struct has been named. Otherwise the names must
 /// be equal.
 template <typename T>
 inline constexpr std::string_view EbbTypeName = {};

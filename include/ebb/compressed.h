@@ -21,8 +21,9 @@ namespace ebb {
 ///     std::string home = ebb::Must(db.Read("home")).value;
 ///
 /// T is any value type. Each value is compressed separately when it is written, and again by each
-/// Rmw. Compression pays for texts from about a hundred bytes up. A value that does not become
-/// shorter, for example one that is already compressed, is stored as it is, with one more byte.
+/// Rmw. Compression is worthwhile for texts of about 100 bytes or more. A value that does not
+/// become shorter, for example one that is already compressed, is stored as it is, with one more
+/// byte.
 ///
 /// The library must be built with EBB_WITH_LZ4; otherwise opening such a store fails with
 /// InvalidArgument. Options::max_value_bytes limits the stored bytes, not the value.

@@ -2,10 +2,10 @@
 /// Declares ebb::MetricsSnapshot, the counts of a store since it was opened or its metrics were
 /// reset, and its two text forms.
 ///
-/// Sessions count separately and wait for no one. So a snapshot that is taken while operations run
-/// may miss the last ones of each session, and its numbers may belong to slightly different
-/// moments. It is exact when no operation runs. An operation counts from its beginning. All counts
-/// start at 0.
+/// Sessions count separately, without waiting for each other. So a snapshot that is taken while
+/// operations run may miss the last ones of each session, and its numbers may belong to slightly
+/// different moments. It is exact when no operation runs. An operation is counted when it begins.
+/// All counts start at 0.
 ///
 /// Thread safety: plain data; the functions are pure.
 #pragma once

@@ -21,9 +21,9 @@
 ///     recovery_progress         the thread that opens       leaves Open, which has released
 ///                                                           everything; the files are unchanged
 ///
-/// These callbacks delay their job, but no operation or commit. All calls of their own store are
-/// rejected as described in ebb/session.h, because most would wait for the job: they return
-/// FailedPrecondition. During recovery and VerifyDirectory there is no store to call; opening the
+/// While such a callback runs, its job waits, but operations and commits continue. Calls of the
+/// same store return FailedPrecondition, as described in ebb/session.h, because most of them would
+/// wait for the job. During recovery and VerifyDirectory there is no store to call; opening the
 /// same directory for writing fails with FailedPrecondition. Calls of other stores, and calls made
 /// by other threads, are allowed. But a callback must not wait for another thread's long job,
 /// StopBackground or Close of this store. A std::bad_alloc that a callback throws may be reported

@@ -51,8 +51,8 @@ template <KeyType Key, ValueType Value>
 /// than that is held twice.
 ///
 /// Thread safety: one thread at a time. The iterator may outlive the store, and then ends with
-/// FailedPrecondition. It ends with the same error if the store is closed, if it was moved from,
-/// and if it is created or advanced in a callback that may not call the store (ebb/session.h).
+/// FailedPrecondition. It ends with the same error if the store is closed or was moved from, or if
+/// the iterator is created or advanced in a callback that may not call the store (ebb/session.h).
 class ScanIterator {
  public:
   /// The type of key(): std::string_view for strings (see ebb::ViewOf).

@@ -40,8 +40,8 @@ class Store;
 /// A program can have as many sessions as it needs: each uses a few cache lines, and buffers of at
 /// most 256 KiB. An idle session holds no lock, pins no page and delays no thread. A session may
 /// move between threads, but only one thread may use it at a time. Calls of a moved-from session
-/// return FailedPrecondition. Every session, also one that was moved from, keeps the memory of its
-/// store allocated until it is destroyed.
+/// return FailedPrecondition. Every session, including one that was moved from, keeps the memory of
+/// its store allocated until it is destroyed.
 ///
 /// Consistency: all operations on one key, from all sessions of a store, are linearizable. They
 /// take effect one after the other, each between its call and its return. There is no guarantee
@@ -86,13 +86,13 @@ class Store;
 /// Visitors and functions of an Rmw run under the guard of the call. They delay the eviction of
 /// pages, commits and Close, so they should be short and must not block. `done` delays nothing.
 ///
-/// A rejected call returns FailedPrecondition and names the callback. It has no effect and never
-/// waits. Calls of the store, of all its sessions and of all its iterators are rejected, also if
-/// callbacks of several stores are nested. Exceptions:
+/// A rejected call returns FailedPrecondition, with the name of the callback. It has no effect and
+/// never waits. Calls of the store, of all its sessions and of all its iterators are rejected, even
+/// if callbacks of other stores are nested in between. Exceptions:
 ///
 /// * A call on another session, for example Read into a value, Contains or Upsert, may succeed if
-///   it takes the fast path and so does not wait. Do not rely on it: an Rmw that writes its own key
-///   in this way may never end.
+///   it takes the fast path and so does not wait. Do not rely on it. For example, an Rmw may never
+///   end if its function writes the same key in this way.
 /// * CompletePending returns 0.
 /// * NewSession() and the calls that only report are allowed: serial, name, pending_count, Stats,
 ///   Metrics, ResetMetrics, ApproximateSize, ListCheckpoints, GetCheckpointStats,
@@ -103,9 +103,9 @@ class Store;
 ///
 /// Destructors inside a callback of the store cannot return an error. A session with pending
 /// operations ends them without effect: `done` receives FailedPrecondition. A session that is
-/// destroyed inside its own call, and a store that is destroyed in a callback (also by exit()), are
-/// leaked, and a line on stderr says so. A leaked store is not closed, so updates after its last
-/// commit may be lost as in a crash.
+/// destroyed inside its own call, and a store that is destroyed in a callback (for example by
+/// exit()), are leaked, and a line on stderr says so. A leaked store is not closed, so updates
+/// after its last commit may be lost as in a crash.
 ///
 /// Out of memory: every call returns ResourceExhausted and has no effect; a completion callback
 /// receives that status. No exception leaves a call except those of callbacks. A std::bad_alloc of
@@ -588,8 +588,8 @@ class Session {
   Session(std::shared_ptr<internal::Core> core, internal::SessionState& stand_in)
       : core_(std::move(core)), state_(&stand_in) {}
 
-  // Runs an operation that encodes keys or values first, and so may run out of memory. Otherwise
-  // the operation itself handles the failures of its allocations.
+  // Runs an operation. With a codec it encodes keys or values first, which may run out of memory.
+  // Without one, the operation itself handles all failures of allocations.
   template <typename Call>
   EBB_INLINE auto Encoding(Call call) {
     if constexpr (kCoded) {
@@ -624,10 +624,10 @@ class Session {
     return ToStatus(Ops::Read(*state_, StoredKey(key), Visitor{*state_, visitor}));
   }
 
-  // The rest of the operations whose fast paths are inline: everything except the hit, from the
-  // start. The inline form contains no other call, so the hit keeps its words in registers and
-  // saves none of them. Its local variables, and a function of two words, are copied for the call:
-  // a variable whose address escapes would be in memory on the fast path too.
+  // The following functions begin an operation again if its inline fast path was not a hit. They
+  // are not inlined, so the fast path contains no other call and keeps its words in registers.
+  // Local variables, and functions of at most two words, are copied for the call: a variable whose
+  // address escapes would be in memory on the fast path too.
   EBB_NOINLINE absl::StatusOr<Value> ReadAgain(KeyView key, Try tried) {
     Value value{};
     const internal::OpStatus status =
@@ -666,7 +666,8 @@ class Session {
       }
       EBB_CATCH_NO_MEMORY { return ToStatus(Ops::RefuseForMemory(*state_, OpKind::kRmw)); }
     }
-    // The caller keeps a function that is no temporary, and may look at it later.
+    // Only a temporary may be copied: any other function may have state that the caller reads
+    // later.
     if constexpr (!std::is_reference_v<F> && std::is_trivially_copyable_v<F>) {
       if constexpr (sizeof(F) <= 2 * sizeof(void*)) return RmwAgainBy<F>(key, fn, initial, tried);
     }

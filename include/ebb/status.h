@@ -61,7 +61,7 @@ namespace ebb {
 /// permissions, and every other cause that lasts until the store is reopened or its environment
 /// changes.
 ///
-/// A loop that retries while this is true should wait between two calls and end at some time. For
+/// A loop that retries while this is true should wait between two calls and limit their number. For
 /// example:
 ///
 ///     absl::Status status = db.Commit();

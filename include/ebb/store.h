@@ -60,10 +60,10 @@ struct StoreAccess;
 /// releases everything even if closing fails. Updates that were not committed are then lost, and it
 /// prints the error to stderr.
 ///
-/// Thread safety: any number of threads may call a store at the same time. Only Open, Close, moving
-/// and destruction are for one thread at a time, and no call may be running while the store is
-/// moved or destroyed. The tables in ebb/session.h and ebb/options.h list the calls that callbacks
-/// may make.
+/// Thread safety: any number of threads may call a store at the same time. There are two
+/// exceptions. Only one thread at a time may call Close. And no other call may be running while the
+/// store is moved or destroyed. The tables in ebb/session.h and ebb/options.h list the calls that
+/// callbacks may make.
 template <KeyType Key = std::string, ValueType Value = std::string>
 class Store {
  public:
@@ -126,9 +126,9 @@ class Store {
   /// Creates a session. Operations on a session of your own are faster than those on the store,
   /// which look up the session of the calling thread.
   ///
-  /// If memory is out, returns a session whose calls all return ResourceExhausted, permanently.
-  /// After Close, calls of every session return FailedPrecondition. Progress: acquires a mutex
-  /// briefly.
+  /// If there is no memory for it, returns a session whose calls all return ResourceExhausted, even
+  /// when there is memory again. After Close, calls of every session return FailedPrecondition.
+  /// Progress: acquires a mutex briefly.
   Session NewSession() {
     if (core_ != nullptr) return Session(core_);
     const auto& core = session_without_memory_.core_;
@@ -150,7 +150,7 @@ class Store {
   /// Errors: InvalidArgument (the name is empty or longer than 255 bytes); FailedPrecondition (a
   /// session of this name is alive, or the store is closed or read-only); ResourceExhausted. Cost:
   /// each commit writes the name and serial of every named session that has made updates since the
-  /// commit before.
+  /// previous commit.
   absl::StatusOr<Session> NewSession(std::string_view name) {
     Session session = NewSession();
     absl::Status status =
@@ -236,10 +236,10 @@ class Store {
   /// the log files, which concurrent callers share. Operations continue in the meantime.
   ///
   /// After an error, nothing is promised about the updates since the last successful commit.
-  /// Errors: ResourceExhausted (make room and call again); Unavailable (a failed sync: the store
-  /// rejects updates until it is reopened; or a failed write, which may pass); DataLoss (a file of
-  /// the store was removed); FailedPrecondition (closed, read-only, or without files). Progress:
-  /// waits for callbacks that are running and for the device.
+  /// Errors: ResourceExhausted (make room and call again); Unavailable (after a failed sync the
+  /// store rejects updates until it is reopened; after a failed write a later call may succeed);
+  /// DataLoss (a file of the store was removed); FailedPrecondition (closed, read-only, or without
+  /// files). Progress: waits for callbacks that are running and for the device.
   absl::Status Commit() {
     if (absl::Status status = CheckCanPersist(); !status.ok()) return status;
     return coordinator_->Commit();
@@ -346,7 +346,7 @@ class Store {
     return coordinator_ == nullptr ? BackgroundStats() : coordinator_->GetBackgroundStats();
   }
 
-  /// Makes a checkpoint and copies it into `directory`, which then is a store of its own. The copy
+  /// Makes a checkpoint and copies it into `directory`, which then is a separate store. The copy
   /// has the state of the checkpoint's commit and contains every update that returned before this
   /// call.
   ///

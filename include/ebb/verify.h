@@ -2,7 +2,7 @@
 /// Verification: checks everything that a store has on the device. Store::Verify checks an open
 /// store, and VerifyDirectory one that is not open.
 ///
-/// Checked are:
+/// It checks:
 ///
 /// * every block of the log: its checksum, and that it belongs to this store, position and
 ///   incarnation;

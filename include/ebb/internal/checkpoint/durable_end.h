@@ -29,18 +29,19 @@
 //
 // Argument (E never exceeds the durable end of the log). A value is written only after the sync of
 //   the log that makes it true. It stays true: no opening cuts off anything that a sync has
-//   covered, because the scan that finds the last commit ends at or above it. Until its next sync,
-//   each block of the file can come back as any value written to it since its last sync, in
-//   whatever order the device wrote. All of these values are true, so the larger one is. It can be
-//   older than the last commit; then a loss of the blocks in between is not detected. After Close
-//   and after a checkpoint it is exact.
+//   covered, because the scan that finds the last commit ends at or above it. After a power loss, a
+//   block of the file can hold the value that its last sync covered or any value written since,
+//   because the device writes in any order. All of these values are true, and so is the larger one.
+//   It can be older than the last commit; then a loss of the blocks in between is not detected.
+//   After Close and after a checkpoint it is exact.
 //   Only salvage removes blocks that E covers. Until both blocks are durable, nothing is cut, and
 //   the larger value, old or new, is at most the log's durable end. Afterwards E is the new end of
 //   the log.
 //   A store is rejected whenever the log ends before E. By the argument, no crash causes that.
 //
-// A value that is too low, or none, costs a warning and no data. So if the file is missing, or no
-// block of it verifies, that is a note of the opening and a problem of a verification.
+// If the value is too low or missing, no data is lost; only a loss may not be detected. So if the
+// file is missing, or no block of it verifies, the opening adds a note, and a verification reports
+// a problem.
 //
 // Thread safety: one thread at a time. Progress: may wait for the device.
 #pragma once

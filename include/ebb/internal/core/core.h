@@ -167,7 +167,7 @@ class Core {
   // Returns OK, or ClosedError() if no operation or job may begin any more.
   absl::Status CheckOpen() const { return epochs.closed() ? ClosedError() : absl::OkStatus(); }
   absl::Status ReenteredError() const;
-  // The error of a store without files that is asked for durability.
+  // The error of a call that needs files, in a store without files.
   absl::Status InMemoryError() const;
   // Returns InvalidArgument with the field's name if a key or a value is longer than the store
   // allows.

@@ -20,11 +20,11 @@
 //   read_only and then bumps. AdvanceSafeBoundaries moves safe_read_only only after every guard
 //   that could have loaded the old values has ended (epoch.h). A later guard loads update_from and
 //   read_only after its slot store, sees the new values, and does not update in place below them.
-//   Nor can it have allocated there, since its address would have been above. So the flush copies
-//   bytes that do not change. There are two exceptions: seals that a failed sealer clears again,
-//   and the lock words that readers write when they give up on optimism. No thread depends on
-//   either below safe_read_only. The flush copies word by word with atomic loads, so the copy holds
-//   one of the values that such a word had.
+//   It cannot allocate there either, because a record is allocated at the tail, which is above. So
+//   the flush copies bytes that do not change. There are two exceptions: seals that a failed sealer
+//   clears again, and lock words, which readers write when they give up reading optimistically. No
+//   thread depends on either below safe_read_only. The flush copies word by word with atomic loads,
+//   so the copy holds one of the values that such a word had.
 // Argument: two chunks may be in flight, so that one is copied and sealed while the other is
 //   written. flushed_until moves over them in order, over each only once it is written. If one
 //   fails, flushed_until stays before it, and the chunks after it are written again: nothing has
@@ -59,7 +59,7 @@
 // Every byte that reaches the device was written for the page that it is in. It belongs to a record
 // or to the padding of its parts, or it is a zero: in the value of a tombstone, after a filler's
 // header, or in a commit record. So bytes of an earlier page in the same frame reach neither the
-// device nor a backup. Two remains are intended. Until it is collected, a record keeps the bytes
+// device nor a backup. Two remainders are intended. Until it is collected, a record keeps the bytes
 // that its own value had before it was deleted or shortened in place. And the block that begin lies
 // in keeps the dead records below begin.
 //

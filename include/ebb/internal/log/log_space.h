@@ -41,9 +41,10 @@
 //   (CheckIdleCommit), that of Close too: it leaves at least half of the slice. An opening writes
 //   one block before it frees any (recovery.h). space_end only grows, so other programs cannot use
 //   the space of the slices while the store is open. An opening frees the part that lies after its
-//   own record and takes it again. If another program is faster, the store is open, and its updates
-//   and collections wait for space. (On a file system that can neither reserve space nor keep zeros
-//   in place, space means whatever is free when a block is written.)
+//   own record and takes it again. If another program takes it first, the store opens nevertheless,
+//   and updates and collections succeed again when there is space. (On a file system that can
+//   neither reserve space nor keep zeros in place, space means whatever is free when a block is
+//   written.)
 //
 // Edges
 //   [space]     Take: store, release, after the device has reserved -> append: load, acquire.

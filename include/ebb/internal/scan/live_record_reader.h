@@ -6,19 +6,19 @@
 //     absl::StatusOr<bool> more = reader.Step();
 //     if (!more.ok()) return more.status();
 //     if (!*more) break;
-//     for (const LiveRecordReader::Item& item : reader.live()) ... until the next step ...
+//     for (const LiveRecordReader::LiveRecord& live : reader.live()) ... until the next step ...
 //   }
 //
 // A record whose chain continues with another record on the device is nearly always dead. But only
-// the bytes there prove it, and they can be anywhere in the log above. To check after each chunk
-// would mean to read the log once for each chunk. So the keys of such records are kept, as many as
-// a quarter of the log's memory holds, and decided together in one pass over the log. The few that
-// turn out to be live are read again. Hence records are shown in no particular order. Tombstones
-// are omitted.
+// the bytes there prove it, and they can be anywhere in the log above. A check after each chunk
+// would read the log once for each chunk. So the keys of such records are kept, as many as a
+// quarter of the log's memory holds, and decided together in one pass over the log. The few that
+// turn out to be live are read again. So records are shown in no particular order. Tombstones are
+// omitted.
 //
 // Thread safety: one thread, which is inside a slow call or a job for as long as Step runs.
 // Progress: Step waits for the device. Memory: a quarter of the log's, from 1 to 256 MiB, and two
-// LogReaders.
+// LogCursors.
 #pragma once
 
 #include <cstdint>

@@ -8,14 +8,14 @@
 //   Liveness liveness(core, slot);
 //   std::vector<Liveness::Candidate> candidates = ...;     // records in private memory
 //   if (absl::Status status = liveness.Decide(candidates, below); !status.ok()) return status;
-//   ... candidates[i].live ...
+//   ... candidates[i].live() ...
 //
 // Nearly all records are decided by the index alone (the entry leads to the record itself) or by
 // one record in memory. The rest need a record that is on the device: all of them together are
 // sorted by address, and read in windows of neighbouring blocks. So a batch costs at most one pass
 // over the log, and the larger the batch, the more of its records share a block. Compaction
-// collects a large batch that holds only keys (DecideFromMemory). Keys that are updated all the
-// time have ever more records above `below`: the way past them is remembered.
+// collects a large batch that holds only keys (DecideFromMemory). Keys that are updated often have
+// more and more records above `below`, so a shortcut past them is remembered.
 //
 // Argument. Below `below` nothing is published any more (the caller ensures that: it is at or below
 //   safe_read_only, or kEverything), and links never change. So the part of a chain below `below`

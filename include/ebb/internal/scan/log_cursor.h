@@ -4,7 +4,7 @@
 //
 //   LogCursor reader(core, slot, {.from = begin, .end = tail}, {});
 //   for (;;) {
-//     absl::StatusOr<std::span<const LogCursor::Item>> items = reader.Next();
+//     absl::StatusOr<std::span<const LogCursor::LoggedRecord>> items = reader.Next();
 //     if (!items.ok()) return items.status();
 //     if (items->empty()) break;
 //     ... records, until the next call ...
