@@ -36,7 +36,7 @@ TEST(TallyTest, EveryPlaceCountsForItself) {
   for (std::size_t place = 0; place < Count::kCount; ++place) EXPECT_EQ(sums[place], place + 1);
 }
 
-TEST(TallyTest, BeginCountsAndSaysWhetherToTime) {
+TEST(TallyTest, BeginCountsAndReturnsWhetherToTime) {
   Tally tally;
   EXPECT_FALSE(tally.Begin(OpKind::kRmw));
   EXPECT_FALSE(tally.Begin(OpKind::kRmw));

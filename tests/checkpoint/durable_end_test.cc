@@ -116,7 +116,7 @@ TEST_F(DurableEndTest, BlocksAreWrittenInTurnAndTheLargerValueCounts) {
   EXPECT_THAT(Read().blocks, ElementsAre(9, 10)) << "the older one first, after reopening too";
 }
 
-TEST_F(DurableEndTest, NothingIsSyncedUntilItIsAskedFor) {
+TEST_F(DurableEndTest, NothingIsSyncedUntilItIsRequested) {
   Must(WriteDurableEnd(*directory_, kStore, 1));
   ASSERT_EQ(directory_->Sync(), 0);
   auto end = OpenEnd(5);

@@ -727,7 +727,7 @@ TEST(ThrowTest, OfAVerificationComesThrough) {
   EXPECT_TRUE(Must(VerifyDirectory(dir / "db")).ok());
 }
 
-TEST(ThrowTest, OfARecoveryLetsGoOfEverythingAndComesThrough) {
+TEST(ThrowTest, OfARecoveryReleasesEverythingAndLeavesTheCall) {
   for (const unsigned threads : {0U, 2U}) {
     SimFileSystem files;
     internal::Environment environment = TinyEnvironment(&files);

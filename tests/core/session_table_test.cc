@@ -74,7 +74,7 @@ TEST_F(SessionTableTest, OneSessionOfAName) {
       FailsWith(table_.Enter(std::string(256, 'x'), c), StatusCode::kInvalidArgument, "256"));
 }
 
-TEST_F(SessionTableTest, ForgottenNamesBeginAnew) {
+TEST_F(SessionTableTest, ForgottenNamesStartAgainFromZero) {
   EXPECT_TRUE(FailsWith(table_.Forget("a"), StatusCode::kNotFound, "'a'"));
   ASSERT_TRUE(table_.Enter("a", a_).ok());
   a_.Take(1);

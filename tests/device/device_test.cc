@@ -344,7 +344,7 @@ TEST_F(DeviceTest, TransfersAreSplitAtSegmentsHoweverTheyAreCut) {
   EXPECT_EQ(rig_.device().EndBlock(), 13U);
 }
 
-TEST_F(DeviceTest, HeaderIsAskedForOnceAndWrittenBeforeAnyBlock) {
+TEST_F(DeviceTest, HeaderIsRequestedOnceAndWrittenBeforeAnyBlock) {
   ASSERT_TRUE(rig_.Write(4, 1).ok());
   ASSERT_TRUE(rig_.Write(5, 1).ok());
   ASSERT_TRUE(rig_.Write(0, 1).ok());

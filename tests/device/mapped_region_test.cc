@@ -109,7 +109,7 @@ TEST(MappedRegionTest, HugePagesAreCountedWithinTheRegion) {
   EXPECT_EQ(huge % (2 * kMiB), 0U);
 }
 
-TEST(MappedRegionTest, NoHugePagesWhereNoneWereAskedFor) {
+TEST(MappedRegionTest, NoHugePagesWhereNoneWereRequested) {
   const MappedRegion region(8 * kMiB, false);
   ASSERT_NE(region.data(), nullptr);
   std::memset(region.data(), 1, region.bytes());

@@ -310,7 +310,7 @@ Record MakeRecord(const RecordCase& c, std::byte* bytes, const std::string& key)
   return record;
 }
 
-TEST(RecordTest, RecordOfEveryShapeTellsItsPartsAndStaysInItsExtent) {
+TEST(RecordTest, RecordOfEveryShapeHasItsPartsInItsExtent) {
   for (const RecordCase& c : AllRecordCases()) {
     const std::uint64_t extent = c.shape.ExtentFor(c.key_length, c.capacity);
     EXPECT_EQ(extent % 8, 0U);

@@ -499,7 +499,7 @@ TEST_F(HashIndexTest, AnIndexFilledAloneGrowsAsItFills) {
   EXPECT_EQ(tiny_.Find(3).word, nullptr);
 }
 
-TEST_F(HashIndexTest, ACrowdedIndexSaysSoWhenItTakesAnotherOverflowBucket) {
+TEST_F(HashIndexTest, ACrowdedIndexReportsItWhenItTakesAnotherOverflowBucket) {
   HashIndex index(4, 4, false);
   int asked = 0;
   index.OnCrowded([&] { ++asked; });
@@ -544,7 +544,7 @@ TEST_F(HashIndexTest, ASweepTakesDeadEntriesAndThoseWithoutARecordAndNoOthers) {
 }
 
 // Hazards 10 and 18. Fails when Reload says nothing about the tag.
-TEST_F(HashIndexTest, ASlotWhoseEntryWasSweptPublishesNothingAndSaysSo) {
+TEST_F(HashIndexTest, ASlotWhoseEntryWasSweptPublishesNothingAndReportsIt) {
   const auto swept = [&](const auto& then) {
     HashIndex index(kTinyExponent, kTinyExponent, false);
     EntrySlot slot = Create(index, TinyHash(0, 5));

@@ -342,7 +342,7 @@ TEST(CheckpointerTest, BackgroundCheckpointsComeWhenSomethingHasChanged) {
   EXPECT_EQ(Must(recovered.Read(2)), 2U);
 }
 
-TEST(CheckpointerTest, CloseWritesOneIfTheyComeByThemselves) {
+TEST(CheckpointerTest, CloseWritesOneIfTheyAreAutomatic) {
   for (const std::uint32_t interval_ms : {0U, 3'600'000U}) {
     SimFileSystem files;
     U64Model model;

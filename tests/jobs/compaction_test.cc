@@ -160,7 +160,7 @@ TEST(CompactionTest, ACopyIsNeverChangedInPlace) {
 
 // Random operations, in a store whose log is many times its memory, with the log alone and with
 // checkpoints; each kind of opening finds the same values.
-TEST(CompactionTest, ChanceFindsNoKeyLostOrBack) {
+TEST(CompactionTest, RandomUpdatesLoseNoKeyAndBringNoneBack) {
   for (const bool checkpoints : {false, true}) {
     SimFileSystem files;
     GarbageModel model;

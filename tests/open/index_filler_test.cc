@@ -96,7 +96,7 @@ TEST_P(IndexFillerTest, TheFirstBadLinkIsReported) {
   EXPECT_EQ(filler.bad_link(), first_bad);
 }
 
-TEST_P(IndexFillerTest, LinksBelowTheStartAreNotLookedAt) {
+TEST_P(IndexFillerTest, LinksBelowTheStartAreNotChecked) {
   IndexFiller filler(core(), Address(4096 + 24 * 1000));
   for (std::uint64_t i = 0; i < 500; ++i) Add(filler, i, Address(4096 + 8 * i));
   ASSERT_TRUE(filler.Flush().ok());

@@ -42,7 +42,7 @@ using internal::Environment;
 
 // ---- progress ----
 
-TEST(RecoveryTest, AnOpeningTellsHowFarItHasCome) {
+TEST(RecoveryTest, AnOpeningReportsItsProgress) {
   SimFileSystem files;
   {
     auto store = Must(OpenTiny<U64Store>("db", &files));

@@ -159,7 +159,7 @@ TEST(KeyScanTest, APrefixIsOfBytes) {
   }
 }
 
-TEST(KeyScanTest, ACallbackEndsItWhenItSaysSo) {
+TEST(KeyScanTest, ACallbackEndsItByReturningFalse) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   for (std::uint64_t i = 0; i < 5000; ++i) Must(store.Upsert(i, i));
   for (const int most : {1, 2, 100, 5000, 9000}) {

@@ -205,7 +205,7 @@ TEST_F(SimFileSystemTest, RenameOntoAnotherFileLeavesOneOfTheTwoUnderTheName) {
 
 // On Linux a failed fsync marks the pages clean: the next one returns OK, reads show the bytes, and
 // a power loss takes them away.
-TEST_F(SimFileSystemTest, FailedSyncLosesBytesAndTheNextOneSaysNothing) {
+TEST_F(SimFileSystemTest, FailedSyncLosesBytesAndTheNextOneSucceeds) {
   const auto file = Create("file");
   Write(*file, 0, 'a', 2 * kSectorBytes);
   EXPECT_EQ(file->Sync(), 0);

@@ -374,7 +374,7 @@ TEST(CodecTest, KeysThatTheCodecRejectsEndAScan) {
   EXPECT_TRUE(FailsWith(store.ScanAll().status(), StatusCode::kDataLoss, "key of 7 bytes"));
 }
 
-TEST(CodecTest, ACallFromACallbackDoesNotTouchTheOneUnderWay) {
+TEST(CodecTest, ACallFromACallbackLeavesTheCallInProgressAlone) {
   auto store = Must(OpenTinyInMemory<OrderStore>());
   auto session = store.NewSession();
   Must(session.Upsert(PlaceOf(1), OrderOf(1)));

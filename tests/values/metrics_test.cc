@@ -328,7 +328,7 @@ U64Store OpenMeasured() {
   return Must(OpenIn<U64Store>("", environment, Measured()));
 }
 
-TEST(MetricsTest, LatenciesAreMeasuredOfEveryOperationWhenAskedFor) {
+TEST(MetricsTest, LatenciesOfEveryOperationAreMeasuredOnRequest) {
   U64Store store = OpenMeasured();
   {
     auto session = store.NewSession();
@@ -590,7 +590,7 @@ TEST(MetricsTest, PrometheusTextIsWellFormedAndHoldsEveryNumber) {
   EXPECT_EQ(text.types().at("ebb_write_amplification"), "gauge");
 }
 
-TEST(MetricsTest, TextOfAStoreSaysNothingOfLatenciesThatWereNotMeasured) {
+TEST(MetricsTest, TextOfAStoreOmitsLatenciesThatWereNotMeasured) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   Must(store.Upsert(1, 1));
   const Exposition text(ToPrometheus(store.Metrics()));

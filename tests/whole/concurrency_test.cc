@@ -816,7 +816,7 @@ TEST(ConcurrencyTest, AnEditNoticesThatItsRecordWasOutgrown) {
 
 // The seal of a successor that was not published is taken back: the record stays as it was, and the
 // next try, or another thread, continues with it. (Otherwise this test hangs.)
-TEST(ConcurrencyTest, ALostPublicationTakesItsSealBack) {
+TEST(ConcurrencyTest, ALostPublicationRemovesItsSeal) {
   using S = Stamp<std::string>;
   const TempDir dir;
   auto db = Must(OpenTiny<U64StringStore>(dir / "db"));

@@ -45,7 +45,7 @@ U64Store AfterCrash(const SimFileSystem& files, std::unique_ptr<SimFileSystem>& 
   return store;
 }
 
-TEST(DurabilityTest, ManualAndNoneMakeNothingDurableByThemselves) {
+TEST(DurabilityTest, ManualAndNoneMakeNothingDurableAutomatically) {
   for (const Durability durability : {Durability::kManual, Durability::kNone}) {
     SimFileSystem files;
     auto store = Must(OpenWith(durability, files, 1));
@@ -58,7 +58,7 @@ TEST(DurabilityTest, ManualAndNoneMakeNothingDurableByThemselves) {
   }
 }
 
-TEST(DurabilityTest, PeriodicCommitsComeByThemselves) {
+TEST(DurabilityTest, PeriodicCommitsAreAutomatic) {
   SimFileSystem files;
   auto store = Must(OpenWith(Durability::kPeriodic, files, 1));
   std::unique_ptr<SimFileSystem> after;

@@ -406,7 +406,7 @@ Model<std::string, std::string> Fill(StringStore& store) {
   return model;
 }
 
-TEST(MemoryFaultTest, AnyCallWithoutMemorySaysSoAndCanBeRepeated) {
+TEST(MemoryFaultTest, AnyCallWithoutMemoryReportsItAndCanBeRepeated) {
   if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
   const OutsideLibrary outside;
   Watchdog watchdog("calls");

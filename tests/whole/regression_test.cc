@@ -168,7 +168,7 @@ TEST(RegressionTest, KeysOfEveryAcceptedLengthAreRecovered) {
 
 // FASTER #227: from some number of entries on a checkpoint never ended: it waited for a session
 // that did nothing, and so did not refresh. (A hang ends the program here.)
-TEST(RegressionTest, SessionsThatDoNothingHoldNoCheckpointUp) {
+TEST(RegressionTest, IdleSessionsDelayNoCheckpoint) {
   for (const std::uint64_t entries : {10, 400, 4000}) {
     Runs<U64Store> run;
     U64Model model;
