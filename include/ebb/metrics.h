@@ -121,7 +121,7 @@ struct MetricsSnapshot {
   /// Waits of operations for the next page of the log. A page needs a free frame, so operations
   /// wait for the device when updates outpace it.
   std::uint64_t page_waits = 0;
-  /// Waits of updates that were throttled because a collection is behind (GcOptions).
+  /// Waits of updates that were throttled because they outpaced a collection (GcOptions).
   std::uint64_t throttle_waits = 0;
   /// Waits of updates for a record that is becoming read-only.
   std::uint64_t fuzzy_waits = 0;
@@ -215,7 +215,7 @@ inline constexpr std::array<MetricField, 32> kMetricFields = {{
     {"device_reads", "Reads of the log on the device", &MetricsSnapshot::device_reads},
     {"device_read_bytes", "Bytes of log read from the device", &MetricsSnapshot::device_read_bytes},
     {"page_waits", "Waits for the next page of the log", &MetricsSnapshot::page_waits},
-    {"throttle_waits", "Updates delayed because garbage collection is behind",
+    {"throttle_waits", "Updates delayed because they outpaced garbage collection",
      &MetricsSnapshot::throttle_waits},
     {"fuzzy_waits", "Waits for a record to freeze", &MetricsSnapshot::fuzzy_waits},
     {"device_waits", "Waits for records on the device", &MetricsSnapshot::device_waits},

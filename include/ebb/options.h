@@ -232,8 +232,8 @@ struct Options {
 
   /// Appends a copy of a record that a read has fetched from the device, if the record is still the
   /// newest of its key. So records that are read often stay in memory. A read that appends can wait
-  /// for a page as an update does, and its copy leaves garbage behind. It never fails for lack of
-  /// space. Default: false.
+  /// for a page as an update does, and its copy makes the old record garbage. It never fails for
+  /// lack of space. Default: false.
   bool promote_reads = false;
 
   /// Measures the latency of every operation, for Store::Metrics. Costs two reads of the clock for

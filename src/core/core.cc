@@ -39,7 +39,8 @@ Core::Core(const CoreConfig& core_config, StoreFiles store_files)
       health(core_config.read_only),
       epochs(0, core_config.force_fallback, &health),
       pool(core_config.pool_threads, core_config.startable_threads),
-      // A constructor cannot return an error: CheckThreads and has_memory report what is missing.
+      // A constructor cannot return an error: CheckThreads and has_memory report missing threads
+      // and memory.
       commit_thread(CommitThreads(core_config),
                     core_config.startable_threads - pool.started_count()),
       log(core_config.log, epochs, health, *files.device, pool),

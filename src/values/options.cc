@@ -186,7 +186,7 @@ absl::Status CheckIndex(const Options& options) {
 }  // namespace
 
 // The order is that of dependence: sizes before the sizes that contain them. Update keeps the first
-// error, so the message names the cause and not what follows from it.
+// error, so the message names the cause and not a consequence of it.
 absl::Status Validate(const Options& options) {
   const std::uint64_t page_bytes = EffectivePageBytes(options);
   absl::Status status = CheckMemory(options);

@@ -211,8 +211,8 @@ class Core {
   Pins pins;
   HashIndex index;
 
-  // The state behind all sessions that could not be created for lack of memory, and of those that
-  // were moved from; see session_state.h. Created by the opening.
+  // The state of all sessions that could not be created for lack of memory, and of those that were
+  // moved from; see session_state.h. Created by the opening.
   std::shared_ptr<SessionState> session_without_memory;
   std::shared_ptr<SessionState> session_moved_from;
 
