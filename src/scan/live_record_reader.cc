@@ -102,8 +102,8 @@ absl::Status LiveRecordReader::RevisitChunk() {
   absl::StatusOr<std::span<const LogCursor::LoggedRecord>> items = revisiting_->Next();
   if (!items.ok()) return items.status();
   if (items->empty()) {
-    return core_.log.Damaged(core_.log.geometry().BlockOf(next),
-                             "no longer holds a record that was read there before");
+    return core_.reader.Damaged(core_.log.geometry().BlockOf(next),
+                                "no longer holds a record that was read there before");
   }
   for (const auto& [address, record] : *items) {
     if (revisited_ == open_.size() || address != open_[revisited_].address) continue;

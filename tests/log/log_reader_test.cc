@@ -30,8 +30,6 @@ using internal::VerifyBlock;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-constexpr std::uint32_t kVariable = RecordShape::kVariable;
-
 TEST(LogReaderTest, BufferGrowsAndKeepsTheRequestedBlocks) {
   DeviceBuffer buffer;
   std::byte* const small = buffer.Reserve(1, 0);
@@ -84,8 +82,14 @@ TEST(LogReaderTest, LengthsMayBeInTheNextBlock) {
 }
 
 TEST(LogReaderTest, RecordsOfFixedSizesComeBackFromTheDevice) {
-  const RecordShape shapes[] = {{8, 8},    {4, 1},         {8, 24},        {16, 8},
-                                {3, 5000}, {8, kVariable}, {kVariable, 8}, {kVariable, 24}};
+  const RecordShape shapes[] = {{8, 8},
+                                {4, 1},
+                                {8, 24},
+                                {16, 8},
+                                {3, 5000},
+                                {8, LogRig::kVariable},
+                                {LogRig::kVariable, 8},
+                                {LogRig::kVariable, 24}};
   for (const RecordShape shape : shapes) {
     LogRig::Setup setup = LogRig::FromPageOne(LogRig::kTwoBlocks);
     setup.shape = shape;

@@ -41,7 +41,7 @@ class ReadAhead {
   void Drop();
   // Copies the payloads of the first requested piece, or of `piece` if there is none, one after the
   // other to `to`. Returns which piece it was. Errors: ResourceExhausted, and those of
-  // HybridLog::TakeBlocks.
+  // LogReader::Verify.
   absl::StatusOr<Piece> Take(Piece piece, std::byte* to);
 
  private:
