@@ -493,7 +493,7 @@ class Store {
 
   // Returns the session of the calling thread.
   Session& Local() {
-    const internal::LastThreadSession last = internal::t_last_session;
+    const internal::LastThreadSession last = internal::LastSession();
     if (last.core == core_.get()) [[likely]]
       return *static_cast<Session*>(last.session);
     return LocalSlow();

@@ -1,10 +1,10 @@
 #include "ebb/internal/base/backoff.h"
 
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdint>
-#include <thread>
+#include <span>
+
+#include "ebb/internal/base/platform.h"
 
 namespace ebb::internal {
 
@@ -18,17 +18,19 @@ void Pause() {
 
 // A generator of the thread (xorshift), so that threads that wait for each other do not go in step.
 std::uint32_t NextRandom() {
-  static constinit thread_local std::uint64_t t_state = 0;
-  if (t_state == 0) {
-    t_state =
-        reinterpret_cast<std::uintptr_t>(&t_state) ^
-        static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-    t_state = t_state * 0x9e3779b97f4a7c15 | 1;
+  struct State {
+    std::uint64_t word = 0;
+  };
+  std::uint64_t& word = ThreadSlot<State>().word;
+  if (word == 0) {
+    // If the kernel provides none, these threads do go in step.
+    static_cast<void>(RandomBytes(std::as_writable_bytes(std::span(&word, 1))));
+    word |= 1;
   }
-  t_state ^= t_state << 13;
-  t_state ^= t_state >> 7;
-  t_state ^= t_state << 17;
-  return static_cast<std::uint32_t>(t_state >> 32);
+  word ^= word << 13;
+  word ^= word >> 7;
+  word ^= word << 17;
+  return static_cast<std::uint32_t>(word >> 32);
 }
 
 }  // namespace
@@ -37,10 +39,10 @@ unsigned Backoff::Wait() {
   const unsigned random = NextRandom() % 64;
   if (++count_ <= 32) {
     for (unsigned i = 0; i < random; ++i) Pause();  // on an idle machine, yield returns at once
-    std::this_thread::yield();
+    Yield();
     return random;
   }
-  usleep(25 + random);
+  SleepFor(std::chrono::microseconds(25 + random));
   return random;
 }
 

@@ -151,7 +151,7 @@ void ThreadPool::Stop() {
     }
   }
   wake_.NotifyAll();
-  for (std::thread& thread : threads_) {
+  for (Thread& thread : threads_) {
     if (thread.joinable()) thread.join();
   }
 }

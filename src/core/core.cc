@@ -507,8 +507,7 @@ MetricsSnapshot Core::Metrics() {
     (*latencies)[kind].Subtract((*latency_base_)[kind]);
     operation.latency = (*latencies)[kind].Summarize();
   }
-  metrics.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - metrics_begin_).count();
+  metrics.seconds = std::chrono::duration<double>(Clock::now() - metrics_begin_).count();
   return metrics;
 }
 
@@ -518,7 +517,7 @@ void Core::ResetMetrics() {
   MutexLock lock(metrics_mu_);
   if (latency_base_ != nullptr) *latency_base_ = {};
   metrics_base_ = CountedSinceOpen(latency_base_.get());
-  metrics_begin_ = std::chrono::steady_clock::now();
+  metrics_begin_ = Clock::now();
 }
 
 // A device in memory never waits, so its reads need no thread of the pool.

@@ -1,17 +1,15 @@
 #include "ebb/internal/core/store_config.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <span>
 #include <string>
 #include <utility>
 
-#include "ebb/internal/base/clock.h"
 #include "ebb/internal/base/hash.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {
@@ -60,16 +58,8 @@ absl::Status CheckType(const char* what, std::uint64_t tag, TypeName type) {
 }  // namespace
 
 absl::Status FillRandom(std::span<std::uint64_t> words) {
-  for (auto rest = std::as_writable_bytes(words); !rest.empty();) {
-    // A signal can interrupt the call, and can make it return fewer bytes than requested.
-    const ssize_t count = getrandom(rest.data(), rest.size(), 0);
-    if (count >= 0) {
-      rest = rest.subspan(static_cast<std::size_t>(count));
-    } else if (errno != EINTR) {
-      return FileError("read", "random bytes of the kernel", 0, errno);
-    }
-  }
-  return absl::OkStatus();
+  const int error = RandomBytes(std::as_writable_bytes(words));
+  return error == 0 ? absl::OkStatus() : FileError("read", "random bytes of the kernel", 0, error);
 }
 
 absl::StatusOr<SegmentHeader> NewHeader(const Options& options, const Environment& environment,

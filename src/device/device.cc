@@ -23,7 +23,6 @@
 #include <limits>
 #include <new>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "ebb/internal/base/no_memory.h"
@@ -89,7 +88,7 @@ FullTransfer TransferFully(std::size_t byte_count, bool direct, bool zero_is_end
       const int idle_error = interrupted ? step.error : (zero_is_end ? 0 : EIO);
       if (idle_error == 0 && step.count == 0) return {farthest, 0};
       if (++idle_attempts == kIdleAttemptLimit) return {farthest, idle_error};
-      if (step.error == EAGAIN) std::this_thread::yield();
+      if (step.error == EAGAIN) Yield();
     }
     // The next attempt of a direct transfer must begin at a whole block.
     if (direct && done < byte_count) done -= done % kBlockBytes;

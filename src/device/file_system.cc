@@ -36,9 +36,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <mutex>
 #include <utility>
 
+#include "ebb/internal/base/mutex.h"
 #include "ebb/internal/device/uring.h"
 
 namespace ebb::internal {
@@ -291,18 +291,19 @@ class PosixDirectory final : public Directory {
 
 // Mutex and list; see above.
 struct LockedDirectories {
-  std::mutex mu;
+  Mutex mu;
   std::vector<PosixDirectory*> list;
 };
 
 LockedDirectories& Locked() {
   static LockedDirectories* const locked = [] {
     auto* made = new LockedDirectories;  // never destroyed: stores may outlive statics
-    pthread_atfork([] { Locked().mu.lock(); }, [] { Locked().mu.unlock(); },
-                   [] {
+    pthread_atfork([]() ABSL_NO_THREAD_SAFETY_ANALYSIS { Locked().mu.Lock(); },
+                   []() ABSL_NO_THREAD_SAFETY_ANALYSIS { Locked().mu.Unlock(); },
+                   []() ABSL_NO_THREAD_SAFETY_ANALYSIS {
                      for (PosixDirectory* directory : Locked().list) directory->CloseLocks();
                      Locked().list.clear();
-                     Locked().mu.unlock();
+                     Locked().mu.Unlock();
                    });
     return made;
   }();
@@ -338,7 +339,7 @@ bool PosixDirectory::IsStillNamed(const Descriptor& file, const std::string& nam
 }
 
 int PosixDirectory::Lock(const std::string& name, LockKind kind) {
-  const std::lock_guard guard(Locked().mu);
+  const MutexLock guard(Locked().mu);
   std::vector<PosixDirectory*>& list = Locked().list;
   if (std::find(list.begin(), list.end(), this) != list.end()) return EWOULDBLOCK;
   list.push_back(this);  // may throw, so before anything is locked
@@ -383,7 +384,7 @@ int PosixDirectory::LockFile(const std::string& name, LockKind kind) {
 // Closing alone would not release the locks while a child created by clone lives. And such a child
 // must not release its parent's locks when it destroys its copy.
 void PosixDirectory::Unlock() {
-  const std::lock_guard guard(Locked().mu);
+  const MutexLock guard(Locked().mu);
   if (std::erase(Locked().list, this) == 0) return;
   for (const Descriptor* held : {&lock_, &directory_lock_}) {
     if (held->open() && lock_owner_ == ::getpid()) static_cast<void>(::flock(held->get(), LOCK_UN));

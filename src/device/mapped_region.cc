@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/device/file_system.h"
 
 namespace ebb::internal {
@@ -19,14 +20,11 @@ MappedRegion::MappedRegion(std::size_t bytes, bool huge_pages) {
   if (region.data_ != nullptr && region.GrowTo(bytes)) *this = std::move(region);
 }
 
-// Reserves addresses without access. The kernel does not count them as memory, even where it does
-// not overcommit.
 MappedRegion MappedRegion::Reserve(std::size_t reserved_bytes, bool huge_pages) {
   MappedRegion region;
   const std::size_t slack = reserved_bytes >= kHugePageBytes ? kHugePageBytes : 0;
-  void* mapping = mmap(nullptr, reserved_bytes + slack, PROT_NONE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping == MAP_FAILED) return region;
+  void* const mapping = MapMemory(reserved_bytes + slack);
+  if (mapping == nullptr) return region;
   region.mapping_ = static_cast<std::byte*>(mapping);
   region.mapping_bytes_ = reserved_bytes + slack;
   region.reserved_bytes_ = reserved_bytes;
@@ -43,7 +41,7 @@ MappedRegion MappedRegion::Reserve(std::size_t reserved_bytes, bool huge_pages) 
 
 bool MappedRegion::GrowTo(std::size_t bytes) {
   // The memory is allocated when it is first written; it is zero until then.
-  if (bytes > reserved_bytes_ || mprotect(data_, bytes, PROT_READ | PROT_WRITE) != 0) return false;
+  if (bytes > reserved_bytes_ || !AllowAccess(data_, bytes)) return false;
   bytes_ = bytes;
   return true;
 }

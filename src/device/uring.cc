@@ -3,11 +3,12 @@
 #ifdef EBB_HAS_URING
 
 #include <liburing.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <vector>
+
+#include "ebb/internal/base/platform.h"
 
 namespace ebb::internal {
 namespace {
@@ -74,7 +75,7 @@ class Uring final : public ReadRing {
         // Nothing is in flight and the kernel still rejects everything: the ring is given up.
         broken_ = taken < 0 ? -taken : EAGAIN;
       } else {
-        sched_yield();
+        Yield();
       }
     }
   }

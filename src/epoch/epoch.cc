@@ -4,12 +4,9 @@
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <mutex>
 #include <system_error>
 
 #include "absl/status/status.h"
@@ -17,10 +14,6 @@
 
 namespace ebb::internal {
 namespace {
-
-[[maybe_unused]] int Membarrier(int command) {
-  return static_cast<int>(syscall(SYS_membarrier, command, 0, 0));
-}
 
 // Registers the process once, and tries the call: a filter may have forbidden it since an earlier
 // store was opened.
@@ -32,11 +25,11 @@ namespace {
 // Returns 0, or the errno value of a call that was forbidden after the store was opened. If the
 // kernel lacks memory, it retries; after about ten seconds that counts as an error.
 [[maybe_unused]] int HeavyBarrier() {
-  for (int tries = 0; Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0; ++tries) {
-    if (errno != ENOMEM || tries == 100000) return errno;
-    usleep(100);
+  for (int tries = 0;; ++tries) {
+    const int error = Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+    if (error != ENOMEM || tries == 100000) return error;
+    SleepFor(std::chrono::microseconds(100));
   }
-  return 0;
 }
 
 [[maybe_unused]] absl::Status BarrierError(int error) {
@@ -55,27 +48,27 @@ bool g_force_fallback = false;
 // across fork. So the child finds complete lists, and no mutex that is locked by a thread which the
 // child does not have.
 struct ForkRegistry {
-  std::mutex mu;
+  Mutex mu;
   std::vector<EpochManager*> managers;
 };
 ForkRegistry& Registry() {
   static ForkRegistry* const registry = [] {
     auto* made = new ForkRegistry;
     pthread_atfork(
-        [] {
-          Registry().mu.lock();
+        []() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+          Registry().mu.Lock();
           EpochManager::LockAllForFork();
         },
-        [] {
+        []() ABSL_NO_THREAD_SAFETY_ANALYSIS {
           EpochManager::UnlockAllAfterFork();
-          Registry().mu.unlock();
+          Registry().mu.Unlock();
         },
         // In the child: mark the stores as closed before another call can begin. A store's files
         // and locks belong to the parent.
-        [] {
+        []() ABSL_NO_THREAD_SAFETY_ANALYSIS {
           EpochManager::PoisonAllAfterFork();
           EpochManager::UnlockAllAfterFork();
-          Registry().mu.unlock();
+          Registry().mu.Unlock();
         });
     return made;
   }();
@@ -93,13 +86,13 @@ EpochManager::EpochManager(unsigned version_bits, bool force_fallback, Health* h
       health_(health) {
   static_cast<void>(force_fallback);
   ForkRegistry& registry = Registry();
-  std::lock_guard lock(registry.mu);
+  MutexLock lock(registry.mu);
   registry.managers.push_back(this);
 }
 
 EpochManager::~EpochManager() {
   ForkRegistry& registry = Registry();
-  std::lock_guard lock(registry.mu);
+  MutexLock lock(registry.mu);
   std::erase(registry.managers, this);
 }
 

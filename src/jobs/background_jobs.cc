@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "ebb/internal/base/clock.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/base/platform.h"
 
 namespace ebb::internal {
 
@@ -85,7 +85,7 @@ bool BackgroundJob::Begin() {
   if (!is_due_ && !is_left_ && !is_worth_a_look) return false;
   // A run that left the lane and returns continues the same run, so its time is not measured again.
   if (!is_left_) {
-    begun_ = std::chrono::steady_clock::now();
+    begun_ = Clock::now();
     stats_.last_begun_unix_ms = UnixMs();
   }
   is_due_ = is_left_ = false;

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "ebb/internal/base/clock.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/checkpoint/index_image.h"
 #include "ebb/internal/format/lifetime.h"
 #include "ebb/internal/jobs/backup.h"
@@ -77,7 +77,7 @@ absl::Status Checkpointer::Write(const LaneTurn& turn) {
     MutexLock lock(mu_);
     list_.reserve(list_.size() + 1);  // may throw: before there is another
   }
-  const auto begun = std::chrono::steady_clock::now();
+  const auto begun = Clock::now();
   Manifest manifest;
   manifest.id = ++newest_id_;
   if (absl::Status status = WriteFiles(manifest); !status.ok()) {

@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "ebb/internal/base/clock.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/base/platform.h"
 
 namespace ebb::internal {
 

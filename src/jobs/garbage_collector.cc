@@ -2,19 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "ebb/internal/base/clock.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/core/callback_scope.h"
 #include "ebb/internal/jobs/compaction.h"
 
 namespace ebb::internal {
 namespace {
-
-using SteadyClock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kMinRecordBytes = 24;  // with an 8-byte key and value
 // A pass that others wait for ends when it has taken so long.
@@ -79,31 +76,31 @@ DeviceSample SampleDevice(LogReader& reader, const Core::IndexSample& sample) {
 
 class GarbageCollector::Throttle {
  public:
-  Throttle(const GcOptions& options, SteadyClock::time_point& paid_until)
+  Throttle(const GcOptions& options, Clock::time_point& paid_until)
       : bytes_per_second_(static_cast<double>(options.max_bytes_per_second)),
         paid_until_(paid_until) {}
 
   // Charges `bytes` of work. A thread that was idle has not saved up a rate: the schedule starts
   // now.
-  void Add(SteadyClock::time_point now, std::uint64_t bytes) {
+  void Add(Clock::time_point now, std::uint64_t bytes) {
     if (bytes_per_second_ == 0) return;
     const std::chrono::duration<double> took(static_cast<double>(bytes) / bytes_per_second_);
     paid_until_ = std::max(paid_until_, now) +
-                  std::chrono::duration_cast<SteadyClock::duration>(std::min(took, kLongest));
+                  std::chrono::duration_cast<Clock::duration>(std::min(took, kLongest));
   }
   // Waits until the collection is on schedule, or until `ends` returns true.
   template <typename Ends>
   void Wait(const Ends& ends) const {
-    while (SteadyClock::now() < paid_until_ && !ends()) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    while (Clock::now() < paid_until_ && !ends()) {
+      SleepFor(std::chrono::milliseconds(1));
     }
   }
-  bool IsAhead() const { return SteadyClock::now() < paid_until_; }
+  bool IsAhead() const { return Clock::now() < paid_until_; }
 
  private:
   static constexpr std::chrono::duration<double> kLongest{1e9};  // the clock's sums fit
   const double bytes_per_second_;
-  SteadyClock::time_point& paid_until_;
+  Clock::time_point& paid_until_;
 };
 
 // ---- when a collection is due ----
@@ -160,7 +157,7 @@ bool GarbageCollector::IsDue(const GcOptions& options, const GcEstimate& estimat
 // ---- collecting ----
 
 absl::StatusOr<GcStats> GarbageCollector::Collect(const GcOptions& options, Call& call) {
-  const SteadyClock::time_point begun = SteadyClock::now();
+  const Clock::time_point begun = Clock::now();
   GcStats stats;
   stats.initial_begin_address = core_.log.begin().value();
   absl::Status status = core_.health.poisoned() ? core_.health.status() : core_.CheckFiles(false);
@@ -214,7 +211,7 @@ void GarbageCollector::Count(const absl::Status& status, const GcStats& stats) {
 }
 
 absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, GcStats& stats) {
-  SteadyClock::time_point own_paid_until{};
+  Clock::time_point own_paid_until{};
   Throttle throttle(options, call.pace == Pace::kAutomatic ? paid_until_ : own_paid_until);
   // First the result of earlier collections: a commit since then may have stated their begin.
   absl::Status status = MoveBegin(options, call, stats);
@@ -333,8 +330,8 @@ absl::StatusOr<Address> GarbageCollector::EndFor(Pace pace) {
 // Returns false if this pass must be the last.
 absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const Call& call,
                                                Address end, Throttle& throttle, GcStats& stats) {
-  const SteadyClock::time_point begun = SteadyClock::now();
-  SteadyClock::time_point last_stop = begun;
+  const Clock::time_point begun = Clock::now();
+  Clock::time_point last_stop = begun;
   const GcEstimate estimate = Estimate(collected_);
   const Address tail = core_.log.tail();
   const std::uint64_t scanned_before = stats.scanned_bytes;
@@ -342,7 +339,7 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
   bool stopped = false;
   // A pass ends early for other jobs, but not before it has done a tenth of a second's work.
   const auto is_awaited = [&] {
-    return call.others_wait && SteadyClock::now() - begun >= kShortPass && call.others_wait();
+    return call.others_wait && Clock::now() - begun >= kShortPass && call.others_wait();
   };
   // Called by the compaction after each chunk.
   const auto stop = [&](const GcStats& now) {
@@ -351,8 +348,7 @@ absl::StatusOr<bool> GarbageCollector::RunPass(const GcOptions& options, const C
     // later.
     const bool is_young =
         (now.copied_bytes - last.copied_bytes) * 2 > now.scanned_bytes - last.scanned_bytes;
-    throttle.Add(std::exchange(last_stop, SteadyClock::now()),
-                 now.scanned_bytes - last.scanned_bytes);
+    throttle.Add(std::exchange(last_stop, Clock::now()), now.scanned_bytes - last.scanned_bytes);
     last = now;
     // Updates follow the scan at a quarter of its speed.
     if (call.pace == Pace::kAutomatic) PaceUpdates(options, estimate, tail + scanned / 4);

@@ -25,7 +25,6 @@ absl::Status Refusal(const HashIndex& index, HashIndex::GrowthStart why) {
 }  // namespace
 
 absl::Status GrowIndex(Core& core, const std::function<bool()>& stop) {
-  using Clock = std::chrono::steady_clock;
   // An earlier growth may have stopped in the middle, when a barrier failed.
   if (core.epochs.broken()) return core.health.status();
   HashIndex& index = core.index;

@@ -200,7 +200,6 @@ HybridLog::Turn HybridLog::TryTurnPage(std::uint64_t extent_bytes, Space space,
 
 // The write throttle of an automatic collection: SetThrottle.
 void HybridLog::WaitAtThrottle() {
-  using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kLongest{1000};
   const auto is_set = [this] {
     return tail().value() >=

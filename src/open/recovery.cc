@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "ebb/internal/base/clock.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/checkpoint/durable_end.h"
 #include "ebb/internal/checkpoint/index_image.h"
 #include "ebb/internal/checkpoint/manifest.h"

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "ebb/ebb.h"
-#include "ebb/internal/base/clock.h"
+#include "ebb/internal/base/platform.h"
 #include "gtest/gtest.h"
 #include "tests/support/store_kit.h"
 

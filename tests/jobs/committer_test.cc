@@ -22,7 +22,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "ebb/internal/base/clock.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/format/block.h"
 #include "gtest/gtest.h"
 #include "tests/support/crash_kit.h"

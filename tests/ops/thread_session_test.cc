@@ -18,9 +18,9 @@ namespace {
 using internal::Core;
 using internal::FindThreadSession;
 using internal::KeepThreadSession;
+using internal::LastSession;
 using internal::OpenedStore;
 using internal::SessionState;
-using internal::t_last_session;
 
 // The core lives as long as its coordinator, whose end would close it.
 std::shared_ptr<Core> OpenCore() {
@@ -43,13 +43,13 @@ TEST(ThreadSessionTest, EachStoreHasItsOwnAndTheLastOneIsRemembered) {
   const auto second = OpenCore();
   EXPECT_EQ(FindThreadSession(*first), nullptr);
   const auto of_first = Keep(first);
-  EXPECT_EQ(t_last_session.core, first.get());
+  EXPECT_EQ(LastSession().core, first.get());
   const auto of_second = Keep(second);
-  EXPECT_EQ(t_last_session.core, second.get());
-  EXPECT_EQ(t_last_session.session, of_second.get());
+  EXPECT_EQ(LastSession().core, second.get());
+  EXPECT_EQ(LastSession().session, of_second.get());
   EXPECT_EQ(FindThreadSession(*first), of_first.get());
-  EXPECT_EQ(t_last_session.core, first.get());
-  EXPECT_EQ(t_last_session.session, of_first.get());
+  EXPECT_EQ(LastSession().core, first.get());
+  EXPECT_EQ(LastSession().session, of_first.get());
   EXPECT_EQ(FindThreadSession(*second), of_second.get());
   first->epochs.BumpClosed();
   second->epochs.BumpClosed();

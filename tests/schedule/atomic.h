@@ -81,4 +81,12 @@ class Atomic {
   T value_{};
 };
 
+// A fiber's own store to the object is no longer held back.
+template <typename T>
+void BeforePlainLoads(const T& object) {
+  const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(test::g_running.held_word) -
+                            reinterpret_cast<std::uintptr_t>(&object);
+  if (at < sizeof(T)) test::ReleaseHeldStore();
+}
+
 }  // namespace ebb::internal

@@ -1,6 +1,5 @@
 // Epochs under schedules: guards against bumps and drains.
 #include <gtest/gtest.h>
-#include <sched.h>
 
 #include <array>
 #include <atomic>
@@ -22,7 +21,7 @@ constexpr auto kAcquire = std::memory_order_acquire;
 constexpr auto kRelease = std::memory_order_release;
 
 void WaitForDrain(EpochManager& epochs, std::uint64_t epoch) {
-  while (!epochs.Drained(epoch)) sched_yield();
+  while (!epochs.Drained(epoch)) internal::Yield();
 }
 
 // A pointer moves from one thing to the next; the old one is taken away after a drain. Readers hold
@@ -113,7 +112,7 @@ void Closing(Schedule& schedule) {
   }
   schedule.Add([&] {
     const std::uint64_t epoch = epochs.BumpClosed();
-    while (!epochs.Drained(epoch) || !epochs.NoSlowCalls()) sched_yield();
+    while (!epochs.Drained(epoch) || !epochs.NoSlowCalls()) internal::Yield();
     open.store(0, std::memory_order_seq_cst);
   });
   schedule.Run();

@@ -1,7 +1,6 @@
 // The hash index under schedules: inserters of one tag, concurrent with others in the same bucket;
 // and sessions that insert, change and look up entries while the index grows, or is swept.
 #include <gtest/gtest.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <array>
@@ -42,7 +41,7 @@ void Insert(HashIndex& index, Inserted& inserted) {
   HashIndex::EntrySlot slot;
   while (index.FindOrCreate(HashOf(inserted.tag), slot) == HashIndex::CreateResult::kContended) {
     ++inserted.contended;
-    sched_yield();
+    internal::Yield();
   }
   while (!HashIndex::Publish(slot, inserted.address)) static_cast<void>(HashIndex::Reload(slot));
   inserted.entry = slot.word;
@@ -123,7 +122,7 @@ class Chains {
       }
       if (step == Step::kAgain) {
         schedule_.Count("updates that left", 1);
-        sched_yield();
+        internal::Yield();
       }
     }
     epochs_.ReleaseSlot(&session);
@@ -146,7 +145,7 @@ class Chains {
       }
       if (again) {
         schedule_.Count("reads that left", 1);
-        sched_yield();
+        internal::Yield();
       }
     }
     epochs_.ReleaseSlot(&session);
@@ -229,7 +228,7 @@ class Chains {
   }
   void Drain() {
     const std::uint64_t epoch = epochs_.Bump();
-    while (!epochs_.Drained(epoch)) sched_yield();
+    while (!epochs_.Drained(epoch)) internal::Yield();
   }
 
   Schedule& schedule_;

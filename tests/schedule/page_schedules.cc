@@ -4,7 +4,6 @@
 // The log has eight frames, or fewer, and all of them hold a page: one record and a filler in each.
 // The tail is at the start of the last. So the first page turn has to evict the oldest page.
 #include <gtest/gtest.h>
-#include <sched.h>
 
 #include <array>
 #include <cstring>
@@ -274,7 +273,7 @@ void Pages(Schedule& schedule) {
     schedule.Add([&] {
       while (!rig.pool.RunOne() &&
              rig.log.counters().page_turns.load(std::memory_order_relaxed) == 0)
-        sched_yield();
+        internal::Yield();
       while (rig.pool.RunOne()) {
       }
     });

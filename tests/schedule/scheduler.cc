@@ -1,26 +1,22 @@
 #include "tests/schedule/scheduler.h"
 
-#include <linux/membarrier.h>
+#include <cxxabi.h>
 #include <malloc.h>
-#include <pthread.h>
-#include <sched.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <condition_variable>
 #include <csignal>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
-#include <mutex>
 #include <new>
+#include <system_error>
 #include <utility>
 
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/core/callback_scope.h"
+#include "tests/support/allocation_scope.h"
 
 namespace ebb::test {
 
@@ -33,10 +29,16 @@ constexpr std::size_t kStackBytes = std::size_t{256} << 10;
 constexpr std::uint64_t kMaxWaits = 200000;
 constexpr std::uint64_t kMaxSteps = 50000000;
 
+constexpr std::uint64_t kUnixNs = std::uint64_t{1800000000} * 1000000000;  // at time 0
+
 Schedule* g_schedule = nullptr;  // whose fibers run
+std::uint64_t g_now_ns = 0;
+std::uint64_t g_startable_threads = kNeverNs;
+bool (*g_allocation_fails)() = nullptr;
 
 // The output of a crash; no memory is allocated then.
 const char* g_crash_program = "no program";
+const char* g_crash_variable = "";
 std::uint64_t g_crash_seed = 0;
 
 // Stacks are used again by later schedules. Below each lies a page that cannot be touched.
@@ -133,12 +135,13 @@ void* FreshStack(std::byte* top) {
 #error "the schedule explorer has no switch for this processor"
 #endif
 
+bool InFiber() { return g_schedule != nullptr; }
+
 [[noreturn]] void EndWithoutProgress() {
   std::fprintf(stderr, "the fibers wait for each other, or for ever\n");
+  if (InFiber()) g_schedule->DescribeWaits();
   std::abort();
 }
-
-bool InFiber() { return g_schedule != nullptr; }
 
 }  // namespace
 
@@ -146,19 +149,55 @@ void StopSlow() {
   if (InFiber()) g_schedule->Stop();
 }
 
-void WaitSlow() {
-  if (InFiber()) g_schedule->Wait();
+std::uint64_t VirtualNs() { return g_now_ns; }
+std::uint64_t VirtualUnixNs() { return kUnixNs + g_now_ns; }
+
+void Block(const void* object, Waits waits, std::uint64_t until_ns) {
+  if (InFiber()) return g_schedule->Block(object, waits, until_ns);
+  if (until_ns == kNeverNs) EndWithoutProgress();
+  g_now_ns = std::max(g_now_ns, until_ns);
+}
+void WakeOne(const void* object) {
+  if (InFiber()) g_schedule->Wake(object, /*all=*/false);
+}
+void WakeAll(const void* object) {
+  if (InFiber()) g_schedule->Wake(object, /*all=*/true);
+}
+const void* StartFiber(std::function<void()> body) {
+  if (!InFiber()) EndWithoutProgress();
+  if (g_startable_threads == 0) {
+    throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again));
+  }
+  --g_startable_threads;
+  return g_schedule->Add(std::move(body));
+}
+void ThreadsFail(std::uint64_t startable) { g_startable_threads = startable; }
+void SetAllocationFaults(bool (*fails)()) { g_allocation_fails = fails; }
+void JoinFiber(const void* fiber) { g_schedule->Join(fiber); }
+
+void* FindSlot(const void* key, void* (*make)(), void (*destroy)(void*), bool trivial) {
+  const OutsideLibrary outside;
+  static auto* const of_no_fiber = new std::vector<Schedule::Slot>;
+  std::vector<Schedule::Slot>& slots = InFiber() ? g_schedule->slots() : *of_no_fiber;
+  for (const Schedule::Slot& slot : slots) {
+    if (slot.key == key) return slot.object;
+  }
+  void* const object = make();
+  slots.push_back({key, object, destroy, trivial});
+  return object;
 }
 
 // ---- Schedule ----
 
 Schedule::Schedule(std::uint64_t seed, std::uint64_t expected_steps, Kind kind)
     : choices_(seed), order_(~seed) {
+  g_now_ns = 0;
   if (kind == Kind::kStraight) return;
   holds_stores_ = order_.Below(2) == 0;
-  walks_ = order_.Below(4) == 0;
+  wakes_for_no_reason_ = order_.Below(2) == 0;
+  walks_ = kind == Kind::kWalk || order_.Below(4) == 0;
   if (walks_) {
-    walk_steps_ = std::uint64_t{2} << 2 * order_.Below(3);
+    walk_steps_ = std::uint64_t{2} << 2 * order_.Below(kind == Kind::kWalk ? 6 : 3);
     return;
   }
   for (std::uint64_t count = 1 + order_.Below(5); count > 0; --count) {
@@ -169,13 +208,32 @@ Schedule::Schedule(std::uint64_t seed, std::uint64_t expected_steps, Kind kind)
 
 Schedule::~Schedule() = default;
 
-void Schedule::Add(std::function<void()> body) { fibers_.push_back({.body = std::move(body)}); }
+void Schedule::Calm() {
+  walks_ = wakes_for_no_reason_ = false;
+  is_calm_ = true;
+  stops_.clear();
+  PlanNextStop();
+}
+void Schedule::JumpTime(std::uint64_t ns) { g_now_ns += ns; }
+
+const void* Schedule::Add(std::function<void()> body) {
+  const OutsideLibrary outside;  // and so nothing below allocates in a library's call
+  Fiber& fiber = fibers_.emplace_back();
+  fiber.body = std::move(body);
+  if (free_stacks_.empty()) {
+    fiber.stack = stacks_++;
+  } else {
+    fiber.stack = free_stacks_.back();
+    free_stacks_.pop_back();
+  }
+  fiber.stack_pointer = FreshStack(StackTop(fiber.stack));
+  live_.push_back(fibers_.size() - 1);
+  candidates_.reserve(live_.size());
+  free_stacks_.reserve(stacks_);
+  return &fiber;
+}
 
 void Schedule::Run() {
-  for (std::size_t i = 0; i < fibers_.size(); ++i) {
-    fibers_[i].stack_pointer = FreshStack(StackTop(i));
-    live_.push_back(i);
-  }
   if (live_.empty()) return;
   g_running = RunningFiber();
   g_running.holds_stores = holds_stores_;
@@ -191,15 +249,30 @@ void Schedule::Run() {
 }
 
 void Schedule::FiberMain() {
-  fibers_[current_].body();
+  Fiber& fiber = fibers_[current_];
+  fiber.body();
+  DestroySlots();
   ReleaseHeldStore();
+  fiber.has_ended = true;
+  Wake(&fiber, /*all=*/true);
   std::erase(live_, current_);
+  free_stacks_.push_back(fiber.stack);  // nobody else runs before this one has left it
   if (live_.empty()) {
     void* ended;
     ebb_schedule_switch(&ended, main_stack_pointer_);
   }
   SwitchTo(PickOther());
   std::abort();  // no fiber continues here
+}
+
+// In the order of a thread's end: what has no destructor exists until the last one has run.
+void Schedule::DestroySlots() {
+  for (const bool trivial : {false, true}) {
+    for (std::size_t i = slots().size(); i-- > 0;) {
+      const Slot slot = slots()[i];
+      if (slot.trivial == trivial) slot.destroy(slot.object);
+    }
+  }
 }
 
 void Schedule::PlanNextStop() {
@@ -211,13 +284,49 @@ void Schedule::PlanNextStop() {
   g_running.stop_at = stops_.empty() ? kMaxSteps : stops_.back();
 }
 
+bool Schedule::MayRun(const Fiber& fiber) {
+  return fiber.waits == Waits::kNothing || fiber.until_ns <= g_now_ns ||
+         (wakes_for_no_reason_ && fiber.waits == Waits::kCondition && order_.Below(16) == 0);
+}
+
+// A fiber that may run, and the current one only if it is the only one.
 std::size_t Schedule::PickOther() {
-  std::size_t at = order_.Below(live_.size());
-  if (live_[at] == current_) {
-    if (live_.size() == 1) return current_;
-    at = (at + 1 + order_.Below(live_.size() - 1)) % live_.size();
+  for (;;) {  // ends: after the time has moved, a fiber may run
+    candidates_.clear();
+    for (const std::size_t fiber : live_) {
+      if (fiber != current_ && MayRun(fibers_[fiber])) candidates_.push_back(fiber);
+    }
+    if (!candidates_.empty()) {
+      if (!is_calm_) return candidates_[order_.Below(candidates_.size())];
+      const auto next = std::find_if(candidates_.begin(), candidates_.end(),
+                                     [&](std::size_t fiber) { return fiber > current_; });
+      return next == candidates_.end() ? candidates_[0] : *next;
+    }
+    if (current_ != kNone && !fibers_[current_].has_ended && MayRun(fibers_[current_])) {
+      return current_;
+    }
+    MoveTime();
   }
-  return live_[at];
+}
+
+// All fibers wait.
+void Schedule::MoveTime() {
+  std::uint64_t first = kNeverNs;
+  for (const std::size_t fiber : live_) first = std::min(first, fibers_[fiber].until_ns);
+  if (first == kNeverNs) EndWithoutProgress();
+  g_now_ns = std::max(g_now_ns, first);
+}
+
+void Schedule::DescribeWaits() const {
+  static constexpr const char* kWaits[] = {"nothing", "a lock", "a condition", "an end", "a time"};
+  std::fprintf(stderr, "at %llu ns, after %llu steps and %llu waits\n",
+               static_cast<unsigned long long>(g_now_ns),
+               static_cast<unsigned long long>(g_running.step),
+               static_cast<unsigned long long>(waits_));
+  for (const std::size_t fiber : live_) {
+    std::fprintf(stderr, "fiber %zu%s waits for %s\n", fiber, fiber == current_ ? " (running)" : "",
+                 kWaits[static_cast<std::size_t>(fibers_[fiber].waits)]);
+  }
 }
 
 void Schedule::Stop() {
@@ -226,11 +335,45 @@ void Schedule::Stop() {
   SwitchTo(PickOther());
 }
 
-void Schedule::Wait() {
+void Schedule::CountWait() {
   ReleaseHeldStore();
   ++g_running.step;
   if (++waits_ > kMaxWaits) EndWithoutProgress();
+}
+
+void Schedule::Yield() {
+  CountWait();
+  g_now_ns += 1000;
   SwitchTo(PickOther());
+}
+
+void Schedule::Block(const void* object, Waits waits, std::uint64_t until_ns) {
+  CountWait();
+  Fiber& self = fibers_[current_];
+  self.waits = waits;
+  self.object = object;
+  self.until_ns = until_ns;
+  SwitchTo(PickOther());
+  self.waits = Waits::kNothing;
+  self.until_ns = kNeverNs;
+}
+
+void Schedule::Wake(const void* object, bool all) {
+  candidates_.clear();
+  for (const std::size_t fiber : live_) {
+    if (fibers_[fiber].waits != Waits::kNothing && fibers_[fiber].object == object) {
+      candidates_.push_back(fiber);
+    }
+  }
+  if (candidates_.empty()) return;
+  const std::size_t one = all ? 0 : order_.Below(candidates_.size());
+  for (std::size_t i = 0; i < candidates_.size(); ++i) {
+    if (all || i == one) fibers_[candidates_[i]].waits = Waits::kNothing;
+  }
+}
+
+void Schedule::Join(const void* fiber) {
+  while (!static_cast<const Fiber*>(fiber)->has_ended) Block(fiber, Waits::kEnd, kNeverNs);
 }
 
 void Schedule::Load(std::size_t next) {
@@ -253,9 +396,18 @@ void Schedule::SwitchTo(std::size_t next) {
   trace_ = (trace_ ^ (g_running.step << 4 | next)) * 0x9e3779b97f4a7c15u;
   trace_ ^= trace_ >> 32;
   current_ = next;
-  // The thread's word is for us the fiber's.
+  // What the thread has is for us the fiber's; also the exceptions that it handles.
+  struct Exceptions {
+    void* caught = nullptr;
+    unsigned uncaught = 0;
+  };
+  auto& exceptions = *reinterpret_cast<Exceptions*>(abi::__cxa_get_globals());
   const std::uintptr_t callbacks = std::exchange(internal::t_callbacks, 0);
+  const AllocationScope scope = std::exchange(t_allocation_scope, AllocationScope::kLibraryThread);
+  const Exceptions handled = std::exchange(exceptions, {});
   ebb_schedule_switch(&from.stack_pointer, fibers_[next].stack_pointer);
+  exceptions = handled;
+  t_allocation_scope = scope;
   internal::t_callbacks = callbacks;
 }
 
@@ -277,9 +429,9 @@ extern "C" void TellCrash(int signal) {
   const int count =
       std::snprintf(line, sizeof line,
                     "%s: signal %d in the schedule of seed %llu; "
-                    "EBB_SCHEDULE_SEED=%llu replays it\n",
+                    "%s=%llu replays it\n",
                     g_crash_program, signal, static_cast<unsigned long long>(g_crash_seed),
-                    static_cast<unsigned long long>(g_crash_seed));
+                    g_crash_variable, static_cast<unsigned long long>(g_crash_seed));
   static_cast<void>(!write(STDERR_FILENO, line, static_cast<std::size_t>(count)));
   std::signal(signal, SIG_DFL);
   std::raise(signal);
@@ -303,108 +455,64 @@ bool CatchCrashes() {
 
 }  // namespace
 
-void NoteForCrashes(const char* program, std::uint64_t seed) {
+void NoteForCrashes(const char* program, std::uint64_t seed, const char* variable) {
   [[maybe_unused]] static const bool caught = CatchCrashes();
   g_crash_program = program;
   g_crash_seed = seed;
+  g_crash_variable = variable;
 }
 
 }  // namespace ebb::test
 
-// ---- the functions that the linker puts in the place of the C library's calls ----
+// ---- the functions of platform.h ----
 
-using ebb::test::AccessPoint;
-using ebb::test::g_schedule;
-using ebb::test::InFiber;
-using ebb::test::ReleaseHeldStore;
-using ebb::test::WaitSlow;
+namespace ebb::internal {
 
-extern "C" {
-
-int __real_pthread_mutex_lock(pthread_mutex_t* mutex);
-int __real_pthread_mutex_trylock(pthread_mutex_t* mutex);
-int __real_pthread_mutex_unlock(pthread_mutex_t* mutex);
-int __real_sched_yield();
-int __real_usleep(useconds_t microseconds);
-long __real_syscall(long number, ...);
-
-int __wrap_pthread_mutex_trylock(pthread_mutex_t* mutex) {
-  if (!InFiber()) return __real_pthread_mutex_trylock(mutex);
-  AccessPoint(mutex);
-  ReleaseHeldStore();
-  return __real_pthread_mutex_trylock(mutex);
+void Yield() {
+  if (test::InFiber()) test::g_schedule->Yield();
+}
+void SleepFor(std::chrono::microseconds time) {
+  const auto ns = static_cast<std::uint64_t>(time.count()) * 1000;
+  test::Block(nullptr, test::Waits::kTime, test::VirtualNs() + ns);
 }
 
-int __wrap_pthread_mutex_lock(pthread_mutex_t* mutex) {
-  if (!InFiber()) return __real_pthread_mutex_lock(mutex);
-  while (__wrap_pthread_mutex_trylock(mutex) != 0) WaitSlow();
-  return 0;
-}
-
-int __wrap_pthread_mutex_unlock(pthread_mutex_t* mutex) {
-  if (InFiber()) ReleaseHeldStore();
-  return __real_pthread_mutex_unlock(mutex);
-}
-
-int __wrap_sched_yield() {
-  if (!InFiber()) return __real_sched_yield();
-  WaitSlow();
-  return 0;
-}
-
-int __wrap_usleep(useconds_t microseconds) {
-  if (!InFiber()) return __real_usleep(microseconds);
-  WaitSlow();
-  return 0;
-}
-
-long __wrap_syscall(long number, ...) {
-  va_list list;
-  va_start(list, number);
-  long arguments[6];
-  for (long& argument : arguments) argument = va_arg(list, long);
-  va_end(list);
-  if (number == SYS_membarrier) {
-    if (InFiber()) {
-      AccessPoint(nullptr);
-      g_schedule->ReleaseAllHeldStores();
-    }
-    return 0;
+int Membarrier(int) {
+  if (test::InFiber()) {
+    test::AccessPoint(nullptr);
+    test::g_schedule->ReleaseAllHeldStores();
   }
-  return __real_syscall(number, arguments[0], arguments[1], arguments[2], arguments[3],
-                        arguments[4], arguments[5]);
+  return 0;
 }
 
-// The function that std::condition_variable::wait_until calls.
-int __real_pthread_cond_clockwait(pthread_cond_t* changed, pthread_mutex_t* mutex, clockid_t clock,
-                                  const timespec* until);
-int __wrap_pthread_cond_clockwait(pthread_cond_t* changed, pthread_mutex_t* mutex, clockid_t clock,
-                                  const timespec* until) {
-  if (!InFiber()) return __real_pthread_cond_clockwait(changed, mutex, clock, until);
-  __wrap_pthread_mutex_unlock(mutex);
-  WaitSlow();
-  return __wrap_pthread_mutex_lock(mutex);
+int RandomBytes(std::span<std::byte> bytes) {
+  static test::Random of_no_fiber(1);
+  test::Random& random = test::InFiber() ? test::g_schedule->order() : of_no_fiber;
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.Next());
+  return 0;
 }
 
-// std::condition_variable::wait(std::unique_lock<std::mutex>&)
-void __real__ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE(
-    std::condition_variable* self, std::unique_lock<std::mutex>& lock);
-void __wrap__ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE(
-    std::condition_variable* self, std::unique_lock<std::mutex>& lock) {
-  if (!InFiber()) {
-    return __real__ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE(self, lock);
-  }
-  lock.unlock();
-  WaitSlow();
-  lock.lock();
+void* MapMemory(std::size_t bytes) {
+  if (test::g_allocation_fails != nullptr && test::g_allocation_fails()) return nullptr;
+  void* const memory =
+      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+bool AllowAccess(void* memory, std::size_t bytes) {
+  if (test::g_allocation_fails != nullptr && test::g_allocation_fails()) return false;
+  return mprotect(memory, bytes, PROT_READ | PROT_WRITE) == 0;
 }
 
-}  // extern "C"
+}  // namespace ebb::internal
 
 // ---- freed memory ----
 
 namespace {
 void* Allocate(std::size_t bytes, std::size_t alignment) {
+  using ebb::test::g_allocation_fails;
+  if (g_allocation_fails != nullptr &&
+      ebb::test::t_allocation_scope != ebb::test::AllocationScope::kTest && g_allocation_fails()) {
+    throw std::bad_alloc();
+  }
   const std::size_t padded = (bytes + alignment - 1) / alignment * alignment;
   void* const memory = std::aligned_alloc(alignment, padded == 0 ? alignment : padded);
   if (memory == nullptr) throw std::bad_alloc();

@@ -7,11 +7,15 @@
 //   if (wrong) schedule.Fail("what is wrong");
 //
 // This program's library is compiled with tests/schedule/atomic.h as EBB_ATOMIC_HEADER, so before
-// each access to an atomic word the running fiber may be left for another one. All waits in the
-// library go through a call of the C library that is linked to ours (-Wl,--wrap): a locked mutex,
-// sched_yield, usleep, a condition variable. There the fiber is left until it is chosen again; a
-// condition variable may wake for no reason, so here it always does. membarrier ends all delays of
-// stores, see below.
+// each access to an atomic word the running fiber may be left for another one. It is compiled with
+// tests/schedule/platform.h as EBB_PLATFORM_HEADER too, so its threads are fibers, and each of its
+// waits comes here. A fiber that waits for a mutex or a condition variable continues after the
+// unlocking or a notification, so a lost notification is seen: fibers that all wait for each other
+// end the program. In half of the seeds, waits for a condition also end for no reason. membarrier
+// ends all delays of stores, see below.
+//
+// Time. It moves to the end of the earliest wait when all fibers wait, and by a microsecond when
+// one yields. So what a program does depends on no real clock.
 //
 // Order. A quarter of the seeds leaves the running fiber at random everywhere; the others only at
 // one to five places, chosen among the steps that a schedule is expected to have, so that a bug
@@ -36,12 +40,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace ebb::test {
+
+inline constexpr std::uint64_t kNeverNs = ~std::uint64_t{0};
 
 class Random {
  public:
@@ -76,10 +83,24 @@ struct RunningFiber {
 };
 extern constinit RunningFiber g_running;
 
-// Leaves the running fiber. StopSlow: because it is time. WaitSlow: because it can continue only
-// after another one has done something; outside of fibers it returns.
+// Leaves the running fiber, because it is time.
 void StopSlow();
-void WaitSlow();
+
+// ---- for platform.h ----
+
+std::uint64_t VirtualNs();
+std::uint64_t VirtualUnixNs();
+// What a fiber waits for, besides a time.
+enum class Waits { kNothing, kLock, kCondition, kEnd, kTime };
+// Waits until `object` is woken, or until the time. Outside of fibers only time can be waited for.
+void Block(const void* object, Waits waits, std::uint64_t until_ns = kNeverNs);
+void WakeOne(const void* object);
+void WakeAll(const void* object);
+const void* StartFiber(std::function<void()> body);
+void JoinFiber(const void* fiber);
+// The running fiber's object of a key, which is made if there is none. It is destroyed at the
+// fiber's end, after the others if it is `trivial`.
+void* FindSlot(const void* key, void* (*make)(), void (*destroy)(void*), bool trivial);
 
 inline void AccessPoint(const void* word) {
   RunningFiber& running = g_running;
@@ -115,17 +136,23 @@ inline bool HoldStore(void* word, const void* value, std::size_t bytes) {
 
 class Schedule {
  public:
-  // The rule for where fibers are left. kStraight: only where they wait.
-  enum class Kind { kStraight, kBySeed };
+  // The rule for where fibers are left. kStraight: only where they wait. kWalk: at random
+  // everywhere, for long programs.
+  enum class Kind { kStraight, kBySeed, kWalk };
 
   Schedule(std::uint64_t seed, std::uint64_t expected_steps, Kind kind = Kind::kBySeed);
   ~Schedule();
   Schedule(const Schedule&) = delete;
   Schedule& operator=(const Schedule&) = delete;
 
-  void Add(std::function<void()> body);
+  // Also in fibers. Returns the fiber, for JoinFiber.
+  const void* Add(std::function<void()> body);
   // Until all fibers have ended. Ends the program when they make no progress.
   void Run();
+
+  // From now on fibers are left only where they wait, and in turn; no wait ends for no reason.
+  void Calm();
+  void JumpTime(std::uint64_t ns);
 
   // For a program's own random choices, before Run or in fibers.
   Random& random() { return choices_; }
@@ -150,30 +177,55 @@ class Schedule {
   std::uint64_t trace() const { return trace_; }
 
   // For the slow paths of this file.
+  void DescribeWaits() const;
   void Stop();
-  void Wait();
+  void Yield();
+  void Block(const void* object, Waits waits, std::uint64_t until_ns);
+  void Wake(const void* object, bool all);
+  void Join(const void* fiber);
   void ReleaseAllHeldStores();
   [[noreturn]] void FiberMain();
+  struct Slot {
+    const void* key;
+    void* object;
+    void (*destroy)(void*);
+    bool trivial;
+  };
+  std::vector<Slot>& slots() { return fibers_[current_].slots; }
+  Random& order() { return order_; }
 
  private:
   struct Fiber {
     std::function<void()> body;
+    std::size_t stack = 0;
     void* stack_pointer = nullptr;
+    bool has_ended = false;
     void* held_word = nullptr;
     std::uint64_t held_value = 0;
     std::size_t held_bytes = 0;
+    Waits waits = Waits::kNothing;
+    const void* object = nullptr;  // that it waits for
+    std::uint64_t until_ns = kNeverNs;
+    std::vector<Slot> slots;
   };
   static constexpr std::size_t kNone = ~std::size_t{0};
 
   void PlanNextStop();
+  bool MayRun(const Fiber& fiber);
   std::size_t PickOther();
+  void MoveTime();
+  void CountWait();
   void SwitchTo(std::size_t next);
   void Load(std::size_t next);
+  void DestroySlots();
 
   Random choices_;  // the program's
   Random order_;    // the scheduler's
-  std::vector<Fiber> fibers_;
-  std::vector<std::size_t> live_;  // that have not ended
+  std::deque<Fiber> fibers_;
+  std::vector<std::size_t> live_;         // that have not ended
+  std::vector<std::size_t> candidates_;   // of PickOther
+  std::vector<std::size_t> free_stacks_;  // of those that have ended
+  std::size_t stacks_ = 0;
   std::size_t current_ = kNone;
   void* main_stack_pointer_ = nullptr;
 
@@ -181,6 +233,8 @@ class Schedule {
   std::uint64_t walk_steps_ = 0;      // between two stops of a walk, on average
   std::vector<std::uint64_t> stops_;  // of other schedules, the next one last
   bool holds_stores_ = false;
+  bool wakes_for_no_reason_ = false;
+  bool is_calm_ = false;
   std::uint64_t waits_ = 0;
   std::uint64_t switches_ = 0;
   std::uint64_t trace_ = 0;
@@ -188,7 +242,13 @@ class Schedule {
   std::vector<std::pair<const char*, std::uint64_t>> counts_;
 };
 
-// The output of a crash: the test and the seed that run now.
-void NoteForCrashes(const char* program, std::uint64_t seed);
+// The output of a crash: the test and the seed that run now, and the variable that replays it.
+void NoteForCrashes(const char* program, std::uint64_t seed,
+                    const char* variable = "EBB_SCHEDULE_SEED");
+
+// Only so many more threads can be started.
+void ThreadsFail(std::uint64_t startable);
+// Asked before each allocation of the library (tests/support/allocation_scope.h); null: none fails.
+void SetAllocationFaults(bool (*fails)());
 
 }  // namespace ebb::test

@@ -2,8 +2,8 @@
 #include "tests/schedule/scheduler.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -131,7 +131,7 @@ TEST(SchedulerTest, AWaitContinuesOnceAnotherFiberHasActed) {
   EXPECT_EQ(Failures([](Schedule& schedule) {
               AtomicWord word{0};
               schedule.Add([&] {
-                while (word.load(kRelaxed) == 0) usleep(50);
+                while (word.load(kRelaxed) == 0) internal::SleepFor(std::chrono::microseconds(50));
                 word.store(2, kRelaxed);
               });
               schedule.Add([&] { word.store(1, kRelaxed); });
@@ -139,6 +139,91 @@ TEST(SchedulerTest, AWaitContinuesOnceAnotherFiberHasActed) {
               schedule.Check(word.load(kRelaxed) == 2, "the waiter did not go on");
             }),
             0);
+}
+
+TEST(SchedulerTest, TimeMovesToTheNextWaitWhenAllFibersWait) {
+  EXPECT_EQ(Failures([](Schedule& schedule) {
+              std::vector<int> order;
+              for (const int ms : {300, 100, 200}) {
+                schedule.Add([&, ms] {
+                  const auto begun = internal::Clock::now();
+                  internal::SleepFor(std::chrono::milliseconds(ms));
+                  order.push_back(ms);
+                  schedule.Check(internal::MillisecondsSince(begun) == std::uint64_t(ms), "time");
+                });
+              }
+              schedule.Run();
+              schedule.Check(order == std::vector<int>{100, 200, 300}, "another order");
+            }),
+            0);
+}
+
+TEST(SchedulerTest, AThreadIsAFiberWithObjectsOfItsOwn) {
+  struct Number {
+    int value = 0;
+  };
+  EXPECT_EQ(Failures([](Schedule& schedule) {
+              AtomicWord sum{0};
+              schedule.Add([&] {
+                internal::ThreadSlot<Number>().value = 1;
+                std::vector<internal::Thread> threads;
+                for (int i = 0; i < 2; ++i) {
+                  threads.emplace_back([&] {
+                    schedule.Check(internal::ThreadSlot<Number>().value == 0, "another's object");
+                    internal::ThreadSlot<Number>().value = 2;
+                    sum.fetch_add(1, kRelaxed);
+                  });
+                }
+                for (internal::Thread& thread : threads) thread.join();
+                schedule.Check(sum.load(kRelaxed) == 2, "a thread that was joined has not ended");
+                schedule.Check(internal::ThreadSlot<Number>().value == 1, "another's object");
+              });
+              schedule.Run();
+            }),
+            0);
+}
+
+TEST(SchedulerTest, AnExceptionStaysInItsFiber) {
+  EXPECT_EQ(Failures([](Schedule& schedule) {
+              for (const int number : {1, 2}) {
+                schedule.Add([&, number] {
+                  try {
+                    throw number;
+                  } catch (int) {
+                    internal::Yield();
+                    try {
+                      throw;
+                    } catch (int caught) {
+                      schedule.Check(caught == number, "another's exception");
+                    }
+                  }
+                });
+              }
+              schedule.Run();
+            }),
+            0);
+}
+
+TEST(SchedulerDeathTest, ALostNotificationEndsTheProgram) {
+  const auto program = [](bool notifies) {
+    Schedule schedule(5, 16, Schedule::Kind::kStraight);
+    Mutex mu;
+    internal::CondVar changed;
+    bool done = false;
+    schedule.Add([&] {
+      const MutexLock lock(mu);
+      while (!done) changed.Wait(mu);
+    });
+    schedule.Add([&] {
+      internal::SleepFor(std::chrono::milliseconds(1));
+      const MutexLock lock(mu);
+      done = true;
+      if (notifies) changed.NotifyOne();
+    });
+    schedule.Run();
+  };
+  program(true);
+  EXPECT_DEATH(program(false), "wait for each other[^$]*fiber 0 .*a condition");
 }
 
 TEST(SchedulerDeathTest, FibersThatWaitForEachOtherEndTheProgram) {
@@ -152,13 +237,13 @@ TEST(SchedulerDeathTest, FibersThatWaitForEachOtherEndTheProgram) {
         schedule.Add([&] {
           const MutexLock lock(first);
           held.fetch_add(1, kRelaxed);
-          while (held.load(kRelaxed) != 2) usleep(1);
+          while (held.load(kRelaxed) != 2) internal::SleepFor(std::chrono::microseconds(1));
           const MutexLock other(second);
         });
         schedule.Add([&] {
           const MutexLock lock(second);
           held.fetch_add(1, kRelaxed);
-          while (held.load(kRelaxed) != 2) usleep(1);
+          while (held.load(kRelaxed) != 2) internal::SleepFor(std::chrono::microseconds(1));
           const MutexLock other(first);
         });
         schedule.Run();

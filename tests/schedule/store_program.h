@@ -314,7 +314,11 @@ class StoreProgram {
     std::vector<std::uint64_t> serials;
   };
   std::optional<Reopened> Reopen(SimFileSystem& files, const std::string& path = "db") {
-    if (schedule_.random().Below(8) == 0) Verified(internal::VerifyFiles(files, path, {}));
+    if (schedule_.random().Below(8) == 0) {
+      Schedule alone(1, 1, Schedule::Kind::kStraight);  // a verification has threads of its own
+      alone.Add([&] { Verified(internal::VerifyFiles(files, path, {})); });
+      alone.Run();
+    }
     absl::StatusOr<StoreType> opened =
         OpenForSchedule<StoreType>(&files, /*promotes=*/false, /*frame_count=*/8, path);
     if (!opened.ok()) {

@@ -18,6 +18,9 @@
 namespace ebb::internal {
 template <typename T>
 using Atomic = std::atomic<T>;
+// Called before plain loads of words of `object`, which see the caller's own stores.
+template <typename T>
+void BeforePlainLoads(const T&) {}
 }  // namespace ebb::internal
 #endif
 

@@ -4,11 +4,10 @@
 // report false races.
 #pragma once
 
-#include <chrono>
-#include <condition_variable>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
+#include "ebb/internal/base/platform.h"
 
 namespace ebb::internal {
 
@@ -23,7 +22,7 @@ class ABSL_LOCKABLE Mutex {
 
  private:
   friend class CondVar;
-  std::mutex mu_;
+  BareMutex mu_;
 };
 
 class ABSL_SCOPED_LOCKABLE MutexLock {
@@ -46,8 +45,7 @@ class CondVar {
     changed_.wait(lock);
     lock.release();
   }
-  void WaitUntil(Mutex& mu, std::chrono::steady_clock::time_point until)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+  void WaitUntil(Mutex& mu, Clock::time_point until) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     std::unique_lock lock(mu.mu_, std::adopt_lock);
     changed_.wait_until(lock, until);
     lock.release();
@@ -56,7 +54,7 @@ class CondVar {
   void NotifyAll() { changed_.notify_all(); }
 
  private:
-  std::condition_variable changed_;
+  BareCondVar changed_;
 };
 
 }  // namespace ebb::internal

@@ -27,6 +27,7 @@
 #include <new>
 
 #include "ebb/internal/base/atomic.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/values/check.h"
 #include "ebb/metrics.h"
 
@@ -184,7 +185,6 @@ class OpTimer {
   OpTimer& operator=(const OpTimer&) = delete;
 
  private:
-  using Clock = std::chrono::steady_clock;
   Tally& tally_;
   const OpKind kind_;
   const bool timed_;

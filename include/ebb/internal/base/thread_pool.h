@@ -34,10 +34,10 @@
 #include <functional>
 #include <limits>
 #include <system_error>
-#include <thread>
 #include <vector>
 
 #include "ebb/internal/base/mutex.h"
+#include "ebb/internal/base/platform.h"
 
 namespace ebb::internal {
 
@@ -58,8 +58,6 @@ class PoolJob {
 
  private:
   friend class ThreadPool;
-  using Clock = std::chrono::steady_clock;
-
   ThreadPool& pool_;
   const std::function<void()> run_;
   // Guarded by the pool's mutex. `list_` is the list of the job; null: none.
@@ -97,7 +95,6 @@ class ThreadPool {
 
  private:
   friend class PoolJob;
-  using Clock = std::chrono::steady_clock;
   void Work();
   void PostAt(PoolJob& job, Clock::time_point due);
   void Cancel(PoolJob& job);
@@ -117,7 +114,7 @@ class ThreadPool {
   const unsigned thread_count_;
   unsigned started_count_ = 0;
   std::error_code start_error_;
-  std::vector<std::thread> threads_;
+  std::vector<Thread> threads_;
 };
 
 }  // namespace ebb::internal

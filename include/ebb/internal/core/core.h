@@ -268,8 +268,7 @@ class Core {
   std::unique_ptr<LatencyHistograms> latency_base_ ABSL_GUARDED_BY(metrics_mu_);
   // used in Metrics only
   std::unique_ptr<LatencyHistograms> latencies_ ABSL_GUARDED_BY(metrics_mu_);
-  std::chrono::steady_clock::time_point metrics_begin_ ABSL_GUARDED_BY(metrics_mu_) =
-      std::chrono::steady_clock::now();
+  Clock::time_point metrics_begin_ ABSL_GUARDED_BY(metrics_mu_) = Clock::now();
 };
 
 // DataLoss: a codec rejects the stored bytes.

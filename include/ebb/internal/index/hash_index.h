@@ -422,6 +422,7 @@ class HashIndex {
   // loads are plain vector loads. The machine does each eight-byte half at once. They are a hint,
   // see Find.
   EBB_INLINE unsigned MatchTag(const IndexBucket& bucket, std::uint64_t hash) const {
+    BeforePlainLoads(bucket);
     // Shifted to the top, then below the tentative bit. The bits under the tag are compared too,
     // and ignored.
     const __m128i shift = _mm_load_si128(reinterpret_cast<const __m128i*>(tag_shift_.data()));

@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ebb/internal/base/mutex.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/core/core.h"
 #include "ebb/internal/jobs/job_lane.h"
 #include "ebb/stats.h"
@@ -63,10 +64,10 @@ class BackgroundJob {
   BackgroundJobStats stats_ ABSL_GUARDED_BY(mu_);
   bool is_on_ ABSL_GUARDED_BY(mu_) = false;
   bool is_running_ ABSL_GUARDED_BY(mu_) = false;
-  bool is_due_ ABSL_GUARDED_BY(mu_) = false;     // by the timer, since the last run
-  bool is_left_ ABSL_GUARDED_BY(mu_) = false;    // the last run is to be continued
-  std::chrono::steady_clock::time_point begun_;  // of the run; used by the running thread
-  LaneJob turn_;                                 // these are last: they use the others
+  bool is_due_ ABSL_GUARDED_BY(mu_) = false;   // by the timer, since the last run
+  bool is_left_ ABSL_GUARDED_BY(mu_) = false;  // the last run is to be continued
+  Clock::time_point begun_;                    // of the run; used by the running thread
+  LaneJob turn_;                               // these are last: they use the others
   PoolJob timer_;
 };
 

@@ -175,7 +175,7 @@ class GarbageCollector {
   Address collected_;  // everything below is dead; not below the log's begin
   Address swept_;      // no entry of the index leads below
   // The automatic collections have used up their rate until then.
-  std::chrono::steady_clock::time_point paid_until_{};
+  Clock::time_point paid_until_{};
   Address resting_until_;           // see Convergence
   Address last_tail_;               // at the end of the last automatic collection
   std::exception_ptr thrown_;       // by GcOptions::progress of the collection that runs

@@ -14,7 +14,6 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +21,7 @@
 #include <set>
 
 #include "ebb/internal/base/mutex.h"
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/log/hybrid_log.h"
 
@@ -31,7 +31,6 @@ class Pins {
  public:
   static constexpr std::size_t kMax = 64;
 
-  using Clock = std::chrono::steady_clock;
   struct Pin {
     Address address;
     Clock::time_point since;
@@ -61,10 +60,7 @@ class Pins {
   Report GetReport() const {
     MutexLock lock(mu_);
     if (pinned_.empty()) return {};
-    const auto age = Clock::now() - pinned_.begin()->since;
-    return {pinned_.size(), pinned_.begin()->address,
-            static_cast<std::uint64_t>(
-                std::chrono::duration_cast<std::chrono::milliseconds>(age).count())};
+    return {pinned_.size(), pinned_.begin()->address, MillisecondsSince(pinned_.begin()->since)};
   }
 
  private:

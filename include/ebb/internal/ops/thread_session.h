@@ -10,6 +10,7 @@
 
 #include <memory>
 
+#include "ebb/internal/base/platform.h"
 #include "ebb/internal/ops/session_state.h"
 
 namespace ebb::internal {
@@ -20,7 +21,7 @@ struct LastThreadSession {
   const void* core = &kNone;  // a Core; never null, unlike that of a moved-from store
   void* session = nullptr;
 };
-inline constinit thread_local LastThreadSession t_last_session;
+inline LastThreadSession& LastSession() { return ThreadSlot<LastThreadSession>(); }
 
 // Returns the calling thread's session of `core`, or null; remembers it as the last one.
 void* FindThreadSession(const Core& core);

@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <thread>
 
 #include "ebb/codec.h"
 #include "ebb/internal/base/atomic.h"
@@ -123,7 +122,7 @@ class Spin {
  public:
   void Wait() {
     if (++count_ % 64 == 0) {
-      std::this_thread::yield();
+      Yield();
     } else {
 #if defined(__x86_64__)
       __builtin_ia32_pause();
