@@ -52,7 +52,9 @@ void BackgroundJob::Look() {
 
 BackgroundJobStats BackgroundJob::Stats() const {
   MutexLock lock(mu_);
-  return stats_;
+  BackgroundJobStats stats = stats_;
+  if (!error_.ok()) stats.last_error = TextOf(error_);  // as much as there is memory for
+  return stats;
 }
 
 bool BackgroundJob::is_running() const {
@@ -127,7 +129,7 @@ void BackgroundJob::Note(const absl::StatusOr<Work::Outcome>& outcome) {
   stats_.last_duration_ms = MillisecondsSince(begun_);
   if (outcome.ok()) return;
   ++stats_.failure_count;
-  stats_.last_error = TextOf(outcome.status());
+  error_ = outcome.status();
 }
 
 // ---- both ----

@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "tests/support/allocation_count.h"
 #include "tests/support/collection_kit.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
@@ -342,6 +343,12 @@ TEST(BackgroundJobsTest, AJobThatThrowsComesAgainAtItsTime) {
   EXPECT_EQ(job.Stats().run_count, 3U);
   EXPECT_EQ(job.Stats().failure_count, 3U);
   EXPECT_NE(job.Stats().last_error.find("of the device"), std::string::npos);
+  if (kAllocationsCanFail) {
+    FailAllocations({.count = kAllOfThem});
+    const BackgroundJobStats stats = Inside([&] { return job.Stats(); });
+    EXPECT_GE(StopFailing(), 1U);
+    EXPECT_EQ(stats.failure_count, 3U);  // without its text
+  }
   EXPECT_NE(job.Stats().next_due_unix_ms, 0U);
   run_until(4);
   EXPECT_EQ(job.Stats().run_count, 3U);  // it has not ended

@@ -61,7 +61,8 @@ class BackgroundJob {
   const Work work_;
   Atomic<bool> is_stopping_{false};
   mutable Mutex mu_;
-  BackgroundJobStats stats_ ABSL_GUARDED_BY(mu_);
+  BackgroundJobStats stats_ ABSL_GUARDED_BY(mu_);  // except the text of the error
+  absl::Status error_ ABSL_GUARDED_BY(mu_);        // of the last run that failed
   bool is_on_ ABSL_GUARDED_BY(mu_) = false;
   bool is_running_ ABSL_GUARDED_BY(mu_) = false;
   bool is_due_ ABSL_GUARDED_BY(mu_) = false;   // by the timer, since the last run
