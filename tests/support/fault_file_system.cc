@@ -72,6 +72,7 @@ int FaultFileSystem::Run(CallKind kind, const std::string& name, Call call) {
 }
 
 std::optional<Fault> FaultFileSystem::Begin(CallKind kind, const std::string& name) {
+  if (on_call_) on_call_(kind);
   std::unique_lock lock(mu_);
   ++counts_[IndexOf(kind)];
   Gate& gate = gates_[IndexOf(kind)];

@@ -23,10 +23,12 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ebb/internal/device/file_system.h"
@@ -82,6 +84,8 @@ class FaultFileSystem final : public internal::FileSystem {
 
   void Arm(Fault fault);
   void Disarm();  // forgets all faults; counts stay
+  // Called first in each call.
+  void OnCall(std::function<void(CallKind)> hook) { on_call_ = std::move(hook); }
   // The number of times that any fault was applied.
   std::uint64_t FiredCount() const;
 
@@ -120,6 +124,7 @@ class FaultFileSystem final : public internal::FileSystem {
   int Run(CallKind kind, const std::string& name, Call call);
 
   internal::FileSystem& base_;
+  std::function<void(CallKind)> on_call_;
   std::atomic<std::size_t> open_files_ = 0;
   std::atomic<std::uint64_t> unsynced_closes_ = 0;
   mutable std::mutex mu_;  // everything below
