@@ -73,8 +73,7 @@ struct OperationMetrics {
   std::uint64_t no_op = 0;
   /// Operations of these that returned an error.
   std::uint64_t refused = 0;
-  /// Operations of these that took the slow path: a wait, an append, the device, or, for an item
-  /// of a batch of reads, a chain of the index that begins with another key.
+  /// Operations of these that took the slow path: a wait, an append, or the device.
   std::uint64_t slow_path = 0;
   /// The latencies of these operations.
   LatencySummary latency;

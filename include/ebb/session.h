@@ -323,17 +323,18 @@ class Session {
     using Receiver = internal::ValueReceiver<Ops, internal::Stored<Value>, decltype(tell)>;
     Receiver receiver{std::move(tell)};
     bool timed = false;
-    bool is_hit = false;
-    const absl::Status status = internal::CatchNoMemory([&] {
+    bool ended = false;
+    const absl::Status status = internal::CatchNoMemory([&]() -> absl::Status {
       const StoredKeyView stored = StoredKey(key);
       timed = state_->slot->tally.Begin(OpKind::kRead);
-      is_hit =
-          !timed && Ops::template TryRead<kChain>(
-                        *state_, stored, Ops::Hash(*state_->core, stored),
-                        [&](const auto& found) { receiver.Take(*state_, found); }) == Try::kDone;
-      return absl::OkStatus();
+      if (timed) return absl::OkStatus();
+      const auto read = Ops::ReadInMemory(
+          *state_, stored, Ops::Hash(*state_->core, stored),
+          [&](const auto& found) { receiver.Take(*state_, found); }, /*is_callback=*/false);
+      ended = read.has_value();
+      return ended ? ToStatus(*read) : absl::OkStatus();
     });
-    if (is_hit || !status.ok()) return receiver.Notify(status);
+    if (ended || !status.ok()) return receiver.Notify(status);
     Pend(OpKind::kRead, timed, key, internal::ReadForm<Ops, Receiver>(std::move(receiver)));
   }
 

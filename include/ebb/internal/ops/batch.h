@@ -154,8 +154,11 @@ class Batches {
       for (; rest != 0; rest &= rest - 1) {
         const auto at = static_cast<std::size_t>(std::countr_zero(rest));
         const std::size_t i = first + at;
-        if (Ops::IsAbsent(session, key(i), group.hashes[at])) {
-          answer(i, OpStatus::kNotFound);
+        const auto status = Ops::ReadInMemory(
+            session, key(i), group.hashes[at], [&](const auto& found) { consume(i, found); },
+            /*is_callback=*/false);
+        if (status.has_value()) {
+          answer(i, *status);
         } else {
           Receiver<Consume, Answer> receiver{i, consume, answer, again};
           StartRead(session, reads, key(i), group.hashes[at],
@@ -332,10 +335,9 @@ class Batches {
     std::uint64_t rest = 0;
     for (std::size_t at = 0; at < group.count; ++at) {
       const std::size_t i = group.first + at;
-      if (Ops::template FinishRead<Reach::kFirst>(core, guard, key(i), Address(group.heads[at]),
-                                                  head, [&](const auto& found) EBB_INLINE_LAMBDA {
-                                                    consume(i, found);
-                                                  }) == Try::kDone) [[likely]] {
+      if (Ops::FinishRead(core, guard, key(i), Address(group.heads[at]), head,
+                          [&](const auto& found)
+                              EBB_INLINE_LAMBDA { consume(i, found); }) == Try::kDone) [[likely]] {
         answer(i, OpStatus::kOk);
       } else {
         rest |= std::uint64_t{1} << at;

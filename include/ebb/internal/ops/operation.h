@@ -234,7 +234,7 @@ class Operations {
   static EBB_INLINE Try ReadHit(SessionState& session, KeyView key, const Consume& consume) {
     if (session.slot->tally.Begin(OpKind::kRead)) [[unlikely]]
       return Try::kWalk;
-    return TryRead<Reach::kFirst>(session, key, Hash(*session.core, key), consume);
+    return TryRead(session, key, Hash(*session.core, key), consume);
   }
   // The rest of a read that is no hit, from the start.
   static EBB_NOINLINE OpStatus ReadAgain(SessionState& session, KeyView key, Consumer consume,
@@ -242,16 +242,13 @@ class Operations {
     const OpTimer timer = Continue(session, OpKind::kRead, tried);
     const std::uint64_t hash = Hash(*session.core, key);
     EBB_TRY {
-      if (tried != Try::kMiss && (!is_callback || session.MayCallBack()) &&
-          TryRead<Reach::kChain>(session, key, hash, consume) == Try::kDone) {
-        return OpStatus::kOk;
-      }
+      if (const auto status = ReadInMemory(session, key, hash, consume, is_callback))
+        return *status;
     }
     EBB_CATCH_NO_MEMORY { return RefuseForMemory(session, OpKind::kRead); }
-    if (IsAbsent(session, key, hash)) return OpStatus::kNotFound;
     return ReadSlow(session, key, hash, consume);
   }
-  template <Reach kReach, typename Consume>
+  template <typename Consume>
   static EBB_INLINE Try TryRead(SessionState& session, KeyView key, std::uint64_t hash,
                                 const Consume& consume) {
     Core& core = *session.core;
@@ -259,14 +256,14 @@ class Operations {
       return Try::kMiss;
     EpochGuard guard(core.epochs, *session.slot);
     const Address head = core.log.head();
-    return FinishRead<kReach>(core, guard, key, core.index.FindHint(hash), head, consume);
+    return FinishRead(core, guard, key, core.index.FindHint(hash), head, consume);
   }
   // Does the same, starting at the index's hint.
-  template <Reach kReach, typename Consume>
+  template <typename Consume>
   static EBB_INLINE Try FinishRead(Core& core, const EpochGuard& guard, KeyView key, Address hint,
                                    Address head, const Consume& consume) {
     Hit hit{hint};
-    const Try tried = FindRecord<kReach>(core, guard, key, head, hit);
+    const Try tried = FindRecord<Reach::kFirst>(core, guard, key, head, hit);
     if (tried != Try::kDone) [[unlikely]]
       return tried;
     const Record record = hit.record();
@@ -275,16 +272,26 @@ class Operations {
     consume(Found{core.log, hit.address, record, /*frozen=*/false, /*is_hit=*/true});
     return Try::kDone;
   }
-  // After the fast path of a read did not apply: returns whether its key is certainly absent.
-  static EBB_NOINLINE bool IsAbsent(SessionState& session, KeyView key, std::uint64_t hash) {
+  // The fast path of a read along the whole chain: returns kOk, or kNotFound if the key is
+  // certainly absent. Nothing: the slow path must decide.
+  static EBB_NOINLINE std::optional<OpStatus> ReadInMemory(SessionState& session, KeyView key,
+                                                           std::uint64_t hash, Consumer consume,
+                                                           bool is_callback) {
     Core& core = *session.core;
-    if (!session.idle()) return false;
+    if (!session.idle()) return std::nullopt;
     EpochGuard guard(core.epochs, *session.slot);
     const Address head = core.log.head();
-    const Address end = Walk(core, guard, core.index.Find(hash).entry.address(), head, key);
-    if (end > kNoRecord || !guard.Look()) return false;
-    session.slot->tally.AddOf(Count::kNoOp, OpKind::kRead);
-    return true;
+    const Address address = Walk(core, guard, core.index.Find(hash).entry.address(), head, key);
+    if (address < head) {
+      if (address > kNoRecord || !guard.Look()) return std::nullopt;
+      session.slot->tally.AddOf(Count::kNoOp, OpKind::kRead);
+      return OpStatus::kNotFound;
+    }
+    const Record record(core.log.At(address, guard), kShape);
+    if (record.header().LoadAcquire().tombstone() || !guard.Look()) return std::nullopt;
+    if (is_callback && InCallback()) return std::nullopt;  // HitCallback does not nest
+    consume(Found{core.log, address, record, /*frozen=*/false, /*is_hit=*/true});
+    return OpStatus::kOk;
   }
   static OpStatus ReadSlow(SessionState& session, KeyView key, std::uint64_t hash,
                            Consumer consume) {
