@@ -277,10 +277,13 @@ void GarbageCollector::Rest(const GcOptions& options, const CollectionStart& sta
   // It has freed at least half of the promised share of the part that it scanned.
   const bool has_kept_promise = static_cast<double>(Above(scanned, written)) >=
                                 garbage_share / 2 * static_cast<double>(scanned);
-  const std::uint64_t quarter = std::max(options.min_reclaim_bytes / 4, 2 * geometry.page_bytes());
+  // The commits and the checkpoint that follow a collection must not end its rest.
+  const std::uint64_t own = 4 * core_.log.space().ForCollection().waste_blocks * kBlockBytes;
+  const std::uint64_t quarter =
+      std::max({options.min_reclaim_bytes / 4, 2 * geometry.page_bytes(), own});
   // The estimate was wrong: wait until updates have appended a quarter of the log.
   if (!has_kept_promise) {
-    resting_until_ = tail + std::max((tail - collected_) / 4, options.min_reclaim_bytes);
+    resting_until_ = tail + std::max({(tail - collected_) / 4, options.min_reclaim_bytes, own});
   } else if (start.tail < last_tail_ + quarter) {
     // The tail stands still: nothing new can be garbage.
     resting_until_ = tail + quarter;

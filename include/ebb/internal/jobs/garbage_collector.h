@@ -28,7 +28,10 @@
 //     part of the log it scanned, the tail must advance by a quarter of the log, and by at least
 //     min_reclaim_bytes;
 //   - after the second of two collections between which updates appended less than a quarter of
-//     min_reclaim_bytes, the tail must advance by that quarter.
+//     min_reclaim_bytes, or than two pages, the tail must advance by that much.
+// In both cases it must advance by more than the records that the store itself appends after a
+// collection: the commits that state the new begin, and a checkpoint. Otherwise these would be the
+// garbage of the next collection.
 // So a store whose tail stands still is collected at most twice, and a wrong estimate costs at most
 // five bytes read and written for each byte that updates append. A collection that frees the
 // promised garbage does not delay the next one, so with steady updates the log stays within the
