@@ -298,9 +298,10 @@ class Life {
       return Fail(std::string("no verification of ") + where + ": " + report.status().ToString());
     }
     const auto is_unread = [](const std::string& problem) {
-      return problem.find("cannot be read") != problem.npos;
+      return problem.find("cannot be read") != problem.npos ||
+             problem.find(" failed: ") != problem.npos;
     };
-    // While reads fail, a block that cannot be read counts as a problem, and leads to others.
+    // While calls fail, what cannot be opened or read counts as a problem, and leads to others.
     const std::vector<std::string>& problems = report->problems;
     if (disturbed_ && std::any_of(problems.begin(), problems.end(), is_unread)) return;
     for (const std::string& problem : problems) {
