@@ -265,7 +265,7 @@ void Schedule::FiberMain() {
   std::abort();  // no fiber continues here
 }
 
-// In the order of a thread's end: what has no destructor exists until the last one has run.
+// In the order of a thread's end: objects without a destructor exist until the last one has run.
 void Schedule::DestroySlots() {
   for (const bool trivial : {false, true}) {
     for (std::size_t i = slots().size(); i-- > 0;) {
@@ -396,7 +396,7 @@ void Schedule::SwitchTo(std::size_t next) {
   trace_ = (trace_ ^ (g_running.step << 4 | next)) * 0x9e3779b97f4a7c15u;
   trace_ ^= trace_ >> 32;
   current_ = next;
-  // What the thread has is for us the fiber's; also the exceptions that it handles.
+  // The thread's objects are the fiber's here, and so are the exceptions that it handles.
   struct Exceptions {
     void* caught = nullptr;
     unsigned uncaught = 0;

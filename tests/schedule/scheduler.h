@@ -15,7 +15,7 @@
 // ends all delays of stores, see below.
 //
 // Time. It moves to the end of the earliest wait when all fibers wait, and by a microsecond when
-// one yields. So what a program does depends on no real clock.
+// one yields. So the behaviour of a program depends on no real clock.
 //
 // Order. A quarter of the seeds leaves the running fiber at random everywhere; the others only at
 // one to five places, chosen among the steps that a schedule is expected to have, so that a bug

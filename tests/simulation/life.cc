@@ -88,7 +88,7 @@ bool MemoryFails() { return g_memory_coins.Below(64) < g_memory_fails_of_64; }
 
 // ---- a life ----
 
-// What a power loss left, and what it may have left.
+// The state that a power loss left, and the states that it may leave.
 struct Snapshot {
   std::unique_ptr<SimFileSystem> files;
   std::string path = "db";
@@ -253,7 +253,7 @@ class Life {
     return schedule_->failure().empty();
   }
 
-  // What the store holds is what it must hold: found_, which an inspection has found.
+  // The contents of the store, found_, are those that it must hold.
   void CheckFound() {
     const Found now = Look(*store_);
     if (now.states != found_.states) Fail("an opening finds another state" + DescribeBoth(now));
@@ -301,7 +301,7 @@ class Life {
       return problem.find("cannot be read") != problem.npos ||
              problem.find(" failed: ") != problem.npos;
     };
-    // While calls fail, what cannot be opened or read counts as a problem, and leads to others.
+    // While calls fail, an unreadable file counts as a problem, and leads to others.
     const std::vector<std::string>& problems = report->problems;
     if (disturbed_ && std::any_of(problems.begin(), problems.end(), is_unread)) return;
     for (const std::string& problem : problems) {
@@ -411,7 +411,7 @@ class Life {
     return text;
   }
 
-  // Opens each snapshot; the last one is what the life continues with.
+  // Opens each snapshot; the life continues with the last one.
   bool CheckSnapshots(const Opening& opening) {
     Found next;
     std::unique_ptr<SimFileSystem> next_disk;

@@ -2,7 +2,7 @@
 //
 // Each opening of a life runs the fibers of its plan: clients, each with a named session, and the
 // world, which lets calls fail, fills the disk, takes memory away, lets the clock jump, and takes
-// snapshots of what a power loss would leave. Then the faults end and the schedule becomes calm.
+// snapshots of the disk after a power loss. Then the faults end and the schedule becomes calm.
 //
 // Oracles:
 //   - Each call returns what it may return: errors only while or after something fails, and never

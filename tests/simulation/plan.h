@@ -54,7 +54,7 @@ enum class Do {
   kStartBackground,
   // the world
   kSleep,
-  kSnapshot,  // what a power loss would leave now; it is opened later
+  kSnapshot,  // of the disk after a power loss now; it is opened later
   kJump,      // of the clock
   kFailCalls,
   kFillDisk,
