@@ -133,6 +133,10 @@ bool LogReplay::Accept(std::uint64_t block, std::uint64_t incarnation,
   // Without an incarnation yet, only an open record can begin one.
   const std::uint64_t current = incarnations_.empty() ? 0 : incarnations_.back().incarnation;
   if (!incarnations_.empty() && incarnation == current) return true;
+  // The record that states the begin states the incarnation of its block too.
+  if (start_.manifest == nullptr && !from_.is_null() && block == geometry_.BlockOf(from_)) {
+    return false;
+  }
   const auto commit = DecodeCommitRecord(payload, core_.config.log.store_id, block);
   // An open record is accepted only at the place and after the incarnation that it names.
   if (!commit.has_value() || commit->kind != RecordKind::kOpen ||

@@ -488,7 +488,8 @@ absl::Status Opening::Replay() {
   // Openings without a commit reuse one block, however many there are. This is allowed only if
   // nothing follows the open record. A commit record there, which a crash has left after lost
   // blocks, states that the open record was durable. It must be removed first, so then the record
-  // is not replaced.
+  // is not replaced. (Two open records differ in one sector only, so the replacement could tear
+  // only on a disk that tears inside a sector.)
   const bool is_last = scan_->cut_block() == core.files.device->EndBlock();
   next_.cut_block = scan_->open_block() != 0 && is_last ? scan_->open_block() : scan_->cut_block();
   next_.version = scan_->next_version();

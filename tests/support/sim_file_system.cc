@@ -242,16 +242,17 @@ std::vector<SimChange> SimDisk::UnsyncedChanges() const {
   std::vector<SimChange> changes;
   for (const auto& [path, folder] : folders_) {
     for (const auto& [name, entries] : folder.changed_names) {
-      changes.push_back({SimChange::Kind::kName, entries.size()});
+      changes.push_back({.kind = SimChange::Kind::kName, .count = entries.size()});
     }
   }
   for (const std::uint64_t id : NamedFiles()) {
     const File& file = files_.at(id);
     if (!file.changed_sizes.empty()) {
-      changes.push_back({SimChange::Kind::kSize, file.changed_sizes.size()});
+      changes.push_back(
+          {.kind = SimChange::Kind::kSize, .count = file.changed_sizes.size(), .file = id});
     }
     for (const auto& [sector, contents] : file.changed_sectors) {
-      changes.push_back({SimChange::Kind::kSector, contents.size()});
+      changes.push_back({.count = contents.size(), .file = id, .sector = sector});
     }
   }
   return changes;

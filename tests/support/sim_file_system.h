@@ -75,7 +75,9 @@ struct SimCall {
 struct SimChange {
   enum class Kind { kName, kSize, kSector };
   Kind kind = Kind::kSector;
-  std::size_t count = 0;  // the number of its changes
+  std::size_t count = 0;   // the number of its changes
+  std::uint64_t file = 0;  // not of a name
+  std::uint64_t sector = 0;
 };
 
 // The state of a disk and of the cache above it. Plain data; changed by calls only.

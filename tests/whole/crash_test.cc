@@ -17,7 +17,9 @@
 //
 // Some of the openings are recorded in their turn, and interrupted at each of their calls: by a
 // power loss, and as the second crash after a process died with unsynced data in the page cache.
-// The next opening finds the same state.
+// The next opening finds the same state. A test of its own does this after every crash that keeps
+// or drops whole blocks, names and sizes: what an opening does depends on which blocks have
+// survived, less on how others are torn.
 //
 // The step from a process's death to a power loss, that a reopened store is durable, is a step of
 // workloads too (kKill). Counts are printed, and their minimums asserted.
@@ -27,6 +29,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -279,6 +282,37 @@ std::vector<Picks> ChooseCrashes(const std::vector<SimChange>& changes, std::siz
   return crashes;
 }
 
+// About `limit` of the crashes that drop blocks, names and sizes, keep them, or, if `tears` is set,
+// keep random sectors of a block.
+std::vector<Picks> ChooseBlockCrashes(const std::vector<SimChange>& changes, std::size_t limit,
+                                      bool tears, Random& random) {
+  constexpr std::uint64_t kSectors = internal::kBlockBytes / kSectorBytes;
+  const auto is_same_block = [](const SimChange& a, const SimChange& b) {
+    return a.kind == SimChange::Kind::kSector && b.kind == a.kind && b.file == a.file &&
+           b.sector / kSectors == a.sector / kSectors;
+  };
+  std::vector<SimChange> blocks;  // one choice each: 0 drops it, `count` keeps it
+  std::vector<std::size_t> block_of;
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    if (i == 0 || !is_same_block(changes[i - 1], changes[i])) {
+      const bool can_tear = tears && changes[i].kind == SimChange::Kind::kSector;
+      blocks.push_back({.kind = changes[i].kind, .count = can_tear ? 2u : 1u});
+    }
+    block_of.push_back(blocks.size() - 1);
+  }
+  std::vector<Picks> crashes;
+  for (const Picks& choice : ChooseCrashes(blocks, limit, random)) {
+    crashes.emplace_back();
+    for (std::size_t i = 0; i < changes.size(); ++i) {
+      const std::size_t kept = choice[block_of[i]];
+      const bool is_torn = kept != 0 && kept != blocks[block_of[i]].count;
+      const bool drops = kept == 0 || (is_torn && random() % 2 == 0);
+      crashes.back().push_back(drops ? 0 : changes[i].count);
+    }
+  }
+  return crashes;
+}
+
 // ---- the recovered state ----
 
 struct Counts {
@@ -372,14 +406,27 @@ class Explorer {
   void Explore(const Run& run, std::size_t first_call) {
     ++counts_.workloads;
     counts_.shared_passes += run.shared_passes();
-    SimDisk disk = run.files().DiskAt(first_call);
-    for (std::size_t call = first_call; call <= run.files().CallCount(); ++call) {
-      // Nothing has changed since the end of the workload that is shorter by the last step.
-      if (call == first_call && call != 0) continue;
-      if (call > 0) disk.Apply(run.files().Call(call - 1));
+    ForEachPoint(run, first_call, [&](const SimDisk& disk, std::size_t call) {
+      ++counts_.points;
       ExplorePoint(run, disk, call);
-      if (failures_ >= 5) return;
-    }
+    });
+  }
+
+  // The recovery from each crash of whole blocks at each of these points.
+  void ExploreRecoveries(const Run& run, std::size_t first_call) {
+    ++counts_.workloads;
+    ForEachPoint(run, first_call, [&](const SimDisk& disk, std::size_t call) {
+      ++counts_.points;
+      for (const Picks& picks : ChooseBlockCrashes(disk.UnsyncedChanges(), 32, false, random_)) {
+        const SimDisk crashed = disk.Crash(picks);
+        ++counts_.crashes;
+        if (!seen_.insert(crashed.Hash()).second) continue;
+        ++counts_.distinct;
+        ExploreRecovery(run, crashed, call, [&](const std::vector<SimChange>& changes) {
+          return ChooseBlockCrashes(changes, 12, true, random_);
+        });
+      }
+    });
   }
 
   const Counts& counts() const { return counts_; }
@@ -390,15 +437,34 @@ class Explorer {
   static constexpr std::uint64_t kRecoveryEvery = 150;
   static constexpr std::uint64_t kVerifyEvery = 16;
 
+  using Choose = std::function<std::vector<Picks>(const std::vector<SimChange>&)>;
+
+  // Calls `explore` with the disk as it was after so many calls.
+  template <typename Explore>
+  void ForEachPoint(const Run& run, std::size_t first_call, Explore explore) {
+    SimDisk disk = run.files().DiskAt(first_call);
+    for (std::size_t call = first_call; call <= run.files().CallCount(); ++call) {
+      // Nothing has changed since the end of the workload that is shorter by the last step.
+      if (call == first_call && call != 0) continue;
+      if (call > 0) disk.Apply(run.files().Call(call - 1));
+      explore(disk, call);
+      if (failures_ >= 5) return;
+    }
+  }
+
   void ExplorePoint(const Run& run, const SimDisk& disk, std::size_t call) {
-    ++counts_.points;
     const std::vector<std::size_t> allowed = run.Allowed(call);
+    const auto choose = [&](const std::vector<SimChange>& changes) {
+      return ChooseCrashes(changes, 5, random_);
+    };
     for (const Picks& picks : ChooseCrashes(disk.UnsyncedChanges(), crash_limit_, random_)) {
       SimDisk crashed = disk.Crash(picks);
       ++counts_.crashes;
       if (!seen_.insert(crashed.Hash()).second) continue;
       ++counts_.distinct;
-      if (counts_.distinct % kRecoveryEvery == 0) ExploreRecovery(run, crashed, call);
+      if (counts_.distinct % kRecoveryEvery == 0) {
+        ExploreRecovery(run, crashed, call, choose);
+      }
       // Which ones depends on the seed.
       const bool verifies = counts_.distinct % kVerifyEvery == verified_turn_;
       counts_.verified += verifies ? 1 : 0;
@@ -409,11 +475,12 @@ class Explorer {
         ++counts_.newer;
       }
     }
-    if (counts_.points % 12 == 0) ExploreRecovery(run, disk, call);
+    if (counts_.points % 12 == 0) ExploreRecovery(run, disk, call, choose);
   }
 
   // Opens `disk`, with its unsynced data, and crashes at each call that this makes.
-  void ExploreRecovery(const Run& run, const SimDisk& disk, std::size_t call) {
+  void ExploreRecovery(const Run& run, const SimDisk& disk, std::size_t call,
+                       const Choose& choose) {
     ++counts_.recoveries;
     SimFileSystem files(disk);
     const std::vector<std::size_t> allowed = run.Allowed(call);
@@ -432,7 +499,7 @@ class Explorer {
     SimDisk now = disk;
     for (std::size_t i = 1; i <= call_count; ++i) {
       now.Apply(files.Call(i - 1));
-      for (const Picks& picks : ChooseCrashes(now.UnsyncedChanges(), 5, random_)) {
+      for (const Picks& picks : choose(now.UnsyncedChanges())) {
         SimFileSystem crashed(now.Crash(picks));
         ++counts_.in_recovery;
         const Found found =
@@ -472,7 +539,9 @@ std::vector<std::vector<Step>> Workloads() {
   return workloads;
 }
 
-void RunAndExplore(const std::vector<Step>& steps, bool closes, Explorer& explorer) {
+// Calls `explore` with the run, and the number of its calls before the last step.
+template <typename Explore>
+void RunWorkload(const std::vector<Step>& steps, bool closes, Explore explore) {
   Run run;
   std::size_t first_call = 0;
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -486,7 +555,7 @@ void RunAndExplore(const std::vector<Step>& steps, bool closes, Explorer& explor
     run.Do(Step::kClose);
   }
   run.Verify();
-  explorer.Explore(run, first_call);
+  explore(run, first_call);
 }
 
 TEST(CrashTest, APowerLossAtAnyCallOfAnyShortWorkloadLeavesACommittedState) {
@@ -499,7 +568,10 @@ TEST(CrashTest, APowerLossAtAnyCallOfAnyShortWorkloadLeavesACommittedState) {
   for (const std::vector<Step>& steps : workloads) {
     for (const bool closes : {false, true}) {
       const bool is_chosen = static_cast<double>(random() % 1000) < 1000 * share;
-      if (is_chosen && !explorer.failed()) RunAndExplore(steps, closes, explorer);
+      if (!is_chosen || explorer.failed()) continue;
+      RunWorkload(steps, closes, [&](const auto& run, std::size_t first_call) {
+        explorer.Explore(run, first_call);
+      });
     }
   }
   const Counts& counts = explorer.counts();
@@ -525,6 +597,27 @@ TEST(CrashTest, APowerLossAtAnyCallOfAnyShortWorkloadLeavesACommittedState) {
   EXPECT_GE(counts.newer, scaled(500));
   EXPECT_GE(counts.in_recovery, scaled(50000));
   EXPECT_GE(counts.shared_passes, static_cast<std::uint64_t>(50 * share));
+}
+
+TEST(CrashTest, AnotherPowerLossInsideAnyRecoveryChangesNothing) {
+  Explorer explorer(1, Seed());
+  const double share = std::min(1.0, 2 * Scale());
+  std::mt19937_64 random(Seed());
+  for (const std::vector<Step>& steps : Workloads()) {
+    const bool is_chosen = static_cast<double>(random() % 1000) < 1000 * share;
+    if (!is_chosen || explorer.failed()) continue;
+    RunWorkload(steps, false, [&](const auto& run, std::size_t first_call) {
+      explorer.ExploreRecoveries(run, first_call);
+    });
+  }
+  const Counts& counts = explorer.counts();
+  std::printf("%llu workloads, %llu points, %llu recoveries interrupted by %llu crashes\n",
+              static_cast<unsigned long long>(counts.workloads),
+              static_cast<unsigned long long>(counts.points),
+              static_cast<unsigned long long>(counts.recoveries),
+              static_cast<unsigned long long>(counts.in_recovery));
+  EXPECT_GE(counts.recoveries, static_cast<std::uint64_t>(6000 * share));
+  EXPECT_GE(counts.in_recovery, static_cast<std::uint64_t>(150000 * share));
 }
 
 }  // namespace

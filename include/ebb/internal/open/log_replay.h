@@ -7,6 +7,9 @@
 // below it, and starts again at the begin that the last commit record below that end states. So a
 // successful scan started at the begin that its own last commit record states, or above it with an
 // image.
+//   An earlier opening may have written its open record over the block of such a begin, and crashed
+// before it cut the log behind. The block verifies, but the begin points into the middle of the
+// open record. So the first block must be of the incarnation that the commit record states for it.
 //
 // Records are added to the index as they are met, some of them in the pool (index_filler.h). Nearly
 // always the log turns out to be committed to its end. If not (a crash left records without a

@@ -22,7 +22,8 @@
 //   older incarnations after the record. No scan accepts them, and none takes them for a sign of
 //   damage: a commit record states as durable only the log up to the commit before it, or up to the
 //   open record of its incarnation, and both lie below the cut, or the scan would have returned
-//   DataLoss. A record that replaces an earlier one is written only if nothing follows that. The
+//   DataLoss. A scan may start at the begin that one of them states, but not in the new open record
+//   (log_replay.h); it ends there, and the next one starts below. A record that replaces an earlier one is written only if nothing follows that. The
 //   cut is durable before the opening returns, so no later commit has such blocks after it. The
 //   part that a salvage drops does contain statements above the cut, so there the cut comes first.
 //
