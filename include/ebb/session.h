@@ -314,9 +314,10 @@ class Session {
   /// therefore records their serials: the updates up to the recovered serial are in the store. An
   /// update whose `done` had not run may be in the store or not.
   ///
-  /// Keys, values and functions are copied or moved. A session has at most 256 pending operations;
-  /// the next call first waits for one of them to complete. Cost: on the fast path, that of the
-  /// operation without Async; otherwise one or two allocations more.
+  /// Keys, values and functions are copied or moved. If that throws for a function, the exception
+  /// leaves the call, and the operation has no effect. A session has at most 256 pending
+  /// operations; the next call first waits for one of them to complete. Cost: on the fast path,
+  /// that of the operation without Async; otherwise one or two allocations more.
   template <std::invocable<absl::StatusOr<Value>> Done>
   void ReadAsync(KeyView key, Done done) {
     auto tell = NotifyValue(std::move(done));

@@ -214,20 +214,6 @@ std::uint64_t LiveKeys(const Core::IndexSample& sample, int creation_exponent) {
                                     0.5);
 }
 
-// A slot for a call that has no session.
-class OwnSlot {
- public:
-  explicit OwnSlot(EpochManager& epochs) : epochs_(epochs), slot_(epochs.AcquireSlot()) {}
-  ~OwnSlot() { epochs_.ReleaseSlot(slot_); }
-  OwnSlot(const OwnSlot&) = delete;
-  OwnSlot& operator=(const OwnSlot&) = delete;
-  EpochSlot& operator*() const { return *slot_; }
-
- private:
-  EpochManager& epochs_;
-  EpochSlot* const slot_;
-};
-
 constexpr std::uint64_t kStatsBuckets = 1024;
 
 // Counts the keys of chains, each in its state at the time when `newest` was its newest record.

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "ebb/internal/base/no_memory.h"
@@ -86,14 +85,21 @@ absl::StatusOr<VerifyReport> LogVerifier::Run(const std::vector<CheckpointInfo>&
   if (status.ok()) status = FollowChains();
   if (!status.ok()) return status;
   FindMissingChains();
+  if (!starved_.ok()) return starved_;
   for (const CheckpointInfo& checkpoint : checkpoints) {
     ++report_.checkpoint_count;
     status = VerifyCheckpoint(core_, *core_.files.directory, checkpoint.id,
                               {.log = newest_, .index = core_.index, .begin = begin_});
-    if (absl::IsResourceExhausted(status)) return status;  // this is no damage
+    if (IsStarved(status)) return starved_;
     if (!status.ok()) AddProblem(options_, std::string(status.message()), report_);
   }
   return std::move(report_);
+}
+
+bool LogVerifier::IsStarved(const absl::Status& status) {
+  if (!absl::IsResourceExhausted(status)) return false;
+  starved_.Update(status);
+  return true;
 }
 
 void LogVerifier::Problem(Address address, const char* what) {
@@ -120,8 +126,10 @@ absl::Status LogVerifier::ReadLog() {
     // The rest of a page after a bad block cannot be parsed: no record's start is known.
     const std::uint64_t good_end =
         LoadPage(page, std::max(first_block, page_first), std::min(end_block, page_end));
+    if (!starved_.ok()) return starved_;
     absl::Status status = CheckRecords(std::max(from, geometry_.PageStart(page)),
                                        (good_end - page_first) * kBlockPayloadBytes);
+    status.Update(starved_);
     if (!status.ok()) return status;
     const Address page_end_address = std::min(geometry_.PageStart(page + 1), end_);
     // Chains that lead into the part that was not read are not reported as broken: that would
@@ -154,6 +162,7 @@ std::uint64_t LogVerifier::LoadPage(std::uint64_t page, std::uint64_t first_bloc
     const std::uint64_t count = std::min(kReadBlocks, end_block - block);
     const std::span<std::byte> bytes(blocks_.get(), count * kBlockBytes);
     const auto read = ReadBlocks(device, block, bytes);
+    if (IsStarved(read.status())) break;
     if (!read.ok()) bad(block, "cannot be read: " + std::string(read.status().message()));
     const std::uint64_t there = read.ok() ? *read : 0;
     if (read.ok() && there < count) bad(block + there, "is missing");
@@ -261,13 +270,14 @@ const char* LogVerifier::CheckLink(const Record& record, Address address) {
 
 bool LogVerifier::LeadsToChain(Address address, std::uint64_t hash) {
   const absl::StatusOr<Record> record = core_.reader.ReadRecord(address, record_);
+  if (IsStarved(record.status())) return true;
   return record.ok() && ChainOf(core_.HashOf(*record) ^ hash) == 0;
 }
 
 // ---- the index ----
 
 absl::Status LogVerifier::FollowChains() {
-  EpochSlot* const slot = core_.epochs.AcquireSlot();
+  const OwnSlot slot(core_.epochs);
   std::vector<IndexEntry> entries;
   bool going = true;
   for (std::uint64_t bucket = 0; going && bucket < core_.index.bucket_count(); ++bucket) {
@@ -280,9 +290,9 @@ absl::Status LogVerifier::FollowChains() {
       const std::uint64_t tag_bits = std::uint64_t{entry.tag()} << core_.index.creation_exponent();
       going = going && FollowChain(bucket | tag_bits, entry.address(), *slot);
     }
-    going = going && !stop_();
+    going = going && starved_.ok() && !stop_();
   }
-  core_.epochs.ReleaseSlot(slot);
+  if (!starved_.ok()) return starved_;
   return going ? absl::OkStatus() : core_.ClosedError();
 }
 
@@ -317,7 +327,7 @@ bool LogVerifier::FollowChain(std::uint64_t hash, Address address, EpochSlot& sl
     }
     if (!in_memory) {  // flushed and evicted since the log was read
       const absl::StatusOr<Record> record = core_.reader.ReadRecord(address, record_);
-      if (absl::IsResourceExhausted(record.status())) throw std::bad_alloc();  // not damage either
+      if (IsStarved(record.status())) return false;
       if (!record.ok()) {
         AddProblem(options_, std::string(record.status().message()), report_);
         return true;
@@ -365,7 +375,7 @@ void LogVerifier::CheckLanding(Address address, std::uint64_t hash) {
 // Finds chains of the log to which no entry of the index leads. Records of earlier incarnations are
 // left out, since only an opening knows which of them are void.
 void LogVerifier::FindMissingChains() {
-  EpochSlot* const slot = core_.epochs.AcquireSlot();
+  const OwnSlot slot(core_.epochs);
   const std::uint64_t first_block = log_.incarnations().back().first_block;
   for (std::uint64_t bucket = 0; bucket < newest_.bucket_count(); ++bucket) {
     const EpochGuard guard(core_.epochs, *slot);
@@ -378,7 +388,6 @@ void LogVerifier::FindMissingChains() {
       }
     });
   }
-  core_.epochs.ReleaseSlot(slot);
 }
 
 }  // namespace ebb::internal

@@ -5,6 +5,7 @@
 // features.md: Verify() on line.
 #include "ebb/internal/jobs/log_verifier.h"
 
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -18,6 +19,7 @@
 #include "ebb/internal/format/block.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/test_hash.h"
@@ -84,6 +86,34 @@ U64Store Filled(SimFileSystem& files) {
 }
 
 // ---- whole stores ----
+
+// Each call in turn. Two files are open at a time, so nearly every read opens one.
+TEST(LogVerifierTest, LackOfDescriptorsIsNoProblemOfTheStore) {
+  SimFileSystem sim;
+  FaultFileSystem files(sim);
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.segment_blocks = kSegmentBlocks;
+  environment.open_files = 2;
+  Options options = TinyOptions();
+  options.preallocate_bytes = 0;
+  auto store = Must(OpenIn<U64Store>("db", environment, options));
+  for (std::uint64_t key = 0; key < 3000; ++key) Must(store.Upsert(key, key));
+  Must(store.Checkpoint());
+  for (std::uint64_t call = 0;; ++call) {
+    files.Disarm();
+    files.Arm({.skip = call, .error = EMFILE});
+    const absl::StatusOr<VerifyReport> report = store.Verify();
+    if (files.FiredCount() <= call) {
+      EXPECT_GT(call, 20U);
+      break;
+    }
+    if (report.ok()) {
+      EXPECT_THAT(report->problems, testing::IsEmpty()) << call;
+    } else {
+      EXPECT_EQ(report.status().code(), StatusCode::kResourceExhausted) << report.status();
+    }
+  }
+}
 
 TEST(LogVerifierTest, AWholeStoreHasNoProblems) {
   SimFileSystem files;

@@ -3,6 +3,7 @@
 // features.md: Verify() offline on a directory.
 #include "ebb/internal/open/offline_verifier.h"
 
+#include <cerrno>
 #include <cstdint>
 #include <iterator>
 #include <random>
@@ -15,6 +16,7 @@
 #include "ebb/verify.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/fault_file_system.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
@@ -37,6 +39,27 @@ void MakeStore(internal::FileSystem& files, U64Model& model) {
     Must(store.Checkpoint());
     for (std::uint64_t i = 0; i < 300; ++i) Must(store.Upsert(i, model[i] = life));
     Must(store.Close());
+  }
+}
+
+// Each call in turn: the result is the error, or no problem, since the call was repeated.
+TEST(OfflineVerifierTest, LackOfDescriptorsIsNoProblemOfTheStore) {
+  SimFileSystem sim;
+  U64Model model;
+  MakeStore(sim, model);
+  for (std::uint64_t call = 0;; ++call) {
+    FaultFileSystem files(sim);
+    files.Arm({.skip = call, .error = EMFILE});
+    const absl::StatusOr<VerifyReport> report = VerifyFiles(files, "db", {});
+    if (files.FiredCount() == 0) {
+      EXPECT_GT(call, 50U);
+      break;
+    }
+    if (report.ok()) {
+      EXPECT_THAT(report->problems, testing::IsEmpty()) << call;
+    } else {
+      EXPECT_EQ(report.status().code(), StatusCode::kResourceExhausted) << report.status();
+    }
   }
 }
 

@@ -176,6 +176,20 @@ class EpochManager {
   std::vector<EpochSlot*> free_slots_ ABSL_GUARDED_BY(mu_);
 };
 
+// A slot for a call that has no session.
+class OwnSlot {
+ public:
+  explicit OwnSlot(EpochManager& epochs) : epochs_(epochs), slot_(epochs.AcquireSlot()) {}
+  ~OwnSlot() { epochs_.ReleaseSlot(slot_); }
+  OwnSlot(const OwnSlot&) = delete;
+  OwnSlot& operator=(const OwnSlot&) = delete;
+  EpochSlot& operator*() const { return *slot_; }
+
+ private:
+  EpochManager& epochs_;
+  EpochSlot* const slot_;
+};
+
 // Announces a session for the length of a scope. Never held during a wait or a device call.
 class EpochGuard {
  public:

@@ -46,7 +46,7 @@ absl::Status VerifyCheckpoint(Core& core, Directory& directory, std::uint64_t id
 class LogVerifier {
  public:
   LogVerifier(Core& core, const VerifyOptions& options, std::function<bool()> stop);
-  // Errors: out of memory, or stopped. Damage is in the report.
+  // Errors: out of memory or descriptors, or stopped. Damage is in the report.
   absl::StatusOr<VerifyReport> Run(const std::vector<CheckpointInfo>& checkpoints);
 
  private:
@@ -61,7 +61,11 @@ class LogVerifier {
   bool InUnread(Address address) const;
   void CheckLanding(Address address, std::uint64_t hash);
   void FindMissingChains();
+  // True also if the record could not be read for lack of resources.
   bool LeadsToChain(Address address, std::uint64_t hash);
+  // Returns whether a read failed for lack of memory or descriptors. This says nothing about the
+  // store, so Run returns that status instead of a report.
+  bool IsStarved(const absl::Status& status);
   // The bits of a hash that all records of a chain share.
   std::uint64_t ChainOf(std::uint64_t hash) const { return hash & chain_mask_; }
   void Problem(Address address, const char* what);
@@ -86,6 +90,7 @@ class LogVerifier {
   };
   std::vector<AddressRange> unread_;  // after bad blocks; in order
   VerifyReport report_;
+  absl::Status starved_;
 };
 
 }  // namespace ebb::internal

@@ -23,9 +23,10 @@
 //   damage: a commit record states as durable only the log up to the commit before it, or up to the
 //   open record of its incarnation, and both lie below the cut, or the scan would have returned
 //   DataLoss. A scan may start at the begin that one of them states, but not in the new open record
-//   (log_replay.h); it ends there, and the next one starts below. A record that replaces an earlier one is written only if nothing follows that. The
-//   cut is durable before the opening returns, so no later commit has such blocks after it. The
-//   part that a salvage drops does contain statements above the cut, so there the cut comes first.
+//   (log_replay.h); it ends there, and the next one starts below. A record that replaces an earlier
+//   one is written only if nothing follows that. The cut is durable before the opening returns, so
+//   no later commit has such blocks after it. The part that a salvage drops does contain statements
+//   above the cut, so there the cut comes first.
 //
 // A read-only opening (Options::read_only) ends with the scan. The log ends at its last commit. An
 // incarnation that no block states begins there, in memory only. It makes a difference for records
