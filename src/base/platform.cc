@@ -31,6 +31,7 @@ void* MapMemory(std::size_t bytes) {
       mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return memory == MAP_FAILED ? nullptr : memory;
 }
+void UnmapMemory(void* memory, std::size_t bytes) { munmap(memory, bytes); }
 bool AllowAccess(void* memory, std::size_t bytes) {
   return mprotect(memory, bytes, PROT_READ | PROT_WRITE) == 0;
 }

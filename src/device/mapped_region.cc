@@ -47,7 +47,7 @@ bool MappedRegion::GrowTo(std::size_t bytes) {
 }
 
 MappedRegion::~MappedRegion() {
-  if (mapping_ != nullptr) munmap(mapping_, mapping_bytes_);
+  if (mapping_ != nullptr) UnmapMemory(mapping_, mapping_bytes_);
 }
 
 MappedRegion& MappedRegion::operator=(MappedRegion&& other) noexcept {

@@ -1,8 +1,6 @@
 // Platform: time, the objects of a thread, random bytes and memory.
 #include "ebb/internal/base/platform.h"
 
-#include <sys/mman.h>
-
 #include <array>
 #include <chrono>
 #include <thread>
@@ -58,7 +56,7 @@ TEST(PlatformTest, MappedMemoryIsZeroOnceItIsAccessible) {
   auto* const bytes = static_cast<char*>(memory);
   EXPECT_EQ(bytes[kBytes / 2 - 1], 0);
   bytes[0] = 1;
-  munmap(memory, kBytes);
+  internal::UnmapMemory(memory, kBytes);
   EXPECT_EQ(internal::MapMemory(~std::size_t{0} >> 1), nullptr);
 }
 

@@ -497,6 +497,10 @@ void* MapMemory(std::size_t bytes) {
       mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return memory == MAP_FAILED ? nullptr : memory;
 }
+void UnmapMemory(void* memory, std::size_t bytes) {
+  test::ReleaseHeldStore();  // to this memory, perhaps
+  munmap(memory, bytes);
+}
 bool AllowAccess(void* memory, std::size_t bytes) {
   if (test::g_allocation_fails != nullptr && test::g_allocation_fails()) return false;
   return mprotect(memory, bytes, PROT_READ | PROT_WRITE) == 0;
@@ -520,6 +524,7 @@ void* Allocate(std::size_t bytes, std::size_t alignment) {
 }
 void Free(void* memory) {
   if (memory == nullptr) return;
+  ebb::test::ReleaseHeldStore();  // to this memory, perhaps
   std::memset(memory, 0xdd, malloc_usable_size(memory));
   // Without this the compiler knows that no code reads the memory.
   asm volatile("" : : "r"(memory) : "memory");

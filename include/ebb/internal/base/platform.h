@@ -48,8 +48,9 @@ int Membarrier(int command);
 // Fills `bytes` from the kernel's generator. Returns 0 or an errno value.
 int RandomBytes(std::span<std::byte> bytes);
 
-// Reserves addresses without access, which munmap releases. Returns null if there are none.
+// Reserves addresses without access. Returns null if there are none.
 void* MapMemory(std::size_t bytes);
+void UnmapMemory(void* memory, std::size_t bytes);
 // Makes the first `bytes` of mapped addresses accessible. Returns false if memory is out.
 bool AllowAccess(void* memory, std::size_t bytes);
 
