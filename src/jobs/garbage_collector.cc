@@ -215,7 +215,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
   Throttle throttle(options, call.pace == Pace::kAutomatic ? paid_until_ : own_paid_until);
   // First the result of earlier collections: a commit since then may have stated their begin.
   absl::Status status = MoveBegin(options, call, stats);
-  Address end = collected_;
+  Address end;  // where this collection ends; null: not yet chosen
   const bool is_automatic = call.pace == Pace::kAutomatic;
   // Only an automatic collection compares its result with its promise (Rest).
   const CollectionStart start{.from = collected_,
@@ -223,14 +223,16 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
                               .estimate = is_automatic ? Estimate(collected_) : GcEstimate{}};
   bool goes_on = !is_automatic || start.tail >= resting_until_ || core_.log.space().is_short();
   std::uint64_t unfreed_bytes = 0;  // copied since space was last given back
-  while (status.ok() && goes_on && IsDue(options, Estimate(collected_))) {
+  // Another collection may pass the end while this one has left the lane.
+  const auto is_before_end = [&] { return end.is_null() || collected_ < end; };
+  while (status.ok() && goes_on && is_before_end() && IsDue(options, Estimate(collected_))) {
     throttle.Wait([&] { return call.is_stopping() || (call.others_wait && call.others_wait()); });
     if (call.is_stopping()) break;
     // A turn that is ahead of its rate does no work, but still gives way to other jobs.
     if (!throttle.IsAhead()) {
-      // The end is fixed once per collection, so that it ends even if updates append as fast as it
-      // copies.
-      if (end <= collected_) {
+      // The end is fixed once per collection, so that it ends even if updates or other collections
+      // append as fast as it copies.
+      if (end.is_null()) {
         absl::StatusOr<Address> new_end = EndFor(call.pace);
         if (!new_end.ok()) return new_end.status();
         end = *new_end;
@@ -239,7 +241,7 @@ absl::Status GarbageCollector::RunPasses(const GcOptions& options, Call& call, G
       // Walk of a garbage collection, 2.
       absl::StatusOr<bool> more = RunPass(options, call, end, throttle, stats);
       if (!more.ok()) return more.status();
-      goes_on = *more && collected_ < end && call.pace != Pace::kOnePass;
+      goes_on = *more && is_before_end() && call.pace != Pace::kOnePass;
       // Walk of a garbage collection, 3 to 5.
       status = MoveBegin(options, call, stats);
       unfreed_bytes += stats.copied_bytes - before.copied_bytes;

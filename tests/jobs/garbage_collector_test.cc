@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "tests/support/collection_kit.h"
 #include "tests/support/sim_file_system.h"
@@ -30,6 +31,35 @@ TEST(GarbageCollectorTest, AllThatIsLiveEndsAfterOneRound) {
             0U);
   EXPECT_EQ(Must(store.CollectGarbage(kCollectEverything)).copied_records, 200U);
   ExpectHolds(store, model, 210);
+}
+
+// Each collection leaves the lane after a pass, so two of them alternate, and each finds that the
+// other has passed its end. Both end after at most one round of their own.
+TEST(GarbageCollectorTest, TwoAtATimeEnd) {
+  SimFileSystem files;
+  GarbageModel model;
+  auto store = Must(OpenIn<U64StringStore>("db", SmallFiles(&files)));
+  for (std::uint64_t key = 0; key < 400; ++key) Write(store, model, key, 0);
+  const std::uint64_t log_bytes = Must(store.EstimateGarbage()).log_bytes;
+  std::atomic<std::uint64_t> scanned{0};
+  const auto collect = [&] {
+    GcOptions options = kCollectEverything;
+    options.pass_bytes = 4096;
+    std::uint64_t before = 0;
+    options.progress = [&](const GcStats& now) {
+      scanned += now.scanned_bytes - std::exchange(before, now.scanned_bytes);
+      return scanned < 20 * log_bytes;  // a test that fails must end
+    };
+    Must(store.CollectGarbage(options));
+  };
+  for (int round = 0; round < 5; ++round) {
+    scanned = 0;
+    std::thread other(collect);
+    collect();
+    other.join();
+    EXPECT_LT(scanned, 4 * log_bytes);
+  }
+  ExpectHolds(store, model, 400);
 }
 
 TEST(GarbageCollectorTest, OptionsAreChecked) {

@@ -49,9 +49,11 @@
 // pass that has run for a tenth of a second ends early. Otherwise a throttled collection
 // (max_bytes_per_second) would delay a checkpoint for minutes. Each turn of a collection makes at
 // least one pass. Between two passes a collection keeps only state that other jobs may change:
-// collected_, the log's begin, and its own end. If a collection is ahead of its rate when its turn
-// begins, it waits until it is on schedule again. So leaving the lane often does not make a
-// collection faster than its rate allows.
+// collected_ and the log's begin; and its own end, which is chosen once. Another collection may
+// pass that end in the meantime, and then this one has ended too. If it chose another end, two
+// collections of a store could keep each other going for ever. If a collection is ahead of its rate
+// when its turn begins, it waits until it is on schedule again. So leaving the lane often does not
+// make a collection faster than its rate allows.
 //
 // Thread safety: one call at a time (a turn of the lane); any thread may call worth_a_look.
 // Progress: waits for the device, and for everything that a commit waits for.
