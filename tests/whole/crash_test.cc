@@ -616,8 +616,9 @@ TEST(CrashTest, AnotherPowerLossInsideAnyRecoveryChangesNothing) {
               static_cast<unsigned long long>(counts.points),
               static_cast<unsigned long long>(counts.recoveries),
               static_cast<unsigned long long>(counts.in_recovery));
-  EXPECT_GE(counts.recoveries, static_cast<std::uint64_t>(6000 * share));
-  EXPECT_GE(counts.in_recovery, static_cast<std::uint64_t>(150000 * share));
+  // Workloads differ much, so a small share of them is far from that share of all recoveries.
+  EXPECT_GE(counts.recoveries, static_cast<std::uint64_t>(3000 * share));
+  EXPECT_GE(counts.in_recovery, static_cast<std::uint64_t>(60000 * share));
 }
 
 }  // namespace
