@@ -25,8 +25,9 @@ constinit RunningFiber g_running;
 namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{256} << 10;
-// Far beyond the steps of any program.
+// Far beyond the steps of any program, and the waits of any within so much virtual time.
 constexpr std::uint64_t kMaxWaits = 200000;
+constexpr std::uint64_t kMaxWaitsNs = 300000000;  // more than so many yields take
 constexpr std::uint64_t kMaxSteps = 50000000;
 
 constexpr std::uint64_t kUnixNs = std::uint64_t{1800000000} * 1000000000;  // at time 0
@@ -338,6 +339,10 @@ void Schedule::Stop() {
 void Schedule::CountWait() {
   ReleaseHeldStore();
   ++g_running.step;
+  if (g_now_ns >= waits_from_ns_ + kMaxWaitsNs) {
+    waits_from_ns_ = g_now_ns;
+    waits_ = 0;
+  }
   if (++waits_ > kMaxWaits) EndWithoutProgress();
 }
 

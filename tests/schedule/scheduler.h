@@ -235,7 +235,8 @@ class Schedule {
   bool holds_stores_ = false;
   bool wakes_for_no_reason_ = false;
   bool is_calm_ = false;
-  std::uint64_t waits_ = 0;
+  std::uint64_t waits_ = 0;  // since waits_from_ns_
+  std::uint64_t waits_from_ns_ = 0;
   std::uint64_t switches_ = 0;
   std::uint64_t trace_ = 0;
   std::string failure_;
