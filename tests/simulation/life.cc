@@ -217,6 +217,9 @@ class Life {
     for (const void* fiber : fibers) JoinFiber(fiber);
     Heal();
     schedule_->Calm();
+    // A sync may have failed before, without its fiber having reported that. Time moves only when
+    // all fibers wait.
+    internal::SleepFor(std::chrono::milliseconds(1));
     const bool poisoned = internal::StoreAccess::GetCore(*store_).health.poisoned();
     if (poisoned && !disturbed_) Fail("poisoned without a cause");
     if (!poisoned) CheckLiveness();
