@@ -109,8 +109,8 @@ bool RunLife(std::uint64_t seed, const Actions* keep, std::uint64_t order) {
   return result.failure.empty();
 }
 
-// Ends the process by a signal when it has used so many seconds of a processor. The fibers share one
-// thread that never waits, so on a busy machine only this time says whether a life ends.
+// Ends the process by a signal when it has used so many seconds of a processor. The fibers share
+// one thread that never waits, so on a busy machine only this time says whether a life ends.
 void EndAfter(unsigned seconds) {
   const itimerval timer{.it_interval = {}, .it_value = {.tv_sec = seconds, .tv_usec = 0}};
   if (setitimer(ITIMER_PROF, &timer, nullptr) != 0) std::abort();
