@@ -176,20 +176,20 @@ absl::StatusOr<std::uint64_t> Checkpointer::CleanUp(const LaneTurn&, std::uint64
     return FileError("listing", "the store's directory", 0, error);
   }
   // Walk of a Checkpoint, 5. Manifests first, so that a crash leaves no manifest without its image.
+  // The sync in between is due even if this call has removed no manifest: an earlier call that
+  // failed may have.
+  bool is_synced = false;
   for (const bool manifests : {true, false}) {
-    bool unlinked = false;
     for (const std::string& name : names) {
       const auto id = CheckpointOfFile(name);
       if (!id.has_value() || kept_names.contains(name)) continue;
       if ((name == ManifestName(*id)) != manifests) continue;
+      if (!manifests && !std::exchange(is_synced, true)) {
+        if (absl::Status status = SyncDirectory(); !status.ok()) return status;
+      }
       const int error = directory.Unlink(name);
       if (error == EISDIR) continue;  // not a file, so not one of the store's
       if (error != 0 && error != ENOENT) return FileError("unlink", name, 0, error);
-      unlinked = true;
-    }
-    // Without this sync a crash could bring a manifest back whose image is gone.
-    if (manifests && unlinked) {
-      if (absl::Status status = SyncDirectory(); !status.ok()) return status;
     }
   }
   return removed_count;

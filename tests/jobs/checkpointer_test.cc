@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -167,6 +168,35 @@ TEST(CheckpointerTest, OldOnesAreRemovedAndTheNewestNever) {
 }
 
 // Even when all files of checkpoints are gone.
+// The first call removes the manifest, but is told that this failed. A repeated one finds no
+// manifest, and must not remove the image before the manifest's removal is durable.
+TEST(CheckpointerTest, AFailedRemovalIsRepeatedInOrder) {
+  SimFileSystem sim;
+  FaultFileSystem files(sim);
+  auto store = Must(OpenTiny<U64Store>("db", &files));
+  for (std::uint64_t id = 1; id <= 2; ++id) {
+    Must(store.Upsert(id, id));
+    Must(store.Checkpoint());
+  }
+  files.Arm({.kind = CallKind::kUnlink,
+             .name_part = internal::ManifestName(1),
+             .effect = Effect::kErrorAfter,
+             .error = EINTR});
+  if (store.CleanupCheckpoints(1).ok()) FAIL() << "nothing had failed";
+  const std::size_t begun = sim.CallCount();
+  Must(store.CleanupCheckpoints(1));
+  for (std::size_t call = begun; call <= sim.CallCount(); ++call) {
+    SimFileSystem left(sim.DiskAt(call).Crash(kNothingSurvives));
+    EXPECT_TRUE(Verifies(left, "db")) << call;
+    SimFileSystem image_is_gone(sim.DiskAt(call).Crash(kEverythingSurvives));
+    EXPECT_TRUE(Verifies(image_is_gone, "db")) << call;
+    for (std::uint64_t seed = 2; seed < 12; ++seed) {
+      SimFileSystem torn(sim.DiskAt(call).Crash(seed));
+      EXPECT_TRUE(Verifies(torn, "db")) << call;
+    }
+  }
+}
+
 TEST(CheckpointerTest, IdsNeverRepeat) {
   SimFileSystem files;
   U64Model model;
