@@ -17,9 +17,9 @@
 //
 // Some of the openings are recorded in their turn, and interrupted at each of their calls: by a
 // power loss, and as the second crash after a process died with unsynced data in the page cache.
-// The next opening finds the same state. A test of its own does this after every crash that keeps
-// or drops whole blocks, names and sizes: what an opening does depends on which blocks have
-// survived, less on how others are torn.
+// The next opening finds the same state. A second test does this after crashes that keep or drop
+// whole blocks, names and sizes: all combinations where they are few. An opening depends on which
+// blocks have survived, and less on how the others are torn.
 //
 // The step from a process's death to a power loss, that a reopened store is durable, is a step of
 // workloads too (kKill). Counts are printed, and their minimums asserted.

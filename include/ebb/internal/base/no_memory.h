@@ -6,8 +6,8 @@
 //
 //   - No exception leaves a public call, a job of the library, or a destructor. Each of them, or a
 //     function below it, turns std::bad_alloc into NoMemory(). Exceptions of the user's callbacks
-//     pass through, except std::bad_alloc: often it is unknown whose allocation failed. All
-//     exceptions pass through that moving a callback throws: it can no longer be called.
+//     pass through, except std::bad_alloc: often it is unknown whose allocation failed. An
+//     exception from moving a callback passes through too: the callback can no longer be called.
 //   - A handler of std::bad_alloc does not allocate, because that would probably throw again. The
 //     statuses that it may need are created once and copied: a copy counts a reference.
 //   - State between "taken" and "returned" (a flag, a chunk, a slot, a place in a list) is restored
