@@ -18,6 +18,7 @@
 #include "ebb/internal/open/offline_verifier.h"
 #include "gtest/gtest.h"
 #include "tests/support/fault_file_system.h"
+#include "tests/support/scale.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
@@ -298,6 +299,7 @@ TEST(BackupTest, AFailedCallLeavesNothingThatOpens) {
   for (const bool sticky : {false, true}) {
     for (const Effect effect : {Effect::kError, Effect::kErrorAfter}) {
       for (std::uint64_t skip = 0;; ++skip) {
+        if (!IsInSample(skip)) continue;
         SimFileSystem memory;
         FaultFileSystem files(memory);
         U64Model model;
@@ -326,9 +328,9 @@ TEST(BackupTest, AFailedCallLeavesNothingThatOpens) {
       }
     }
   }
-  EXPECT_GT(fired, 120U);
-  EXPECT_GT(left_counts[static_cast<int>(Left::kNothing)], 30U);
-  EXPECT_GT(left_counts[static_cast<int>(Left::kMarked)], 30U);
+  EXPECT_GT(fired, 120 / Stride());
+  EXPECT_GT(left_counts[static_cast<int>(Left::kNothing)], 30 / Stride());
+  EXPECT_GT(left_counts[static_cast<int>(Left::kMarked)], 30 / Stride());
 }
 
 // The callback throws at every one of its calls, and then power goes at every call of the removal.
@@ -422,6 +424,7 @@ TEST(BackupTest, APowerLossLeavesTheWholeCopyOrNothingThatOpens) {
   std::uint64_t left_counts[3] = {};
   for (std::size_t call = first; call <= last; ++call) {
     for (std::uint64_t seed = 0; seed < 12; ++seed) {
+      if (!IsInSample(call * 12 + seed)) continue;
       SCOPED_TRACE("call " + std::to_string(call) + ", seed " + std::to_string(seed));
       const std::unique_ptr<SimFileSystem> crashed = files.CrashAt(call, seed);
       const Left left = CheckWhatIsLeft(*crashed, model);
@@ -433,7 +436,7 @@ TEST(BackupTest, APowerLossLeavesTheWholeCopyOrNothingThatOpens) {
     }
   }
   EXPECT_GT(left_counts[static_cast<int>(Left::kNothing)], 0U);
-  EXPECT_GT(left_counts[static_cast<int>(Left::kMarked)], 100U);
+  EXPECT_GT(left_counts[static_cast<int>(Left::kMarked)], 100 / Stride());
   EXPECT_GT(left_counts[static_cast<int>(Left::kWhole)], 0U);
   // Once the call has returned it is there permanently.
   for (std::uint64_t seed = 0; seed < 12; ++seed) {

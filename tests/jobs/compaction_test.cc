@@ -388,11 +388,13 @@ TEST(CompactionTest, APassThatRunsOutOfSpaceEndsBeforeTheFirstRecordNotCopied) {
 // Each call that a collection makes fails once, and permanently: nothing is lost, and the next one
 // does the work.
 TEST(CompactionTest, AFailedCallLosesNothing) {
+  std::uint64_t run = 0;
   std::uint64_t failed = 0;
   for (const bool checkpoints : {false, true}) {
     for (const CallKind kind : {CallKind::kWrite, CallKind::kRead, CallKind::kUnlink,
                                 CallKind::kPunchHole, CallKind::kReserve, CallKind::kRename}) {
       for (std::uint64_t skip = 0; skip < 12; ++skip) {
+        if (!IsInSample(run++)) continue;
         SimFileSystem files;
         FaultFileSystem faults(files);
         GarbageModel model;
@@ -427,7 +429,7 @@ TEST(CompactionTest, AFailedCallLosesNothing) {
       }
     }
   }
-  EXPECT_GE(failed, 20U);
+  EXPECT_GE(failed, Stride() == 1 ? 20U : 1U);
 }
 
 // ---- during everything else ----

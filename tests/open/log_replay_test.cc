@@ -118,7 +118,7 @@ std::string PlaceOf(const std::string& name, std::uint64_t offset) {
 // All bytes from scale 0.5 on, otherwise a part of them.
 TEST(LogReplayTest, AnyChangedByteIsHarmlessOrReported) {
   const Closed closed;
-  const auto step = static_cast<std::uint64_t>(std::max(1.0, 0.5 / Scale()));
+  const auto step = static_cast<std::uint64_t>(std::max(1.0, 0.5 / Scale())) * Stride();
   std::uint64_t flip_count = 0;
   std::uint64_t refused_count = 0;
   std::uint64_t durable_end_count = 0;

@@ -29,6 +29,7 @@ class PageLoaderTest : public testing::TestWithParam<int> {
  protected:
   PageLoaderTest() {
     internal::Environment environment = TinyEnvironment(&faults_);
+    environment.index_exponent = kShortChains;
     environment.page_shift = 14;
     environment.frame_count = 32;
     environment.pool_threads = GetParam();

@@ -49,7 +49,9 @@ void ReadAllBack(StoreType& store, std::uint64_t key_count) {
 TEST(OperationTest, TenTimesTheMemoryReadsBackRight) {
   SimFileSystem files;
   constexpr std::uint64_t kKeyCount = 10 * kTinyMemoryBytes / 24;
-  auto store = Must(OpenTiny<U64Store>("db", &files));
+  internal::Environment environment = TinyEnvironment(&files);
+  environment.index_exponent = kShortChains;
+  auto store = Must(OpenIn<U64Store>("db", environment));
   std::vector<std::uint64_t> order(kKeyCount);
   for (std::uint64_t i = 0; i < kKeyCount; ++i) order[i] = i;
   std::shuffle(order.begin(), order.end(), std::mt19937_64(7));
@@ -100,6 +102,7 @@ TEST(OperationTest, FixedRecordsThatCrossBlocksReadBackRight) {
   SimFileSystem files;
   internal::Environment environment = TinyEnvironment(&files);
   environment.page_shift = 14;
+  environment.index_exponent = kShortChains;
   // 32 bytes a record: one in 255 lies across a block's end.
   auto store = Must(OpenIn<Store<Key12, std::uint64_t>>("db", environment));
   for (std::uint32_t i = 0; i < 20000; ++i) Must(store.Upsert(Key12{i, ~i, i / 3}, i));

@@ -3,6 +3,7 @@
 //   ebb_simulation                         as many lives as end in EBB_SIMULATION_SECONDS (20)
 //   EBB_SIMULATION_SECONDS=0               until stopped; goes on after failures
 //   EBB_SIMULATION_FIRST=n                 seeds from n on; default 1
+//   EBB_SIMULATION_LIVES=n                 fails if fewer lives than n were simulated; default 1
 //   EBB_SIMULATION_SEED=n                  one life; if it fails, a short one like it is looked for
 //   EBB_SIMULATION_KEEP=3,17 and _ORDER=n  the same with these actions only, in that interleaving
 //
@@ -281,7 +282,13 @@ int RunMany(std::uint64_t first, double seconds) {
     if (seconds != 0) break;
   }
   Report(living);
-  return failures == 0 ? 0 : 1;
+  const std::uint64_t lives = Shared().lives;
+  const std::uint64_t min_lives = FromEnvironment("EBB_SIMULATION_LIVES", 1);
+  if (lives < min_lives) {
+    std::printf("simulation: %llu lives only, %llu were asked for\n",
+                static_cast<unsigned long long>(lives), static_cast<unsigned long long>(min_lives));
+  }
+  return failures == 0 && lives >= min_lives ? 0 : 1;
 }
 
 }  // namespace

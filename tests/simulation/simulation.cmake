@@ -1,5 +1,5 @@
 # The simulation: lives of whole stores in fibers. Uses the objects of schedule/schedule.cmake. It
-# is no ctest yet: its oracles have not run without a false alarm for long enough.
+# runs for as long as it is told to, so it is a leg of .ci/run and no ctest.
 if(NOT TARGET ebb_fibers)
   return()
 endif()

@@ -70,7 +70,10 @@ constexpr std::uint64_t kTinyPageBytes = 4096;
 constexpr std::uint64_t kTinyFrameCount = 8;
 constexpr std::uint64_t kTinyMemoryBytes = kTinyPageBytes * kTinyFrameCount;
 
+// The index has two buckets, so all keys share two chains. A test of thousands of keys would spend
+// its time in them, and sets `index_exponent` to kShortChains.
 internal::Environment TinyEnvironment(internal::FileSystem* files = nullptr);
+inline constexpr unsigned kShortChains = 8;
 // Buffered and without huge pages, which would only cost time here; the index stays as it is.
 Options TinyOptions();
 
@@ -84,8 +87,9 @@ absl::StatusOr<StoreType> OpenTiny(const std::string& path, internal::FileSystem
   return OpenIn<StoreType>(path, TinyEnvironment(files));
 }
 template <typename StoreType>
-absl::StatusOr<StoreType> OpenTinyInMemory() {
+absl::StatusOr<StoreType> OpenTinyInMemory(unsigned index_exponent = 1) {
   internal::Environment environment = TinyEnvironment();
+  environment.index_exponent = index_exponent;
   environment.in_memory = true;
   return OpenIn<StoreType>("", environment);
 }

@@ -182,7 +182,7 @@ TEST(MetricsTest, RejectionsAreCountedByKindOfOperationAndOfError) {
 }
 
 TEST(MetricsTest, CountersCountTheWorkOfPages) {
-  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto store = Must(OpenTinyInMemory<U64Store>(kShortChains));
   constexpr std::uint64_t kKeys = 20000;
   EXPECT_EQ(store.Metrics().page_turns + store.Metrics().device_reads, 0U);
   for (std::uint64_t key = 0; key < kKeys; ++key) Must(store.Upsert(key, key));
@@ -199,7 +199,7 @@ TEST(MetricsTest, CountersCountTheWorkOfPages) {
 }
 
 TEST(MetricsTest, WaitsAreCountedByCause) {
-  auto store = Must(OpenTinyInMemory<U64Store>());
+  auto store = Must(OpenTinyInMemory<U64Store>(kShortChains));
   for (std::uint64_t i = 0; i < 20000; ++i) Must(store.Upsert(i, i));
   const MetricsSnapshot metrics = store.Metrics();
   EXPECT_GT(metrics.page_waits, 100U);

@@ -308,14 +308,14 @@ void DamageTest::Truncate() {
   for (const auto& [name, bytes] : subject_.files) {
     for (std::uint64_t size = 0; size < bytes.size(); ++size) {
       const bool fine = size < 100 || size % kBlock < 2 || size % kBlock > kBlock - 100;
-      if (size % kSectorBytes != 0 && !fine) continue;
+      if ((size % kSectorBytes != 0 && !fine) || !IsInSample(size)) continue;
       SimDisk disk = subject_.disk;
       disk.Apply({.kind = SimCall::Kind::kTruncate, .file = FileOf(disk, name), .offset = size});
       judgement_.Expect(disk, name + " cut to " + std::to_string(size));
     }
   }
   judgement_.Print("truncations");
-  EXPECT_GE(judgement_.counts().total(), 1000U);
+  EXPECT_GE(judgement_.counts().total(), 1000 / Stride());
 }
 
 // All but files that only have their space yet, and those of the durable end last.
