@@ -136,10 +136,10 @@ class Session {
     std::swap(state_, other.state_);
     return *this;
   }
-  /// Completes the pending operations and runs their callbacks. Progress: as CompletePending; then
-  /// acquires a mutex briefly.
+  /// Completes the pending operations and runs their callbacks, which may still call the session.
+  /// Progress: as CompletePending; then acquires a mutex briefly.
   ~Session() {
-    if (state_ != nullptr) internal::EndSession(std::move(state_), std::move(core_));
+    if (state_ != nullptr) internal::EndSession(state_, core_);
   }
 
   /// Returns the key's newest value, or NotFound, without a message or an allocation, if the key is

@@ -71,16 +71,15 @@ void KeepForever(std::shared_ptr<const void> object) noexcept {
   kept->next = newest.exchange(kept, std::memory_order_relaxed);  // never read
 }
 
-void EndSession(OwnedSession session, std::shared_ptr<Core> core) {
-  if (session->is_stand_in()) {
-    static_cast<void>(session.release());  // the core owns it
-    return;
-  }
+void EndSession(OwnedSession& session, std::shared_ptr<Core>& core) {
   // A call of this session is still on the stack, or one of its callbacks: freeing it would leave
   // them without memory.
-  const bool in_use = !session->idle() || session->waiting() ||
-                      (session->pending != nullptr && session->pending->notifying());
+  const bool in_use =
+      !session->is_stand_in() && (!session->idle() || session->waiting() ||
+                                  (session->pending != nullptr && session->pending->notifying()));
   if (!in_use) {
+    if (session->pending != nullptr && core->in_opening_process()) session->pending->End();
+    if (session->is_stand_in()) static_cast<void>(session.release());  // the core owns it
     session.reset();
     return;
   }

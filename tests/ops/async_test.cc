@@ -342,6 +342,35 @@ TEST(AsyncTest, ACrashLeavesTheUpdatesUpToTheRecoveredSerial) {
   }
 }
 
+// The callbacks that the destructor of a session runs may call it, as those of CompletePending.
+TEST(AsyncTest, CallbacksOfTheDestructorMayCallTheSession) {
+  auto store = Must(OpenTinyInMemory<U64Store>());
+  constexpr std::uint64_t kKeys = 20;
+  for (std::uint64_t key = 0; key < kKeys; ++key) Must(store.Upsert(key, key));
+  PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
+  std::uint64_t called = 0;
+  {
+    U64Store::Session session = Must(store.NewSession("ends"));
+    for (std::uint64_t key = 0; key + 1 < kKeys; ++key) {
+      session.ReadAsync(key, [&, key](const absl::StatusOr<std::uint64_t>& found) {
+        EXPECT_EQ(Must(found), key);
+        Must(session.Upsert(key, 100 + key));
+        session.RmwAsync(
+            key + 1, [](std::uint64_t& value) { value += 1000; },
+            [&](const absl::Status& status) {
+              Must(status);
+              ++called;
+              EXPECT_EQ(session.name(), "ends");
+            });
+      });
+    }
+    EXPECT_GT(session.pending_count(), 0U) << "nothing has waited";
+  }
+  EXPECT_EQ(called, kKeys - 1);
+  EXPECT_EQ(Must(store.Read(kKeys - 1)), kKeys - 1 + 1000);
+  EXPECT_GE(Must(store.NewSession("ends")).serial(), 2 * (kKeys - 1));
+}
+
 #if defined(__cpp_impl_coroutine)
 
 // The smallest type of a coroutine: begins at once, is gone at its end.

@@ -94,9 +94,11 @@ OwnedSession NewSessionState(Core& core) noexcept;
 
 // Never destroys the object, which is still in use. Leak checkers find a pointer to it.
 void KeepForever(std::shared_ptr<const void> object) noexcept;
-// For ~Session: ends the session. A session that is destroyed inside its own call is still needed
-// by that call: it leaks, together with the core, and a line on stderr says so.
-void EndSession(OwnedSession session, std::shared_ptr<Core> core);
+// For ~Session, with its members: ends the session. The callbacks of pending operations run first,
+// while the members are still valid, because they may call the session. A session that is destroyed
+// inside its own call is still needed by that call: it leaks, together with the core, and a line on
+// stderr says so.
+void EndSession(OwnedSession& session, std::shared_ptr<Core>& core);
 // Gives a name to a session that has done nothing yet. Errors: as SessionTable::Enter.
 absl::Status NameSession(SessionState& session, std::string_view name);
 // Makes all updates of the session durable; waits for it.
