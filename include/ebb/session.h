@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -428,8 +429,15 @@ class Session {
   /// Returns an awaitable for the status of Rmw(key, fn, initial). See ReadAwait.
   template <std::invocable<Value&> F>
   auto RmwAwait(KeyView key, F fn, const Value& initial = Value{}) {
-    return Await<absl::Status>([this, key, fn = std::move(fn), initial](auto done) mutable {
-      this->RmwAsync(key, std::move(fn), std::move(done), initial);
+    std::optional<Value> copy;
+    absl::Status copied = internal::CatchNoMemory([&] {
+      copy = initial;
+      return absl::OkStatus();
+    });
+    return Await<absl::Status>([this, key, fn = std::move(fn), copy = std::move(copy),
+                                copied = std::move(copied)](auto done) mutable {
+      if (!copied.ok()) return done(std::move(copied));
+      this->RmwAsync(key, std::move(fn), std::move(done), *copy);
     });
   }
   /// Returns an awaitable for the status of Delete(key). See ReadAwait.

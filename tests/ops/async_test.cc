@@ -18,6 +18,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
+#include "tests/support/allocation_count.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"
 #include "tests/support/temp_dir.h"
@@ -410,6 +411,30 @@ TEST(AsyncTest, CoroutinesAwaitTheOutcome) {
   session.CompletePending();
   EXPECT_EQ(done, 201);
   for (std::uint64_t i = 0; i < 200; ++i) EXPECT_EQ(Must(session.Read(i + 200)), 2 * i + 200);
+}
+
+TEST(AsyncTest, ACoroutineIsToldOfLackOfMemory) {
+  if (!kAllocationsCanFail) GTEST_SKIP() << "sanitizers have allocators of their own";
+  auto store = Must(OpenTinyInMemory<U64StringStore>());
+  U64StringStore::Session session = store.NewSession();
+  const std::string initial(1000, 'x');
+  absl::Status status;
+  const auto edit = [&]() -> Job {
+    status = co_await session.RmwAwait(
+        1, [](std::string&) {}, initial);
+  };
+  std::uint64_t refused = 0;
+  for (std::uint64_t number = 1;; ++number) {
+    status = absl::UnknownError("");
+    FailAllocation(number + 1);  // the first one is the coroutine's own
+    edit();
+    if (!FailAllocation(0)) break;
+    ++refused;
+    EXPECT_TRUE(status.ok() || absl::IsResourceExhausted(status)) << status;
+  }
+  Must(status);
+  EXPECT_GE(refused, 2U);
+  EXPECT_EQ(Must(session.Read(1)), initial);
 }
 
 TEST(AsyncTest, CloseResumesCoroutinesWithTheReason) {

@@ -36,6 +36,7 @@ Schedule* g_schedule = nullptr;  // whose fibers run
 std::uint64_t g_now_ns = 0;
 std::uint64_t g_startable_threads = kNeverNs;
 bool (*g_allocation_fails)() = nullptr;
+std::int64_t g_live_allocations = 0;
 
 // The output of a crash; no memory is allocated then.
 const char* g_crash_program = "no program";
@@ -174,6 +175,7 @@ const void* StartFiber(std::function<void()> body) {
 }
 void ThreadsFail(std::uint64_t startable) { g_startable_threads = startable; }
 void SetAllocationFaults(bool (*fails)()) { g_allocation_fails = fails; }
+std::int64_t LiveAllocations() { return g_live_allocations; }
 void JoinFiber(const void* fiber) { g_schedule->Join(fiber); }
 
 void* FindSlot(const void* key, void* (*make)(), void (*destroy)(void*), bool trivial) {
@@ -525,10 +527,12 @@ void* Allocate(std::size_t bytes, std::size_t alignment) {
   const std::size_t padded = (bytes + alignment - 1) / alignment * alignment;
   void* const memory = std::aligned_alloc(alignment, padded == 0 ? alignment : padded);
   if (memory == nullptr) throw std::bad_alloc();
+  ++ebb::test::g_live_allocations;
   return memory;
 }
 void Free(void* memory) {
   if (memory == nullptr) return;
+  --ebb::test::g_live_allocations;
   ebb::test::ReleaseHeldStore();  // to this memory, perhaps
   std::memset(memory, 0xdd, malloc_usable_size(memory));
   // Without this the compiler knows that no code reads the memory.

@@ -250,6 +250,8 @@ void NoteForCrashes(const char* program, std::uint64_t seed,
 // Only so many more threads can be started.
 void ThreadsFail(std::uint64_t startable);
 // Asked before each allocation of the library (tests/support/allocation_scope.h); null: none fails.
+// The allocations that have not been freed.
+std::int64_t LiveAllocations();
 void SetAllocationFaults(bool (*fails)());
 
 }  // namespace ebb::test

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <coroutine>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+#include <type_traits>
 #include <utility>
 
 #include "ebb/internal/open/offline_verifier.h"
@@ -41,6 +44,24 @@ const std::array<std::uint64_t, kSimKeys>& Keys() {
     return found;
   }();
   return keys;
+}
+
+// The key of this place in Keys(), or after them the one whose values are not followed.
+template <typename Key>
+const Key& IdOf(std::size_t place) {
+  static const std::array<Key, kSimKeys + 1> ids = [] {
+    std::array<Key, kSimKeys + 1> made{};
+    for (std::size_t i = 0; i <= kSimKeys; ++i) {
+      const std::uint64_t key = i < kSimKeys ? Keys()[i] : 1000000007;
+      if constexpr (std::is_same_v<Key, std::string>) {
+        made[i] = (i % 2 == 0 ? "even" : "odd") + std::string(i * i, '-') + std::to_string(key);
+      } else {
+        made[i] = key;
+      }
+    }
+    return made;
+  }();
+  return ids[place];
 }
 
 // ---- values ----
@@ -102,10 +123,26 @@ struct Found {
   std::vector<std::uint64_t> serials;
 };
 
-template <typename Value>
+// A coroutine that no one waits for.
+struct Detached {
+  struct promise_type {
+    static void* operator new(std::size_t bytes) {
+      const OutsideLibrary outside;
+      return ::operator new(bytes);
+    }
+    static void operator delete(void* frame) { ::operator delete(frame); }
+    Detached get_return_object() { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::abort(); }
+  };
+};
+
+template <typename Key, typename Value>
 class Life {
  public:
-  using StoreType = Store<std::uint64_t, Value>;
+  using StoreType = Store<Key, Value>;
   using Session = typename StoreType::Session;
   using Values = Numbered<Value>;
 
@@ -141,6 +178,7 @@ class Life {
     return result_.failure.empty();
   }
   void Fail(const std::string& what) { schedule_->Fail(what); }
+  static const Key& Id(std::size_t key) { return IdOf<Key>(key); }
 
   absl::StatusOr<StoreType> Open(internal::FileSystem& files, const std::string& path) {
     internal::Environment environment;
@@ -163,6 +201,7 @@ class Life {
     disturbed_ = false;
     jumped_ns_ = 0;
     SimFileSystem& base = *disk_;
+    base.SetSpaceRules(SpaceRules());
     FaultFileSystem files(base);
     files.OnCall([this](CallKind) {
       if (slow_us_ != 0)
@@ -281,7 +320,7 @@ class Life {
     Session session = store.NewSession();
     for (std::size_t key = 0; key < kSimKeys; ++key) {
       Value value{};
-      const absl::Status status = session.Read(Keys()[key], value);
+      const absl::Status status = session.Read(Id(key), value);
       if (status.ok()) found.states[key] = Values::Number(key, value);
       if (found.states[key] == kWrong) Fail("a value that no one wrote");
       if (!status.ok() && !absl::IsNotFound(status)) Fail("no read: " + status.ToString());
@@ -333,6 +372,13 @@ class Life {
     if (!CommitAll(Do::kCommit).ok()) return Fail("no commit after the faults");
     if (VirtualNs() - commit_begun > 2 * kSecond) Fail("a commit takes too long");
     Verified(store_->Verify(), "the store");
+    if (plan_.options.durability != Durability::kPeriodic) return;
+    // A periodic commit makes it durable within twice its interval.
+    if (!Update(*session, kDirector, Do::kUpsert, 1, 2).ok()) return Fail("no update at the end");
+    const std::uint64_t serial = taken_[kDirector];
+    internal::SleepFor(std::chrono::milliseconds(2 * plan_.options.commit_interval_ms));
+    floors_[kDirector] = std::max(floors_[kDirector], serial);
+    Snap(serial, "a power loss after twice the interval of commits");
   }
 
   // The values of the keys at the end, as last calls.
@@ -342,7 +388,7 @@ class Life {
     States states{};
     for (std::size_t key = 0; key < kSimKeys; ++key) {
       Value value{};
-      const absl::Status status = session.Read(Keys()[key], value);
+      const absl::Status status = session.Read(Id(key), value);
       if (status.ok()) states[key] = Values::Number(key, value);
       if (!status.ok() && !absl::IsNotFound(status)) {
         if (!poisoned) Fail("no read at the end: " + status.ToString());
@@ -412,6 +458,10 @@ class Life {
       if (!CallsOn(key).empty()) text += "\n  key " + std::to_string(key) + DescribeCalls(key);
     }
     return text;
+  }
+
+  SimFileSystem::SpaceRules SpaceRules() const {
+    return {.can_reserve = plan_.can_reserve, .can_punch = plan_.can_punch};
   }
 
   // Opens each snapshot; the life continues with the last one.
@@ -540,7 +590,7 @@ class Life {
   absl::Status ReadOne(Session& session, std::size_t number, std::size_t key, Value* out) {
     const std::size_t place = Begin(number, Kind::kRead, key);
     Value value{};
-    const absl::Status status = Inside([&] { return session.Read(Keys()[key], value); });
+    const absl::Status status = Inside([&] { return session.Read(Id(key), value); });
     if (status.ok()) calls_[place].saw = Values::Number(key, value);
     End(place, status, 0, "Read");
     if (out != nullptr) *out = std::move(value);
@@ -549,7 +599,7 @@ class Life {
 
   absl::Status Update(Session& session, std::size_t number, Do what, std::size_t key,
                       std::uint64_t random) {
-    const std::uint64_t id = Keys()[key];
+    const Key& id = Id(key);
     Value expected{};
     if (what == Do::kCompareExchange) {
       const absl::Status status = ReadOne(session, number, key, &expected);
@@ -606,6 +656,7 @@ class Life {
       case Do::kInsertIfAbsentAsync:
         return Kind::kInsert;
       case Do::kCompareExchange:
+      case Do::kCompareExchangeAsync:
         return Kind::kCompareExchange;
       default:
         return Kind::kRead;
@@ -616,14 +667,14 @@ class Life {
     const std::uint64_t before = session.serial();
     const std::size_t count = 1 + random % kMaxBatch;
     std::vector<std::size_t> places;
-    std::vector<std::uint64_t> ids;
+    std::vector<typename Session::BatchKey> ids;
     std::vector<Value> values;
     for (std::size_t i = 0; i < count; ++i) {
       // Reads on different keys, since their order is open.
       const std::size_t key =
           what == Do::kReadBatch ? (random / 8 + i) % kSimKeys : (random >> (8 + 3 * i)) % kSimKeys;
       places.push_back(Begin(number, KindOf(what), key));
-      ids.push_back(Keys()[key]);
+      ids.push_back(Id(key));
       values.push_back(Values::Make(key, calls_[places[i]].number, random >> 20));
     }
     std::vector<absl::Status> results(count);
@@ -658,9 +709,15 @@ class Life {
   }
 
   void Async(Session& session, std::size_t number, Do what, std::size_t key, std::uint64_t random) {
-    const std::uint64_t id = Keys()[key];
+    const Key& id = Id(key);
+    Value expected{};
+    if (what == Do::kCompareExchangeAsync) {
+      const absl::Status status = ReadOne(session, number, key, &expected);
+      if (!status.ok() && !absl::IsNotFound(status)) return;
+    }
     const std::size_t place = Begin(number, KindOf(what), key);
     calls_[place].overlaps = true;
+    calls_[place].saw = Values::Number(key, expected);
     const Value value = Values::Make(key, calls_[place].number, random);
     const auto done = [this, place, what](const absl::Status& status, std::uint64_t serial) {
       const OutsideLibrary outside;
@@ -683,9 +740,104 @@ class Life {
       session.RmwAsync(id, std::move(edit), done);
     } else if (what == Do::kDeleteAsync) {
       session.DeleteAsync(id, done);
+    } else if (what == Do::kCompareExchangeAsync) {
+      session.CompareExchangeAsync(id, expected, value, done);
     } else {
       session.InsertIfAbsentAsync(id, value, done);
     }
+  }
+
+  // Reads a key, and then changes the one that is not followed. Resumed in the library, in whose
+  // scope it stays.
+  Detached Await(Session& session, std::size_t number, std::size_t key, std::uint64_t random) {
+    std::size_t place = 0;
+    {
+      const OutsideLibrary outside;
+      place = Begin(number, Kind::kRead, key);
+      calls_[place].overlaps = true;
+    }
+    const absl::StatusOr<Value> found = co_await session.ReadAwait(Id(key));
+    Value initial{};
+    {
+      const OutsideLibrary outside;
+      if (found.ok()) calls_[place].saw = Values::Number(key, *found);
+      End(place, found.status(), 0, "ReadAwait");
+      initial = Values::Make(kSimKeys, ++last_number_, random);
+    }
+    absl::Status status;
+    if (random % 2 == 0) {
+      status = co_await session.DeleteAwait(Id(kSimKeys));
+    } else {
+      const auto edit = [this, random](Value& edited) {
+        const OutsideLibrary outside;
+        EditOther(edited, random);
+      };
+      status = co_await session.RmwAwait(Id(kSimKeys), edit, initial);
+    }
+    const OutsideLibrary outside;
+    AllowAnswer(status, "DeleteAwait or RmwAwait");
+  }
+
+  // ---- the key that is not followed ----
+
+  // No oracle follows its updates, so they may be those of sessions without names.
+  void EditOther(Value& edited, std::uint64_t random) {
+    if (Values::Number(kSimKeys, edited) == kWrong) Fail("a value that no one wrote");
+    edited = Values::Make(kSimKeys, ++last_number_, random);
+  }
+  void AllowAnswer(const absl::Status& status, const char* by) {
+    if (absl::IsNotFound(status) || absl::IsAlreadyExists(status) || absl::IsAborted(status)) {
+      return;
+    }
+    Allow(status, by);
+  }
+
+  void CallStore(std::uint64_t random) {
+    const Key& id = Id(kSimKeys);
+    const Value value = Values::Make(kSimKeys, ++last_number_, random / 16);
+    Value read{};
+    absl::Status status;
+    switch (random % 9) {
+      case 0:
+        status = Inside([&] { return store_->Read(id, read); });
+        break;
+      case 1:
+        status = Inside([&] { return store_->Read(id).status(); });
+        break;
+      case 2:
+        status = Inside([&] {
+          return store_->Read(id, [&](const auto& seen) {
+            const OutsideLibrary outside;
+            read = Value(seen);
+          });
+        });
+        break;
+      case 3:
+        status = Inside([&] { return store_->Contains(id).status(); });
+        break;
+      case 4:
+        status = Inside([&] { return store_->Upsert(id, value); });
+        break;
+      case 5:
+        status = Inside([&] {
+          return store_->Rmw(id, [&](Value& edited) {
+            const OutsideLibrary outside;
+            EditOther(edited, random / 16);
+          });
+        });
+        break;
+      case 6:
+        status = Inside([&] { return store_->Delete(id); });
+        break;
+      case 7:
+        status = Inside([&] { return store_->InsertIfAbsent(id, value); });
+        break;
+      default:
+        status = Inside([&] { return store_->CompareExchange(id, value, value); });
+        break;
+    }
+    if (Values::Number(kSimKeys, read) == kWrong) Fail("a value that no one wrote");
+    AllowAnswer(status, "a call without a session");
   }
 
   // Commit or Checkpoint.
@@ -701,30 +853,62 @@ class Life {
     for (std::size_t i = 0; i < kSessions; ++i) floors_[i] = std::max(floors_[i], taken[i]);
   }
 
-  void Scan(std::size_t number) {
+  // All keys, or those with a prefix, in one of the ways to ask for them.
+  void Scan(std::size_t number, std::uint64_t random) {
     std::array<std::size_t, kSimKeys> places{};
     for (std::size_t key = 0; key < kSimKeys; ++key) {
       places[key] = Begin(number, Kind::kRead, key);
       calls_[places[key]].overlaps = true;
     }
-    const InLibrary in_library;
-    auto scan = store_->NewScan();
-    const std::uint64_t end = ++time_;
+    std::uint64_t end = 0;
     std::array<bool, kSimKeys> shown{};
-    while (scan.Next()) {
+    const auto show = [&](const auto& id, const auto& value) {
       const OutsideLibrary outside;
-      const auto at = std::find(Keys().begin(), Keys().end(), scan.key());
-      if (at == Keys().end()) return Fail("a scan shows an unknown key");
-      const auto key = static_cast<std::size_t>(at - Keys().begin());
+      std::size_t key = 0;
+      while (key < kSimKeys && Id(key) != id) ++key;
+      if (key == kSimKeys) {
+        if (id != Id(kSimKeys)) Fail("a scan shows an unknown key");
+        return;
+      }
       if (std::exchange(shown[key], true)) Fail("a scan shows a key twice");
-      calls_[places[key]].saw = Values::Number(key, Value(scan.value()));
-    }
-    const OutsideLibrary outside;
-    const absl::Status status = scan.status();
+      calls_[places[key]].saw = Values::Number(key, Value(value));
+    };
+    bool only_even = false;
+    const absl::Status status = Inside([&]() -> absl::Status {
+      if constexpr (std::is_same_v<Key, std::string>) {
+        only_even = random / 4 % 4 == 0;
+        if (only_even && random % 2 == 0) {
+          return store_->ScanPrefix("even", show);
+        }
+        if (only_even) {
+          auto scan = store_->NewScan("even");
+          end = ++time_;
+          while (scan.Next()) show(scan.key(), scan.value());
+          return scan.status();
+        }
+      }
+      if (random % 4 == 0) return store_->Scan(show);
+      if (random % 4 == 1) {
+        auto all = store_->ScanAll();
+        if (!all.ok()) return all.status();
+        for (const auto& [id, value] : *all) show(id, value);
+        return absl::OkStatus();
+      }
+      auto scan = store_->NewScan();
+      end = ++time_;
+      while (scan.Next()) show(scan.key(), scan.value());
+      return scan.status();
+    });
     for (std::size_t key = 0; key < kSimKeys; ++key) {
+      if (only_even && key % 2 != 0) {
+        if (shown[key]) Fail("a scan of a prefix shows another key");
+        calls_[places[key]].end = end == 0 ? ++time_ : end;
+        calls_[places[key]].result = Result::kRefused;
+        continue;
+      }
       const absl::Status missing = status.ok() ? absl::NotFoundError("") : status;
       End(places[key], shown[key] ? absl::OkStatus() : missing, 0, "Scan");
-      calls_[places[key]].end = end;
+      if (end != 0) calls_[places[key]].end = end;
     }
   }
 
@@ -783,7 +967,7 @@ class Life {
         return;
       case Do::kContains: {
         const std::size_t place = Begin(number, Kind::kContains, key);
-        const absl::StatusOr<bool> present = Inside([&] { return session.Contains(Keys()[key]); });
+        const absl::StatusOr<bool> present = Inside([&] { return session.Contains(Id(key)); });
         const absl::Status absent = absl::NotFoundError("");
         End(place, present.ok() && !*present ? absent : present.status(), 0, "Contains");
         return;
@@ -804,10 +988,19 @@ class Life {
       case Do::kRmwAsync:
       case Do::kDeleteAsync:
       case Do::kInsertIfAbsentAsync:
+      case Do::kCompareExchangeAsync:
         return Async(session, number, action.what, key, random);
+      case Do::kAwait: {
+        const InLibrary in_library;
+        Await(session, number, key, random);
+        return;
+      }
       case Do::kCompletePending: {
         const InLibrary in_library;
-        session.CompletePending();
+        session.CompletePending(/*wait=*/random % 2 == 0);
+        if (session.pending_count() == 0 && session.name() != NameOfSession(number)) {
+          Fail("a session has another name");
+        }
         return;
       }
       case Do::kWaitDurable: {
@@ -818,7 +1011,7 @@ class Life {
         return;
       }
       case Do::kScan:
-        return Scan(number);
+        return Scan(number, random);
       default:
         return Act(action);
     }
@@ -827,6 +1020,14 @@ class Life {
   void Act(const Action& action) {
     const std::uint64_t random = action.random >> 8;
     switch (action.what) {
+      case Do::kStoreCall:
+        return CallStore(random);
+      case Do::kForgetSession: {
+        const absl::Status status = Inside([&] { return store_->ForgetSession("no one"); });
+        if (!absl::IsNotFound(status)) Allow(status, "ForgetSession");
+        if (status.ok()) Fail("a session that never was is forgotten");
+        return;
+      }
       case Do::kCommit:
       case Do::kCheckpoint:
         static_cast<void>(CommitAll(action.what));
@@ -845,6 +1046,7 @@ class Life {
         return Allow(stats.status(), "CollectGarbage");
       }
       case Do::kEstimateGarbage:
+        Allow(Inside([&] { return store_->ShouldCollect(); }).status(), "ShouldCollect");
         return Allow(Inside([&] { return store_->EstimateGarbage(); }).status(), "EstimateGarbage");
       case Do::kGrowIndex: {
         const absl::Status status = Inside([&] { return store_->GrowIndex(); });
@@ -870,6 +1072,8 @@ class Life {
         static_cast<void>(store_->GetBackgroundStats());
         static_cast<void>(store_->GetCheckpointStats());
         static_cast<void>(store_->ListCheckpoints());
+        static_cast<void>(store_->ApproximateSize());
+        if (random % 4 == 0) store_->ResetMetrics();
         return;
       }
       case Do::kStopBackground:
@@ -907,14 +1111,24 @@ class Life {
                       .error = kErrors[random / 512 % 4]});
         return;
       }
-      case Do::kFillDisk:
+      case Do::kFillDisk: {
+        SimFileSystem::SpaceRules rules = SpaceRules();
+        rules.error = random / 8 % 4 == 0 ? EDQUOT : ENOSPC;
+        rules.is_raced = random / 32 % 8 == 0;
+        if (random / 256 % 8 == 0) rules.max_file_bytes = 4096 * (random / 2048 % 20);
+        base_->SetSpaceRules(rules);
         return base_->SetCapacityBytes(base_->UsedBytes() + random % 5 * 16384);
+      }
       case Do::kLoseMemory: {
         static constexpr std::uint64_t kShares[] = {1, 8, 64};
         g_memory_fails_of_64 = kShares[random % 3];
         g_memory_coins = Random(random);
         return;
       }
+      case Do::kLoseThreads:
+        return ThreadsFail(random % 2);
+      case Do::kLoseDescriptors:
+        return faults_->Arm({.kind = CallKind::kOpen, .sticky = true, .error = EMFILE});
       case Do::kSlowDevice:
         slow_us_ = std::uint64_t{10} << random % 10;
         return;
@@ -927,6 +1141,7 @@ class Life {
 
   void Heal() {
     faults_->Disarm();
+    base_->SetSpaceRules(SpaceRules());
     base_->SetCapacityBytes(SimFileSystem::kNoLimit);
     g_memory_fails_of_64 = 0;
     slow_us_ = 0;
@@ -959,15 +1174,34 @@ class Life {
 
 }  // namespace
 
-LifeResult Live(const Plan& plan, std::uint64_t order) {
+namespace {
+
+void LiveOnce(const Plan& plan, std::uint64_t order, LifeResult& result) {
   SetAllocationFaults(&MemoryFails);
-  LifeResult result;
   if (plan.fixed_values) {
-    Life<std::uint64_t>(plan, order, result).Run();
+    Life<std::uint64_t, std::uint64_t>(plan, order, result).Run();
+  } else if (plan.string_keys) {
+    Life<std::string, std::string>(plan, order, result).Run();
   } else {
-    Life<std::string>(plan, order, result).Run();
+    Life<std::uint64_t, std::string>(plan, order, result).Run();
   }
   SetAllocationFaults(nullptr);
+}
+
+}  // namespace
+
+LifeResult Live(const Plan& plan, std::uint64_t order) {
+  LifeResult result;
+  // The first life of a process leaves statics behind, so one that leaves something is repeated.
+  for (int repeated = 0; repeated < 2; ++repeated) {
+    result = LifeResult();
+    const std::int64_t before = LiveAllocations();
+    LiveOnce(plan, order, result);
+    const auto counts = static_cast<std::int64_t>(result.counts.size());
+    const std::int64_t left = LiveAllocations() - before - counts;
+    if (!result.failure.empty() || left == 0) return result;
+    if (repeated == 1) result.failure = std::to_string(left) + " allocations are not freed";
+  }
   return result;
 }
 

@@ -15,6 +15,8 @@
 //   - Once the faults have ended, an update succeeds within 64 calls and a second, and so does a
 //     commit; the store verifies; Close succeeds, and leaves every update and no open file. Unless
 //     the store is poisoned: then its files are opened again.
+//   - With periodic commits, an update survives a power loss after twice their interval.
+//   - A life frees all of its memory.
 //   - Fibers that all wait, without a timer, end the program (scheduler.h); and so does a call that
 //     never returns.
 //

@@ -28,8 +28,12 @@ constexpr Weight kCalls[] = {
     {Do::kRmwAsync, 3},
     {Do::kDeleteAsync, 1},
     {Do::kInsertIfAbsentAsync, 1},
+    {Do::kCompareExchangeAsync, 1},
+    {Do::kAwait, 1},
     {Do::kCompletePending, 2},
     {Do::kWaitDurable, 1},
+    {Do::kStoreCall, 2},
+    {Do::kForgetSession, 1},
     {Do::kScan, 2},
     {Do::kCommit, 5},
     {Do::kCheckpoint, 2},
@@ -47,8 +51,9 @@ constexpr Weight kCalls[] = {
     {Do::kSleep, 3},
 };
 constexpr Weight kWorld[] = {
-    {Do::kSleep, 10},   {Do::kSnapshot, 4},   {Do::kJump, 1},       {Do::kFailCalls, 4},
-    {Do::kFillDisk, 4}, {Do::kLoseMemory, 3}, {Do::kSlowDevice, 2}, {Do::kHeal, 5},
+    {Do::kSleep, 10},     {Do::kSnapshot, 4},   {Do::kJump, 1},        {Do::kFailCalls, 4},
+    {Do::kFillDisk, 4},   {Do::kLoseMemory, 3}, {Do::kLoseThreads, 1}, {Do::kLoseDescriptors, 1},
+    {Do::kSlowDevice, 2}, {Do::kHeal, 5},
 };
 
 // A life uses some of the kinds only, so that some of them meet often (A. Groce et al., "Swarm
@@ -91,7 +96,10 @@ void ChooseOptions(Random& random, Plan& plan) {
   plan.index_exponent = static_cast<int>(1 + random.Below(2));
   plan.pool_threads = static_cast<int>(1 + random.Below(2));
   plan.direct = random.Below(3) == 0;
+  plan.can_reserve = random.Below(4) != 0;
+  plan.can_punch = random.Below(4) != 0;
   plan.fixed_values = random.Below(4) == 0;
+  plan.string_keys = !plan.fixed_values && random.Below(3) == 0;
   Options& options = plan.options;
   options.direct_io = plan.direct;
   options.huge_pages = false;
@@ -133,8 +141,12 @@ const char* NameOf(Do what) {
                                            "RmwAsync",
                                            "DeleteAsync",
                                            "InsertIfAbsentAsync",
+                                           "CompareExchangeAsync",
+                                           "Await",
                                            "CompletePending",
                                            "WaitDurable",
+                                           "StoreCall",
+                                           "ForgetSession",
                                            "Scan",
                                            "Commit",
                                            "Checkpoint",
@@ -155,6 +167,8 @@ const char* NameOf(Do what) {
                                            "(calls fail)",
                                            "(disk is full)",
                                            "(no memory)",
+                                           "(no threads)",
+                                           "(no descriptors)",
                                            "(slow device)",
                                            "(heal)"};
   return kNames[static_cast<std::size_t>(what)];
@@ -200,16 +214,17 @@ Plan MakePlan(std::uint64_t seed, const std::set<std::size_t>* keep) {
 std::string Describe(const Plan& plan) {
   char line[512];
   const Options& options = plan.options;
-  std::snprintf(line, sizeof line,
-                "%s values, %llu frames, segments of %llu blocks, 2^%d buckets%s, %d threads, "
-                "durability %d every %u ms, checkpoints every %u ms, collections every %u ms%s\n",
-                plan.fixed_values ? "fixed" : "string",
-                static_cast<unsigned long long>(plan.frame_count),
-                static_cast<unsigned long long>(plan.segment_blocks), plan.index_exponent,
-                options.index_auto_grow ? " that grow" : "", plan.pool_threads,
-                static_cast<int>(options.durability), options.commit_interval_ms,
-                options.checkpoint_interval_ms, options.gc_interval_ms,
-                options.promote_reads ? ", reads promote" : "");
+  std::snprintf(
+      line, sizeof line,
+      "%s keys, %s values, %llu frames, segments of %llu blocks, 2^%d buckets%s, %d threads, "
+      "durability %d every %u ms, checkpoints every %u ms, collections every %u ms%s\n",
+      plan.string_keys ? "string" : "fixed", plan.fixed_values ? "fixed" : "string",
+      static_cast<unsigned long long>(plan.frame_count),
+      static_cast<unsigned long long>(plan.segment_blocks), plan.index_exponent,
+      options.index_auto_grow ? " that grow" : "", plan.pool_threads,
+      static_cast<int>(options.durability), options.commit_interval_ms,
+      options.checkpoint_interval_ms, options.gc_interval_ms,
+      options.promote_reads ? ", reads promote" : "");
   std::string text = line;
   for (const Opening& opening : plan.openings) {
     text += "  opening";

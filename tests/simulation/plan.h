@@ -17,7 +17,8 @@ namespace ebb::test {
 inline constexpr std::size_t kSimKeys = 8;
 inline constexpr std::size_t kMaxBatch = 4;
 
-// What a fiber does in one step. Each public call that can be made of a store or session has one.
+// What a fiber does in one step. Each public call of a store or a session belongs to one, which
+// `tidy` checks.
 enum class Do {
   // calls of a session
   kRead,
@@ -35,9 +36,13 @@ enum class Do {
   kRmwAsync,
   kDeleteAsync,
   kInsertIfAbsentAsync,
+  kCompareExchangeAsync,
+  kAwait,
   kCompletePending,
   kWaitDurable,
   // calls of the store
+  kStoreCall,  // that a session has too
+  kForgetSession,
   kScan,
   kCommit,
   kCheckpoint,
@@ -59,6 +64,8 @@ enum class Do {
   kFailCalls,
   kFillDisk,
   kLoseMemory,
+  kLoseThreads,
+  kLoseDescriptors,
   kSlowDevice,
   kHeal,
 };
@@ -87,6 +94,9 @@ struct Plan {
   int index_exponent = 1;
   int pool_threads = 1;
   bool direct = false;
+  bool can_reserve = true;
+  bool can_punch = true;
+  bool string_keys = false;
   bool fixed_values = false;
   std::size_t action_count = 0;
   std::vector<Opening> openings;
