@@ -255,6 +255,7 @@ void Report(double seconds) {
     std::printf("simulation:   %s: %llu\n", count.what,
                 static_cast<unsigned long long>(count.count));
   }
+  std::fflush(stdout);
 }
 
 int RunMany(std::uint64_t first, double seconds) {
