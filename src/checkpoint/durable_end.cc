@@ -8,6 +8,7 @@
 #include <span>
 #include <utility>
 
+#include "ebb/internal/device/file_io.h"
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/block.h"
 

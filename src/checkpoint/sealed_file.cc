@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ebb/internal/device/file_io.h"
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/block.h"
 

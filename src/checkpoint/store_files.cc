@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "ebb/internal/checkpoint/durable_end.h"
+#include "ebb/internal/device/file_device.h"
+#include "ebb/internal/device/file_io.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {
@@ -222,10 +224,12 @@ absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header) 
   return error == 0 ? absl::OkStatus() : FileError("create", name, 0, error);
 }
 
-void SegmentHeaders::WriteHeader(std::uint64_t first_block, std::span<std::byte> block) const {
-  SegmentHeader header = header_;
-  header.first_block = first_block;
-  EncodeSegmentHeader(header, block);
+HeaderWriter HeadersLike(const SegmentHeader& header) {
+  return [header](std::uint64_t first_block, std::span<std::byte> block) {
+    SegmentHeader next = header;
+    next.first_block = first_block;
+    EncodeSegmentHeader(next, block);
+  };
 }
 
 // ---- checkpoints ----

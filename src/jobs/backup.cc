@@ -17,6 +17,8 @@
 #include "ebb/internal/checkpoint/store_files.h"
 #include "ebb/internal/core/callback_scope.h"
 #include "ebb/internal/device/block_io.h"
+#include "ebb/internal/device/file_device.h"
+#include "ebb/internal/device/file_io.h"
 #include "ebb/internal/format/block.h"
 
 namespace ebb::internal {
@@ -104,7 +106,7 @@ class BackupWriter {
     const std::span<std::byte> header(buffer_.get(), kBlockBytes);
     std::memset(header.data(), 0, header.size());
     // The header is encoded again, so a damaged header of the source is not copied.
-    core_.files.headers->WriteHeader(number * segment_blocks, header);
+    core_.files.write_header(number * segment_blocks, header);
     FullTransfer written = WriteFully(*opened.file, 0, header);
     while (written.error == 0 && block < end) {
       if (job_.stop()) return core_.ClosedError();

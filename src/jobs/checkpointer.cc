@@ -10,6 +10,7 @@
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/base/platform.h"
 #include "ebb/internal/checkpoint/index_image.h"
+#include "ebb/internal/device/file_io.h"
 #include "ebb/internal/format/lifetime.h"
 #include "ebb/internal/jobs/backup.h"
 #include "ebb/status.h"

@@ -11,6 +11,7 @@
 #include "ebb/internal/checkpoint/durable_end.h"
 #include "ebb/internal/checkpoint/index_image.h"
 #include "ebb/internal/device/block_io.h"
+#include "ebb/internal/device/file_device.h"
 #include "ebb/internal/open/index_filler.h"
 
 namespace ebb::internal {

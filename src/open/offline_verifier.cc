@@ -14,6 +14,7 @@
 #include "ebb/internal/checkpoint/store_files.h"
 #include "ebb/internal/core/store_config.h"
 #include "ebb/internal/device/block_io.h"
+#include "ebb/internal/device/file_device.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/lifetime.h"
 #include "ebb/internal/jobs/log_verifier.h"
@@ -127,8 +128,8 @@ absl::StatusOr<VerifyReport> VerifyWithMemory(FileSystem& file_system, const std
   const SegmentHeader& header = *found->header;
   StoreFiles files;
   files.directory = *std::move(directory);
-  files.headers = std::make_unique<SegmentHeaders>(header);
-  auto device = FileDevice::Open(*files.directory, *files.headers,
+  files.write_header = HeadersLike(header);
+  auto device = FileDevice::Open(*files.directory, files.write_header,
                                  {.segment_blocks = header.segment_blocks, .read_only = true});
   if (!device.ok()) return device.status();
   files.device = *std::move(device);

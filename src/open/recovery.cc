@@ -16,6 +16,9 @@
 #include "ebb/internal/checkpoint/manifest.h"
 #include "ebb/internal/checkpoint/store_files.h"
 #include "ebb/internal/device/block_io.h"
+#include "ebb/internal/device/file_device.h"
+#include "ebb/internal/device/file_io.h"
+#include "ebb/internal/device/memory_device.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/lifetime.h"
 #include "ebb/internal/open/log_replay.h"
@@ -412,14 +415,15 @@ absl::Status Opening::Check() {
 }
 
 absl::Status Opening::Load() {
-  files_.headers = std::make_unique<SegmentHeaders>(header_);
+  files_.write_header = HeadersLike(header_);
   absl::StatusOr<std::unique_ptr<FileDevice>> device =
-      FileDevice::Open(*files_.directory, *files_.headers,
+      FileDevice::Open(*files_.directory, files_.write_header,
                        {.segment_blocks = header_.segment_blocks,
                         .direct_io = options_.direct_io,
                         .read_only = options_.read_only,
                         .reserve_blocks = options_.preallocate_bytes / kBlockBytes,
-                        .open_files = environment_.open_files});
+                        .open_files = environment_.open_files != 0 ? environment_.open_files
+                                                                   : FileDevice::kOpenFiles});
   if (!device.ok()) return device.status();
   files_.device = *std::move(device);
   if (absl::Status status = MakeParts(); !status.ok()) return status;

@@ -8,6 +8,8 @@
 #include <string>
 
 #include "ebb/internal/core/store_config.h"
+#include "ebb/internal/device/file_device.h"
+#include "ebb/internal/device/file_io.h"
 #include "gtest/gtest.h"
 #include "tests/support/sim_file_system.h"
 #include "tests/support/store_kit.h"

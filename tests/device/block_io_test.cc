@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "ebb/internal/device/memory_device.h"
 #include "gtest/gtest.h"
 
 namespace ebb::test {

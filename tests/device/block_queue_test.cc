@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "ebb/internal/device/file_device.h"
 #include "ebb/status.h"
 #include "gtest/gtest.h"
 #include "tests/support/store_kit.h"
@@ -33,10 +34,6 @@ using internal::FileDevice;
 using internal::kBlockBytes;
 using internal::ReadRing;
 using internal::Transfer;
-
-class NoHeaders final : public FileDevice::HeaderSource {
-  void WriteHeader(std::uint64_t, std::span<std::byte>) const override {}
-};
 
 // A ring that reads correctly, unless it is set to do something else.
 class ScriptedRing final : public ReadRing {
@@ -83,8 +80,8 @@ class BlockQueueTest : public testing::TestWithParam<Way> {
 
   BlockQueueTest() : pool_(GetParam() == Way::kPool ? 2 : 0) {
     directory_ = internal::PosixFileSystem().OpenDirectory(temp_ / "log", true).directory;
-    device_ =
-        Must(FileDevice::Open(*directory_, headers_, {.segment_blocks = 16, .direct_io = false}));
+    device_ = Must(
+        FileDevice::Open(*directory_, [](auto...) {}, {.segment_blocks = 16, .direct_io = false}));
     AlignedBuffer buffer = internal::AllocateAligned(kBlocks * kBlockBytes);
     for (std::uint64_t block = 0; block < kBlocks; ++block) {
       std::memset(buffer.get() + block * kBlockBytes, static_cast<int>(block + 1), kBlockBytes);
@@ -159,7 +156,6 @@ class BlockQueueTest : public testing::TestWithParam<Way> {
 
   TempDir temp_;
   std::unique_ptr<internal::Directory> directory_;
-  NoHeaders headers_;
   std::unique_ptr<FileDevice> device_;
   internal::ThreadPool pool_;
   ScriptedRing::Trick trick_ = ScriptedRing::Trick::kNone;

@@ -12,6 +12,7 @@
 
 #include "ebb/internal/checkpoint/durable_end.h"
 #include "ebb/internal/checkpoint/manifest.h"
+#include "ebb/internal/device/file_device.h"
 #include "ebb/internal/jobs/backup.h"
 #include "ebb/verify.h"
 #include "gmock/gmock.h"

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ebb/internal/base/hash.h"
+#include "ebb/internal/device/memory_device.h"
 
 namespace ebb::internal {
 namespace {

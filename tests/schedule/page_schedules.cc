@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "ebb/internal/device/memory_device.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/log/hybrid_log.h"
 #include "ebb/internal/log/log_reader.h"

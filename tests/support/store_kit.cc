@@ -9,6 +9,7 @@
 
 #include "ebb/internal/base/hash.h"
 #include "ebb/internal/device/device.h"
+#include "ebb/internal/device/file_device.h"
 
 template class ebb::Session<std::uint64_t, std::uint64_t>;
 template class ebb::Session<std::uint64_t, ebb::test::Triple>;

@@ -3,7 +3,7 @@
 //
 // Three failures poison a store. A failed sync: the kernel may have dropped the pages, and a second
 // sync would return OK over lost data, so it is never tried again. A file that was removed while
-// the store was open (device.cc). A failed memory barrier (epoch.h). A poisoned store rejects
+// the store was open (file_device.cc). A failed memory barrier (epoch.h). A poisoned store rejects
 // updates, commits and all other calls that need the device to store more; reads continue. Only
 // reopening helps.
 //

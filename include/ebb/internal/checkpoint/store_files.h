@@ -63,15 +63,8 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory);
 // is never the result of a crash.
 absl::Status CreateFirstFile(Directory& directory, const SegmentHeader& header);
 
-// Headers of further files.
-class SegmentHeaders final : public FileDevice::HeaderSource {
- public:
-  explicit SegmentHeaders(const SegmentHeader& header) : header_(header) {}
-  void WriteHeader(std::uint64_t first_block, std::span<std::byte> block) const override;
-
- private:
-  const SegmentHeader header_;
-};
+// Writes the headers of further files.
+HeaderWriter HeadersLike(const SegmentHeader& header);
 
 // The checkpoints in the directory.
 struct FoundCheckpoints {

@@ -57,7 +57,7 @@ namespace ebb::internal {
 struct StoreFiles {
   FileSystem* file_system = nullptr;
   std::unique_ptr<Directory> directory;  // holds the lock
-  std::unique_ptr<FileDevice::HeaderSource> headers;
+  HeaderWriter write_header;             // of the files of the log
   std::unique_ptr<Device> device;
 };
 

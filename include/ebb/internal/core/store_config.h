@@ -29,7 +29,7 @@ struct Environment {
   std::uint64_t segment_blocks = 0;
   int index_exponent = -1;
   int address_bits = 0;
-  std::size_t open_files = FileDevice::kOpenFiles;
+  std::size_t open_files = 0;
   int pool_threads = -1;
   int startable_threads = -1;         // no further one can be started; -1: no limit
   std::optional<HashSeed> hash_seed;  // of a new store; nothing: a random one

@@ -3,7 +3,7 @@
 // Three small interfaces: a file system opens a directory, a directory opens files, a file moves
 // bytes. Results are those of the system calls: a count or an error number. Short transfers and
 // EINTR are passed through, so that a simulation below this interface can produce every one of
-// them. The loops that continue a transfer are above it, in device.cc.
+// them. The loops that continue a transfer are above it, in file_io.cc.
 //
 // Where the kernel has one, there is also a ring of reads that overlap. It may reject any read.
 //
