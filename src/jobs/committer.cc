@@ -14,7 +14,7 @@ Committer::Committer(Core& core, CommittedState start)
     : core_(core),
       collected_(core.log.begin().value()),
       durable_begin_(core.log.begin().value()),
-      slot_(core.epochs.AcquireSlot()),
+      slot_(core.epochs),
       version_(start.version),
       durable_(start.durable),
       begin_(core.log.begin()),

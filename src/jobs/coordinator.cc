@@ -15,7 +15,7 @@ namespace ebb::internal {
 
 Coordinator::Coordinator(Core& core, OpenedState start)
     : core_(core),
-      slot_(core.epochs.AcquireSlot()),
+      slot_(core.epochs),
       lane_(core.pool),
       committer_(core, std::move(start.commits)),
       checkpointer_(core, lane_, committer_, start.commits.checkpoint_id,
@@ -50,16 +50,12 @@ Coordinator::Coordinator(Core& core, OpenedState start)
 }
 
 Coordinator::~Coordinator() {
-  {
-    MutexLock lock(close_mu_);
-    if (!close_status_.has_value()) {
-      // Opening failed after the coordinator existed, or the last Close failed: nothing is
-      // committed here.
-      DrainOperations();
-      static_cast<void>(ReleaseResources());  // there is no caller to report to
-    }
-  }
-  core_.epochs.ReleaseSlot(slot_);
+  MutexLock lock(close_mu_);
+  if (close_status_.has_value()) return;
+  // Opening failed after the coordinator existed, or the last Close failed: nothing is committed
+  // here.
+  DrainOperations();
+  static_cast<void>(ReleaseResources());  // there is no caller to report to
 }
 
 template <typename Job>

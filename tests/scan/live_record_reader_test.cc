@@ -28,8 +28,7 @@ class LiveRecordReaderTest : public testing::TestWithParam<std::uint64_t> {
   LiveRecordReaderTest()
       : store_(Must(OpenTiny<U64StringStore>("db", &files_))),
         core_(CoreOf(store_)),
-        slot_(core_.epochs.AcquireSlot()) {}
-  ~LiveRecordReaderTest() override { core_.epochs.ReleaseSlot(slot_); }
+        slot_(core_.epochs) {}
 
   void Update(KeyModel& model, int count) {
     for (int i = 0; i < count; ++i) {
@@ -63,7 +62,7 @@ class LiveRecordReaderTest : public testing::TestWithParam<std::uint64_t> {
   SimFileSystem files_;
   U64StringStore store_;
   internal::Core& core_;
-  internal::EpochSlot* slot_;
+  internal::OwnSlot slot_;
   std::mt19937_64 random_{7};
 };
 

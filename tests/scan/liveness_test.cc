@@ -34,18 +34,7 @@ using absl::StatusCode;
 using internal::Address;
 using internal::Liveness;
 using internal::LogCursor;
-
-// A slot of the test's own.
-class OwnSlot {
- public:
-  explicit OwnSlot(internal::Core& core) : core_(core), slot_(core.epochs.AcquireSlot()) {}
-  ~OwnSlot() { core_.epochs.ReleaseSlot(slot_); }
-  internal::EpochSlot& operator*() const { return *slot_; }
-
- private:
-  internal::Core& core_;
-  internal::EpochSlot* slot_;
-};
+using internal::OwnSlot;
 
 std::string KeyBytes(const internal::Record& record) {
   return {reinterpret_cast<const char*>(record.key()), record.key_length()};
@@ -58,7 +47,7 @@ struct Entry {
 
 // The records in the log below `end`, in order.
 std::vector<Entry> EverythingBelow(internal::Core& core, Address end) {
-  OwnSlot slot(core);
+  OwnSlot slot(core.epochs);
   LogCursor reader(core, *slot, {core.log.begin(), end}, {});
   std::vector<Entry> entries;
   for (;;) {
@@ -75,7 +64,7 @@ void ExpectTheHighestAreLive(internal::Core& core, Address end, Address below,
   for (const Entry& entry : EverythingBelow(core, end)) {
     if (entry.address < below) newest[entry.key] = entry.address;
   }
-  OwnSlot slot(core);
+  OwnSlot slot(core.epochs);
   LogCursor reader(core, *slot, {core.log.begin(), std::min(end, below)}, {chunk_bytes, 0});
   Liveness liveness(core, *slot);
   std::size_t live_count = 0;
@@ -161,7 +150,7 @@ TEST(LivenessTest, ARecordInNoChainIsDead) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   internal::Core& core = CoreOf(store);
   Must(store.Upsert(1, 10));
-  OwnSlot slot(core);
+  OwnSlot slot(core.epochs);
   const Address lost = AppendUnpublished(core, *slot, 2);
   Must(store.Upsert(3, 30));
   Freeze(core);
@@ -194,7 +183,7 @@ TEST(LivenessTest, NeighboursOnTheDeviceAreReadTogether) {
   Freeze(core);
   ASSERT_GT(core.log.head_acquire(), middle + 2 * 24 * kKeyCount / 2);
   // All of the first are dead, and their successors lie in another order after them.
-  OwnSlot slot(core);
+  OwnSlot slot(core.epochs);
   LogCursor reader(core, *slot, {core.log.begin(), middle}, {1 << 20, 1 << 20});
   const auto items = Must(reader.Next());
   ASSERT_EQ(items.size(), kKeyCount);
@@ -226,7 +215,7 @@ TEST(LivenessTest, TheWayPastNewerRecordsIsWalkedOnce) {
   update_all(50);
   const Address below = core.log.tail();
   update_all(300);
-  OwnSlot slot(core);
+  OwnSlot slot(core.epochs);
   LogCursor reader(core, *slot, {core.log.begin(), below}, {4096, 0});
   Liveness liveness(core, *slot);
   const std::uint64_t reads = store.Metrics().device_reads;
@@ -254,7 +243,7 @@ TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
   }
   PushOut(store, [&](std::uint64_t i) { Must(store.Upsert(1000 + i, i)); });
   // Every candidate of the first chunk needs a block behind it; all of those are damaged.
-  OwnSlot slot(core);
+  OwnSlot slot(core.epochs);
   LogCursor reader(core, *slot, {core.log.begin(), core.log.tail()}, {4096, 0});
   const auto items = Must(reader.Next());
   const std::uint64_t last = core.log.geometry().BlockOf(core.log.head_acquire());
@@ -274,7 +263,7 @@ TEST(LivenessTest, ADamagedBlockIsDataLossAndNamesItsPlace) {
 TEST(LivenessTest, EntriesThatTheIndexMayBeMovingAreAwaited) {
   auto store = Must(OpenTinyInMemory<U64Store>());
   internal::Core& core = CoreOf(store);
-  OwnSlot slot(core);
+  OwnSlot slot(core.epochs);
   std::uint64_t key = 2;
   while (TestHash(key) % 2 != 0) ++key;  // of the bucket that is split first
   const Address lost = AppendUnpublished(core, *slot, key);
@@ -310,7 +299,7 @@ TEST(LivenessTest, EntriesThatTheIndexMayBeMovingAreAwaited) {
 
 TEST(LivenessTest, NothingToDecideIsFine) {
   auto store = Must(OpenTinyInMemory<U64Store>());
-  OwnSlot slot(CoreOf(store));
+  OwnSlot slot(CoreOf(store).epochs);
   Liveness liveness(CoreOf(store), *slot);
   Must(liveness.Decide({}, Liveness::kEverything));
 }

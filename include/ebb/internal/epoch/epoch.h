@@ -176,7 +176,7 @@ class EpochManager {
   std::vector<EpochSlot*> free_slots_ ABSL_GUARDED_BY(mu_);
 };
 
-// A slot for a call that has no session.
+// A slot for a call, a job or an object that has no session, as long as it lives.
 class OwnSlot {
  public:
   explicit OwnSlot(EpochManager& epochs) : epochs_(epochs), slot_(epochs.AcquireSlot()) {}

@@ -80,7 +80,6 @@ class Committer {
   };
   // Sets Core::commits, where all callers that need no commit of their own join.
   Committer(Core& core, CommittedState start);
-  ~Committer() { core_.epochs.ReleaseSlot(slot_); }
   Committer(const Committer&) = delete;
   Committer& operator=(const Committer&) = delete;
 
@@ -155,7 +154,7 @@ class Committer {
   AtomicWord scan_address_{kNoCheckpoint};  // of the newest checkpoint
 
   Mutex mu_;                                    // one commit at a time
-  EpochSlot* const slot_;                       // guarded by mu_
+  const OwnSlot slot_;                          // guarded by mu_
   std::uint64_t version_ ABSL_GUARDED_BY(mu_);  // in which operations act
   Address shift_tail_ ABSL_GUARDED_BY(mu_);     // the tail before the last bump
   Address shift_began_ ABSL_GUARDED_BY(mu_);    // the same, unchanged until the next bump

@@ -118,7 +118,7 @@ class Coordinator {
   absl::Status ReleaseResources() ABSL_EXCLUSIVE_LOCKS_REQUIRED(close_mu_);
 
   Core& core_;
-  EpochSlot* const slot_;  // of the jobs; used in turns
+  const OwnSlot slot_;  // of the jobs; used in turns
 
   Mutex close_mu_;
   std::optional<absl::Status> close_status_ ABSL_GUARDED_BY(close_mu_);  // once it is closed

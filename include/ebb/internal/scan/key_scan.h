@@ -49,7 +49,7 @@ class KeyScan {
 
   const std::shared_ptr<Core> core_;  // outlives the rest
   const std::string prefix_;
-  EpochSlot* const slot_;
+  EpochSlot* const slot_;  // not an OwnSlot: a forked child does not release it
   absl::Status status_;
   std::optional<Pins::Pin> pin_;
   Address end_;
