@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "ebb/internal/checkpoint/sealed_file.h"
+#include "ebb/internal/device/file_system.h"
 
 namespace ebb::internal {
 namespace {

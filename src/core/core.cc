@@ -12,6 +12,8 @@
 
 #include "ebb/internal/base/backoff.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/device/block_queue.h"
+#include "ebb/internal/device/file_system.h"
 #include "ebb/internal/format/lifetime.h"
 
 namespace ebb::internal {

@@ -11,6 +11,7 @@
 #include "ebb/internal/base/hash.h"
 #include "ebb/internal/base/platform.h"
 #include "ebb/internal/device/file_io.h"
+#include "ebb/internal/device/file_system.h"
 #include "ebb/status.h"
 
 namespace ebb::internal {

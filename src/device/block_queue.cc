@@ -5,6 +5,7 @@
 
 #include "ebb/internal/base/mutex.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/device/file_system.h"
 
 namespace ebb::internal {
 

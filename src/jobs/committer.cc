@@ -7,6 +7,8 @@
 
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/base/platform.h"
+#include "ebb/internal/checkpoint/durable_end.h"
+#include "ebb/internal/checkpoint/manifest.h"
 
 namespace ebb::internal {
 
@@ -26,6 +28,8 @@ Committer::Committer(Core& core, CommittedState start)
   // begins after the call covers it, however many callers wait.
   core_.commits = std::make_unique<GroupRunner>([this] { return RunCommit(); });
 }
+
+Committer::~Committer() = default;
 
 absl::Status Committer::RunCommit() {
   absl::Status status;

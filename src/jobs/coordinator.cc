@@ -8,6 +8,8 @@
 #include "absl/cleanup/cleanup.h"
 #include "ebb/internal/base/backoff.h"
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/checkpoint/durable_end.h"
+#include "ebb/internal/device/file_system.h"
 #include "ebb/internal/jobs/log_verifier.h"
 #include "ebb/internal/ops/pending_operations.h"
 

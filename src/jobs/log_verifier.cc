@@ -8,8 +8,10 @@
 
 #include "ebb/internal/base/no_memory.h"
 #include "ebb/internal/checkpoint/index_image.h"
+#include "ebb/internal/checkpoint/manifest.h"
 #include "ebb/internal/core/callback_scope.h"
 #include "ebb/internal/device/block_io.h"
+#include "ebb/internal/device/file_system.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/lifetime.h"
 

@@ -18,6 +18,7 @@
 #include "ebb/internal/device/block_io.h"
 #include "ebb/internal/device/file_device.h"
 #include "ebb/internal/device/file_io.h"
+#include "ebb/internal/device/file_system.h"
 #include "ebb/internal/device/memory_device.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/lifetime.h"

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "ebb/internal/base/no_memory.h"
+#include "ebb/internal/scan/live_record_reader.h"
 
 namespace ebb::internal {
 namespace {
@@ -59,22 +60,18 @@ void KeyScan::End() {
   reader_.reset();
   if (pin_.has_value()) core_->pins.Remove(*pin_);
   pin_.reset();
-  live_ = {};
-  shown_ = 0;
 }
 
 bool KeyScan::Next() {
-  if (shown_ < live_.size()) {
-    ++shown_;
-    return true;
-  }
   if (reader_ == nullptr) return false;
-  status_ = CatchNoMemory([this] { return LoadMore(); });
-  if (!status_.ok() || live_.empty()) {
-    End();
-    return false;
+  if (shown_ == reader_->live().size()) {
+    status_ = CatchNoMemory([this] { return LoadMore(); });
+    if (!status_.ok() || reader_->live().empty()) {
+      End();
+      return false;
+    }
   }
-  shown_ = 1;
+  record_ = reader_->live()[shown_++].record;
   return true;
 }
 
@@ -91,16 +88,14 @@ bool KeyScan::Fail(const absl::Status& status) {
 absl::Status KeyScan::LoadMore() {
   if (absl::Status status = core_->CheckCallable(); !status.ok()) return status;
   shown_ = 0;
-  live_ = {};
-  while (live_.empty()) {  // ends: each turn advances by a piece
+  do {  // ends: each turn advances by a piece
     // One scope per piece, so that Close waits for one piece, not for the whole scan.
     SlowScope scope(*slot_);
     if (core_->epochs.closed()) return core_->ClosedError();
     const absl::StatusOr<bool> more = reader_->Step();
     if (!more.ok()) return more.status();
     if (!*more) break;
-    live_ = reader_->live();
-  }
+  } while (reader_->live().empty());
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/status/status.h"
+#include "ebb/internal/checkpoint/durable_end.h"
 #include "gtest/gtest.h"
 #include "tests/support/crash_kit.h"
 

@@ -29,12 +29,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "ebb/internal/device/file_system.h"
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/stats.h"
 
 namespace ebb::internal {
+
+class Directory;
 
 // Ids begin with 1.
 inline constexpr std::uint64_t kMaxCheckpointId = ~std::uint64_t{0} >> 1;

@@ -37,9 +37,7 @@
 #include "ebb/internal/base/thread_pool.h"
 #include "ebb/internal/core/callback_scope.h"
 #include "ebb/internal/core/session_table.h"
-#include "ebb/internal/device/block_queue.h"
 #include "ebb/internal/device/device.h"
-#include "ebb/internal/device/file_system.h"
 #include "ebb/internal/epoch/epoch.h"
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/record.h"
@@ -52,6 +50,10 @@
 #include "ebb/stats.h"
 
 namespace ebb::internal {
+
+class BlockQueue;
+class Directory;
+class FileSystem;
 
 // The files of a store; none for a store in memory.
 struct StoreFiles {

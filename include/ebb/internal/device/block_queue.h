@@ -34,9 +34,11 @@
 #include "absl/status/status.h"
 #include "ebb/internal/base/thread_pool.h"
 #include "ebb/internal/device/device.h"
-#include "ebb/internal/device/file_system.h"
 
 namespace ebb::internal {
+
+class File;
+class ReadRing;
 
 struct BlockRead {
   std::uint64_t block = 0;

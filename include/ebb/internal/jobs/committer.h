@@ -62,12 +62,14 @@
 #include "absl/status/statusor.h"
 #include "ebb/internal/base/atomic.h"
 #include "ebb/internal/base/mutex.h"
-#include "ebb/internal/checkpoint/durable_end.h"
-#include "ebb/internal/checkpoint/manifest.h"
 #include "ebb/internal/core/core.h"
 #include "ebb/internal/format/block.h"
 
 namespace ebb::internal {
+
+class DurableEnd;
+struct FoundDurableEnd;
+struct Manifest;
 
 class Committer {
  public:
@@ -80,6 +82,7 @@ class Committer {
   };
   // Sets Core::commits, where all callers that need no commit of their own join.
   Committer(Core& core, CommittedState start);
+  ~Committer();
   Committer(const Committer&) = delete;
   Committer& operator=(const Committer&) = delete;
 

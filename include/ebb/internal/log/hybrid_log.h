@@ -110,7 +110,6 @@
 #include "ebb/internal/base/health.h"
 #include "ebb/internal/base/mutex.h"
 #include "ebb/internal/base/thread_pool.h"
-#include "ebb/internal/device/block_queue.h"
 #include "ebb/internal/device/device.h"
 #include "ebb/internal/device/mapped_region.h"
 #include "ebb/internal/epoch/epoch.h"

@@ -16,7 +16,6 @@
 #include "ebb/internal/base/atomic.h"
 #include "ebb/internal/device/block_queue.h"
 #include "ebb/internal/device/device.h"
-#include "ebb/internal/device/mapped_region.h"
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/record.h"

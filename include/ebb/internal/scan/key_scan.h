@@ -15,14 +15,15 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "ebb/internal/core/core.h"
-#include "ebb/internal/scan/live_record_reader.h"
+#include "ebb/internal/format/record.h"
 
 namespace ebb::internal {
+
+class LiveRecordReader;
 
 class KeyScan {
  public:
@@ -35,7 +36,7 @@ class KeyScan {
   // Moves to the next record. Returns false at the end and after an error, both permanently.
   bool Next();
   // Valid after Next returned true, until it is called again.
-  const Record& record() const { return live_[shown_ - 1].record; }
+  const Record& record() const { return record_; }
   const absl::Status& status() const { return status_; }
   // Ends the scan: a codec rejects the record's bytes. Returns false, for Next to return.
   bool Fail(const char* what, std::size_t bytes);
@@ -43,7 +44,7 @@ class KeyScan {
 
  private:
   absl::Status Begin();
-  // Sets live_; empty at the end.
+  // Lets the reader advance until it has live records; it has none at the end.
   absl::Status LoadMore();
   void End();
 
@@ -54,8 +55,8 @@ class KeyScan {
   std::optional<Pins::Pin> pin_;
   Address end_;
   std::unique_ptr<LiveRecordReader> reader_;  // null: before the beginning or after the end
-  std::span<const LiveRecordReader::LiveRecord> live_;
-  std::size_t shown_ = 0;
+  std::size_t shown_ = 0;                     // of its live records
+  Record record_{nullptr, {}};                // the last of these
 };
 
 }  // namespace ebb::internal
