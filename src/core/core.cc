@@ -438,7 +438,7 @@ MetricsSnapshot Core::CountedSinceOpen(LatencyHistograms* latencies) {
   const auto count = [](const AtomicWord& word) {
     return word.load(std::memory_order_relaxed);  // statistics
   };
-  metrics.log_written_bytes = count(log.counters().flushed_bytes);
+  metrics.log_written_bytes = log.flushed_bytes();
   metrics.checkpoint_written_bytes = count(counters.checkpoint_bytes);
   metrics.device_reads = count(reader.counters().device_reads);
   metrics.device_read_bytes = count(reader.counters().device_read_bytes);

@@ -19,20 +19,16 @@ HybridLog::HybridLog(const Config& config, EpochManager& epochs, Health& health,
       config_(config),
       epochs_(epochs),
       health_(health),
-      device_(device),
       region_(config.geometry.frame_slots() * config.geometry.page_bytes(), config.huge_pages),
       space_(*this, config.geometry, config.shape, device),
+      flusher_(*this, config.store_id, config.write_batch_bytes, device),
       maintenance_(pool, [this] { Maintain(); }) {
   // About an eighth of the frames, at least three, are for pages that leave memory: the page being
   // flushed, the page that waits for the drain of its eviction, and the frame of the next page to
   // be written.
   const std::uint64_t frames = config.geometry.frame_count;
   mutable_pages_ = frames - std::max<std::uint64_t>(3, frames / 8);
-  frames_ = region_.data();
-  for (AlignedBuffer& buffer : flush_buffers_) {
-    buffer = AllocateAligned(config.write_batch_bytes);
-    if (buffer == nullptr) frames_ = nullptr;
-  }
+  if (flusher_.ok()) frames_ = region_.data();
 }
 
 void HybridLog::Restore(Position position) {
@@ -46,11 +42,12 @@ void HybridLog::Restore(Position position) {
   for (AtomicWord* word : {&safe_head_, &head_}) {
     word->store(position.head.value(), std::memory_order_release);  // [boundary]
   }
-  for (AtomicWord* word : {&flushed_until_, &safe_read_only_, &read_only_, &update_from_}) {
+  for (AtomicWord* word : {&safe_read_only_, &read_only_, &update_from_}) {
     word->store(tail.value(), std::memory_order_release);  // [boundary]
   }
   incarnations_ = std::move(position.incarnations);
   space_.Restore(tail, position.sessions_bytes);
+  flusher_.Restore(tail);
   MutexLock lock(boundary_mu_);
   requested_read_only_ = tail;
 }
@@ -280,7 +277,7 @@ absl::StatusOr<bool> HybridLog::RunMaintenanceStep() {
   // Walk of a page, 2 to 5. Any number of threads may be here; the mutexes of the two parts make
   // their steps one at a time, and none is held during the device's write.
   const bool shifted = ShiftBoundaries();
-  absl::StatusOr<bool> flushed = FlushChunk();
+  absl::StatusOr<bool> flushed = flusher_.FlushChunk();
   if (!flushed.ok()) return flushed;
   return shifted || *flushed;
 }
@@ -387,111 +384,6 @@ void HybridLog::BlockUpdates() {
 void HybridLog::BlockUpdatesLocked() {
   updates_blocked_ = true;
   RaiseUpdateFrom(Address(), kInfinity);
-}
-
-// A chunk from when it is taken until it has ended. If an exception leaves the write, the chunk has
-// failed: other threads wait for its end.
-struct HybridLog::TakenChunk {
-  explicit TakenChunk(HybridLog& its_log) : log(its_log) {}
-  ~TakenChunk() {
-    if (is_taken) static_cast<void>(End(NoMemory()));
-  }
-  TakenChunk(const TakenChunk&) = delete;
-  TakenChunk& operator=(const TakenChunk&) = delete;
-  bool Take() { return is_taken = log.TakeChunk(chunk, waited); }
-  absl::StatusOr<bool> End(absl::Status written) {
-    is_taken = false;
-    return log.EndChunk(chunk, std::move(written));
-  }
-
-  HybridLog& log;
-  WriteChunk chunk;
-  bool waited = false;
-  bool is_taken = false;
-};
-
-absl::StatusOr<bool> HybridLog::FlushChunk() {
-  TakenChunk taken(*this);
-  WriteChunk& chunk = taken.chunk;
-  // Walk of a page, 4.
-  if (!taken.Take()) return taken.waited;
-  const Geometry& geometry = config_.geometry;
-  const std::span<std::byte> batch(chunk.buffer.get(),
-                                   (chunk.end_block - chunk.first_block) * kBlockBytes);
-  // The bytes are below safe_read_only, so they are final, except for seals and lock words, which
-  // are copied as atomic words (see the header). The seal binds the block to the store, to its
-  // number and to this incarnation, so that an old or misplaced block does not verify.
-  for (std::uint64_t block = chunk.first_block; block < chunk.end_block; ++block) {
-    const auto bytes = batch.subspan((block - chunk.first_block) * kBlockBytes, kBlockBytes);
-    const std::byte* payload = frames_ + (geometry.BlockStart(block).value() & frame_mask_);
-    CopyFromLog(payload, kBlockPayloadBytes, bytes.data());
-    SealBlock(bytes, config_.store_id, block, incarnation());
-  }
-  return taken.End(CatchNoMemory([&] { return device_.Write(chunk.first_block, batch); }));
-}
-
-// Takes whole blocks of one page, as many as a batch holds. Returns false if there are none. Sets
-// `waited` if it waited for a chunk in flight.
-bool HybridLog::TakeChunk(WriteChunk& chunk, bool& waited) {
-  const Geometry& geometry = config_.geometry;
-  MutexLock lock(flush_mu_);
-  for (;;) {  // ends: chunks in flight end
-    // The next chunk begins after the last one that was taken, even if that one is still in flight.
-    const Address from = std::max(taken_until_, flushed_until());
-    const Address end = safe_read_only();
-    if (from < end && !chunk_failed_ && chunks_under_way_ < flush_buffers_.size()) {
-      // At most to the end of the page: the payloads of a page are contiguous in memory, those of
-      // two pages are not.
-      chunk.first_block = geometry.BlockOf(from);
-      chunk.end_block = std::min(geometry.PageOf(end) > geometry.PageOf(from)
-                                     ? (geometry.PageOf(from) + 1) * geometry.blocks_per_page()
-                                     : geometry.BlockOf(end),
-                                 chunk.first_block + config_.write_batch_bytes / kBlockBytes);
-      // Otherwise it is a part of a block, which cannot be sealed yet.
-      if (chunk.first_block < chunk.end_block) break;
-    }
-    if (chunks_under_way_ == 0) return false;
-    waited = true;
-    flush_changed_.Wait(flush_mu_);
-  }
-  ++chunks_under_way_;
-  // From here on EndChunk must be called (TakenChunk): others wait for the end of this chunk.
-  taken_until_ = geometry.BlockStart(chunk.end_block);
-  const auto spare = std::find_if(flush_buffers_.begin(), flush_buffers_.end(),
-                                  [](const AlignedBuffer& buffer) { return buffer != nullptr; });
-  chunk.buffer = std::move(*spare);
-  return true;
-}
-
-// Ends a chunk. It counts only when all chunks before it count.
-absl::StatusOr<bool> HybridLog::EndChunk(WriteChunk& chunk, absl::Status written) {
-  const Geometry& geometry = config_.geometry;
-  const Address start = geometry.BlockStart(chunk.first_block);
-  MutexLock lock(flush_mu_);
-  // The other chunk in flight may be the one before this one: wait for it, so that flushed_until
-  // moves in order.
-  while (written.ok() && flushed_until() < start && !chunk_failed_) {
-    flush_changed_.Wait(flush_mu_);
-  }
-  const bool moves = written.ok() && flushed_until() == start;
-  if (moves) {
-    counters_.flushed_bytes.fetch_add((chunk.end_block - chunk.first_block) * kBlockBytes,
-                                      std::memory_order_relaxed);  // statistics
-    // A reader that loads a head derived from this value finds the bytes on the device, not yet
-    // synced. Only a commit's sync makes them durable.
-    flushed_until_.store(geometry.BlockStart(chunk.end_block).value(),
-                         std::memory_order_release);  // [boundary]
-  }
-  // Chunks in flight after one that failed are taken again.
-  chunk_failed_ = chunk_failed_ || !written.ok();
-  // Only when none of them is left may the next chunk begin at flushed_until: until then the same
-  // blocks would be written by two threads.
-  if (--chunks_under_way_ == 0 && std::exchange(chunk_failed_, false)) taken_until_ = Address();
-  const auto place = std::find(flush_buffers_.begin(), flush_buffers_.end(), nullptr);
-  *place = std::move(chunk.buffer);
-  flush_changed_.NotifyAll();
-  if (!written.ok()) return written;
-  return moves;
 }
 
 absl::Status HybridLog::FlushTo(Address end) {
@@ -619,7 +511,7 @@ void HybridLog::CheckBoundaries() const {
 
 // ---- frames ----
 
-std::span<std::byte> HybridLog::FrameForRecovery(std::uint64_t page) const {
+std::span<std::byte> HybridLog::Frame(std::uint64_t page) const {
   const Geometry& geometry = config_.geometry;
   return {frames_ + (geometry.PageStart(page).value() & frame_mask_), geometry.page_bytes()};
 }

@@ -114,7 +114,7 @@ absl::StatusOr<std::uint64_t> LogReplay::LoadPage(PageLoader& reader, std::uint6
   auto incarnations = reader.Load(page);
   if (!incarnations.ok()) return incarnations.status();
   const std::uint64_t page_first = page * geometry_.blocks_per_page();
-  const std::span<std::byte> frame = log_.FrameForRecovery(page);
+  const std::span<std::byte> frame = log_.Frame(page);
   std::uint64_t block = std::max(page_first, geometry_.BlockOf(from_));
   for (const std::uint64_t incarnation : *incarnations) {
     const auto payload =
@@ -152,7 +152,7 @@ absl::Status LogReplay::ReadRecords(std::uint64_t page, std::uint64_t end_block,
                                     IndexFiller& filler) {
   const std::uint64_t first_block = page * geometry_.blocks_per_page();
   const std::uint64_t end_offset = (end_block - first_block) * kBlockPayloadBytes;
-  const std::span<std::byte> frame = log_.FrameForRecovery(page);
+  const std::span<std::byte> frame = log_.Frame(page);
   while (geometry_.PageOf(cursor_) == page) {
     const std::uint64_t offset = geometry_.OffsetOf(cursor_);
     const RecordShape shape = core_.config.log.shape;

@@ -30,7 +30,7 @@ LoadedPage LoadBlocks(Core& core, std::uint64_t first, std::uint64_t end) {
   }
   const std::uint64_t page = first / geometry.blocks_per_page();
   const std::uint64_t page_first = page * geometry.blocks_per_page();
-  const std::span<std::byte> frame = core.log.FrameForRecovery(page);
+  const std::span<std::byte> frame = core.log.Frame(page);
   for (std::uint64_t block = first; block < end;) {
     const std::uint64_t wanted = std::min(kReadBlocks, end - block);
     const auto count = ReadBlocks(*core.files.device, block, {buffer.get(), wanted * kBlockBytes});

@@ -141,7 +141,7 @@ absl::Status WriteOpenRecord(Core& core, const NewIncarnation& start) {
   SealBlock(block, config.store_id, cut_block, incarnations.back().incarnation);
   // Also written to memory, so that scans can step over it.
   const Address start_address = config.geometry.BlockStart(cut_block);
-  std::memcpy(core.log.FrameForRecovery(config.geometry.PageOf(start_address)).data() +
+  std::memcpy(core.log.Frame(config.geometry.PageOf(start_address)).data() +
                   config.geometry.OffsetOf(start_address),
               block.data(), kBlockPayloadBytes);
 

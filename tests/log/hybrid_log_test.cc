@@ -494,61 +494,13 @@ TEST(HybridLogTest, BlockedUpdatesStayBlocked) {
   EXPECT_NE(rig.log().update_from() & kInfinity, 0U);
 }
 
-// ---- Flush ----
-
-TEST(HybridLogTest, FlushedBlocksAreSealedAndTheirPagesHaveNoHoles) {
-  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
-  std::vector<Written> all;
-  for (int i = 0; i < 200; ++i) {
-    all.push_back(Must(rig.AppendExtent(static_cast<std::uint64_t>(32 + i * 72 % 1500 / 8 * 8))));
-  }
-  Must(rig.FlushAll());
-  EXPECT_EQ(rig.log().flushed_until(), rig.log().tail());
-  std::uint64_t records = 0;
-  const std::uint64_t end_page = rig.TailPage();
-  for (std::uint64_t page = 1; page < end_page; ++page) {
-    const auto headers = rig.WalkPageOnDevice(page);
-    ASSERT_TRUE(headers.has_value()) << "page " << page;
-    for (const RecordHeader header : *headers) records += header.kind() == RecordKind::kRecord;
-  }
-  const auto in_last_page = std::count_if(all.begin(), all.end(), [&](const Written& written) {
-    return rig.geometry().PageOf(written.address) == end_page;
-  });
-  EXPECT_EQ(records + static_cast<std::uint64_t>(in_last_page), all.size());
-  for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
-}
-
-TEST(HybridLogTest, PartialBlockStaysInMemory) {
-  LogRig rig(LogRig::FromPageOne(kTwoBlocks));
-  Must(rig.AppendExtent(kBlockPayloadBytes + 64));
-  Must(rig.log().FlushTo(rig.geometry().BlockStart(3)));
-  EXPECT_EQ(rig.log().flushed_until(), rig.geometry().BlockStart(3));
-  EXPECT_FALSE(rig.device().Get(3).has_value());
-  EXPECT_EQ(rig.log().counters().flushed_bytes.load(std::memory_order_relaxed), kBlockBytes);
-}
+// ---- Maintenance ----
 
 TEST(HybridLogTest, FlushIntoTheMiddleOfABlockIsABug) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   LogRig rig({});
   const Written written = Must(rig.AppendExtent(64));
   EXPECT_DEATH(Must(rig.log().FlushTo(written.address + 64)), "internal error");
-}
-
-TEST(HybridLogTest, WritesAreBatchesOfWholeBlocksWithinAPage) {
-  const Geometry four_blocks{.page_shift = 14, .frame_count = 8};
-  LogRig::Setup setup = LogRig::FromPageOne(four_blocks);
-  setup.write_batch_bytes = 3 * kBlockBytes;
-  LogRig rig(setup);
-  Must(rig.FillUntilPage(4, 4 * kBlockPayloadBytes));
-  Must(rig.log().FlushTo(four_blocks.PageStart(4)));
-  std::uint64_t next = 4;
-  std::vector<std::uint64_t> counts;
-  for (const ScriptDevice::WriteCall& write : rig.device().writes()) {
-    EXPECT_EQ(write.block, next);
-    next += write.block_count;
-    counts.push_back(write.block_count);
-  }
-  EXPECT_EQ(counts, (std::vector<std::uint64_t>{3, 1, 3, 1, 3, 1}));
 }
 
 TEST(HybridLogTest, MaintenanceIsPostedWithAPageTurnAndRunsUntilNothingIsLeft) {
@@ -586,7 +538,7 @@ TEST(HybridLogTest, StoppedMaintenanceDoesNothingMore) {
 std::uint64_t ResidentFrameBytes(LogRig& rig) {
   const std::size_t bytes = rig.geometry().frame_slots() * rig.geometry().page_bytes();
   std::vector<unsigned char> resident(bytes / 4096);
-  EXPECT_EQ(::mincore(rig.log().FrameForRecovery(0).data(), bytes, resident.data()), 0);
+  EXPECT_EQ(::mincore(rig.log().Frame(0).data(), bytes, resident.data()), 0);
   return 4096 *
          static_cast<std::uint64_t>(std::count_if(
              resident.begin(), resident.end(), [](unsigned char page) { return (page & 1) != 0; }));
@@ -631,97 +583,6 @@ TEST(HybridLogTest, LogWithoutMemoryIsNotOk) {
 // ---- Failures ----
 
 const absl::Status kEio = absl::UnavailableError("write failed: Input/output error");
-
-// Hazards 28 and 30: a failed write is not counted as written, is reported, and can be repeated.
-TEST(HybridLogTest, FailedWriteIsReportedAndTheNextOneContinues) {
-  LogRig rig({});
-  std::vector<Written> all;
-  while (rig.TailPage() < 4) all.push_back(Must(rig.AppendExtent(408)));
-  rig.device().FailWrites(1, kEio);
-  EXPECT_EQ(rig.log().FlushTo(rig.geometry().PageStart(4)), kEio);
-  EXPECT_EQ(rig.log().flushed_until(), rig.geometry().PageStart(1));
-  EXPECT_TRUE(rig.device().writes().empty());
-  EXPECT_EQ(rig.log().counters().flushed_bytes.load(std::memory_order_relaxed), 0U);
-  rig.log().CheckBoundaries();
-
-  Must(rig.log().FlushTo(rig.geometry().PageStart(4)));
-  rig.Evict();
-  for (const Written& written : all) EXPECT_TRUE(rig.Holds(written));
-}
-
-// Two chunks of a block each are on their way to the device; the write of the first one stands
-// until the second has been done.
-class TwoChunks {
- public:
-  // `first`: the fate of the first write.
-  explicit TwoChunks(absl::Status first) : first_(std::move(first)) {
-    while (rig_.TailPage() < 4) all_.push_back(Must(rig_.AppendExtent(408)));
-    Must(rig_.log().FreezeTo(rig_.geometry().PageStart(4)));
-    rig_.device().HookWrites([this](std::uint64_t block, bool done) {
-      if (block == 1 && !done) {
-        steps_.Announce(1);  // 1 ->
-        steps_.Await(3);     // 3 <-
-        return first_;
-      }
-      if (block == 2 && done) steps_.AnnounceOnce(2);  // 2 ->
-      return absl::OkStatus();
-    });
-  }
-
-  // The results of the first chunk and the second.
-  struct Answers {
-    absl::StatusOr<bool> first = false;
-    absl::StatusOr<bool> second = false;
-  };
-  Answers Run() {
-    Answers answers;
-    std::thread first([&] { answers.first = rig_.log().RunMaintenanceStep(); });
-    steps_.Await(1);  // 1 <-
-    std::thread second([&] { answers.second = rig_.log().RunMaintenanceStep(); });
-    steps_.Await(2);  // 2 <-
-    for (int look = 0; look < 50; ++look) {
-      EXPECT_EQ(rig_.log().flushed_until(), rig_.geometry().PageStart(1));
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    steps_.Announce(3);  // 3 ->
-    first.join();
-    second.join();
-    rig_.device().HookWrites({});
-    return answers;
-  }
-  LogRig& rig() { return rig_; }
-  void ExpectThatAllIsThere() {
-    Must(rig_.log().FlushTo(rig_.geometry().PageStart(4)));
-    EXPECT_EQ(rig_.log().counters().flushed_bytes.load(std::memory_order_relaxed), 3 * kBlockBytes);
-    rig_.Evict();
-    for (const Written& written : all_) EXPECT_TRUE(rig_.Holds(written));
-  }
-
- private:
-  const absl::Status first_;
-  LogRig rig_{{.write_batch_bytes = kBlockBytes}};
-  std::vector<Written> all_;
-  StepSync steps_;
-};
-
-TEST(HybridLogTest, AChunkCountsWhenAllBeforeItDo) {
-  TwoChunks chunks(absl::OkStatus());
-  const TwoChunks::Answers answers = chunks.Run();
-  EXPECT_TRUE(Must(answers.first));
-  EXPECT_TRUE(Must(answers.second));
-  EXPECT_EQ(chunks.rig().log().flushed_until(), chunks.rig().geometry().PageStart(3));
-  EXPECT_EQ(chunks.rig().device().writes().size(), 2U);
-  chunks.ExpectThatAllIsThere();
-}
-
-TEST(HybridLogTest, ChunksInFlightAfterAFailedOneAreWrittenAgain) {
-  TwoChunks chunks(kEio);
-  const TwoChunks::Answers answers = chunks.Run();
-  EXPECT_EQ(answers.first.status(), kEio);
-  EXPECT_FALSE(Must(answers.second));
-  EXPECT_EQ(chunks.rig().log().flushed_until(), chunks.rig().geometry().PageStart(1));
-  chunks.ExpectThatAllIsThere();
-}
 
 TEST(HybridLogTest, WriterThatNeedsAFrameHearsOfTheFailedWrite) {
   const absl::Status full = absl::ResourceExhaustedError("no space left on device");

@@ -56,7 +56,7 @@ TEST_P(PageLoaderTest, EveryPageComesIntoItsFrame) {
   ASSERT_GT(end, 10 * kPageBlocks);
   PageLoader reader(core(), {.first_block = 6, .end_block = end});
   for (std::uint64_t page = 1; page * kPageBlocks < end; ++page) {
-    auto frame = core().log.FrameForRecovery(page);
+    auto frame = core().log.Frame(page);
     const std::uint64_t first = std::max<std::uint64_t>(6, page * kPageBlocks);
     std::memset(frame.data() + (first - page * kPageBlocks) * 4080, 0xee,
                 (page * kPageBlocks + kPageBlocks - first) * 4080);

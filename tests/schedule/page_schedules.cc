@@ -217,7 +217,7 @@ class Rig {
   // One record, at the start, and a filler; in its frame and on the device.
   void FillPage(std::uint64_t page) {
     constexpr std::uint64_t kExtent = 64;
-    std::byte* const frame = log.FrameForRecovery(page).data();
+    std::byte* const frame = log.Frame(page).data();
     WriteRecord(frame, kGeometry.PageStart(page), kExtent);
     Record(frame + kExtent, kShape)
         .header()

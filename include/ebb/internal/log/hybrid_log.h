@@ -13,7 +13,7 @@
 //   safe_read_only, safe_head
 //                   AdvanceSafeBoundaries, under boundary_mu_, after the epoch of the bump in
 //                   AdvanceBoundaries has drained
-//   flushed_until   EndChunk, under flush_mu_; always the start of a block
+//   flushed_until   LogFlusher::EndChunk, under its mutex; always the start of a block
 //   begin           ShiftBegin, by the checkpointer
 //
 // Argument: below safe_read_only no byte changes any more. AdvanceBoundaries stores update_from and
@@ -25,12 +25,6 @@
 //   clears again, and lock words, which readers write when they give up reading optimistically. No
 //   thread depends on either below safe_read_only. The flush copies word by word with atomic loads,
 //   so the copy holds one of the values that such a word had.
-// Argument: two chunks may be in flight, so that one is copied and sealed while the other is
-//   written. flushed_until moves over them in order, over each only once it is written. If one
-//   fails, flushed_until stays before it, and the chunks after it are written again: nothing has
-//   relied on them.
-//   Flushers wait for the end of a taken chunk, so each one must end. If an exception leaves the
-//   write, the destructor of TakenChunk ends the chunk as failed.
 // Argument: a frame is reused only when its page is below safe_head. Then every guard that loaded
 //   an older head has ended, and a later guard does not access addresses below head.
 // Argument: an operation that loads begin under its guard before it loads an index entry may treat
@@ -95,7 +89,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -116,6 +109,7 @@
 #include "ebb/internal/format/address.h"
 #include "ebb/internal/format/block.h"
 #include "ebb/internal/format/record.h"
+#include "ebb/internal/log/log_flusher.h"
 #include "ebb/internal/log/log_space.h"
 #include "ebb/internal/values/check.h"
 
@@ -224,8 +218,8 @@ class HybridLog {
 
   // ---- frames ----
 
-  // Returns the bytes of a page's frame, for recovery, before Restore.
-  std::span<std::byte> FrameForRecovery(std::uint64_t page) const;
+  // Returns the bytes of a page's frame: for recovery, before Restore, and for the flush.
+  std::span<std::byte> Frame(std::uint64_t page) const;
   void ReleaseFrame(std::uint64_t page) const;
   // Frees the memory of all frames; the log is not used afterwards.
   void ReleaseMemory() const { region_.Release(0, region_.bytes()); }
@@ -238,7 +232,7 @@ class HybridLog {
   Address begin() const { return LoadAcquire(begin_); }
   Address safe_head() const { return LoadAcquire(safe_head_); }
   Address head_acquire() const { return LoadAcquire(head_); }
-  Address flushed_until() const { return LoadAcquire(flushed_until_); }
+  Address flushed_until() const { return flusher_.flushed_until(); }
   Address safe_read_only() const { return LoadAcquire(safe_read_only_); }
   Address read_only() const { return LoadAcquire(read_only_); }
   Address tail() const;
@@ -257,9 +251,9 @@ class HybridLog {
     AtomicWord page_turns{0};
     AtomicWord page_waits{0};
     AtomicWord throttle_waits{0};
-    AtomicWord flushed_bytes{0};
   };
   const Counters& counters() const { return counters_; }
+  std::uint64_t flushed_bytes() const { return flusher_.flushed_bytes(); }
 
  private:
   // The tail word: the page in the high bits, an offset with 16 bits of room above a page's size.
@@ -292,16 +286,6 @@ class HybridLog {
   void BlockUpdatesLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
   void RaiseUpdateFrom(Address floor, std::uint64_t infinity)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(boundary_mu_);
-  // Blocks in flight to the device.
-  struct WriteChunk {
-    std::uint64_t first_block = 0;
-    std::uint64_t end_block = 0;
-    AlignedBuffer buffer;
-  };
-  struct TakenChunk;
-  absl::StatusOr<bool> FlushChunk();
-  bool TakeChunk(WriteChunk& chunk, bool& waited);
-  absl::StatusOr<bool> EndChunk(WriteChunk& chunk, absl::Status written);
   bool NothingToDo();
   void ScheduleMaintenance();
   // Takes one step in the pool and posts the next, so that other jobs of the pool can run in
@@ -317,7 +301,6 @@ class HybridLog {
   std::uint64_t mutable_pages_ = 0;  // pages above read_only, the tail's included
   EpochManager& epochs_;
   Health& health_;
-  Device& device_;
   MappedRegion region_;
   std::vector<IncarnationSpan> incarnations_;
   AtomicWord throttle_limit_{Address::kMask};  // see SetThrottle
@@ -330,12 +313,12 @@ class HybridLog {
   AtomicWord read_only_{0};
   AtomicWord safe_read_only_{0};
   AtomicWord safe_head_{0};
-  AtomicWord flushed_until_{0};
 
   // Written by every append.
   alignas(64) AtomicWord tail_{0};
 
   LogSpace space_;
+  LogFlusher flusher_;
 
   alignas(64) Mutex boundary_mu_;
   bool staged_ ABSL_GUARDED_BY(boundary_mu_) = false;  // a bump waits for its drain
@@ -343,14 +326,6 @@ class HybridLog {
   Address requested_read_only_ ABSL_GUARDED_BY(boundary_mu_);
   Address requested_head_ ABSL_GUARDED_BY(boundary_mu_);
   bool updates_blocked_ ABSL_GUARDED_BY(boundary_mu_) = false;
-
-  Mutex flush_mu_;
-  CondVar flush_changed_;
-  // Null while a chunk uses it.
-  std::array<AlignedBuffer, 2> flush_buffers_ ABSL_GUARDED_BY(flush_mu_);
-  std::size_t chunks_under_way_ ABSL_GUARDED_BY(flush_mu_) = 0;
-  bool chunk_failed_ ABSL_GUARDED_BY(flush_mu_) = false;  // one of those in flight together
-  Address taken_until_ ABSL_GUARDED_BY(flush_mu_);        // the next chunk begins here or above
 
   Atomic<bool> page_turned_{false};  // since the last step of maintenance
   Atomic<bool> maintenance_stopped_{false};
