@@ -132,22 +132,11 @@ absl::Status CheckHeader(const SegmentHeader& header, StoredTypes types, const O
 
 namespace {
 
-// Copies the options that are used as they are.
 void CopyOptions(const Options& options, CoreConfig& config) {
+  static_cast<Options&>(config) = options;
+  config.recovery_progress = nullptr;  // the opening's, not the store's
   config.log.write_batch_bytes = options.write_batch_bytes;
-  config.io_uring = options.io_uring;
   config.log.huge_pages = options.huge_pages;
-  config.index_auto_grow = options.index_auto_grow;
-  config.durability = options.durability;
-  config.commit_interval_ms = options.commit_interval_ms;
-  config.checkpoint_interval_ms = options.checkpoint_interval_ms;
-  config.checkpoints_kept = options.checkpoints_kept;
-  config.gc_interval_ms = options.gc_interval_ms;
-  config.gc = options.gc;
-  config.scan_ahead_bytes = options.scan_ahead_bytes;
-  config.promote_reads = options.promote_reads;
-  config.measure_latency = options.measure_latency;
-  config.read_only = options.read_only;
   // Everything that the store does automatically would write.
   if (!options.read_only) return;
   config.durability = Durability::kManual;  // no thread for commits
@@ -179,10 +168,10 @@ absl::Status SetIndexLimits(const Options& options, CoreConfig& config) {
 absl::StatusOr<CoreConfig> MakeConfig(const SegmentHeader& header, const Options& options,
                                       const Environment& environment) {
   CoreConfig config;
+  CopyOptions(options, config);
   config.log.shape = header.shape;
   config.log.store_id = header.store_id;
   config.hash_seed = header.hash_seed;
-  CopyOptions(options, config);
   Geometry& geometry = config.log.geometry;
   geometry.page_shift = header.page_shift;
   geometry.segment_blocks = header.segment_blocks;

@@ -63,32 +63,19 @@ struct StoreFiles {
   std::unique_ptr<Device> device;
 };
 
-struct CoreConfig {
+// The options, with limits that are never 0 and no automatic writes by a reader, and the parameters
+// that follow from them and from the files (MakeConfig).
+struct CoreConfig : Options {
   std::string path;  // for messages; empty if the store has no files
   HybridLog::Config log;
   int index_exponent = 16;
   int creation_exponent = 16;
   HashSeed hash_seed;
-  bool index_auto_grow = true;
-  std::uint64_t max_index_bytes = ~std::uint64_t{0};  // that files may demand; never 0
   std::uint64_t index_limit_bytes = 0;  // maximum for growth; 0: set by the machine's memory
   unsigned pool_threads = 1;
   unsigned startable_threads = std::numeric_limits<unsigned>::max();  // see ThreadPool
-  bool io_uring = true;
   bool force_fallback = false;
   bool has_files = true;
-  bool read_only = false;
-  Durability durability = Durability::kManual;
-  std::uint32_t commit_interval_ms = 1000;
-  std::uint32_t checkpoint_interval_ms = 0;
-  std::uint32_t checkpoints_kept = 2;
-  std::uint32_t gc_interval_ms = 0;
-  GcOptions gc = {};
-  bool measure_latency = false;
-  std::uint64_t max_key_bytes = 0;    // never 0
-  std::uint64_t max_value_bytes = 0;  // never 0
-  std::uint64_t scan_ahead_bytes = std::uint64_t{1} << 20;
-  bool promote_reads = false;
 };
 
 class PendingOperations;
