@@ -64,6 +64,12 @@ absl::Status NoStoreError(const std::string& path) {
       path));
 }
 
+bool IsDataFile(const std::string& name) {
+  std::uint64_t number;
+  return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
+         name == kDurableEndName;
+}
+
 // The directory is opened once; from here on every name is relative to it.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,
                                                     const std::string& path, bool create) {
@@ -120,16 +126,12 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
   absl::StatusOr<std::unique_ptr<Directory>> directory =
       OpenPath(file_system, path, /*create=*/false);
   if (!directory.ok()) return directory;
-  std::vector<std::string> names;
-  if (const int error = (*directory)->List(names); error != 0) {
-    return FileError("listing", path, 0, error);
-  }
+  const absl::StatusOr<std::vector<std::string>> names = ListNames(**directory, path);
+  if (!names.ok()) return names.status();
   // A check without the lock: a store, its remains, or one that is being created would have any of
   // these files. FindSegments decides under the lock which of these it is.
-  const bool may_be_store = std::any_of(names.begin(), names.end(), [](const std::string& name) {
-    std::uint64_t number;
-    return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
-           name == kUnfinishedBackupName || name == kDurableEndName;
+  const bool may_be_store = std::any_of(names->begin(), names->end(), [](const std::string& name) {
+    return IsDataFile(name) || name == kUnfinishedBackupName;
   });
   if (!may_be_store) return NoStoreError(path);
   if (absl::Status status = LockDirectory(**directory, path, kind); !status.ok()) return status;
@@ -139,12 +141,10 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenLockedStore(FileSystem& file_syst
 // ---- the log ----
 
 absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
-  std::vector<std::string> names;
-  if (const int error = directory.List(names); error != 0) {
-    return FileError("listing", "the store's directory", 0, error);
-  }
+  const absl::StatusOr<std::vector<std::string>> names = ListNames(directory);
+  if (!names.ok()) return names.status();
   FoundSegments found;
-  for (const std::string& name : names) {
+  for (const std::string& name : *names) {
     // Without this a partial copy could be opened as if it were the whole log.
     if (name == kUnfinishedBackupName) {
       return absl::FailedPreconditionError(
@@ -162,12 +162,12 @@ absl::StatusOr<FoundSegments> FindSegments(Directory& directory) {
   if (found.numbers.empty()) {
     // The first file's name is durable before there is a checkpoint or a commit, so a crash does
     // not leave this state either.
-    const auto checkpoint = std::find_if(names.begin(), names.end(), [](const std::string& name) {
+    const auto checkpoint = std::find_if(names->begin(), names->end(), [](const std::string& name) {
       return CheckpointOfFile(name).has_value();
     });
     const absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, std::nullopt);
     if (!end.ok()) return end.status();
-    const bool has_checkpoint = checkpoint != names.end();
+    const bool has_checkpoint = checkpoint != names->end();
     if (!has_checkpoint && end->end_block == 0) return found;
     return absl::DataLossError(
         fmt::format("the log's files, log-*.ebb, are missing, although {} is there",
@@ -236,16 +236,14 @@ HeaderWriter HeadersLike(const SegmentHeader& header) {
 
 absl::StatusOr<FoundCheckpoints> FindCheckpoints(Directory& directory, std::uint64_t store_id,
                                                  const Geometry& geometry) {
-  std::vector<std::string> names;
-  if (const int error = directory.List(names); error != 0) {
-    return FileError("listing", "the store's directory", 0, error);
-  }
+  const absl::StatusOr<std::vector<std::string>> names = ListNames(directory);
+  if (!names.ok()) return names.status();
   FoundCheckpoints found;
   absl::StatusOr<FoundDurableEnd> end = ReadDurableEnd(directory, store_id);
   if (!end.ok()) return end.status();
   found.durable = geometry.BlockStart(end->end_block);
   if (!end->problem.empty()) found.notes.push_back(std::move(end->problem));
-  for (const std::string& name : names) {
+  for (const std::string& name : *names) {
     const auto id = CheckpointOfFile(name);
     if (!id.has_value()) continue;
     // Also ids of unfinished files: an id is never used twice.

@@ -86,12 +86,10 @@ absl::StatusOr<std::unique_ptr<FileDevice>> FileDevice::Open(Directory& director
                                                              HeaderWriter write_header,
                                                              Config config) {
   EBB_CHECK(config.segment_blocks > 0);
-  std::vector<std::string> names;
-  if (const int error = directory.List(names); error != 0) {
-    return FileError("listing", "the store's directory", 0, error);
-  }
+  const absl::StatusOr<std::vector<std::string>> names = ListNames(directory);
+  if (!names.ok()) return names.status();
   std::vector<std::uint64_t> numbers;
-  for (const std::string& name : names) {
+  for (const std::string& name : *names) {
     std::uint64_t number;
     if (ParseSegmentName(name, number)) numbers.push_back(number);
   }

@@ -63,6 +63,13 @@ FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::b
   });
 }
 
+absl::StatusOr<std::vector<std::string>> ListNames(Directory& directory, const std::string& path) {
+  std::vector<std::string> names;
+  const int error = directory.List(names);
+  if (error != 0) return FileError("listing", path, 0, error);
+  return names;
+}
+
 absl::Status FileError(const char* call, const std::string& file, std::uint64_t offset, int error) {
   const ErrorRule rule = RuleOf(error);
   absl::Status status(rule.code,

@@ -31,21 +31,12 @@ absl::Status SyncNames(Directory& directory) {
   return error == 0 ? absl::OkStatus() : FileError("sync", kBackupDirectory, 0, error);
 }
 
-// Returns whether a backup writes files of this name, complete or not.
-bool IsOfBackup(const std::string& name) {
-  std::uint64_t number;
-  return FileDevice::ParseSegmentName(name, number) || CheckpointOfFile(name).has_value() ||
-         name == kDurableEndName;
-}
-
 // Removes the files that a backup has written, but neither its marker nor the lock. Does not sync.
 absl::Status RemoveFiles(Directory& directory) {
-  std::vector<std::string> names;
-  if (const int error = directory.List(names); error != 0) {
-    return FileError("listing", kBackupDirectory, 0, error);
-  }
-  for (const std::string& name : names) {
-    if (!IsOfBackup(name)) continue;
+  const absl::StatusOr<std::vector<std::string>> names = ListNames(directory, kBackupDirectory);
+  if (!names.ok()) return names.status();
+  for (const std::string& name : *names) {
+    if (!IsDataFile(name)) continue;
     const int error = directory.Unlink(name);
     if (error != 0 && error != ENOENT) return FileError("unlink", name, 0, error);
   }
@@ -224,18 +215,16 @@ absl::Status BackupTarget::OpenDirectories(FileSystem& file_system, const std::s
 }
 
 absl::Status BackupTarget::Mark(const std::string& path) {
-  std::vector<std::string> names;
-  if (const int error = directory_->List(names); error != 0) {
-    return FileError("listing", path, 0, error);
-  }
+  absl::StatusOr<std::vector<std::string>> names = ListNames(*directory_, path);
+  if (!names.ok()) return names.status();
   const auto is_there = [&](const std::string& name) {
-    return std::find(names.begin(), names.end(), name) != names.end();
+    return std::find(names->begin(), names->end(), name) != names->end();
   };
   const bool was_marked = is_there(marker_name_);
-  const auto foreign = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
-    return name != lock_name_ && name != marker_name_ && !(was_marked && IsOfBackup(name));
+  const auto foreign = std::find_if(names->begin(), names->end(), [&](const std::string& name) {
+    return name != lock_name_ && name != marker_name_ && !(was_marked && IsDataFile(name));
   });
-  if (foreign != names.end()) {
+  if (foreign != names->end()) {
     // Nothing is created here. The lock distinguishes a store that is open from one that is closed.
     if (is_there(lock_name_)) {
       if (absl::Status status = LockDirectory(*directory_, path); !status.ok()) return status;
@@ -264,11 +253,10 @@ absl::Status BackupTarget::Mark(const std::string& path) {
   state_ = State::kLocked;
   // Between the first check and the lock another opener, which saw no marker, may have created a
   // store.
-  if (const int error = directory_->List(names); error != 0) {
-    return FileError("listing", path, 0, error);
-  }
-  for (const std::string& name : names) {
-    if (name == lock_name_ || name == marker_name_ || (was_marked && IsOfBackup(name))) continue;
+  names = ListNames(*directory_, path);
+  if (!names.ok()) return names.status();
+  for (const std::string& name : *names) {
+    if (name == lock_name_ || name == marker_name_ || (was_marked && IsDataFile(name))) continue;
     state_ = marked;  // these files are not the backup's to remove
     return absl::InvalidArgumentError(fmt::format(
         "directory {} is not empty: it holds {}; choose an empty or new directory", path, name));

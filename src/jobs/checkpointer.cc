@@ -174,16 +174,14 @@ absl::StatusOr<std::uint64_t> Checkpointer::CleanUp(const LaneTurn&, std::uint64
     }
   }
   Directory& directory = *core_.files.directory;
-  std::vector<std::string> names;
-  if (const int error = directory.List(names); error != 0) {
-    return FileError("listing", "the store's directory", 0, error);
-  }
+  const absl::StatusOr<std::vector<std::string>> names = ListNames(directory);
+  if (!names.ok()) return names.status();
   // Walk of a Checkpoint, 5. Manifests first, so that a crash leaves no manifest without its image.
   // The sync in between is due even if this call has removed no manifest: an earlier call that
   // failed may have.
   bool is_synced = false;
   for (const bool manifests : {true, false}) {
-    for (const std::string& name : names) {
+    for (const std::string& name : *names) {
       const auto id = CheckpointOfFile(name);
       if (!id.has_value() || kept_names.contains(name)) continue;
       if ((name == ManifestName(*id)) != manifests) continue;

@@ -28,6 +28,12 @@
 namespace ebb::internal {
 namespace {
 
+template <typename T, typename Result>
+absl::Status MoveInto(T& place, absl::StatusOr<Result> result) {
+  if (result.ok()) place = *std::move(result);
+  return result.status();
+}
+
 // Walk of a reopening, 2. Loads the newest image that verifies and leads to the log from `begin`
 // on, and drops newer ones from the list. Returns null if there is none.
 absl::StatusOr<const Manifest*> LoadNewestImage(Core& core, Address begin,
@@ -241,9 +247,9 @@ absl::Status ScanLog(Core& core, const FoundSegments& found, ScanMode mode,
     }
     // Images of checkpoints cut the scan short. Verification and salvage read the log alone.
     if (mode == ScanMode::kWithImages) {
-      absl::StatusOr<const Manifest*> manifest = LoadNewestImage(core, start.begin, checkpoints);
-      if (!manifest.ok()) return manifest.status();
-      start.manifest = *manifest;
+      absl::Status status =
+          MoveInto(start.manifest, LoadNewestImage(core, start.begin, checkpoints));
+      if (!status.ok()) return status;
     }
     scan.emplace(core, start);
     if (absl::Status status = scan->Run(); !status.ok()) return status;
@@ -292,7 +298,7 @@ class Opening {
  private:
   // Walk of a reopening, 1.
   absl::Status Lock();
-  absl::Status Find();
+  absl::Status Find() { return MoveInto(found_, FindSegments(*files_.directory)); }
   absl::Status Check();
   // 2 and 3. Reads the contents of the files into the index and the frames; changes no file.
   absl::Status Load();
@@ -331,11 +337,9 @@ class Opening {
 
 absl::StatusOr<OpenedStore> Opening::Run() {
   // Options, types or limits that do not fit are rejected before any file is created.
-  if (absl::Status status = Validate(options_); !status.ok()) return status;
-  absl::StatusOr<SegmentHeader> header = NewHeader(options_, environment_, types_);
-  if (!header.ok()) return header.status();
-  header_ = *header;
-  absl::Status status = Configure();
+  absl::Status status = Validate(options_);
+  if (status.ok()) status = MoveInto(header_, NewHeader(options_, environment_, types_));
+  if (status.ok()) status = Configure();
   if (environment_.in_memory) {
     if (status.ok()) status = UseMemory();
   } else {
@@ -351,19 +355,15 @@ absl::StatusOr<OpenedStore> Opening::Run() {
 }
 
 absl::Status Opening::Configure() {
-  absl::StatusOr<CoreConfig> config = MakeConfig(header_, options_, environment_);
-  if (!config.ok()) return config.status();
-  config_ = *std::move(config);
+  absl::Status status = MoveInto(config_, MakeConfig(header_, options_, environment_));
   config_.path = path_;
-  return absl::OkStatus();
+  return status;
 }
 
 absl::Status Opening::MakeParts() {
-  absl::StatusOr<std::shared_ptr<Core>> core = MakeCore(config_, std::move(files_));
-  if (!core.ok()) return core.status();
-  opened_.core = *std::move(core);
-  MakeStandIns(*opened_.core);
-  return absl::OkStatus();
+  absl::Status status = MoveInto(opened_.core, MakeCore(config_, std::move(files_)));
+  if (status.ok()) MakeStandIns(*opened_.core);
+  return status;
 }
 
 absl::Status Opening::UseMemory() {
@@ -384,20 +384,11 @@ absl::Status Opening::UseMemory() {
 absl::Status Opening::Lock() {
   files_.file_system =
       environment_.file_system != nullptr ? environment_.file_system : &PosixFileSystem();
-  absl::StatusOr<std::unique_ptr<Directory>> directory =
+  return MoveInto(
+      files_.directory,
       may_create() ? OpenLocked(*files_.file_system, path_)
                    : OpenLockedStore(*files_.file_system, path_,
-                                     options_.read_only ? LockKind::kReader : LockKind::kWriter);
-  if (!directory.ok()) return directory.status();
-  files_.directory = *std::move(directory);
-  return absl::OkStatus();
-}
-
-absl::Status Opening::Find() {
-  absl::StatusOr<FoundSegments> found = FindSegments(*files_.directory);
-  if (!found.ok()) return found.status();
-  found_ = *std::move(found);
-  return absl::OkStatus();
+                                     options_.read_only ? LockKind::kReader : LockKind::kWriter));
 }
 
 absl::Status Opening::Check() {
@@ -417,23 +408,20 @@ absl::Status Opening::Check() {
 
 absl::Status Opening::Load() {
   files_.write_header = HeadersLike(header_);
-  absl::StatusOr<std::unique_ptr<FileDevice>> device =
+  absl::Status status = MoveInto(
+      files_.device,
       FileDevice::Open(*files_.directory, files_.write_header,
                        {.segment_blocks = header_.segment_blocks,
                         .direct_io = options_.direct_io,
                         .read_only = options_.read_only,
                         .reserve_blocks = options_.preallocate_bytes / kBlockBytes,
                         .open_files = environment_.open_files != 0 ? environment_.open_files
-                                                                   : FileDevice::kOpenFiles});
-  if (!device.ok()) return device.status();
-  files_.device = *std::move(device);
-  if (absl::Status status = MakeParts(); !status.ok()) return status;
+                                                                   : FileDevice::kOpenFiles}));
+  if (status.ok()) status = MakeParts();
+  if (!status.ok()) return status;
   const Core& core = *opened_.core;
-  absl::StatusOr<FoundCheckpoints> checkpoints =
-      FindCheckpoints(*core.files.directory, core.config.log.store_id, core.log.geometry());
-  if (!checkpoints.ok()) return checkpoints.status();
-  checkpoints_ = *std::move(checkpoints);
-  return absl::OkStatus();
+  return MoveInto(checkpoints_, FindCheckpoints(*core.files.directory, core.config.log.store_id,
+                                                core.log.geometry()));
 }
 
 absl::Status Opening::ScanWithImages() {

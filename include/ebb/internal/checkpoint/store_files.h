@@ -28,6 +28,10 @@ inline constexpr const char* kLockName = "LOCK";
 // The file that marks a directory while a backup is copied into it (backup.h).
 inline constexpr const char* kUnfinishedBackupName = "UNFINISHED-BACKUP";
 
+// Returns whether the files of a store, and so of a backup, have this name, complete or not. The
+// lock is none of them.
+bool IsDataFile(const std::string& name);
+
 // Opens a directory; `create` creates it if it is missing. Returns InvalidArgument for a bad path,
 // also if it is missing.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPath(FileSystem& file_system,

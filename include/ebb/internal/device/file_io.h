@@ -1,4 +1,4 @@
-// Whole transfers of files, and the statuses of failed calls on files.
+// Whole transfers of files, whole listings, and the statuses of failed calls on files.
 //
 // Thread safety and progress: as the calls of File.
 #pragma once
@@ -7,11 +7,14 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace ebb::internal {
 
+class Directory;
 class File;
 
 // Continue short transfers and retry EINTR and EAGAIN. `error` is 0 or an errno value; `moved` is
@@ -23,6 +26,10 @@ struct FullTransfer {
 };
 FullTransfer ReadFully(File& file, std::uint64_t offset, std::span<std::byte> bytes);
 FullTransfer WriteFully(File& file, std::uint64_t offset, std::span<const std::byte> bytes);
+
+// Returns the names in a directory, which an error calls `path`.
+absl::StatusOr<std::vector<std::string>> ListNames(
+    Directory& directory, const std::string& path = "the store's directory");
 
 // Returns the Status of a failed call on a file: ResourceExhausted for lack of space, memory or
 // descriptors, otherwise Unavailable. The message states the call, the file, the offset
