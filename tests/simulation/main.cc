@@ -4,6 +4,7 @@
 //   EBB_SIMULATION_SECONDS=0               until stopped; goes on after failures
 //   EBB_SIMULATION_FIRST=n                 seeds from n on; default 1
 //   EBB_SIMULATION_LIVES=n                 fails if fewer lives than n were simulated; default 1
+//   EBB_SIMULATION_SHRINK=n                seconds for looking for a short one; default 120
 //   EBB_SIMULATION_SEED=n                  one life; if it fails, a short one like it is looked for
 //   EBB_SIMULATION_KEEP=3,17 and _ORDER=n  the same with these actions only, in that interleaving
 //
@@ -207,7 +208,8 @@ void Explain(std::uint64_t seed, const Actions* keep, std::uint64_t order) {
     const std::size_t count = MakePlan(seed, nullptr).action_count;
     for (std::size_t i = 0; i < count; ++i) actions.insert(i);
   }
-  Shrinker shrinker(seed, actions, order, 120);
+  Shrinker shrinker(seed, actions, order,
+                    static_cast<double>(FromEnvironment("EBB_SIMULATION_SHRINK", 120)));
   shrinker.Run();
   std::printf("simulation: it still fails with these %zu actions: %s\n%s",
               shrinker.actions().size(), shrinker.cause().c_str(),
