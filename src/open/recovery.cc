@@ -30,8 +30,9 @@ namespace {
 
 template <typename T, typename Result>
 absl::Status MoveInto(T& place, absl::StatusOr<Result> result) {
-  if (result.ok()) place = *std::move(result);
-  return result.status();
+  if (!result.ok()) return result.status();
+  place = *std::move(result);
+  return absl::OkStatus();
 }
 
 // Walk of a reopening, 2. Loads the newest image that verifies and leads to the log from `begin`

@@ -1,9 +1,10 @@
 # The simulation: lives of whole stores in fibers. Uses the objects of schedule/schedule.cmake. It
-# runs for as long as it is told to, so it is a leg of .ci/run and no ctest.
+# runs for as long as it is told to, so it is a leg of .ci/run and no ctest, and is built only when
+# it is asked for.
 if(NOT TARGET ebb_fibers)
   return()
 endif()
 file(GLOB ebb_simulation_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/*.cc")
-add_executable(ebb_simulation ${ebb_simulation_sources}
+add_executable(ebb_simulation EXCLUDE_FROM_ALL ${ebb_simulation_sources}
   "${CMAKE_CURRENT_SOURCE_DIR}/support/fault_file_system.cc" $<TARGET_OBJECTS:ebb_fibers>)
 ebb_fiber_target(ebb_simulation)
