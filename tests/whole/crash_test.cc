@@ -616,9 +616,10 @@ TEST(CrashTest, AnotherPowerLossInsideAnyRecoveryChangesNothing) {
               static_cast<unsigned long long>(counts.points),
               static_cast<unsigned long long>(counts.recoveries),
               static_cast<unsigned long long>(counts.in_recovery));
-  // Workloads differ much, so a small share of them is far from that share of all recoveries.
-  EXPECT_GE(counts.recoveries, static_cast<std::uint64_t>(2000 * share));
-  EXPECT_GE(counts.in_recovery, static_cast<std::uint64_t>(20000 * share));
+  // Workloads differ much: twenty of them, as under sanitizers, may have few recoveries.
+  const double least = Scale() < kShortScale ? 0 : share;
+  EXPECT_GT(counts.recoveries, static_cast<std::uint64_t>(3000 * least));
+  EXPECT_GT(counts.in_recovery, static_cast<std::uint64_t>(60000 * least));
 }
 
 }  // namespace
