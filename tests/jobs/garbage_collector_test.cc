@@ -287,6 +287,7 @@ TEST(GarbageCollectorTest, ShortLivedKeysAreGarbageWhereverTheirTombstonesAre) {
   std::uint64_t shape = 0;
   for (const std::uint64_t lag : {10, 400}) {
     for (const std::size_t value_bytes : {8, 300, 2000}) {
+      // Two of the six in the short form.
       if (Scale() < 1 && shape++ % 3 != Seed() % 3) continue;
       SCOPED_TRACE(std::to_string(lag) + " keys of " + std::to_string(value_bytes));
       SimFileSystem files;

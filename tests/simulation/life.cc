@@ -775,7 +775,7 @@ class Life {
       status = co_await session.RmwAwait(Id(kSimKeys), edit, initial);
     }
     const OutsideLibrary outside;
-    AllowAnswer(status, "DeleteAwait or RmwAwait");
+    AllowOutcome(status, "DeleteAwait or RmwAwait");
   }
 
   // ---- the key that is not followed ----
@@ -785,7 +785,7 @@ class Life {
     if (Values::Number(kSimKeys, edited) == kWrong) Fail("a value that no one wrote");
     edited = Values::Make(kSimKeys, ++last_number_, random);
   }
-  void AllowAnswer(const absl::Status& status, const char* by) {
+  void AllowOutcome(const absl::Status& status, const char* by) {
     if (absl::IsNotFound(status) || absl::IsAlreadyExists(status) || absl::IsAborted(status)) {
       return;
     }
@@ -837,7 +837,7 @@ class Life {
         break;
     }
     if (Values::Number(kSimKeys, read) == kWrong) Fail("a value that no one wrote");
-    AllowAnswer(status, "a call without a session");
+    AllowOutcome(status, "a call without a session");
   }
 
   // Commit or Checkpoint.

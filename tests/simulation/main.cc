@@ -5,7 +5,7 @@
 //   EBB_SIMULATION_FIRST=n                 seeds from n on; default 1
 //   EBB_SIMULATION_LIVES=n                 goes on for up to three times as long until so many have
 //                                          ended, and fails if they have not; default 1
-//   EBB_SIMULATION_SHRINK=n                seconds for looking for a short one; default 120
+//   EBB_SIMULATION_SHRINK=n                seconds for finding a short one; default 120
 //   EBB_SIMULATION_SEED=n                  one life; if it fails, a short one like it is looked for
 //   EBB_SIMULATION_KEEP=3,17 and _ORDER=n  the same with these actions only, in that interleaving
 //
@@ -293,7 +293,7 @@ int RunMany(std::uint64_t first, double seconds) {
   Report(living);
   const std::uint64_t lives = Shared().lives;
   if (lives < min_lives) {
-    std::printf("simulation: %llu lives only, %llu were asked for\n",
+    std::printf("simulation: only %llu lives, expected at least %llu\n",
                 static_cast<unsigned long long>(lives), static_cast<unsigned long long>(min_lives));
   }
   return failures == 0 && lives >= min_lives ? 0 : 1;

@@ -17,8 +17,7 @@ namespace ebb::test {
 inline constexpr std::size_t kSimKeys = 8;
 inline constexpr std::size_t kMaxBatch = 4;
 
-// What a fiber does in one step. Each public call of a store or a session belongs to one, which
-// `tidy` checks.
+// The steps of fibers. Each public call of a store or a session belongs to one; `tidy` checks that.
 enum class Do {
   // calls of a session
   kRead,

@@ -1,6 +1,5 @@
 # The simulation: lives of whole stores in fibers. Uses the objects of schedule/schedule.cmake. It
-# runs for as long as it is told to, so it is a leg of .ci/run and no ctest, and is built only when
-# it is asked for.
+# runs for a given time, so it is a leg of .ci/run instead of a ctest, and `all` does not build it.
 if(NOT TARGET ebb_fibers)
   return()
 endif()

@@ -40,7 +40,7 @@ inline std::uint64_t Seed() {
 }
 
 // An exhaustive test takes every case. At a scale below the short form's, as under sanitizers, it
-// takes one in Stride() of them, other ones in each run.
+// takes one in Stride() of them, different ones in each run.
 inline std::uint64_t Stride() { return Scale() < kShortScale ? 7 : 1; }
 inline bool IsInSample(std::uint64_t index) { return (index + Seed()) % Stride() == 0; }
 

@@ -28,8 +28,8 @@ inline constexpr const char* kLockName = "LOCK";
 // The file that marks a directory while a backup is copied into it (backup.h).
 inline constexpr const char* kUnfinishedBackupName = "UNFINISHED-BACKUP";
 
-// Returns whether the files of a store, and so of a backup, have this name, complete or not. The
-// lock is none of them.
+// Returns whether a file of this name belongs to a store or a backup, complete or not. The lock is
+// not one of them.
 bool IsDataFile(const std::string& name);
 
 // Opens a directory; `create` creates it if it is missing. Returns InvalidArgument for a bad path,
